@@ -1,0 +1,1 @@
+//! Reading order follows as the crate grows.
