@@ -1,0 +1,393 @@
+//! Pods' shims: started so that they outlive us, found again, spoken to.
+//!
+//! The messages are `proto/v1/shim.proto`, the other side is `agent/shim`. One
+//! [`Client`] is one connection with one request at a time; open as many as are
+//! useful. Called by the daemon's `apply.rs`, `observe.rs` and `serve.rs`.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+use proto::frame::{self, FrameError};
+use proto::v1::shim_request::Request;
+use proto::v1::shim_response::Response;
+use proto::v1::{
+    ShimContainer, ShimCreate, ShimDelete, ShimExec, ShimKill, ShimList, ShimOk, ShimRequest,
+    ShimResize, ShimResponse, ShimShutdown, ShimStart, ShimWatch, shim_error,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::state::{self, Layout, StateError};
+
+/// A shim could not be started or spoken to, or it refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ShimError {
+    /// The shim's folder.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The socket or the log file could not be made.
+    #[error("prepare shim of pod {uid}: {source}")]
+    Prepare { uid: String, source: io::Error },
+    /// The program could not be run.
+    #[error("start {program}: {source}")]
+    Spawn { program: PathBuf, source: io::Error },
+    /// The program ended before it served.
+    #[error("{program} ended at once: {status}; see {log}")]
+    Ended {
+        program: PathBuf,
+        status: ExitStatus,
+        log: PathBuf,
+    },
+    /// Nobody listens: the shim is dead, or was never there.
+    #[error("connect to {socket}: {source}")]
+    Connect { socket: PathBuf, source: io::Error },
+    /// The connection broke.
+    #[error("shim connection: {0}")]
+    Frame(#[from] FrameError),
+    /// The shim closed the connection, or died.
+    #[error("shim closed the connection")]
+    Closed,
+    /// The shim answered with an error.
+    #[error("{message}")]
+    Refused {
+        kind: shim_error::Kind,
+        message: String,
+    },
+    /// The answer does not fit the request: not our shim's version.
+    #[error("shim answered out of order")]
+    Unexpected,
+}
+
+impl From<io::Error> for ShimError {
+    fn from(e: io::Error) -> Self {
+        Self::Frame(e.into())
+    }
+}
+
+/// Starts the shim of a pod, in a session of its own and a child of nobody:
+/// it survives the caller's death. Blocks until it serves (some milliseconds).
+/// The socket of a dead shim is replaced; do not call while one lives.
+pub fn spawn(layout: &Layout, program: &Path, uid: &str) -> Result<(), ShimError> {
+    let folder = layout.shim(uid);
+    let state_folder = folder.join("state");
+    state::create_folder(&state_folder)?;
+    let prepare = |source| ShimError::Prepare {
+        uid: uid.into(),
+        source,
+    };
+    let log = folder.join("log");
+    let output = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&log)
+        .map_err(prepare)?;
+    // The listener is made here, so that a connection succeeds as soon as we return.
+    let listener = listen(&folder).map_err(prepare)?;
+    let status = Command::new(program)
+        .arg("--pod")
+        .arg(uid)
+        .arg("--state")
+        .arg(&state_folder)
+        .arg("--seccomp")
+        .arg(layout.seccomp_cache())
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stdout(Stdio::from(output.try_clone().map_err(prepare)?))
+        .stderr(Stdio::from(output))
+        .status()
+        .map_err(|source| ShimError::Spawn {
+            program: program.into(),
+            source,
+        })?;
+    if !status.success() {
+        return Err(ShimError::Ended {
+            program: program.into(),
+            status,
+            log,
+        });
+    }
+    Ok(())
+}
+
+/// Pod uids that have a shim's folder, alive or not: what adoption starts from.
+pub fn list(layout: &Layout) -> Result<Vec<String>, ShimError> {
+    Ok(state::list(&layout.shims())?)
+}
+
+/// Removes the folder of a shim that has ended.
+pub fn remove(layout: &Layout, uid: &str) -> Result<(), ShimError> {
+    Ok(state::remove_folder(&layout.shim(uid))?)
+}
+
+fn listen(folder: &Path) -> io::Result<UnixListener> {
+    let directory = File::open(folder)?;
+    let path = short_path(&directory);
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        Ok(()) | Err(_) => {}
+    }
+    UnixListener::bind(path)
+}
+
+/// A socket's path is limited to 107 bytes; through the folder's descriptor it is short.
+fn short_path(folder: &File) -> PathBuf {
+    format!("/proc/self/fd/{}/socket", folder.as_raw_fd()).into()
+}
+
+/// Reads whole messages; dropping a pending read loses nothing.
+#[derive(Debug)]
+struct Messages {
+    stream: OwnedReadHalf,
+    buffer: Vec<u8>,
+}
+
+impl Messages {
+    async fn next(&mut self) -> Result<Option<Response>, ShimError> {
+        loop {
+            if let Some(message) = frame::take::<ShimResponse>(&mut self.buffer)? {
+                return message.response.map(Some).ok_or(ShimError::Unexpected);
+            }
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return if self.buffer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(ShimError::Closed)
+                };
+            }
+        }
+    }
+}
+
+/// One connection to a shim.
+#[derive(Debug)]
+pub struct Client {
+    output: OwnedWriteHalf,
+    input: Messages,
+}
+
+impl Client {
+    /// Connects to the shim of a pod: after [`spawn`], and when adopting.
+    pub async fn connect(layout: &Layout, uid: &str) -> Result<Self, ShimError> {
+        let error = |source| ShimError::Connect {
+            socket: layout.shim_socket(uid),
+            source,
+        };
+        let directory = File::open(layout.shim(uid)).map_err(error)?;
+        let stream = UnixStream::connect(short_path(&directory))
+            .await
+            .map_err(error)?;
+        let (input, output) = stream.into_split();
+        Ok(Self {
+            output,
+            input: Messages {
+                stream: input,
+                buffer: Vec::new(),
+            },
+        })
+    }
+
+    /// All containers that were created and not deleted, and the shim's own pid.
+    pub async fn list(&mut self) -> Result<(Vec<ShimContainer>, u32), ShimError> {
+        match self.call(Request::List(ShimList {})).await? {
+            Response::Containers(all) => Ok((all.containers, all.shim_pid)),
+            Response::Error(_)
+            | Response::Ok(_)
+            | Response::Event(_)
+            | Response::Stdout(_)
+            | Response::Stderr(_)
+            | Response::ExecExitCode(_) => Err(ShimError::Unexpected),
+        }
+    }
+
+    /// Makes a container, ready to start. Returns what the machine refused and
+    /// the container goes without, as sentences for an event.
+    pub async fn create(&mut self, create: ShimCreate) -> Result<Vec<String>, ShimError> {
+        Ok(self.ok(Request::Create(create)).await?.warnings)
+    }
+
+    /// Lets the container's program run; returns when it was executed.
+    pub async fn start(&mut self, id: &str) -> Result<(), ShimError> {
+        self.ok(Request::Start(ShimStart { id: id.into() }))
+            .await
+            .map(drop)
+    }
+
+    /// Sends a signal, to all processes of the container when `all`.
+    pub async fn kill(&mut self, id: &str, signal: i32, all: bool) -> Result<(), ShimError> {
+        self.ok(Request::Kill(ShimKill {
+            id: id.into(),
+            signal,
+            all,
+        }))
+        .await
+        .map(drop)
+    }
+
+    /// Removes an ended container's cgroup and state.
+    pub async fn delete(&mut self, id: &str) -> Result<(), ShimError> {
+        self.ok(Request::Delete(ShimDelete { id: id.into() }))
+            .await
+            .map(drop)
+    }
+
+    /// Ends the shim; refused while a container is there.
+    pub async fn shutdown(&mut self) -> Result<(), ShimError> {
+        self.ok(Request::Shutdown(ShimShutdown {})).await.map(drop)
+    }
+
+    /// Turns the connection into a stream of states: all now, then each change.
+    pub async fn watch(mut self) -> Result<Watch, ShimError> {
+        self.ok(Request::Watch(ShimWatch {})).await?;
+        Ok(Watch(self))
+    }
+
+    /// Runs a process in a container; the connection becomes its stdin and output.
+    pub async fn exec(mut self, exec: ShimExec) -> Result<Exec, ShimError> {
+        self.ok(Request::Exec(exec)).await?;
+        Ok(Exec {
+            input: ExecInput(self.output),
+            output: ExecOutput(self.input),
+        })
+    }
+
+    async fn ok(&mut self, request: Request) -> Result<ShimOk, ShimError> {
+        match self.call(request).await? {
+            Response::Ok(ok) => Ok(ok),
+            Response::Error(_)
+            | Response::Containers(_)
+            | Response::Event(_)
+            | Response::Stdout(_)
+            | Response::Stderr(_)
+            | Response::ExecExitCode(_) => Err(ShimError::Unexpected),
+        }
+    }
+
+    /// After a dropped call the next answer would be the wrong one: drop the client too.
+    async fn call(&mut self, request: Request) -> Result<Response, ShimError> {
+        send(&mut self.output, request).await?;
+        match self.input.next().await?.ok_or(ShimError::Closed)? {
+            Response::Error(e) => Err(ShimError::Refused {
+                kind: e.kind(),
+                message: e.message,
+            }),
+            answer @ (Response::Containers(_)
+            | Response::Ok(_)
+            | Response::Event(_)
+            | Response::Stdout(_)
+            | Response::Stderr(_)
+            | Response::ExecExitCode(_)) => Ok(answer),
+        }
+    }
+}
+
+async fn send(to: &mut OwnedWriteHalf, request: Request) -> Result<(), ShimError> {
+    Ok(to
+        .write_all(&frame::encode(&ShimRequest {
+            request: Some(request),
+        }))
+        .await?)
+}
+
+/// States of a shim's containers as they change.
+#[derive(Debug)]
+pub struct Watch(Client);
+
+impl Watch {
+    /// The next state; `None` when the shim is gone. May be dropped and called again.
+    pub async fn next(&mut self) -> Result<Option<ShimContainer>, ShimError> {
+        match self.0.input.next().await {
+            Ok(Some(Response::Event(container))) => Ok(Some(container)),
+            Ok(None) => Ok(None),
+            Ok(Some(
+                Response::Error(_)
+                | Response::Containers(_)
+                | Response::Ok(_)
+                | Response::Stdout(_)
+                | Response::Stderr(_)
+                | Response::ExecExitCode(_),
+            )) => Err(ShimError::Unexpected),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// A process that runs in a container. Dropping both halves kills it.
+#[derive(Debug)]
+pub struct Exec {
+    /// Its stdin and window.
+    pub input: ExecInput,
+    /// What it writes, and how it ended.
+    pub output: ExecOutput,
+}
+
+impl Exec {
+    /// Its exit code and all it wrote, at most so many bytes of it.
+    pub async fn collect(mut self, limit: usize) -> Result<(i32, Vec<u8>), ShimError> {
+        let mut written = Vec::new();
+        loop {
+            match self.output.next().await? {
+                ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes) => {
+                    let room = limit.saturating_sub(written.len()).min(bytes.len());
+                    written.extend_from_slice(&bytes[..room]);
+                }
+                ExecEvent::Exit(code) => return Ok((code, written)),
+            }
+        }
+    }
+}
+
+/// The process' stdin and window.
+#[derive(Debug)]
+pub struct ExecInput(OwnedWriteHalf);
+
+impl ExecInput {
+    /// Bytes for its stdin.
+    pub async fn write(&mut self, bytes: Vec<u8>) -> Result<(), ShimError> {
+        send(&mut self.0, Request::Stdin(bytes)).await
+    }
+
+    /// No more input will come.
+    pub async fn close(&mut self) -> Result<(), ShimError> {
+        send(&mut self.0, Request::StdinClosed(true)).await
+    }
+
+    /// The terminal's new size, characters.
+    pub async fn resize(&mut self, columns: u32, rows: u32) -> Result<(), ShimError> {
+        send(&mut self.0, Request::Resize(ShimResize { columns, rows })).await
+    }
+}
+
+/// What comes from a process, in order; the last is its exit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecEvent {
+    Stdout(Vec<u8>),
+    Stderr(Vec<u8>),
+    /// Exit code, 128 + signal for one that a signal ended.
+    Exit(i32),
+}
+
+/// Output of the process.
+#[derive(Debug)]
+pub struct ExecOutput(Messages);
+
+impl ExecOutput {
+    /// The next piece. May be dropped and called again.
+    pub async fn next(&mut self) -> Result<ExecEvent, ShimError> {
+        match self.0.next().await?.ok_or(ShimError::Closed)? {
+            Response::Stdout(bytes) => Ok(ExecEvent::Stdout(bytes)),
+            Response::Stderr(bytes) => Ok(ExecEvent::Stderr(bytes)),
+            Response::ExecExitCode(code) => Ok(ExecEvent::Exit(code)),
+            Response::Error(_) | Response::Containers(_) | Response::Ok(_) | Response::Event(_) => {
+                Err(ShimError::Unexpected)
+            }
+        }
+    }
+}

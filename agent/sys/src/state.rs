@@ -1,0 +1,352 @@
+//! Where everything of ours lies under `root` and `run`, and files replaced whole.
+//!
+//! Typed paths only: no other module joins folder names. Not here: what is in the
+//! files, beyond "one prost message". Called by the daemon, and by `netns`, `shim`.
+//!
+//! ```text
+//! root/images                         content store (image.rs)
+//! root/pods/UID/volumes/NAME
+//! root/pods/UID/containers/ID         bundle: config.json, rootfs
+//! root/logs/NS_NAME_UID/CONTAINER/ATTEMPT.log
+//! root/state/NAME                     what was last pushed, one message per file
+//! run/shim/UID/{socket,log,state}
+//! run/ns/UID/{net,ipc,uts}
+//! run/seccomp                         compiled filters
+//! ```
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A file of ours could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A folder could not be made.
+    #[error("create folder {path}: {source}")]
+    Create { path: PathBuf, source: io::Error },
+    /// A file could not be replaced.
+    #[error("write {path}: {source}")]
+    Write { path: PathBuf, source: io::Error },
+    /// A file is there and cannot be read.
+    #[error("read {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    /// A folder could not be listed.
+    #[error("list {path}: {source}")]
+    List { path: PathBuf, source: io::Error },
+    /// A folder or file could not be removed.
+    #[error("remove {path}: {source}")]
+    Remove { path: PathBuf, source: io::Error },
+    /// Something is still mounted in a folder that is to go.
+    #[error("remove {path}: {mount} is still mounted")]
+    Mounted { path: PathBuf, mount: PathBuf },
+}
+
+/// The folders of one node.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    root: PathBuf,
+    run: PathBuf,
+}
+
+impl Layout {
+    /// `root` survives a reboot, `run` need not. Both absolute; nothing is touched.
+    pub fn new(root: impl Into<PathBuf>, run: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            run: run.into(),
+        }
+    }
+
+    /// Makes the top folders, readable by root only.
+    pub fn create(&self) -> Result<(), StateError> {
+        for path in [
+            self.root.clone(),
+            self.run.clone(),
+            self.images(),
+            self.pods(),
+            self.root.join("logs"),
+            self.root.join("state"),
+            self.shims(),
+            self.namespaces(),
+            self.seccomp_cache(),
+        ] {
+            create_folder(&path)?;
+        }
+        Ok(())
+    }
+
+    /// What survives a reboot.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What lives as long as the machine is up.
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+
+    /// The image store's folder.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// Folder of all pods' folders; their names are uids.
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    /// Folder of one pod.
+    pub fn pod(&self, uid: &str) -> PathBuf {
+        self.pods().join(uid)
+    }
+
+    /// Folder of a pod's volumes.
+    pub fn volumes(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("volumes")
+    }
+
+    /// One volume of a pod.
+    pub fn volume(&self, uid: &str, name: &str) -> PathBuf {
+        self.volumes(uid).join(name)
+    }
+
+    /// Folder of a pod's bundles; their names are container ids.
+    pub fn bundles(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("containers")
+    }
+
+    /// Bundle of one container: `ShimCreate.bundle`.
+    pub fn bundle(&self, uid: &str, id: &str) -> PathBuf {
+        self.bundles(uid).join(id)
+    }
+
+    /// Where one container's root file system is mounted: `ShimCreate.rootfs`.
+    pub fn rootfs(&self, uid: &str, id: &str) -> PathBuf {
+        self.bundle(uid, id).join("rootfs")
+    }
+
+    /// Folder of one pod's logs; named as Kubernetes names it.
+    pub fn pod_logs(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        self.root
+            .join("logs")
+            .join(format!("{namespace}_{name}_{uid}"))
+    }
+
+    /// Log file of one attempt of a container: `ShimCreate.log_path`.
+    pub fn log(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        container: &str,
+        attempt: u32,
+    ) -> PathBuf {
+        self.pod_logs(namespace, name, uid)
+            .join(container)
+            .join(format!("{attempt}.log"))
+    }
+
+    /// A message kept over restarts: "pushed", "endpoints", ...
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.root.join("state").join(name)
+    }
+
+    /// Folder of all shims' folders; their names are pod uids.
+    pub fn shims(&self) -> PathBuf {
+        self.run.join("shim")
+    }
+
+    /// Folder of one pod's shim.
+    pub fn shim(&self, uid: &str) -> PathBuf {
+        self.shims().join(uid)
+    }
+
+    /// The shim's socket.
+    pub fn shim_socket(&self, uid: &str) -> PathBuf {
+        self.shim(uid).join("socket")
+    }
+
+    /// Folder of all pods' pinned namespaces; their names are pod uids.
+    pub fn namespaces(&self) -> PathBuf {
+        self.run.join("ns")
+    }
+
+    /// Folder of one pod's pinned namespaces: `net`, `ipc`, `uts`.
+    pub fn namespace(&self, uid: &str) -> PathBuf {
+        self.namespaces().join(uid)
+    }
+
+    /// Compiled seccomp filters, shared by all shims of the node.
+    pub fn seccomp_cache(&self) -> PathBuf {
+        self.run.join("seccomp")
+    }
+}
+
+/// Makes a folder and its parents, mode 0700. It may be there already.
+pub fn create_folder(path: &Path) -> Result<(), StateError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| StateError::Create {
+            path: path.into(),
+            source,
+        })
+}
+
+/// Replaces a file whole: after a crash there is the old content or the new one.
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), StateError> {
+    let written = || -> io::Result<()> {
+        let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut temporary = std::ffi::OsString::from(".");
+        temporary.push(name);
+        temporary.push(".new");
+        let temporary = folder.join(temporary);
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        // Without this the rename itself may be lost with the power.
+        fs::File::open(folder)?.sync_all()
+    };
+    written().map_err(|source| StateError::Write {
+        path: path.into(),
+        source,
+    })
+}
+
+/// Keeps the bytes of a message under `root/state`. The caller encodes it.
+pub fn save(layout: &Layout, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+    replace(&layout.state(name), bytes, 0o600)
+}
+
+/// The bytes kept by [`save`]; `None` when nothing was kept yet.
+pub fn load(layout: &Layout, name: &str) -> Result<Option<Vec<u8>>, StateError> {
+    let path = layout.state(name);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StateError::Read { path, source }),
+    }
+}
+
+/// Names in a folder, sorted; none when the folder is not there.
+pub fn list(folder: &Path) -> Result<Vec<String>, StateError> {
+    let error = |source| StateError::List {
+        path: folder.into(),
+        source,
+    };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(error(source)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        // Not UTF-8: not a name of ours.
+        if let Ok(name) = entry.map_err(error)?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Removes a folder and all in it; it need not be there. Refused while something
+/// is mounted below: removal would go through the mount and empty what is behind.
+pub fn remove_folder(path: &Path) -> Result<(), StateError> {
+    if let Some(mount) = mounts_below(path)?.pop() {
+        return Err(StateError::Mounted {
+            path: path.into(),
+            mount,
+        });
+    }
+    match fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(StateError::Remove {
+            path: path.into(),
+            source,
+        }),
+    }
+}
+
+/// Mount points at or below a folder, in the order in which they were mounted:
+/// unmount from the end.
+pub fn mounts_below(path: &Path) -> Result<Vec<PathBuf>, StateError> {
+    let from = Path::new("/proc/self/mountinfo");
+    let table = fs::read(from).map_err(|source| StateError::Read {
+        path: from.into(),
+        source,
+    })?;
+    Ok(mount_points(&String::from_utf8_lossy(&table))
+        .filter(|m| m.starts_with(path))
+        .collect())
+}
+
+/// Mount points of a mountinfo table, see proc_pid_mountinfo(5), fifth field.
+fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|field| {
+            // The kernel writes these four characters as octal escapes.
+            let mut text = field.to_owned();
+            for (escape, character) in [
+                ("\\040", " "),
+                ("\\011", "\t"),
+                ("\\012", "\n"),
+                ("\\134", "\\"),
+            ] {
+                text = text.replace(escape, character);
+            }
+            PathBuf::from(text)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_file_is_whole_and_leaves_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pushed");
+        replace(&path, b"old", 0o600).unwrap();
+        replace(&path, b"new", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(list(folder.path()).unwrap(), ["pushed"]);
+    }
+
+    #[test]
+    fn what_was_never_saved_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().join("lib"), folder.path().join("run"));
+        layout.create().unwrap();
+        assert_eq!(load(&layout, "pushed").unwrap(), None);
+        save(&layout, "pushed", b"x").unwrap();
+        assert_eq!(load(&layout, "pushed").unwrap().as_deref(), Some(&b"x"[..]));
+    }
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        let table = "36 35 98:0 / /a\\040b rw - ext4 /dev/root rw\n37 35 0:4 net:[1] /run/ns/x rw - nsfs nsfs rw\n";
+        let points: Vec<_> = mount_points(table).collect();
+        assert_eq!(points, [Path::new("/a b"), Path::new("/run/ns/x")]);
+    }
+
+    #[test]
+    fn a_missing_folder_lists_and_removes_as_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing");
+        assert!(list(&missing).unwrap().is_empty());
+        remove_folder(&missing).unwrap();
+    }
+}
