@@ -1,0 +1,45 @@
+//! `NodeConfig`: facts of the node, constant from the moment the programs are loaded.
+//!
+//! In `.rodata`, so that the verifier knows the values and removes what they switch off.
+//! What changes while the node runs is in maps instead.
+
+use crate::{
+    map_abi,
+    net::{Addr, Be32},
+};
+
+/// Symbol of the `NodeConfig` in the object.
+pub const NODE_CONFIG: &str = "NODE_CONFIG";
+
+/// `NodeConfig::flags`: an event for each new flow, not only for drops.
+pub const FLOW_EVENTS: u32 = 1;
+
+/// Mark (`skb->mark`) of a packet of the node that was translated already on its way into a pod.
+///
+/// Set at the egress of the service device, cleared at the egress of the pod's interface; no
+/// packet leaves the machine or enters a pod with it.
+pub const TRANSLATED_MARK: u32 = 0x0f01_1001;
+
+map_abi! {
+    /// Facts of the node.
+    pub struct NodeConfig {
+        /// `ABI_VERSION` of the agent; the object has its own as default, and they must agree.
+        pub abi_version: u32,
+        /// Bits: `FLOW_EVENTS`.
+        pub flags: u32,
+        /// Address of the node, mapped if IPv4; zero when there is none.
+        pub node: Addr,
+        /// Link-local source address under which a pod reaches itself through a service.
+        pub hairpin: Be32,
+        /// Interface of the node's own service traffic (`foil0`); 0 when there is none.
+        pub service_ifindex: u32,
+        /// Its Ethernet address, two bytes at a time as they are loaded from memory.
+        pub service_mac: [u16; 3],
+        /// Named padding.
+        pub pad: u16,
+        /// Ticks of `bpf_jiffies64` in a second.
+        pub jiffies_per_second: u32,
+        /// Mixed into backend choice, so that nodes choose differently.
+        pub seed: u32,
+    }
+}

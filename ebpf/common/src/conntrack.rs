@@ -1,0 +1,220 @@
+//! Flows: one entry says all that happens to the next packet of one direction of a connection.
+//!
+//! The decision (service, backend, route, and later policy) is taken for the first packet and
+//! written here, together with the generations under which it was taken; a later packet costs
+//! this one lookup and the comparison of the numbers. Transitions are in `ebpf-logic`.
+
+use crate::{
+    map_abi,
+    net::{Be16, Be32},
+};
+
+/// Scope of packets that came in from a network device, see `FlowKey4::scope`.
+pub const SCOPE_NETDEV: u32 = 0;
+/// Scope of packets of the node itself. Interface 1 is always loopback, so no pod has it.
+pub const SCOPE_HOST: u32 = 1;
+
+map_abi! {
+    /// One direction of an IPv4 flow, as it arrives at a hook (before translation).
+    ///
+    /// 16 bytes: with a 64-byte value an entry fills two cache lines.
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct FlowKey4 {
+        /// Source address.
+        pub src: Be32,
+        /// Destination address.
+        pub dst: Be32,
+        /// Source port.
+        pub sport: Be16,
+        /// Destination port.
+        pub dport: Be16,
+        /// Where it came from and what it is: `from << 8 | protocol`, where `from` is
+        /// `SCOPE_NETDEV`, `SCOPE_HOST` or the interface of the pod that sent it.
+        ///
+        /// The interface is in the key because it is what ties a source address to its pod: a
+        /// packet with another pod's address cannot hit that pod's flows.
+        pub scope: u32,
+    }
+
+    /// The same for IPv6.
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct FlowKey6 {
+        /// Source address.
+        pub src: [Be32; 4],
+        /// Destination address.
+        pub dst: [Be32; 4],
+        /// Source port.
+        pub sport: Be16,
+        /// Destination port.
+        pub dport: Be16,
+        /// See `FlowKey4::scope`.
+        pub scope: u32,
+    }
+
+    /// What happens to a packet of the flow: 64 bytes, one cache line.
+    pub struct Flow {
+        /// Packets that took this entry. Not atomic: two CPUs at once may lose one.
+        pub packets: u64,
+        /// Their bytes (skb length without Ethernet header), likewise.
+        pub bytes: u64,
+        /// Backend that was chosen, 0 for none.
+        pub backend: u32,
+        /// Its generation then.
+        pub backend_gen: u32,
+        /// Generation of `peer` then.
+        pub peer_gen: u32,
+        /// Generation of the node's routing then.
+        pub node_gen: u32,
+        /// Low 32 bits of jiffies, written at most once a second.
+        pub last_seen: u32,
+        /// Where it goes: the interface that `action` is about.
+        pub ifindex: u32,
+        /// Next hop on `ifindex`, for `NEIGH` and `POD_NEIGH`.
+        pub nexthop: Be32,
+        /// Source address after translation (as in the key when nothing changes).
+        pub src: Be32,
+        /// Destination address after translation.
+        pub dst: Be32,
+        /// Source port after translation.
+        pub sport: Be16,
+        /// Destination port after translation.
+        pub dport: Be16,
+        /// Endpoint that it goes to on this node, 0 for none.
+        pub peer: u16,
+        /// Ones' complement difference that the addresses make (IP header and pseudo header).
+        pub addr_delta: u16,
+        /// Ones' complement difference that the ports make.
+        pub port_delta: u16,
+        /// `action::*`, and `NAT`, `REPLY`.
+        pub action: u8,
+        /// `state::*`.
+        pub state: u8,
+    }
+}
+
+const _: () = assert!(size_of::<FlowKey4>() == 16 && size_of::<Flow>() == 64);
+
+/// Where a packet goes; the low four bits of `Flow::action`.
+pub mod action {
+    /// On through the host's stack.
+    pub const PASS: u8 = 1;
+    /// Into the pod behind `ifindex`, by `bpf_redirect_peer`.
+    pub const PEER: u8 = 2;
+    /// Out of `ifindex` to `nexthop`, by `bpf_redirect_neigh`.
+    pub const NEIGH: u8 = 3;
+    /// From the node's own stack into the pod behind `ifindex`: as `NEIGH`, and marked.
+    pub const POD_NEIGH: u8 = 4;
+    /// Into the node's own stack, through the service device.
+    pub const SERVICE: u8 = 5;
+    /// The bits of the above.
+    pub const MASK: u8 = 0x0f;
+    /// Addresses or ports change.
+    pub const NAT: u8 = 0x10;
+    /// Written as the reply direction of another entry.
+    pub const REPLY: u8 = 0x20;
+
+    /// The word for it.
+    pub const fn text(action: u8) -> &'static str {
+        match action & MASK {
+            PASS => "pass",
+            PEER => "pod",
+            NEIGH => "neigh",
+            POD_NEIGH => "pod-neigh",
+            SERVICE => "host",
+            _ => "?",
+        }
+    }
+}
+
+/// Where a connection stands, seen from the middle. `FAST` ones need no slow path.
+pub mod state {
+    /// The bit that says so.
+    pub const FAST: u8 = 0x80;
+    /// TCP: SYN seen.
+    pub const SYN_SENT: u8 = 1;
+    /// TCP: SYN answered, not yet acknowledged.
+    pub const SYN_RECEIVED: u8 = 2;
+    /// TCP: acknowledged both ways.
+    pub const ESTABLISHED: u8 = 3 | FAST;
+    /// TCP: this direction has sent FIN.
+    pub const FIN_SENT: u8 = 4;
+    /// TCP: the other direction has sent FIN.
+    pub const FIN_RECEIVED: u8 = 5 | FAST;
+    /// TCP: FIN both ways.
+    pub const TIME_WAIT: u8 = 6;
+    /// TCP: RST seen.
+    pub const CLOSED: u8 = 7;
+    /// UDP: has no states.
+    pub const STATELESS: u8 = 8 | FAST;
+
+    /// The word for it, as `ss` has them.
+    pub const fn text(state: u8) -> &'static str {
+        match state {
+            SYN_SENT => "SYN-SENT",
+            SYN_RECEIVED => "SYN-RECV",
+            ESTABLISHED => "ESTAB",
+            FIN_SENT => "FIN-WAIT",
+            FIN_RECEIVED => "CLOSE-WAIT",
+            TIME_WAIT => "TIME-WAIT",
+            CLOSED => "CLOSED",
+            STATELESS => "UDP",
+            _ => "?",
+        }
+    }
+}
+
+impl FlowKey4 {
+    /// `scope` of a protocol and an origin (`SCOPE_NETDEV`, `SCOPE_HOST` or an ifindex).
+    #[inline(always)]
+    pub const fn scope(from: u32, protocol: u8) -> u32 {
+        from << 8 | protocol as u32
+    }
+
+    /// The origin in `scope`.
+    #[inline(always)]
+    pub const fn from(&self) -> u32 {
+        self.scope >> 8
+    }
+
+    /// The protocol in `scope`.
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        self.scope as u8
+    }
+}
+
+impl Flow {
+    /// Whether addresses or ports change.
+    #[inline(always)]
+    pub const fn translates(&self) -> bool {
+        self.action & action::NAT != 0
+    }
+
+    /// Whether it was written as the reply direction of another entry.
+    #[inline(always)]
+    pub const fn is_reply(&self) -> bool {
+        self.action & action::REPLY != 0
+    }
+
+    /// Whose packets the answers will be: the `from` of the other direction's key.
+    #[inline(always)]
+    pub const fn answered_from(&self) -> u32 {
+        match self.action & action::MASK {
+            action::PEER | action::POD_NEIGH => self.ifindex,
+            action::NEIGH => SCOPE_NETDEV,
+            _ => SCOPE_HOST,
+        }
+    }
+
+    /// Key of the other direction of the flow that has `key` here.
+    #[inline(always)]
+    pub const fn answer_key(&self, key: &FlowKey4) -> FlowKey4 {
+        FlowKey4 {
+            src: self.dst,
+            dst: self.src,
+            sport: self.dport,
+            dport: self.sport,
+            scope: FlowKey4::scope(self.answered_from(), key.protocol()),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! `Drop`: every reason for which a packet does not go on, numbered once, with its sentence.
+//!
+//! A number is never used again for something else: counters, events and people's notes hold
+//! it. The stage that returns a reason is found by searching for its name in `ebpf-programs`.
+
+macro_rules! reasons {
+    ($( $(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal; )*) => {
+        /// Why a packet was dropped or refused.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Drop {
+            $( $(#[doc = $doc])+ $name = $number, )*
+        }
+
+        impl Drop {
+            /// All, in order of their numbers.
+            pub const ALL: &'static [Self] = &[$( Self::$name, )*];
+
+            /// Reads what a counter's index or an event holds.
+            pub const fn from_u8(value: u8) -> Option<Self> {
+                match value {
+                    $( $number => Some(Self::$name), )*
+                    _ => None,
+                }
+            }
+
+            /// Name for tools: `SPOOFED_SOURCE`.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $( Self::$name => $text, )*
+                }
+            }
+
+            /// One sentence for people.
+            pub const fn sentence(self) -> &'static str {
+                match self {
+                    $( Self::$name => concat!($( $doc, )+).trim_ascii(), )*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The frame ends before its headers do.
+    Truncated = 1, "TRUNCATED";
+    /// Neither IPv4 nor ARP.
+    NotIp = 2, "NOT_IP";
+    /// The IP version or header length is impossible.
+    BadIpHeader = 3, "BAD_IP_HEADER";
+    /// The IP total length is shorter than the headers or longer than the frame.
+    BadIpLength = 4, "BAD_IP_LENGTH";
+    /// The IP header has options.
+    IpOptions = 5, "IP_OPTIONS";
+    /// The TCP data offset is impossible.
+    BadTcpHeader = 6, "BAD_TCP_HEADER";
+    /// The TCP flags are a combination that no sender uses.
+    BadTcpFlags = 7, "BAD_TCP_FLAGS";
+    /// The UDP length does not fit the IP length.
+    BadUdpLength = 8, "BAD_UDP_LENGTH";
+    /// A fragment of a flow that would have to be translated, or to a service address.
+    Fragment = 9, "FRAGMENT";
+    /// The source address is not that of the pod that sent it, or is a pod's and came from the network.
+    SpoofedSource = 10, "SPOOFED_SOURCE";
+    /// The interface is not known to be a pod's.
+    NoEndpoint = 11, "NO_ENDPOINT";
+    /// A service address, but no service has this port and protocol.
+    NoFrontend = 12, "NO_FRONTEND";
+    /// The service has no backend that takes connections.
+    NoBackend = 13, "NO_BACKEND";
+    /// The backend that the flow belongs to is gone.
+    BackendGone = 14, "BACKEND_GONE";
+    /// There is no route to the destination.
+    NoRoute = 15, "NO_ROUTE";
+    /// No source port was free under which the answers would find their way back.
+    NoPort = 16, "NO_PORT";
+    /// The flow could not be written down.
+    NoFlowEntry = 17, "NO_FLOW_ENTRY";
+    /// The kernel refused to change the packet.
+    RewriteFailed = 18, "REWRITE_FAILED";
+    /// A service address that is for the inside of the cluster, from outside of it.
+    ExternalService = 19, "EXTERNAL_SERVICE";
+    /// An ICMP error about a flow that is not there.
+    IcmpNoFlow = 20, "ICMP_NO_FLOW";
+}
+
+/// One more than the largest number that a counter may stand for.
+pub const REASONS: usize = 32;
+
+const _: () = assert!(Drop::ALL.len() < REASONS);
+
+#[cfg(test)]
+mod tests {
+    use super::{Drop, REASONS};
+
+    #[test]
+    fn numbers_are_used_once_and_have_a_counter() {
+        for (position, reason) in Drop::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, position + 1);
+            assert!((*reason as usize) < REASONS);
+            assert_eq!(Drop::from_u8(*reason as u8), Some(*reason));
+            assert!(reason.sentence().ends_with('.'), "{reason:?}");
+        }
+        assert_eq!(Drop::from_u8(0), None);
+    }
+}
