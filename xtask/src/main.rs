@@ -1,2 +1,80 @@
-//! Entry point.
-fn main() {}
+//! All automation of the repository: `cargo xtask COMMAND`.
+//!
+//! Subcommands are a line each; what they do is in the file of the same name.
+//! Exit codes: 0 done, 1 a step failed, 2 the machine lacks something (printed, with the commands).
+#![forbid(unsafe_code)]
+
+mod bench;
+mod build;
+mod command;
+mod demo;
+mod deps;
+mod object;
+mod packages;
+mod setup;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Builds, tests, shows and measures Hydrofoil.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building, testing and the demo need, saying so first
+    Setup {
+        /// Only say what is missing
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build binaries and BPF object into target/release
+    Build,
+    /// Set up, build, run the main job on two nodes in network namespaces, clean up
+    Demo,
+    /// Set up, build, run every check and test; last line 'N passed, N failed'
+    Test(test::Options),
+    /// What CI runs: the same as `test`
+    Ci,
+    /// Measure; one table, and JSON lines for `--json`
+    Bench(bench::Options),
+    /// Check names, sizes, dependencies and rooms of the source
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let root = workspace();
+    let done = match arguments.task {
+        Task::Setup { check: true } => setup::check(&root),
+        Task::Setup { check: false } => setup::run(&root, setup::For::Test).map(|_| true),
+        Task::Build => build::run(&root).map(|_| true),
+        Task::Demo => demo::run(&root),
+        Task::Test(options) => test::run(&root, &options),
+        Task::Ci => test::run(&root, &test::Options::default()),
+        Task::Bench(options) => bench::run(&root, &options),
+        Task::Tidy => tidy::run(&root),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let lacks = error.downcast_ref::<setup::Missing>().is_some();
+            ExitCode::from(if lacks { 2 } else { 1 })
+        }
+    }
+}
+
+/// Root folder of the workspace: the parent of this crate's.
+fn workspace() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().map_or_else(|| here.clone(), PathBuf::from)
+}

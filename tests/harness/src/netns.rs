@@ -114,7 +114,7 @@ mod tests {
     fn commands_and_closures_run_inside_and_it_is_removed() {
         let netns = NetNs::create("t");
         let path = netns.path();
-        netns.ip(&["link", "add", "foil-x", "type", "dummy"]);
+        netns.ip(&["link", "add", "foil-x", "type", "bridge"]);
         let seen = process::run(netns.command("cat").arg("/proc/net/dev")).success();
         assert!(seen.contains("foil-x"), "{seen}");
         let seen = netns.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev"));

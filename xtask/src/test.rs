@@ -1,0 +1,248 @@
+//! `cargo xtask test`: every check and test, counted; last line `N passed, N failed`.
+//!
+//! fmt, clippy and tidy count as one check each; test programs are counted by the result
+//! lines of libtest. A part that does not even start counts as one failure.
+//! Called by `main`; CI runs exactly this.
+
+use crate::setup::{self, For};
+use crate::{build, command, tidy};
+use anyhow::Context as _;
+use clap::ValueEnum;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+#[derive(clap::Args, Default)]
+pub(crate) struct Options {
+    /// Parts to run; all if none is named
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// Only tests whose name contains this
+    #[arg(long, short)]
+    filter: Option<String>,
+}
+
+/// In the order in which they run: what is quick first.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Format
+    Fmt,
+    /// Names, sizes, dependencies
+    Tidy,
+    /// Lints
+    Clippy,
+    /// Plans, logic, parsers: all crates but those below
+    Unit,
+    /// The BPF programs, by test_run
+    Datapath,
+    /// One node on the real kernel
+    Node,
+    /// Two nodes and a control plane
+    Cluster,
+}
+
+/// Counts over all parts.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Counts {
+    passed: u32,
+    failed: u32,
+    ignored: u32,
+}
+
+pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
+    let tools = setup::run(root, For::Test)?;
+    let bin = build::with(root, &tools)?;
+    let mut total = Counts::default();
+    let mut failed = Vec::new();
+    for &part in Part::value_variants() {
+        if !options.parts.is_empty() && !options.parts.contains(&part) {
+            continue;
+        }
+        let name = part
+            .to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned());
+        println!("\n== {name}");
+        let counts =
+            run_part(root, &bin, part, options.filter.as_deref()).unwrap_or_else(|error| {
+                println!("{name}: {error:#}");
+                Counts {
+                    failed: 1,
+                    ..Counts::default()
+                }
+            });
+        println!(
+            "== {name}: {} passed, {} failed",
+            counts.passed, counts.failed
+        );
+        if counts.failed > 0 {
+            failed.push(name);
+        }
+        total.passed += counts.passed;
+        total.failed += counts.failed;
+        total.ignored += counts.ignored;
+    }
+    println!();
+    if total.ignored > 0 {
+        println!("{} ignored", total.ignored);
+    }
+    if !failed.is_empty() {
+        println!("failed in: {}", failed.join(" "));
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    Ok(total.failed == 0)
+}
+
+fn run_part(root: &Path, bin: &Path, part: Part, filter: Option<&str>) -> anyhow::Result<Counts> {
+    let cargo = |args: &[&str]| {
+        let mut cargo = command::cargo(root, args);
+        cargo.env("HYDROFOIL_BIN", bin);
+        cargo
+    };
+    let check = |done: anyhow::Result<()>| {
+        done.map(|()| Counts {
+            passed: 1,
+            ..Counts::default()
+        })
+    };
+    match part {
+        Part::Fmt => {
+            component("fmt")?;
+            check(command::run(&mut cargo(&["fmt", "--all", "--check"])))
+        }
+        Part::Tidy => Ok(if tidy::run(root)? {
+            Counts {
+                passed: 1,
+                ..Counts::default()
+            }
+        } else {
+            Counts {
+                failed: 1,
+                ..Counts::default()
+            }
+        }),
+        Part::Clippy => {
+            component("clippy")?;
+            let args = [
+                "clippy",
+                "--workspace",
+                "--exclude",
+                "ebpf-programs",
+                "--all-targets",
+                "--locked",
+            ];
+            check(command::run(cargo(&args).args(["--", "-D", "warnings"])))
+        }
+        Part::Unit => {
+            let mut test = cargo(&["test", "--locked", "--no-fail-fast", "--workspace"]);
+            for crate_name in [
+                "ebpf-programs",
+                "tests-datapath",
+                "tests-node",
+                "tests-cluster",
+            ] {
+                test.args(["--exclude", crate_name]);
+            }
+            counted(&mut test, filter)
+        }
+        Part::Datapath => counted(cargo(&TEST).arg("tests-datapath"), filter),
+        Part::Node => counted(cargo(&TEST).arg("tests-node"), filter),
+        Part::Cluster => counted(cargo(&TEST).arg("tests-cluster"), filter),
+    }
+}
+
+const TEST: [&str; 4] = ["test", "--locked", "--no-fail-fast", "--package"];
+
+/// rustup's minimal profile lacks both.
+fn component(name: &str) -> anyhow::Result<()> {
+    let there = command::succeeds(Command::new("cargo").args([name, "--version"]));
+    if there {
+        return Ok(());
+    }
+    let component = if name == "fmt" { "rustfmt" } else { name };
+    eprintln!("Missing: rustup's component {component}. Installing it now.");
+    command::run(Command::new("rustup").args(["component", "add", component]))
+}
+
+/// Runs `cargo test ...`, passes its output on as it comes, and adds up the result lines.
+fn counted(test: &mut Command, filter: Option<&str>) -> anyhow::Result<Counts> {
+    if let Some(filter) = filter {
+        test.args(["--", filter]);
+    }
+    eprintln!("$ {}", command::line_of(test));
+    let mut child = test
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start cargo test")?;
+    let mut counts = Counts::default();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let line = line.context("output of cargo test")?;
+            // Result lines of crates without tests would bury those that say something.
+            let empty = line.starts_with("running 0 tests")
+                || line.contains("ok. 0 passed; 0 failed; 0 ignored");
+            if !empty && !line.is_empty() {
+                println!("{line}");
+                std::io::stdout().flush().context("own output")?;
+            }
+            if let Some(result) = result_of(&line) {
+                counts.passed += result.passed;
+                counts.failed += result.failed;
+                counts.ignored += result.ignored;
+            }
+        }
+    }
+    let status = child.wait().context("end of cargo test")?;
+    if !status.success() && counts.failed == 0 {
+        println!("cargo test ended with {status} and named no failed test");
+        counts.failed = 1;
+    }
+    Ok(counts)
+}
+
+/// `test result: ok. 10 passed; 0 failed; 1 ignored; ...`
+fn result_of(line: &str) -> Option<Counts> {
+    let rest = line.strip_prefix("test result: ")?;
+    let mut counts = Counts::default();
+    for part in rest.split(['.', ';']) {
+        let mut words = part.split_whitespace();
+        let (Some(number), Some(word)) = (words.next(), words.next()) else {
+            continue;
+        };
+        let Ok(number) = number.parse() else { continue };
+        match word {
+            "passed" => counts.passed = number,
+            "failed" => counts.failed = number,
+            "ignored" => counts.ignored = number,
+            _ => {}
+        }
+    }
+    Some(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines() {
+        let ok = "test result: ok. 10 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.24s";
+        assert_eq!(
+            result_of(ok),
+            Some(Counts {
+                passed: 10,
+                failed: 0,
+                ignored: 2
+            })
+        );
+        let failed = "test result: FAILED. 9 passed; 1 failed; 0 ignored; 0 measured";
+        assert_eq!(
+            result_of(failed),
+            Some(Counts {
+                passed: 9,
+                failed: 1,
+                ignored: 0
+            })
+        );
+        assert_eq!(result_of("test netns::tests::x ... ok"), None);
+    }
+}

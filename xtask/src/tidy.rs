@@ -1,0 +1,374 @@
+//! The house rules that no compiler checks: names, sizes, rooms, the two tables.
+//!
+//! Each rule is a function from the tree's files to lines that say what is wrong and where.
+//! Called by `cargo xtask tidy` and as one check of `cargo xtask test`.
+
+use crate::command;
+use crate::deps::{self, Member};
+use anyhow::Context as _;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Lines in a file, tests not counted.
+const MAX_LINES: usize = 500;
+
+/// What the root folder holds, and nothing else.
+const ROOT: [&str; 20] = [
+    ".cargo",
+    ".ci",
+    ".github",
+    ".gitignore",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "agent",
+    "clippy.toml",
+    "control",
+    "deny.toml",
+    "ebpf",
+    "proto",
+    "rust-toolchain.toml",
+    "rustfmt.toml",
+    "tests",
+    "xtask",
+];
+
+/// File names that say nothing of what is inside.
+const NAMES: [&str; 9] = [
+    "utils", "util", "helpers", "helper", "common", "manager", "misc", "v2", "types",
+];
+
+/// Where `unsafe` may stand.
+const UNSAFE_ROOMS: [&str; 5] = [
+    "ebpf/programs/src/packet.rs",
+    "ebpf/programs/src/maps.rs",
+    "ebpf/common/src/abi.rs",
+    "agent/sys/src/",
+    "agent/shim/src/",
+];
+
+/// Crates that decide and do nothing else.
+const PURE: [&str; 3] = ["agent-plan", "control-plan", "ebpf-logic"];
+/// What a pure crate's manifest never names.
+const IMPURE: [&str; 9] = [
+    "tokio",
+    "aya",
+    "libc",
+    "tonic",
+    "nix",
+    "rtnetlink",
+    "rand",
+    "redb",
+    "tracing",
+];
+
+/// A source file: path from the root, and its text.
+struct Source {
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// Lines before the tests.
+    fn product(&self) -> impl Iterator<Item = (usize, &str)> {
+        let end = self
+            .text
+            .find("\n#[cfg(test)]\nmod ")
+            .unwrap_or(self.text.len());
+        self.text[..end]
+            .lines()
+            .enumerate()
+            .map(|(at, line)| (at + 1, line))
+    }
+
+    fn is_test(&self) -> bool {
+        self.path.starts_with("tests/")
+            || self.path.contains("/tests/")
+            || self.path.ends_with("tests.rs")
+    }
+}
+
+/// Prints what is wrong; true if nothing is.
+pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
+    let members = deps::members(root)?;
+    let mut sources = Vec::new();
+    for member in &members {
+        collect(root, &member.folder, &mut sources)?;
+    }
+    let read =
+        |path: &str| fs::read_to_string(root.join(path)).with_context(|| format!("read {path}"));
+    let mut wrong = Vec::new();
+    for source in &sources {
+        wrong.extend(file(source));
+    }
+    for member in &members {
+        wrong.extend(manifest(member));
+    }
+    wrong.extend(deps::check(&read("ARCHITECTURE.md")?, &members));
+    wrong.extend(actions(&sources));
+    wrong.extend(root_folder(root)?);
+    let readme = read("README.md").unwrap_or_default();
+    for command in ["cargo xtask demo", "cargo xtask test"] {
+        if !readme.contains(command) {
+            wrong.push(format!("README.md: does not name `{command}`"));
+        }
+    }
+    for line in &wrong {
+        println!("tidy: {line}");
+    }
+    Ok(wrong.is_empty())
+}
+
+fn collect(root: &Path, folder: &str, into: &mut Vec<Source>) -> anyhow::Result<()> {
+    let entries = fs::read_dir(root.join(folder)).with_context(|| format!("read {folder}"))?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("read {folder}"))?;
+        let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() {
+            collect(root, &path, into)?;
+        } else if path.ends_with(".rs") {
+            let text = fs::read_to_string(entry.path()).with_context(|| format!("read {path}"))?;
+            into.push(Source { path, text });
+        }
+    }
+    into.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(())
+}
+
+/// The rules of a single file.
+fn file(source: &Source) -> Vec<String> {
+    let Source { path, text } = source;
+    let mut wrong = Vec::new();
+    if !text.trim_start().starts_with("//!") {
+        wrong.push(format!("{path}: begins with no `//!` that says what it is"));
+    }
+    let lines = source.product().count();
+    if lines > MAX_LINES {
+        wrong.push(format!("{path}: {lines} lines, the limit is {MAX_LINES}"));
+    }
+    let stem = path
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(".rs");
+    let vague = NAMES
+        .iter()
+        .any(|name| stem == *name || stem.ends_with(&format!("_{name}")));
+    if vague || stem.starts_with("new_") || stem.ends_with("_new") {
+        wrong.push(format!("{path}: the name does not say what is inside"));
+    }
+    if path
+        .split("/src/")
+        .nth(1)
+        .is_some_and(|inner| inner.matches('/').count() > 1)
+    {
+        wrong.push(format!("{path}: folders below src are one level deep"));
+    }
+    let room = UNSAFE_ROOMS.iter().any(|room| path.starts_with(room));
+    for (at, line) in source.product() {
+        let code = line.trim_start();
+        if code.starts_with("//") {
+            continue;
+        }
+        if code.contains(concat!("#[", "allow(")) || code.contains(concat!("#![", "allow(")) {
+            wrong.push(format!(
+                "{path}:{at}: an `expect` with its reason instead of this"
+            ));
+        }
+        let unsafe_words = ["{", "fn ", "impl ", "extern "].map(|word| format!("unsafe {word}"));
+        if !room
+            && unsafe_words
+                .iter()
+                .any(|word| code.contains(word.as_str()) && !code.contains('"'))
+        {
+            wrong.push(format!("{path}:{at}: unsafe outside of its rooms"));
+        }
+        if !source.is_test() && !path.starts_with("xtask/") && !path.ends_with("build.rs") {
+            for word in [".unwrap()", ".expect(\"", "panic!(", "unreachable!("] {
+                if code.contains(word) {
+                    wrong.push(format!("{path}:{at}: `{word}` in product code"));
+                }
+            }
+        }
+        if PURE
+            .iter()
+            .any(|name| path.starts_with(&format!("{}/", name.replacen('-', "/", 1))))
+        {
+            for word in [
+                "Instant::now",
+                "SystemTime::now",
+                "Timestamp::now",
+                "async fn",
+                "std::fs",
+            ] {
+                if code.contains(word) {
+                    wrong.push(format!(
+                        "{path}:{at}: `{word}` in a crate that only decides"
+                    ));
+                }
+            }
+        }
+    }
+    wrong
+}
+
+fn manifest(member: &Member) -> Vec<String> {
+    let Member {
+        name,
+        folder,
+        dependencies,
+    } = member;
+    let mut wrong = Vec::new();
+    if *name != folder.replace('/', "-") {
+        wrong.push(format!(
+            "{folder}: the crate's name is {name}, not its path"
+        ));
+    }
+    if PURE.contains(&name.as_str()) {
+        for word in IMPURE.iter().filter(|word| dependencies.contains(**word)) {
+            wrong.push(format!(
+                "{folder}/Cargo.toml: {word} in a crate that only decides"
+            ));
+        }
+    }
+    wrong
+}
+
+/// Every action is in the model and in the one interpreter.
+fn actions(sources: &[Source]) -> Vec<String> {
+    let Some(declared) = sources
+        .iter()
+        .find(|source| source.path == "agent/plan/src/action.rs")
+    else {
+        return vec!["agent/plan/src/action.rs: missing".to_owned()];
+    };
+    let mut wrong = Vec::new();
+    for variant in variants(&declared.text) {
+        for place in ["agent/plan/src/simulate", "agent/daemon/src/apply"] {
+            let named = |source: &&Source| {
+                let text = &source.text;
+                let word = format!("Action::{variant}");
+                text.match_indices(&word).any(|(at, _)| {
+                    !text[at + word.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
+                })
+            };
+            let mut there = sources
+                .iter()
+                .filter(|source| source.path.starts_with(place));
+            if there.find(named).is_none() {
+                wrong.push(format!("{place}.rs: no arm for Action::{variant}"));
+            }
+        }
+    }
+    wrong
+}
+
+/// Names of the variants of `pub enum Action`.
+fn variants(text: &str) -> BTreeSet<String> {
+    let body = text.split("pub enum Action {").nth(1).unwrap_or_default();
+    let body = body.split("\n}").next().unwrap_or_default();
+    body.lines()
+        .filter_map(|line| line.strip_prefix("    "))
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
+        .map(|line| line.chars().take_while(|c| c.is_alphanumeric()).collect())
+        .collect()
+}
+
+/// What git knows of; a stray file of the user's own is no concern of ours.
+fn root_folder(root: &Path) -> anyhow::Result<Vec<String>> {
+    let files = command::read(Command::new("git").args(["ls-files"]).current_dir(root))?;
+    let names: BTreeSet<&str> = files
+        .lines()
+        .filter_map(|path| path.split('/').next())
+        .collect();
+    let stray = names.into_iter().filter(|name| !ROOT.contains(name));
+    Ok(stray
+        .map(|name| format!("{name}: the root folder is closed"))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, text: &str, expected: &[&str]) {
+        let source = Source {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        };
+        assert_eq!(file(&source), expected, "{path}");
+    }
+
+    #[test]
+    fn rules_of_a_file() {
+        check("agent/plan/src/pod.rs", "//! Pods.\nfn f() {}\n", &[]);
+        check(
+            "agent/plan/src/pod.rs",
+            "fn f() {}\n",
+            &["agent/plan/src/pod.rs: begins with no `//!` that says what it is"],
+        );
+        check(
+            "agent/sys/src/pod_utils.rs",
+            "//! x\n",
+            &["agent/sys/src/pod_utils.rs: the name does not say what is inside"],
+        );
+        let text = format!("//! x\n{}", "x\n".repeat(500));
+        check(
+            "agent/sys/src/a.rs",
+            &text,
+            &["agent/sys/src/a.rs: 501 lines, the limit is 500"],
+        );
+        let text = format!(
+            "//! x\n\n#[cfg(test)]\nmod tests {{\n{}}}\n",
+            "x\n".repeat(500)
+        );
+        check("agent/sys/src/a.rs", &text, &[]);
+        let text = format!("//! x\n{}] f() {{}}\n", concat!("#[", "allow(dead_code)"));
+        check(
+            "agent/sys/src/a.rs",
+            &text,
+            &["agent/sys/src/a.rs:2: an `expect` with its reason instead of this"],
+        );
+        check(
+            "agent/daemon/src/a.rs",
+            "//! x\nlet a = b.unwrap();\n",
+            &["agent/daemon/src/a.rs:2: `.unwrap()` in product code"],
+        );
+        check(
+            "agent/plan/src/a.rs",
+            "//! x\nlet a = Instant::now();\n",
+            &["agent/plan/src/a.rs:2: `Instant::now` in a crate that only decides"],
+        );
+        check(
+            "agent/sys/src/a.rs",
+            "//! x\nlet a = Instant::now();\n",
+            &[],
+        );
+    }
+
+    #[test]
+    fn unsafe_has_its_rooms() {
+        let text = "//! x\nlet a = unsafe { f() };\n";
+        check("agent/sys/src/link.rs", text, &[]);
+        check(
+            "agent/plan/src/link.rs",
+            text,
+            &["agent/plan/src/link.rs:2: unsafe outside of its rooms"],
+        );
+    }
+
+    #[test]
+    fn variants_of_the_enum() {
+        let text = "/// x\npub enum Action {\n    /// Makes.\n    CreateLink { name: String },\n    PutBackend(Backend),\n    \
+                    Stop,\n        Inner,\n}\npub enum Other {\n    Not,\n}\n";
+        assert_eq!(
+            variants(text).into_iter().collect::<Vec<_>>(),
+            ["CreateLink", "PutBackend", "Stop"]
+        );
+    }
+}
