@@ -1,1 +1,53 @@
-//! Reading order follows as the crate grows.
+//! The Kubernetes object model, pure: k8s-openapi's types, and what they lack.
+//!
+//! Objects are `serde_json::Value`s where the kind does not matter, and
+//! k8s-openapi's structs where it does. Nothing here reads a clock, a disk or
+//! the network. Called by `control-plan`, `control-server`, `foil` and by the
+//! feature `convert` of `proto`.
+//!
+//! Reading order: `kind` (what kinds there are), `admit` (the way of an object
+//! in), one file per kind, then what they are built of.
+
+#![forbid(unsafe_code)]
+
+pub mod admit;
+//pub mod apply;
+pub mod condition;
+pub mod decode;
+pub mod equality;
+//pub mod fieldset;
+pub mod invalid;
+pub mod kind;
+pub mod meta;
+pub mod patch;
+pub mod quantity;
+//pub mod schema;
+pub mod selector;
+pub mod unique;
+pub mod unsupported;
+
+// One file per kind.
+mod configmap;
+pub mod deployment;
+pub mod endpointslice;
+mod event;
+pub mod namespace;
+mod node;
+mod pod;
+mod replicaset;
+mod secret;
+pub mod service;
+
+// What kinds are built of.
+mod container;
+mod lifecycle;
+mod name;
+pub mod podspec;
+mod probe;
+mod resources;
+mod security;
+pub mod volume;
+
+pub use admit::{admit, admit_status};
+pub use invalid::{Cause, Causes, Field, Invalid, Warning};
+pub use kind::{Kind, by_word, find, find_for, kinds};

@@ -1,1 +1,19 @@
-//! Reading order follows as the crate grows.
+//! Versioned keys and values, with watches: where the cluster's objects are kept.
+//!
+//! The store never knows kinds: keys are paths ("pods/default/web-0"), values
+//! are opaque bytes. One trait ([`Store`]), real implementations behind it, and
+//! one test suite over all of them ([`suite`]). Called by `control-server`.
+//!
+//! Reading order: `store` (the contract), `watch` (the event stream),
+//! `embedded` (the implementation on redb: `table`, `writer`, `history`).
+
+#![forbid(unsafe_code)]
+
+mod store;
+mod watch;
+
+pub use store::{
+    Change, Condition, Entry, Event, EventKind, Found, ListRequest, Listing, Store, StoreError,
+    Txn,
+};
+pub use watch::{EventSource, Watch};

@@ -1,0 +1,56 @@
+//! Namespace: its finalizer and phase. Not the emptying of a namespace that is
+//! deleted: a controller does that, and then removes the finalizer.
+
+use k8s_openapi::api::core::v1::{Namespace, NamespaceSpec};
+use serde_json::{Value, json};
+
+use crate::invalid::{Causes, Field};
+use crate::kind::{Kind, NameRule, Rules, Words};
+use crate::name;
+
+pub(crate) static KIND: Kind = Kind::of::<Namespace>(Words {
+    plural: "namespaces",
+    singular: "namespace",
+    short_names: &["ns"],
+    namespaced: false,
+    has_status: true,
+    pod_spec: "",
+    name_rule: NameRule::Label,
+});
+
+/// In `spec.finalizers` until the namespace is empty.
+pub const FINALIZER: &str = "kubernetes";
+/// Each namespace carries its name in this label.
+pub const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+impl Rules for Namespace {
+    fn prepare(&mut self, old: Option<&Self>) {
+        // Only whoever empties a namespace takes its finalizer away.
+        let kept = old.and_then(|old| old.spec.clone()).and_then(|spec| spec.finalizers);
+        let finalizers = match old {
+            Some(_) => kept,
+            None => Some(vec![FINALIZER.to_owned()]),
+        };
+        self.spec = Some(NamespaceSpec { finalizers });
+    }
+
+    fn set_defaults(&mut self) {
+        if let Some(name) = self.metadata.name.clone() {
+            let labels = self.metadata.labels.get_or_insert_default();
+            labels.insert(NAME_LABEL.to_owned(), name);
+        }
+    }
+
+    fn validate(&self, causes: &mut Causes) {
+        let finalizers = self.spec.iter().flat_map(|spec| spec.finalizers.iter().flatten());
+        for (i, finalizer) in finalizers.enumerate() {
+            if let Err(detail) = name::qualified(finalizer) {
+                causes.invalid(&Field::root("spec").child("finalizers").index(i), finalizer, detail);
+            }
+        }
+    }
+
+    fn initial_status(&self) -> Option<Value> {
+        Some(json!({"phase": "Active"}))
+    }
+}
