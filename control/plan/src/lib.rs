@@ -1,1 +1,52 @@
-//! Reading order follows as the crate grows.
+//! Controllers as pure plans: what is there and what is wanted in, writes out.
+//!
+//! No store, no clock, no network, no randomness: `control-server` feeds a
+//! [`World`] from the store's watch, calls [`plan`] for each [`Task`] that a
+//! change made due, and carries the writes out by compare and swap.
+//! Planning again after the writes took effect yields nothing.
+
+#![forbid(unsafe_code)]
+
+pub mod action;
+pub mod claim;
+pub mod deployment;
+pub mod endpointslice;
+pub mod gc;
+pub mod hash;
+pub mod identity;
+mod index;
+pub mod ipam;
+pub mod node;
+pub mod object;
+pub mod progress;
+pub mod replicaset;
+pub mod rollout;
+pub mod schedule;
+pub mod usage;
+pub mod victim;
+pub mod world;
+
+pub use action::{Notice, Plan, Severity, Write};
+pub use claim::{Claim, ClaimKey, ClaimWrite};
+pub use object::{Key, Name, Object};
+pub use world::{Settings, Task, World};
+
+use jiff::Timestamp;
+
+/// What has to be written so that `task`'s object is as it should be.
+///
+/// Proportional to what belongs to that object, not to the cluster.
+pub fn plan(world: &World, task: &Task, now: Timestamp) -> Plan {
+    match task {
+        Task::Deployment(name) => deployment::plan(world, name, now),
+        Task::ReplicaSet(name) => replicaset::plan(world, name, now),
+        Task::EndpointSlices(service) => endpointslice::plan(world, service),
+        Task::Schedule => schedule::plan(world, now),
+        Task::Node(name) => node::plan(world, name, now),
+        Task::Addresses => ipam::release(world),
+        Task::Identity(pod) => identity::plan(world, pod),
+        Task::Namespace(name) => gc::namespace(world, name),
+        Task::Collect(key) => gc::collect(world, key),
+        Task::Events => gc::events(world, now),
+    }
+}

@@ -1,0 +1,282 @@
+//! Endpoint slices: for each Service with a selector, where its pods answer,
+//! and whether they take connections, finish those they have, or neither.
+//!
+//! An endpoint stays in the slice that it is in, so a change of one pod writes
+//! one slice. Services without a selector are left to whoever keeps their
+//! slices. Called by [`crate::plan`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::action::{Plan, Write};
+use crate::hash::{fnv64, letters};
+use crate::object::{self, Key, Name, Object};
+use crate::world::World;
+
+/// Label by which a slice names its Service.
+pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// Label by which we know our own slices.
+pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const CONTROLLER: &str = "endpointslice-controller.hydrofoil.dev";
+/// Endpoints in one slice (Kubernetes' default).
+const MOST: usize = 100;
+
+/// What all endpoints of a slice have in common: port name, protocol, number.
+type Ports = Vec<(String, String, i32)>;
+
+/// Brings the slices of one Service in line with its pods.
+pub fn plan(world: &World, service_name: &Name) -> Plan {
+    let mut plan = Plan::default();
+    let ours: Vec<&Arc<EndpointSlice>> =
+        world.slices_of(service_name).filter(|s| is_ours(s)).collect();
+    let service = world.services.get(service_name).filter(|s| !object::deleting(&s.metadata));
+    let selector = service.and_then(|s| s.spec.as_ref()).and_then(|s| s.selector.as_ref());
+    let (Some(service), Some(selector)) = (service, selector.filter(|s| !s.is_empty())) else {
+        for slice in ours {
+            delete(slice, &mut plan);
+        }
+        return plan;
+    };
+
+    let mut groups: BTreeMap<Ports, BTreeMap<String, Endpoint>> = BTreeMap::new();
+    for pod in selected(world, service_name, selector) {
+        if let Some((ports, endpoint)) = endpoint(service, pod) {
+            groups.entry(ports).or_default().insert(object::uid(&pod.metadata).to_owned(), endpoint);
+        }
+    }
+    if groups.is_empty() && service.spec.as_ref().is_some_and(|s| s.ports.is_some()) {
+        // One empty slice, as Kubernetes has it: "nobody" is known, too.
+        groups.insert(Ports::new(), BTreeMap::new());
+    }
+    let mut kept: BTreeSet<Name> = BTreeSet::new();
+    for (ports, wanted) in groups {
+        fill(service, &ports, wanted, &ours, &mut kept, &mut plan);
+    }
+    for slice in ours {
+        if !kept.contains(&Name::of(&slice.metadata)) && !object::deleting(&slice.metadata) {
+            delete(slice, &mut plan);
+        }
+    }
+    plan
+}
+
+fn is_ours(slice: &EndpointSlice) -> bool {
+    slice.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).map(String::as_str)
+        == Some(CONTROLLER)
+}
+
+fn delete(slice: &EndpointSlice, plan: &mut Plan) {
+    plan.writes.push(Write::Delete {
+        key: Key::new("discovery.k8s.io", "EndpointSlice", Name::of(&slice.metadata)),
+        uid: object::uid(&slice.metadata).to_owned(),
+        grace_seconds: Some(0),
+        foreground: false,
+    });
+}
+
+fn selected<'a>(
+    world: &'a World,
+    service: &Name,
+    selector: &'a BTreeMap<String, String>,
+) -> impl Iterator<Item = &'a Arc<Pod>> {
+    let first = selector.iter().next().map_or(("", ""), |(k, v)| (k.as_str(), v.as_str()));
+    world.pods_labelled(&service.namespace, first.0, first.1).filter(|pod| {
+        let labels = pod.metadata.labels.as_ref();
+        selector.iter().all(|(k, v)| labels.is_some_and(|l| l.get(k) == Some(v)))
+    })
+}
+
+/// Where the pod answers for this service; `None` while it has no address, or
+/// when it has come to its end.
+fn endpoint(service: &Service, pod: &Pod) -> Option<(Ports, Endpoint)> {
+    if object::pod_finished(pod) {
+        return None;
+    }
+    let status = pod.status.as_ref()?;
+    let address = status.pod_ip.clone().filter(|ip| !ip.is_empty())?;
+    let spec = service.spec.as_ref()?;
+    let ports = (spec.ports.iter().flatten())
+        .filter_map(|port| Some((name(port), protocol(port), target(port, pod)?)))
+        .collect();
+    let terminating = object::deleting(&pod.metadata);
+    let serving = object::pod_ready(pod) || spec.publish_not_ready_addresses == Some(true);
+    let hostname = pod.spec.as_ref().and_then(|s| {
+        let here = s.subdomain.as_deref() == service.metadata.name.as_deref();
+        s.hostname.clone().filter(|_| here)
+    });
+    let endpoint = Endpoint {
+        addresses: vec![address],
+        conditions: Some(EndpointConditions {
+            ready: Some(serving && !terminating),
+            serving: Some(serving),
+            terminating: Some(terminating),
+        }),
+        hostname,
+        node_name: object::pod_node(pod).map(str::to_owned),
+        target_ref: Some(ObjectReference {
+            kind: Some("Pod".to_owned()),
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+            ..ObjectReference::default()
+        }),
+        ..Endpoint::default()
+    };
+    Some((ports, endpoint))
+}
+
+fn name(port: &ServicePort) -> String {
+    port.name.clone().unwrap_or_default()
+}
+
+fn protocol(port: &ServicePort) -> String {
+    port.protocol.clone().unwrap_or_else(|| "TCP".to_owned())
+}
+
+/// The pod's port number: as it stands, by the name of a container's port, or
+/// the service's own.
+fn target(port: &ServicePort, pod: &Pod) -> Option<i32> {
+    let named = match &port.target_port {
+        None => return Some(port.port),
+        Some(IntOrString::Int(0)) => return Some(port.port),
+        Some(IntOrString::Int(number)) => return Some(*number),
+        Some(IntOrString::String(named)) if named.is_empty() => return Some(port.port),
+        Some(IntOrString::String(named)) => named,
+    };
+    let spec = pod.spec.as_ref()?;
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let found = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    found
+        .filter(|p| p.protocol.as_deref().unwrap_or("TCP") == protocol(port))
+        .find(|p| p.name.as_deref() == Some(named))
+        .map(|p| p.container_port)
+        .or_else(|| named.parse().ok())
+}
+
+fn ports_of(slice: &EndpointSlice) -> Ports {
+    let all = slice.ports.iter().flatten();
+    all.map(|p| {
+        let name = p.name.clone().unwrap_or_default();
+        let protocol = p.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+        (name, protocol, p.port.unwrap_or(0))
+    })
+    .collect()
+}
+
+fn pod_uid(endpoint: &Endpoint) -> &str {
+    endpoint.target_ref.as_ref().and_then(|r| r.uid.as_deref()).unwrap_or("")
+}
+
+/// Spreads endpoints over slices: kept where they are, new ones where there is
+/// room, the rest into new slices.
+fn fill(
+    service: &Service,
+    ports: &Ports,
+    mut wanted: BTreeMap<String, Endpoint>,
+    ours: &[&Arc<EndpointSlice>],
+    kept: &mut BTreeSet<Name>,
+    plan: &mut Plan,
+) {
+    let mut same: Vec<(&Arc<EndpointSlice>, Vec<Endpoint>)> = Vec::new();
+    for slice in ours {
+        if ports_of(slice) == *ports && !object::deleting(&slice.metadata) {
+            let stay = slice.endpoints.iter().filter_map(|e| wanted.remove(pod_uid(e)));
+            same.push((slice, stay.collect()));
+        }
+    }
+    // An empty slice goes, unless it is all there is.
+    let all_gone = wanted.is_empty() && same.iter().all(|(_, stay)| stay.is_empty());
+    let mut fresh = wanted.into_values();
+    for (at, (slice, mut endpoints)) in same.into_iter().enumerate() {
+        let room = MOST.saturating_sub(endpoints.len());
+        endpoints.extend(fresh.by_ref().take(room));
+        if endpoints.is_empty() && !(all_gone && at == 0 && kept.is_empty()) {
+            continue;
+        }
+        kept.insert(Name::of(&slice.metadata));
+        let next = slice_of(service, ports, endpoints, slice.metadata.clone());
+        if next != **slice {
+            plan.put(Object::EndpointSlice(Arc::new(next)));
+        }
+    }
+    let mut rest: Vec<Endpoint> = fresh.collect();
+    if rest.is_empty() && !(all_gone && kept.is_empty()) {
+        return;
+    }
+    let mut part = 0;
+    loop {
+        let more = rest.split_off(rest.len().min(MOST));
+        let meta = new_meta(service, ports, part, ours, kept);
+        kept.insert(Name::of(&meta));
+        plan.put(Object::EndpointSlice(Arc::new(slice_of(service, ports, rest, meta))));
+        if more.is_empty() {
+            return;
+        }
+        rest = more;
+        part += 1;
+    }
+}
+
+fn new_meta(
+    service: &Service,
+    ports: &Ports,
+    part: u32,
+    ours: &[&Arc<EndpointSlice>],
+    kept: &BTreeSet<Name>,
+) -> ObjectMeta {
+    let service_name = Name::of(&service.metadata);
+    let uid = object::uid(&service.metadata).as_bytes();
+    let ports = format!("{ports:?}");
+    let mut attempt = part;
+    let name = loop {
+        let hash = fnv64(&[uid, ports.as_bytes(), &attempt.to_be_bytes()]);
+        let name = format!("{}-{}", service_name.name, letters(hash, 5));
+        let full = Name::new(&service_name.namespace, &name);
+        if !kept.contains(&full) && ours.iter().all(|s| s.metadata.name.as_ref() != Some(&name)) {
+            break name;
+        }
+        attempt += 1;
+    };
+    ObjectMeta {
+        name: Some(name),
+        generate_name: Some(format!("{}-", service_name.name)),
+        namespace: Some(service_name.namespace),
+        owner_references: Some(vec![object::owned_by("v1", "Service", &service.metadata)]),
+        ..ObjectMeta::default()
+    }
+}
+
+fn slice_of(
+    service: &Service,
+    ports: &Ports,
+    mut endpoints: Vec<Endpoint>,
+    mut metadata: ObjectMeta,
+) -> EndpointSlice {
+    endpoints.sort_by(|a, b| a.addresses.cmp(&b.addresses).then(pod_uid(a).cmp(pod_uid(b))));
+    let labels = metadata.labels.get_or_insert_default();
+    let service_name = service.metadata.name.clone().unwrap_or_default();
+    labels.insert(SERVICE_LABEL.to_owned(), service_name);
+    labels.insert(MANAGED_BY.to_owned(), CONTROLLER.to_owned());
+    let ports = ports.iter().map(|(name, protocol, port)| EndpointPort {
+        name: Some(name.clone()),
+        protocol: Some(protocol.clone()),
+        port: Some(*port),
+        app_protocol: None,
+    });
+    let ports: Vec<EndpointPort> = ports.collect();
+    EndpointSlice {
+        address_type: "IPv4".to_owned(),
+        endpoints,
+        metadata,
+        ports: Some(ports).filter(|p| !p.is_empty()),
+    }
+}

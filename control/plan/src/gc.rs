@@ -1,0 +1,170 @@
+//! What goes after something else went: dependents of owners that are gone,
+//! objects whose deletion nothing holds up any more, the contents of
+//! namespaces, old events.
+//!
+//! Called by [`crate::plan`].
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::action::{Plan, Write, after};
+use crate::object::{self, Key, Object};
+use crate::world::World;
+
+/// Finalizer of an object that stays until its dependents are gone.
+pub const FOREGROUND: &str = "foregroundDeletion";
+/// Finalizer of an object whose dependents are to be let go first.
+pub const ORPHAN: &str = "orphan";
+/// Writes of one plan at most.
+const BURST: usize = 500;
+
+/// Judges one object: by its own deletion, or by its owners'.
+pub fn collect(world: &World, key: &Key) -> Plan {
+    let mut plan = Plan::default();
+    let Some(object) = world.get(key) else { return plan };
+    if object::deleting(object.meta()) {
+        finish(world, key, &object, &mut plan);
+    } else {
+        by_owners(world, key, object.meta(), &mut plan);
+    }
+    plan
+}
+
+fn delete(world: &World, key: &Key, foreground: bool, plan: &mut Plan) {
+    let Some(object) = world.get(key) else { return };
+    if !object::deleting(object.meta()) {
+        let grace_seconds = None;
+        let uid = object::uid(object.meta()).to_owned();
+        plan.writes.push(Write::Delete { key: key.clone(), uid, grace_seconds, foreground });
+    }
+}
+
+/// An object that is being deleted.
+fn finish(world: &World, key: &Key, object: &Object, plan: &mut Plan) {
+    let meta = object.meta();
+    let has = |name: &str| meta.finalizers.iter().flatten().any(|f| f == name);
+    let uid = object::uid(meta);
+    if has(ORPHAN) {
+        let mut any = false;
+        for dependent in world.owned_by(uid).take(BURST) {
+            any = true;
+            let revision = world.get(dependent).map_or(0, |o| o.revision());
+            plan.writes.push(Write::Unhook {
+                key: dependent.clone(),
+                revision,
+                finalizer: None,
+                owners: vec![uid.to_owned()],
+            });
+        }
+        if !any {
+            plan.writes.push(unhook(key, object.revision(), ORPHAN));
+        }
+        return;
+    }
+    if has(FOREGROUND) {
+        let mut blocked = false;
+        for dependent in world.owned_by(uid) {
+            let Some(found) = world.get(dependent) else { continue };
+            let references = found.meta().owner_references.iter().flatten();
+            let mut blocking = references.filter(|o| o.uid == uid);
+            blocked |= blocking.any(|o| o.block_owner_deletion == Some(true));
+            if plan.writes.len() < BURST {
+                let has_dependents = world.owned_by(object::uid(found.meta())).next().is_some();
+                delete(world, dependent, has_dependents, plan);
+            }
+        }
+        if !blocked {
+            plan.writes.push(unhook(key, object.revision(), FOREGROUND));
+        }
+        return;
+    }
+    let held = meta.finalizers.iter().flatten().next().is_some();
+    if held || matches!(object, Object::Namespace(_)) || !may_go(world, object) {
+        return;
+    }
+    plan.writes.push(Write::Remove { key: key.clone(), revision: object.revision() });
+}
+
+fn unhook(key: &Key, revision: u64, finalizer: &str) -> Write {
+    let finalizer = Some(finalizer.to_owned());
+    Write::Unhook { key: key.clone(), revision, finalizer, owners: Vec::new() }
+}
+
+/// A pod on a node goes when the node says so, or when nobody waits for that.
+fn may_go(world: &World, object: &Object) -> bool {
+    let Object::Pod(pod) = object else { return true };
+    match object::pod_node(pod) {
+        None => true,
+        Some(node) => {
+            pod.metadata.deletion_grace_period_seconds == Some(0)
+                || !world.nodes.contains_key(node)
+        }
+    }
+}
+
+/// An object that has owners: deleted when all are gone; else the references to
+/// those that are gone are taken off.
+fn by_owners(world: &World, key: &Key, meta: &ObjectMeta, plan: &mut Plan) {
+    let owners: Vec<_> = meta.owner_references.iter().flatten().collect();
+    if owners.is_empty() {
+        return;
+    }
+    let gone: Vec<String> =
+        owners.iter().filter(|o| !world.has_uid(&o.uid)).map(|o| o.uid.clone()).collect();
+    if gone.len() == owners.len() {
+        delete(world, key, false, plan);
+    } else if !gone.is_empty() {
+        let revision = object::revision(meta);
+        let key = key.clone();
+        plan.writes.push(Write::Unhook { key, revision, finalizer: None, owners: gone });
+    }
+}
+
+/// Deletes what is in a namespace that is being deleted, then the namespace.
+pub fn namespace(world: &World, name: &str) -> Plan {
+    let mut plan = Plan::default();
+    let Some(namespace) = world.namespaces.get(name) else { return plan };
+    if !object::deleting(&namespace.metadata) {
+        return plan;
+    }
+    let mut empty = true;
+    for key in world.in_namespace(name) {
+        empty = false;
+        if plan.writes.len() < BURST {
+            delete(world, key, false, &mut plan);
+        }
+    }
+    let held = namespace.metadata.finalizers.iter().flatten().next().is_some();
+    if empty && !held {
+        let key = Key::new("", "Namespace", object::Name::new("", name));
+        let revision = object::revision(&namespace.metadata);
+        plan.writes.push(Write::Remove { key, revision });
+    }
+    plan
+}
+
+/// When the event happened last.
+pub fn event_time(event: &Event) -> Timestamp {
+    let last = event.last_timestamp.as_ref().map(|t| t.0);
+    let last = last.or_else(|| event.event_time.as_ref().map(|t| t.0));
+    let created = || event.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    last.or_else(created).unwrap_or(Timestamp::MIN)
+}
+
+/// Removes events that are older than events are kept.
+pub fn events(world: &World, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    for (time, name) in &world.events_by_time {
+        let end = after(*time, world.settings.event_seconds);
+        if end > now || plan.writes.len() == BURST {
+            plan.again(end.max(now));
+            break;
+        }
+        let Some(event) = world.events.get(name) else { continue };
+        let key = Key::new("", "Event", name.clone());
+        let revision = object::revision(&event.metadata);
+        plan.writes.push(Write::Remove { key, revision });
+    }
+    plan
+}

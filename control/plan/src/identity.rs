@@ -1,0 +1,73 @@
+//! Identities: one number per distinct (namespace, labels), which nodes match
+//! policies by. A number is a claim; a pod bears its number as an annotation.
+//!
+//! Called by the scheduler when a pod is bound, and when its labels change.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::action::{Plan, Write};
+use crate::claim::{ClaimKey, ClaimWrite};
+use crate::object::{self, Name, Object};
+use crate::world::World;
+
+/// Annotation with the number.
+pub const ANNOTATION: &str = "hydrofoil.dev/identity";
+/// Numbers below are reserved: unknown, host, world, and whatever nodes need.
+const FIRST: u32 = 256;
+
+/// Namespace and labels in one form, whatever their order was.
+pub fn canonical(pod: &Pod) -> String {
+    let labels = pod.metadata.labels.iter().flatten();
+    let labels: Vec<String> = labels.map(|(k, v)| format!("{k}={v}")).collect();
+    format!("{};{}", pod.metadata.namespace.as_deref().unwrap_or(""), labels.join(","))
+}
+
+/// The number that the pod bears, 0 if none.
+pub fn of(pod: &Pod) -> u32 {
+    object::annotation(&pod.metadata, ANNOTATION).and_then(|id| id.parse().ok()).unwrap_or(0)
+}
+
+/// The number for this pod, and the claim if nobody has had these labels.
+/// `fresh` are the numbers that this plan has made already.
+pub(crate) fn number(
+    world: &World,
+    pod: &Pod,
+    fresh: &mut Vec<(String, u32)>,
+) -> (u32, Option<ClaimWrite>) {
+    let owner = canonical(pod);
+    let known = world.identities.get(&owner).copied();
+    let known = known.or_else(|| fresh.iter().find(|(o, _)| *o == owner).map(|(_, n)| *n));
+    if let Some(number) = known {
+        return (number, None);
+    }
+    let last = world.claims.range(ClaimKey::Identity(0)..).next_back();
+    let last = last.and_then(|(k, _)| if let ClaimKey::Identity(n) = k { Some(*n) } else { None });
+    let taken: BTreeSet<u32> = fresh.iter().map(|(_, n)| *n).collect();
+    let mut number = last.map_or(FIRST, |n| n.saturating_add(1)).max(FIRST);
+    while taken.contains(&number) {
+        number = number.saturating_add(1);
+    }
+    fresh.push((owner.clone(), number));
+    (number, Some(ClaimWrite { key: ClaimKey::Identity(number), revision: 0, owner }))
+}
+
+/// Gives a bound pod whose labels changed the number of its new labels.
+pub fn plan(world: &World, name: &Name) -> Plan {
+    let mut plan = Plan::default();
+    let Some(pod) = world.pods.get(name) else { return plan };
+    if object::pod_node(pod).is_none() || object::pod_finished(pod) {
+        return plan;
+    }
+    let (number, claim) = number(world, pod, &mut Vec::new());
+    if of(pod) != number {
+        let mut changed = Pod::clone(pod);
+        let annotations = changed.metadata.annotations.get_or_insert_default();
+        annotations.insert(ANNOTATION.to_owned(), number.to_string());
+        let object = Object::Pod(Arc::new(changed));
+        plan.writes.push(Write::Put { object, claims: claim.into_iter().collect() });
+    }
+    plan
+}

@@ -1,0 +1,272 @@
+//! Addresses: ranges of nodes, addresses of pods and services, numbers of
+//! services and their ports.
+//!
+//! Everything is held by a claim (`claim.rs`). What was released is given out
+//! again as late as possible: first what nobody ever had, then what has been
+//! free for longest. Called by the scheduler, by `node.rs`, and by
+//! control-server when a Service is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+
+use crate::action::{Plan, Write};
+use crate::claim::{Claim, ClaimKey, ClaimWrite};
+use crate::object;
+use crate::world::World;
+
+/// Annotation with the number of a Service on the node stream.
+pub const SERVICE_ID: &str = "hydrofoil.dev/service-id";
+/// Annotation with the numbers of its ports: "http=3,metrics=4"; a port
+/// without a name is "=3".
+pub const PORT_IDS: &str = "hydrofoil.dev/port-ids";
+/// Numbers of services and ports are below this: they are keys of BPF arrays.
+const MOST_IDS: u32 = 65_536;
+
+/// All claims, for those who pick from them.
+pub type Claims = BTreeMap<ClaimKey, Claim>;
+
+/// Address number `offset` of a range; `None` behind its end.
+pub fn address(range: &IpNet, offset: u64) -> Option<IpAddr> {
+    let address = match range {
+        IpNet::V4(net) => {
+            let offset = u32::try_from(offset).ok()?;
+            IpAddr::V4(Ipv4Addr::from(u32::from(net.network()).checked_add(offset)?))
+        }
+        IpNet::V6(net) => {
+            let base = u128::from(net.network());
+            IpAddr::V6(Ipv6Addr::from(base.checked_add(u128::from(offset))?))
+        }
+    };
+    range.contains(&address).then_some(address)
+}
+
+/// The addresses of a range that are given out: not its network address, not
+/// the first (a gateway's by custom), not IPv4's broadcast address.
+fn usable(range: &IpNet) -> impl Iterator<Item = IpAddr> + '_ {
+    let broadcast = if let IpNet::V4(net) = range { Some(IpAddr::V4(net.broadcast())) } else { None };
+    (2..).map_while(|offset| address(range, offset)).filter(move |a| Some(*a) != broadcast)
+}
+
+/// Picks what nobody ever had, else what was released first; and not what was
+/// picked a moment ago (`taken`).
+fn pick(
+    claims: &Claims,
+    candidates: impl Iterator<Item = ClaimKey>,
+    taken: &BTreeSet<ClaimKey>,
+) -> Option<(ClaimKey, u64)> {
+    let mut released: Option<(ClaimKey, u64)> = None;
+    for key in candidates {
+        if taken.contains(&key) {
+            continue;
+        }
+        match claims.get(&key) {
+            None => return Some((key, 0)),
+            Some(claim) if claim.owner.is_empty() => {
+                if released.as_ref().is_none_or(|(_, revision)| claim.revision < *revision) {
+                    released = Some((key, claim.revision));
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    released
+}
+
+/// An address for a pod in one of the node's ranges. `None`: all are in use.
+pub fn pod_address(
+    claims: &Claims,
+    ranges: &[IpNet],
+    owner: &str,
+    taken: &mut BTreeSet<ClaimKey>,
+) -> Option<(IpAddr, ClaimWrite)> {
+    let candidates = ranges.iter().flat_map(usable).map(ClaimKey::PodAddress);
+    let (key, revision) = pick(claims, candidates, taken)?;
+    let ClaimKey::PodAddress(address) = key else { return None };
+    taken.insert(key.clone());
+    Some((address, ClaimWrite { key, revision, owner: owner.to_owned() }))
+}
+
+/// A range of pod addresses for a node. `None`: the cluster's range is used up.
+pub fn node_range(world: &World, node: &str) -> Option<(IpNet, ClaimWrite)> {
+    let settings = &world.settings;
+    let subnets = settings.pod_cidr.subnets(settings.node_prefix).ok()?;
+    let candidates = subnets.map(ClaimKey::NodeRange);
+    let (key, revision) = pick(&world.claims, candidates, &BTreeSet::new())?;
+    let ClaimKey::NodeRange(range) = key else { return None };
+    Some((range, ClaimWrite { key, revision, owner: node.to_owned() }))
+}
+
+/// Releases what belonged to objects that are gone.
+pub fn release(world: &World) -> Plan {
+    let writes: Vec<ClaimWrite> = (world.orphan_claims.iter())
+        .filter_map(|key| {
+            let claim = world.claims.get(key)?;
+            Some(ClaimWrite { key: key.clone(), revision: claim.revision, owner: String::new() })
+        })
+        .collect();
+    let mut plan = Plan::default();
+    // Not all at once: a conflict of one must not keep the others.
+    for part in writes.chunks(64) {
+        plan.writes.push(Write::Claims(part.to_vec()));
+    }
+    plan
+}
+
+/// Why a Service cannot have what it asks for, or needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceProblem {
+    /// `spec.clusterIPs[index]` is not an address of the range, or not one
+    /// that is given out.
+    OutOfRange {
+        /// Which.
+        index: usize,
+        /// What was asked for.
+        address: String,
+    },
+    /// Another service has it.
+    Taken {
+        /// Which.
+        index: usize,
+        /// What was asked for.
+        address: String,
+    },
+    /// Nothing is left: "addresses", "service numbers", "port numbers".
+    UsedUp {
+        /// What of.
+        what: &'static str,
+    },
+}
+
+/// Gives a Service its addresses and numbers, and takes the claims that go with
+/// them. What `old` has, it keeps. Headless and ExternalName services get none.
+pub fn service(
+    claims: &Claims,
+    range: &IpNet,
+    service: &mut Service,
+    old: Option<&Service>,
+) -> Result<Vec<ClaimWrite>, ServiceProblem> {
+    let owner = object::uid(&service.metadata).to_owned();
+    let mut writes = Vec::new();
+    let Some(spec) = &mut service.spec else { return Ok(writes) };
+    let external = spec.type_.as_deref() == Some("ExternalName");
+    let before = old.and_then(|o| o.spec.as_ref());
+    let mut asked: Vec<String> = spec.cluster_ips.clone().unwrap_or_default();
+    if asked.is_empty() {
+        asked.extend(spec.cluster_ip.clone().filter(|ip| !ip.is_empty()));
+    }
+    if asked.is_empty() && !external {
+        asked = before.and_then(|s| s.cluster_ips.clone()).unwrap_or_default();
+    }
+    if external || asked.first().is_some_and(|a| a == "None") {
+        return Ok(writes);
+    }
+    if asked.is_empty() {
+        // The first address is left for the cluster's own use.
+        let candidates = usable(range).map(ClaimKey::ServiceAddress);
+        let used_up = ServiceProblem::UsedUp { what: "addresses" };
+        let (key, revision) = pick(claims, candidates, &BTreeSet::new()).ok_or(used_up)?;
+        if let ClaimKey::ServiceAddress(address) = &key {
+            asked.push(address.to_string());
+        }
+        writes.push(ClaimWrite { key, revision, owner: owner.clone() });
+    } else {
+        for (index, text) in asked.iter().enumerate() {
+            writes.extend(asked_address(claims, range, index, text, &owner)?);
+        }
+    }
+    spec.cluster_ip = asked.first().cloned();
+    spec.cluster_ips = Some(asked);
+    let ports = spec.ports.clone().unwrap_or_default();
+    number(claims, service, &ports, old, &owner, &mut writes)?;
+    Ok(writes)
+}
+
+/// Claims an address that a Service names, unless it has it already.
+fn asked_address(
+    claims: &Claims,
+    range: &IpNet,
+    index: usize,
+    text: &str,
+    owner: &str,
+) -> Result<Option<ClaimWrite>, ServiceProblem> {
+    let out = || ServiceProblem::OutOfRange { index, address: text.to_owned() };
+    let address: IpAddr = text.parse().map_err(|_: std::net::AddrParseError| out())?;
+    let edge = address == range.network() || address == range.broadcast();
+    if !range.contains(&address) || edge {
+        return Err(out());
+    }
+    let key = ClaimKey::ServiceAddress(address);
+    let revision = match claims.get(&key) {
+        Some(claim) if claim.owner == owner => return Ok(None),
+        Some(claim) if !claim.owner.is_empty() => {
+            return Err(ServiceProblem::Taken { index, address: text.to_owned() });
+        }
+        Some(claim) => claim.revision,
+        None => 0,
+    };
+    Ok(Some(ClaimWrite { key, revision, owner: owner.to_owned() }))
+}
+
+/// Gives numbers to the service and to the ports that have none.
+fn number(
+    claims: &Claims,
+    service: &mut Service,
+    ports: &[ServicePort],
+    old: Option<&Service>,
+    owner: &str,
+    writes: &mut Vec<ClaimWrite>,
+) -> Result<(), ServiceProblem> {
+    let (old_id, old_ports) = old.map(ids).unwrap_or_default();
+    let mut taken = BTreeSet::new();
+    let mut next = |make: fn(u32) -> ClaimKey, what| {
+        let candidates = (1..MOST_IDS).map(make);
+        let picked = pick(claims, candidates, &taken);
+        let (key, revision) = picked.ok_or(ServiceProblem::UsedUp { what })?;
+        let number = match key {
+            ClaimKey::ServiceId(n) | ClaimKey::PortId(n) => n,
+            ClaimKey::PodAddress(_)
+            | ClaimKey::ServiceAddress(_)
+            | ClaimKey::NodeRange(_)
+            | ClaimKey::Identity(_) => 0,
+        };
+        taken.insert(key.clone());
+        writes.push(ClaimWrite { key, revision, owner: owner.to_owned() });
+        Ok(number)
+    };
+    let id = match old_id {
+        Some(id) => id,
+        None => next(ClaimKey::ServiceId, "service numbers")?,
+    };
+    let mut numbers = Vec::new();
+    for port in ports {
+        let name = port.name.clone().unwrap_or_default();
+        let number = match old_ports.get(&name) {
+            Some(number) => *number,
+            None => next(ClaimKey::PortId, "port numbers")?,
+        };
+        numbers.push(format!("{name}={number}"));
+    }
+    // Ports that are gone give their numbers back.
+    for (name, number) in &old_ports {
+        let gone = ports.iter().all(|p| p.name.as_deref().unwrap_or("") != name);
+        let key = ClaimKey::PortId(*number);
+        if let Some(claim) = claims.get(&key).filter(|c| gone && c.owner == owner) {
+            writes.push(ClaimWrite { key, revision: claim.revision, owner: String::new() });
+        }
+    }
+    let annotations = service.metadata.annotations.get_or_insert_default();
+    annotations.insert(SERVICE_ID.to_owned(), id.to_string());
+    annotations.insert(PORT_IDS.to_owned(), numbers.join(","));
+    Ok(())
+}
+
+/// The numbers that a Service has: its own, and those of its ports by name.
+pub fn ids(service: &Service) -> (Option<u32>, BTreeMap<String, u32>) {
+    let id = object::annotation(&service.metadata, SERVICE_ID).and_then(|id| id.parse().ok());
+    let ports = object::annotation(&service.metadata, PORT_IDS).unwrap_or("");
+    let pairs = ports.split(',').filter_map(|pair| pair.rsplit_once('='));
+    (id, pairs.filter_map(|(name, id)| Some((name.to_owned(), id.parse().ok()?))).collect())
+}

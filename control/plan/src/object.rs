@@ -1,0 +1,210 @@
+//! Objects as the controllers see them: typed where a plan looks inside,
+//! metadata alone where only ownership and deletion matter.
+//!
+//! Not a registry of kinds (control-api has it). Made by control-server from
+//! the store's JSON.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+/// Namespace and name; the namespace is empty for cluster-wide objects.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name {
+    /// "" for cluster-wide objects.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+impl Name {
+    /// From both parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// Of an object with this metadata.
+    pub fn of(meta: &ObjectMeta) -> Self {
+        Self::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""))
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// What an object is called in the whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// API group, "" for core.
+    pub group: String,
+    /// "Pod", "ReplicaSet", ...
+    pub kind: String,
+    /// Namespace and name.
+    pub name: Name,
+}
+
+impl Key {
+    /// From its parts.
+    pub fn new(group: &str, kind: &str, name: Name) -> Self {
+        Self { group: group.to_owned(), kind: kind.to_owned(), name }
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+/// One object. `metadata.resourceVersion` is the revision that it was read at;
+/// empty in an object that is to be created.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    /// v1
+    Pod(Arc<Pod>),
+    /// apps/v1
+    ReplicaSet(Arc<ReplicaSet>),
+    /// apps/v1
+    Deployment(Arc<Deployment>),
+    /// v1
+    Service(Arc<Service>),
+    /// discovery.k8s.io/v1
+    EndpointSlice(Arc<EndpointSlice>),
+    /// v1
+    Node(Arc<Node>),
+    /// v1
+    Namespace(Arc<Namespace>),
+    /// v1
+    ConfigMap(Arc<ConfigMap>),
+    /// v1
+    Secret(Arc<Secret>),
+    /// v1
+    Event(Arc<Event>),
+    /// Any other kind: who owns it, and whether it is being deleted.
+    Other {
+        /// API group.
+        group: String,
+        /// Kind.
+        kind: String,
+        /// Its metadata.
+        meta: Arc<ObjectMeta>,
+    },
+}
+
+impl Object {
+    /// API group and kind.
+    pub fn kind(&self) -> (&str, &str) {
+        match self {
+            Object::Pod(_) => ("", "Pod"),
+            Object::ReplicaSet(_) => ("apps", "ReplicaSet"),
+            Object::Deployment(_) => ("apps", "Deployment"),
+            Object::Service(_) => ("", "Service"),
+            Object::EndpointSlice(_) => ("discovery.k8s.io", "EndpointSlice"),
+            Object::Node(_) => ("", "Node"),
+            Object::Namespace(_) => ("", "Namespace"),
+            Object::ConfigMap(_) => ("", "ConfigMap"),
+            Object::Secret(_) => ("", "Secret"),
+            Object::Event(_) => ("", "Event"),
+            Object::Other { group, kind, .. } => (group, kind),
+        }
+    }
+
+    /// Its metadata.
+    pub fn meta(&self) -> &ObjectMeta {
+        match self {
+            Object::Pod(o) => &o.metadata,
+            Object::ReplicaSet(o) => &o.metadata,
+            Object::Deployment(o) => &o.metadata,
+            Object::Service(o) => &o.metadata,
+            Object::EndpointSlice(o) => &o.metadata,
+            Object::Node(o) => &o.metadata,
+            Object::Namespace(o) => &o.metadata,
+            Object::ConfigMap(o) => &o.metadata,
+            Object::Secret(o) => &o.metadata,
+            Object::Event(o) => &o.metadata,
+            Object::Other { meta, .. } => meta,
+        }
+    }
+
+    /// Its key.
+    pub fn key(&self) -> Key {
+        let (group, kind) = self.kind();
+        Key::new(group, kind, Name::of(self.meta()))
+    }
+
+    /// The revision that it was read at; 0 in an object that is to be created.
+    pub fn revision(&self) -> u64 {
+        revision(self.meta())
+    }
+}
+
+/// `metadata.resourceVersion` as a number; 0 when there is none.
+pub fn revision(meta: &ObjectMeta) -> u64 {
+    meta.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+/// `metadata.uid`, "" when there is none yet.
+pub fn uid(meta: &ObjectMeta) -> &str {
+    meta.uid.as_deref().unwrap_or("")
+}
+
+/// The owner that manages this object, if one does.
+pub fn controller(meta: &ObjectMeta) -> Option<&OwnerReference> {
+    meta.owner_references.iter().flatten().find(|o| o.controller == Some(true))
+}
+
+/// The reference that a controller puts into the objects that it makes.
+pub fn owned_by(group_version: &str, kind: &str, meta: &ObjectMeta) -> OwnerReference {
+    OwnerReference {
+        api_version: group_version.to_owned(),
+        kind: kind.to_owned(),
+        name: meta.name.clone().unwrap_or_default(),
+        uid: uid(meta).to_owned(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// Annotation `key`, if there.
+pub fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.annotations.as_ref().and_then(|a| a.get(key)).map(String::as_str)
+}
+
+/// True once somebody asked for the object's deletion.
+pub fn deleting(meta: &ObjectMeta) -> bool {
+    meta.deletion_timestamp.is_some()
+}
+
+/// True when condition Ready is True.
+pub fn pod_ready(pod: &Pod) -> bool {
+    pod_condition(pod, "Ready").is_some_and(|c| c.status == "True")
+}
+
+/// One condition of a pod.
+pub fn pod_condition<'a>(
+    pod: &'a Pod,
+    kind: &str,
+) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
+    pod.status.as_ref()?.conditions.iter().flatten().find(|c| c.type_ == kind)
+}
+
+/// True when the pod has run to its end and holds nothing any more.
+pub fn pod_finished(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Name of the node that the pod is bound to, if it is.
+pub fn pod_node(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
+}

@@ -1,0 +1,298 @@
+//! The scheduler: a node, an address and an identity for each pod that has none.
+//!
+//! Filter (readiness, taints, selector, requests, ports of the host), then score
+//! (least allocated, and few pods of the same owner); all waiting pods in one
+//! pass, each seeing what the ones before it took. Called by [`crate::plan`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{HostIP, Node, Pod, PodCondition, PodIP, PodStatus, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::action::{Notice, Plan, Severity, Write};
+use crate::claim::{ClaimKey, ClaimWrite};
+use crate::hash::fnv64;
+use crate::object::{self, Key, Name, Object};
+use crate::usage::Usage;
+use crate::world::World;
+use crate::{identity, ipam, node};
+
+/// Pods in one pass at most: bindings become visible after each pass.
+const PASS: usize = 1000;
+const COMPONENT: &str = "default-scheduler";
+
+/// A node during one pass.
+struct Place<'a> {
+    node: &'a Arc<Node>,
+    name: &'a str,
+    offered: Usage,
+    used: Usage,
+    ranges: Vec<IpNet>,
+    ready: bool,
+    /// Pods of each owner bound in this pass.
+    bound: BTreeMap<String, u32>,
+    /// (protocol, host port) taken by its pods.
+    host_ports: BTreeSet<(String, i32)>,
+}
+
+/// Binds what fits; says why the others do not.
+pub fn plan(world: &World, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    if world.unbound.is_empty() {
+        return plan;
+    }
+    let mut places: Vec<Place<'_>> =
+        world.nodes.iter().map(|(name, node)| place(world, name, node)).collect();
+    let mut waiting: Vec<&Arc<Pod>> =
+        world.unbound.iter().filter_map(|n| world.pods.get(n)).collect();
+    waiting.sort_by_key(|pod| {
+        let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
+        let created = pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
+        (std::cmp::Reverse(priority), created)
+    });
+    if waiting.len() > PASS {
+        waiting.truncate(PASS);
+        plan.again(now);
+    }
+    let mut pass = Pass { world, now, taken: BTreeSet::new(), fresh: Vec::new() };
+    for pod in waiting {
+        match choose(world, pod, &places) {
+            Ok(at) => pass.bind(pod, &mut places[at], &mut plan),
+            Err(why) => unschedulable(pod, &why, now, &mut plan),
+        }
+    }
+    plan
+}
+
+fn place<'a>(world: &'a World, name: &'a str, node: &'a Arc<Node>) -> Place<'a> {
+    let spec = node.spec.as_ref();
+    let ranges = spec.map(|s| s.pod_cidrs.iter().flatten().filter_map(|c| c.parse().ok()).collect());
+    let ports = world.pods_on(name).filter(|p| !object::pod_finished(p)).flat_map(|p| host_ports(p));
+    Place {
+        node,
+        name,
+        offered: Usage::allocatable(node),
+        used: world.usage.get(name).copied().unwrap_or_default(),
+        ranges: ranges.unwrap_or_default(),
+        ready: node::is_ready(node),
+        bound: BTreeMap::new(),
+        host_ports: ports.collect(),
+    }
+}
+
+fn host_ports(pod: &Pod) -> Vec<(String, i32)> {
+    let containers = pod.spec.iter().flat_map(|s| &s.containers);
+    let ports = containers.flat_map(|c| c.ports.iter().flatten());
+    ports
+        .filter_map(|p| {
+            let protocol = p.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+            Some((protocol, p.host_port.filter(|n| *n > 0)?))
+        })
+        .collect()
+}
+
+/// True when the pod names its node itself, but nobody gave it an address.
+pub(crate) fn lacks_address(pod: &Pod) -> bool {
+    let host = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
+    let has = pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).is_some_and(|ip| !ip.is_empty());
+    !host && !has
+}
+
+/// Why no node can take a pod: how many say what.
+type Reasons = BTreeMap<String, u32>;
+
+fn choose(world: &World, pod: &Pod, places: &[Place<'_>]) -> Result<usize, String> {
+    if let Some(name) = object::pod_node(pod) {
+        let at = places.iter().position(|p| p.name == name && !p.ranges.is_empty());
+        return at.ok_or_else(|| format!("node {name:?} is not there, or has no addresses"));
+    }
+    let asked = Usage::of(pod);
+    let owner = object::controller(&pod.metadata).map_or("", |o| o.uid.as_str());
+    let mut reasons = Reasons::new();
+    let mut fit: Vec<(usize, u32)> = Vec::new();
+    for (at, place) in places.iter().enumerate() {
+        let unfit = unfit(pod, &asked, place);
+        if unfit.is_empty() {
+            let key = (owner.to_owned(), place.name.to_owned());
+            let before = world.spread.get(&key).copied().unwrap_or(0);
+            let now = place.bound.get(owner).copied().unwrap_or(0);
+            fit.push((at, if owner.is_empty() { 0 } else { before + now }));
+        }
+        for reason in unfit {
+            *reasons.entry(reason).or_default() += 1;
+        }
+    }
+    let most = fit.iter().map(|(_, same)| *same).max().unwrap_or(0);
+    let best = fit.into_iter().max_by_key(|(at, same)| {
+        let place = &places[*at];
+        let spread = (most - same) * 100 / most.max(1);
+        let score = least_allocated(place, &asked) + u64::from(spread) * 2;
+        // Equal nodes: the one with fewer pods, then any, but not always the same.
+        let any = fnv64(&[object::uid(&pod.metadata).as_bytes(), place.name.as_bytes()]);
+        (score, std::cmp::Reverse(place.used.pods), any)
+    });
+    best.map(|(at, _)| at).ok_or_else(|| said(places.len(), &reasons))
+}
+
+fn said(nodes: usize, reasons: &Reasons) -> String {
+    if nodes == 0 {
+        return "no nodes available to schedule pods".to_owned();
+    }
+    let parts: Vec<String> = reasons.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+    format!("0/{nodes} nodes are available: {}.", parts.join(", "))
+}
+
+/// 0 to 100: the mean of the parts of CPU and memory that would be left.
+fn least_allocated(place: &Place<'_>, asked: &Usage) -> u64 {
+    let left = |offered: u64, used: u64, asked: u64| {
+        let free = offered.saturating_sub(used.saturating_add(asked));
+        u128::from(free) * 100 / u128::from(offered.max(1))
+    };
+    let cpu = left(place.offered.scored_cpu, place.used.scored_cpu, asked.scored_cpu);
+    let memory = left(place.offered.scored_memory, place.used.scored_memory, asked.scored_memory);
+    u64::try_from(u128::midpoint(cpu, memory)).unwrap_or(0)
+}
+
+/// All that keeps the pod off this node; nothing: it fits.
+fn unfit(pod: &Pod, asked: &Usage, place: &Place<'_>) -> Vec<String> {
+    let Some(spec) = &pod.spec else { return vec!["node(s) cannot run an empty pod".to_owned()] };
+    if let Some(taint) = node::untolerated(place.node, spec, |t| t.effect != "PreferNoSchedule") {
+        return vec![taint_text(taint)];
+    }
+    if place.node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true)
+        && !node::tolerates(spec, &node::unschedulable_taint())
+    {
+        return vec!["node(s) were unschedulable".to_owned()];
+    }
+    if !place.ready || place.ranges.is_empty() {
+        return vec!["node(s) were not ready".to_owned()];
+    }
+    let labels = place.node.metadata.labels.as_ref();
+    let wanted = spec.node_selector.iter().flatten();
+    if wanted.into_iter().any(|(k, v)| labels.and_then(|l| l.get(k)) != Some(v)) {
+        return vec!["node(s) didn't match Pod's node affinity/selector".to_owned()];
+    }
+    let mut reasons = Vec::new();
+    if host_ports(pod).iter().any(|p| place.host_ports.contains(p)) {
+        reasons.push("node(s) didn't have free ports for the requested pod ports".to_owned());
+    }
+    let short = |asked: u64, used: u64, offered: u64| asked > 0 && used + asked > offered;
+    if short(asked.cpu_millis, place.used.cpu_millis, place.offered.cpu_millis) {
+        reasons.push("Insufficient cpu".to_owned());
+    }
+    if short(asked.memory_bytes, place.used.memory_bytes, place.offered.memory_bytes) {
+        reasons.push("Insufficient memory".to_owned());
+    }
+    if short(asked.pods, place.used.pods, place.offered.pods) {
+        reasons.push("Too many pods".to_owned());
+    }
+    reasons
+}
+
+fn taint_text(taint: &Taint) -> String {
+    let value = taint.value.as_deref().unwrap_or("");
+    format!("node(s) had untolerated taint {{{}: {value}}}", taint.key)
+}
+
+/// What the bindings of one pass have in common.
+struct Pass<'a> {
+    world: &'a World,
+    now: Timestamp,
+    taken: BTreeSet<ClaimKey>,
+    fresh: Vec<(String, u32)>,
+}
+
+impl Pass<'_> {
+    fn bind(&mut self, pod: &Arc<Pod>, place: &mut Place<'_>, plan: &mut Plan) {
+        let mut changed = Pod::clone(pod);
+        let mut claims: Vec<ClaimWrite> = Vec::new();
+        let mut ips = Vec::new();
+        if lacks_address(pod) {
+            let uid = object::uid(&pod.metadata);
+            let picked =
+                ipam::pod_address(&self.world.claims, &place.ranges, uid, &mut self.taken);
+            let Some((address, claim)) = picked else {
+                let why = format!("node {} has no free pod address", place.name);
+                unschedulable(pod, &why, self.now, plan);
+                return;
+            };
+            ips.push(PodIP { ip: address.to_string() });
+            claims.push(claim);
+        }
+        let (number, claim) = identity::number(self.world, pod, &mut self.fresh);
+        claims.extend(claim);
+        let annotations = changed.metadata.annotations.get_or_insert_default();
+        annotations.insert(identity::ANNOTATION.to_owned(), number.to_string());
+        changed.spec.get_or_insert_default().node_name = Some(place.name.to_owned());
+        let status = changed.status.get_or_insert_default();
+        if let Some(first) = ips.first() {
+            status.pod_ip = Some(first.ip.clone());
+            status.pod_ips = Some(ips);
+        }
+        let host = node::address(place.node).map(str::to_owned);
+        status.host_ips = host.clone().map(|ip| vec![HostIP { ip }]);
+        status.host_ip = host;
+        scheduled(status, "True", None, None, self.now);
+
+        // The ones that follow see this one where it will be.
+        if object::pod_node(pod).is_none() {
+            place.used.add(&Usage::of(pod));
+            place.host_ports.extend(host_ports(pod));
+            if let Some(owner) = object::controller(&pod.metadata) {
+                *place.bound.entry(owner.uid.clone()).or_default() += 1;
+            }
+        }
+        let name = Name::of(&pod.metadata);
+        let message = format!("Successfully assigned {name} to {}", place.name);
+        plan.writes.push(Write::Put { object: Object::Pod(Arc::new(changed)), claims });
+        plan.notices.push(notice(pod, Severity::Normal, "Scheduled", message));
+    }
+}
+
+fn unschedulable(pod: &Arc<Pod>, why: &str, now: Timestamp, plan: &mut Plan) {
+    let known = object::pod_condition(pod, "PodScheduled")
+        .is_some_and(|c| c.status == "False" && c.message.as_deref() == Some(why));
+    if known {
+        return;
+    }
+    let mut changed = Pod::clone(pod);
+    let status = changed.status.get_or_insert_default();
+    scheduled(status, "False", Some("Unschedulable"), Some(why), now);
+    plan.put(Object::Pod(Arc::new(changed)));
+    plan.notices.push(notice(pod, Severity::Warning, "FailedScheduling", why.to_owned()));
+}
+
+fn scheduled(
+    pod_status: &mut PodStatus,
+    status: &str,
+    reason: Option<&str>,
+    message: Option<&str>,
+    now: Timestamp,
+) {
+    let conditions = pod_status.conditions.get_or_insert_default();
+    let old = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == status);
+    let since = old.and_then(|c| c.last_transition_time.clone());
+    conditions.retain(|c| c.type_ != "PodScheduled");
+    conditions.push(PodCondition {
+        type_: "PodScheduled".to_owned(),
+        status: status.to_owned(),
+        reason: reason.map(str::to_owned),
+        message: message.map(str::to_owned),
+        last_transition_time: Some(since.unwrap_or(Time(now))),
+        ..PodCondition::default()
+    });
+}
+
+fn notice(pod: &Pod, severity: Severity, reason: &'static str, message: String) -> Notice {
+    Notice {
+        about: Key::new("", "Pod", Name::of(&pod.metadata)),
+        uid: object::uid(&pod.metadata).to_owned(),
+        severity,
+        reason,
+        message,
+        component: COMPONENT,
+    }
+}
