@@ -1,0 +1,312 @@
+//! One container over its life: made, started, run, ended; its descriptors and log.
+//!
+//! Requests come through `request.rs`, ends of processes through `serve.rs`.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use libcontainer::container::Container as Runtime;
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use proto::v1::shim_container::State;
+use proto::v1::{ShimContainer, ShimCreate};
+
+use crate::clock;
+use crate::create::{Ends, Folders, Making};
+use crate::group;
+use crate::log::{Log, Stream};
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exit {
+    /// 128 + signal for one that a signal ended, as shells have it.
+    pub(crate) code: i32,
+    /// 0 unless a signal ended it.
+    pub(crate) signal: i32,
+}
+
+impl Exit {
+    /// `None` for a process that has not ended.
+    pub(crate) fn of(status: WaitStatus) -> Option<(Pid, Self)> {
+        if let WaitStatus::Exited(pid, code) = status {
+            return Some((pid, Self { code, signal: 0 }));
+        }
+        if let WaitStatus::Signaled(pid, signal, _) = status {
+            let signal = signal as i32;
+            return Some((
+                pid,
+                Self {
+                    code: 128 + signal,
+                    signal,
+                },
+            ));
+        }
+        None
+    }
+}
+
+/// Where a container is in its life.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// A worker makes it; a connection waits.
+    Making(Making),
+    Created,
+    /// Told to execute its program; a connection waits until it has.
+    Starting,
+    Running,
+    Exited(Exit),
+}
+
+/// A container and what belongs to it.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) create: ShimCreate,
+    pub(crate) phase: Phase,
+    pub(crate) pid: Option<Pid>,
+    pub(crate) ends: Ends,
+    /// The connection that waits for `Making` or `Starting`.
+    pub(crate) waiting: Option<u64>,
+    /// Why the program could not be executed.
+    pub(crate) report: Vec<u8>,
+    log: Log,
+    log_failed: bool,
+    started_ms: i64,
+    finished_ms: i64,
+    oom_killed: bool,
+}
+
+impl Container {
+    pub(crate) fn new(create: ShimCreate, making: Making, log: Log, waiting: u64) -> Self {
+        Self {
+            create,
+            phase: Phase::Making(making),
+            pid: None,
+            ends: Ends::default(),
+            waiting: Some(waiting),
+            report: Vec::new(),
+            log,
+            log_failed: false,
+            started_ms: 0,
+            finished_ms: 0,
+            oom_killed: false,
+        }
+    }
+
+    /// As the agent sees it; `None` while it is being made.
+    pub(crate) fn status(&self) -> Option<ShimContainer> {
+        let (state, exit) = match self.phase {
+            Phase::Making(_) => return None,
+            Phase::Created | Phase::Starting => (State::Created, None),
+            Phase::Running => (State::Running, None),
+            Phase::Exited(exit) => (State::Exited, Some(exit)),
+        };
+        Some(ShimContainer {
+            id: self.create.id.clone(),
+            state: state as i32,
+            pid: self
+                .pid
+                .and_then(|p| u32::try_from(p.as_raw()).ok())
+                .unwrap_or(0),
+            started_ms: self.started_ms,
+            finished_ms: self.finished_ms,
+            exit_code: exit.map_or(0, |e| e.code),
+            signal: exit.map_or(0, |e| e.signal),
+            oom_killed: self.oom_killed,
+        })
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Exited(_))
+    }
+
+    /// Lets the program run. It is executed a moment later: `Starting` until then.
+    pub(crate) fn start(&mut self, folders: &Folders, waiting: u64) -> Result<(), String> {
+        let mut runtime = Runtime::load(folders.state.join(&self.create.id))
+            .map_err(|e| format!("load container: {e}"))?;
+        runtime
+            .start()
+            .map_err(|e| format!("start container: {e}"))?;
+        self.phase = Phase::Starting;
+        self.started_ms = clock::unix_ms();
+        self.waiting = Some(waiting);
+        Ok(())
+    }
+
+    /// Reads why the program was not executed; `true` when the report is complete.
+    pub(crate) fn read_report(&mut self) -> bool {
+        let Some(report) = &mut self.ends.report else {
+            return true;
+        };
+        let mut piece = [0; 1024];
+        match report.read(&mut piece) {
+            Ok(n) if n > 0 => {
+                self.report.extend_from_slice(&piece[..n]);
+                false
+            }
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                false
+            }
+            Ok(_) | Err(_) => {
+                self.ends.report = None;
+                true
+            }
+        }
+    }
+
+    /// The container's first process has ended.
+    pub(crate) fn ended(&mut self, exit: Exit) {
+        self.finished_ms = clock::unix_ms();
+        if self.started_ms == 0 {
+            self.started_ms = self.finished_ms;
+        }
+        // A child that was killed and a container that went on regardless is no failure.
+        self.oom_killed = exit.code != 0 && group::oom_kills(&self.create.cgroup) > 0;
+        self.phase = Phase::Exited(exit);
+        self.ends.stdin = None;
+    }
+
+    /// Sends a signal. A container that has ended takes any.
+    pub(crate) fn kill(&self, signal: i32, all: bool) -> Result<(), String> {
+        let signal = Signal::try_from(signal).map_err(|e| format!("signal {signal}: {e}"))?;
+        let mut targets = if all {
+            group::processes(&self.create.cgroup)
+        } else {
+            Vec::new()
+        };
+        if let Some(pid) = self.pid
+            && !self.has_ended()
+            && !targets.contains(&pid)
+        {
+            targets.push(pid);
+        }
+        for pid in targets {
+            match kill(pid, signal) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(e) => return Err(format!("signal {signal} to {pid}: {e}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves output to the log. Leaves `ends` without a stream that has ended.
+    pub(crate) fn read_output(&mut self, stream: Stream) {
+        let end = match stream {
+            Stream::Stdout => &mut self.ends.stdout,
+            Stream::Stderr => &mut self.ends.stderr,
+        };
+        let Some(file) = end else { return };
+        let logged = match read_piece(file) {
+            Piece::Bytes(bytes) => self.log.write(stream, &bytes),
+            Piece::Nothing => Ok(()),
+            Piece::End => {
+                *end = None;
+                self.log.end(stream)
+            }
+        };
+        match logged {
+            Ok(()) => self.log_failed = false,
+            // The program goes on when the disk is full. Said once, not for each line.
+            Err(e) if !self.log_failed => {
+                self.log_failed = true;
+                eprintln!("log of {}: {e}", self.create.id);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Takes what an ended container has left in its pipes.
+    pub(crate) fn drain_output(&mut self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            loop {
+                let end = match stream {
+                    Stream::Stdout => &self.ends.stdout,
+                    Stream::Stderr => &self.ends.stderr,
+                };
+                if !end.as_ref().is_some_and(has_input) {
+                    break;
+                }
+                self.read_output(stream);
+            }
+        }
+    }
+
+    /// Removes cgroup and state of a container whose first process is gone.
+    pub(crate) fn remove(&mut self, folders: &Folders) -> Result<(), String> {
+        kill_rest(&self.create.cgroup);
+        self.drain_output();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if let Err(e) = self.log.end(stream) {
+                eprintln!("log of {}: {e}", self.create.id);
+            }
+        }
+        let folder = folders.state.join(&self.create.id);
+        if !Path::exists(&folder) {
+            return Ok(());
+        }
+        let mut runtime = Runtime::load(folder).map_err(|e| format!("load container: {e}"))?;
+        runtime
+            .delete(true)
+            .map_err(|e| format!("delete container: {e}"))
+    }
+}
+
+/// Ends what a container without a process namespace of its own leaves behind, and
+/// reaps it: a busy group is removed by waiting, a tenth of a second at a time.
+fn kill_rest(group: &str) {
+    for _ in 0..200 {
+        let rest = group::processes(group);
+        if rest.is_empty() {
+            return;
+        }
+        for pid in rest {
+            // Orphans come to us, so the pid is of our group until we reap it.
+            kill(pid, Signal::SIGKILL).ok();
+            waitpid(pid, Some(WaitPidFlag::WNOHANG)).ok();
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What one read brought.
+pub(crate) enum Piece {
+    Bytes(Vec<u8>),
+    Nothing,
+    End,
+}
+
+/// Reads once without blocking. A terminal whose last user is gone gives an error: its end.
+pub(crate) fn read_piece(file: &mut File) -> Piece {
+    let mut piece = [0; 16 << 10];
+    match file.read(&mut piece) {
+        Ok(0) => Piece::End,
+        Ok(n) => Piece::Bytes(piece[..n].to_vec()),
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) =>
+        {
+            Piece::Nothing
+        }
+        Err(_) => Piece::End,
+    }
+}
+
+/// Whether a read would bring something now, be it the end.
+pub(crate) fn has_input(file: &File) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}

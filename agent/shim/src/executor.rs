@@ -1,0 +1,185 @@
+//! The last steps inside a container's process, up to execve: libcontainer's
+//! executor of ours. Runs in the container, in a process forked from the worker.
+//!
+//! The filter is loaded here because libcontainer would compile it anew for each
+//! container, and not load one for further processes at all.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+
+use crate::capability::CapabilitySet;
+use crate::seccomp::Filter;
+
+/// Starts the text of errors that are the command's fault; as Kubernetes' users know it.
+pub(crate) const COMMAND_ERROR: &str = "unable to start container process: ";
+
+/// What the container's process does before its program runs.
+#[derive(Clone)]
+pub(crate) struct Launch {
+    pub(crate) filter: Option<Filter>,
+    pub(crate) capabilities: CapabilitySet,
+    /// Closed by a successful execve; else the reason is written to it.
+    pub(crate) report: Option<RawFd>,
+}
+
+impl Executor for Launch {
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        let (args, path) = command(spec);
+        let Some(name) = args.first() else {
+            return Err(ExecutorValidationError::ArgValidationError(
+                "no command".into(),
+            ));
+        };
+        find(name, path)
+            .map(drop)
+            .map_err(|e| ExecutorValidationError::ArgValidationError(format!("{COMMAND_ERROR}{e}")))
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let Err(reason) = self.run(spec);
+        let Some(report) = self.report else {
+            return Err(ExecutorError::Other(reason));
+        };
+        // SAFETY: the descriptor was inherited for this and is closed only by execve.
+        let report = unsafe { BorrowedFd::borrow_raw(report) };
+        match nix::unistd::write(report, reason.as_bytes()) {
+            Ok(_) | Err(_) => Err(ExecutorError::Other(reason)),
+        }
+    }
+}
+
+impl Launch {
+    fn run(&self, spec: &Spec) -> Result<std::convert::Infallible, String> {
+        let (args, path) = command(spec);
+        let name = args.first().ok_or("no command")?;
+        // Looked up before privileges go: the answer must not differ from validate's.
+        let program = find(name, path).map_err(|e| format!("{COMMAND_ERROR}{e}"))?;
+        let program = CString::new(program.into_os_string().into_encoded_bytes())
+            .map_err(|e| format!("{COMMAND_ERROR}exec {name:?}: {e}"))?;
+        let args: Vec<CString> = args
+            .iter()
+            .map(|a| CString::new(a.as_bytes()))
+            .collect::<Result<_, _>>()
+            .map_err(|e| format!("{COMMAND_ERROR}exec {name:?}: {e}"))?;
+        fresh_signals().map_err(|e| format!("reset signals: {e}"))?;
+        if let Some(filter) = &self.filter {
+            filter
+                .load()
+                .map_err(|e| format!("load seccomp filter: {e}"))?;
+        }
+        self.capabilities
+            .keep_only()
+            .map_err(|e| format!("drop capabilities: {e}"))?;
+        let Err(e) = nix::unistd::execv(&program, &args);
+        Err(format!("{COMMAND_ERROR}exec {name}: {}", sentence(e)))
+    }
+}
+
+/// The shim blocks signals and ignores SIGPIPE; both would survive execve.
+fn fresh_signals() -> nix::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: the default action; no handler of ours is involved.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// argv, and PATH's value.
+fn command(spec: &Spec) -> (&[String], &str) {
+    let process = spec.process().as_ref();
+    let args = process
+        .and_then(|p| p.args().as_deref())
+        .unwrap_or_default();
+    let path = process
+        .and_then(|p| p.env().as_ref())
+        .and_then(|env| env.iter().find_map(|e| e.strip_prefix("PATH=")))
+        .unwrap_or_default();
+    (args, path)
+}
+
+/// The program's file, as exec.LookPath of Go finds it; the error in its words.
+fn find(name: &str, path: &str) -> Result<PathBuf, String> {
+    if name.contains('/') {
+        return match executable(Path::new(name)) {
+            Ok(()) => Ok(name.into()),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                Err(format!("exec: {name:?}: permission denied"))
+            }
+            Err(e) if e.kind() == io::ErrorKind::IsADirectory => {
+                Err(format!("exec: {name:?}: is a directory"))
+            }
+            Err(e) => {
+                let reason = Errno::from_raw(e.raw_os_error().unwrap_or_default());
+                Err(format!("exec: {name:?}: stat {name}: {}", sentence(reason)))
+            }
+        };
+    }
+    path.split(':')
+        .map(|folder| Path::new(if folder.is_empty() { "." } else { folder }).join(name))
+        .find(|candidate| !name.is_empty() && executable(candidate).is_ok())
+        .ok_or_else(|| format!("exec: {name:?}: executable file not found in $PATH"))
+}
+
+fn executable(path: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if metadata.permissions().mode() & 0o111 == 0 {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Ok(())
+}
+
+/// The C library's words in lower case, as Go prints them.
+fn sentence(error: Errno) -> String {
+    error.desc().to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(name: &str, path: &str) -> String {
+        find(name, path).unwrap_err()
+    }
+
+    #[test]
+    fn programs_are_found_or_missed_in_gos_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        fs::write(at("plain"), "").unwrap();
+        fs::write(at("run"), "").unwrap();
+        fs::set_permissions(at("run"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        let path = format!("/nonexistent:{}", folder.path().display());
+
+        assert_eq!(find("run", &path).unwrap(), folder.path().join("run"));
+        assert_eq!(find(&at("run"), "").unwrap(), folder.path().join("run"));
+        for missing in ["absent", "plain", "folder", ""] {
+            assert_eq!(
+                error(missing, &path),
+                format!("exec: {missing:?}: executable file not found in $PATH")
+            );
+        }
+        let plain = at("plain");
+        assert_eq!(
+            error(&plain, &path),
+            format!("exec: {plain:?}: permission denied")
+        );
+        let absent = at("absent");
+        assert_eq!(
+            error(&absent, &path),
+            format!("exec: {absent:?}: stat {absent}: no such file or directory")
+        );
+    }
+}

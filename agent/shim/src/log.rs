@@ -1,0 +1,222 @@
+//! A container's output as a log file in CRI format, rotated by size.
+//!
+//! One line each: `2026-01-02T03:04:05.678901234Z stdout F text`, `P` instead of
+//! `F` for a piece of a line that goes on in the next one. Called by `serve.rs`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::clock;
+
+/// Which stream a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// Longest piece of a line, bytes; containerd's.
+const LONGEST: usize = 16 << 10;
+
+/// The log of one container.
+#[derive(Debug)]
+pub(crate) struct Log {
+    path: PathBuf,
+    file: File,
+    /// Bytes in `file`.
+    size: u64,
+    /// 0: never rotated.
+    max: u64,
+    /// What has no line end yet, per stream.
+    pending: [Vec<u8>; 2],
+}
+
+impl Log {
+    /// Opens the file to append, and makes its folder.
+    pub(crate) fn open(path: &Path, max: u64) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let file = append(path)?;
+        let size = file.metadata()?.len();
+        Ok(Self {
+            path: path.into(),
+            file,
+            size,
+            max,
+            pending: [Vec::new(), Vec::new()],
+        })
+    }
+
+    /// Takes output as it comes.
+    pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8]) -> io::Result<()> {
+        let now = clock::unix();
+        let mut pending = std::mem::take(&mut self.pending[stream as usize]);
+        let mut lines = Vec::new();
+        for piece in bytes.split_inclusive(|b| *b == b'\n') {
+            let (text, ended) = match piece.strip_suffix(b"\n") {
+                Some(text) => (text, true),
+                None => (piece, false),
+            };
+            pending.extend_from_slice(text);
+            while pending.len() > LONGEST {
+                let rest = pending.split_off(LONGEST);
+                line(&mut lines, now, stream, b'P', &pending);
+                pending = rest;
+            }
+            if ended {
+                line(&mut lines, now, stream, b'F', &pending);
+                pending.clear();
+            }
+        }
+        // A quiet container keeps no buffer.
+        pending.shrink_to_fit();
+        self.pending[stream as usize] = pending;
+        self.put(&lines)
+    }
+
+    /// The stream has ended: what has no line end is a line nevertheless.
+    pub(crate) fn end(&mut self, stream: Stream) -> io::Result<()> {
+        let pending = std::mem::take(&mut self.pending[stream as usize]);
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let mut lines = Vec::new();
+        line(&mut lines, clock::unix(), stream, b'F', &pending);
+        self.put(&lines)
+    }
+
+    fn put(&mut self, lines: &[u8]) -> io::Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let length = lines.len() as u64;
+        if self.max > 0 && self.size > 0 && self.size + length > self.max {
+            fs::rename(&self.path, rotated(&self.path))?;
+            self.file = append(&self.path)?;
+            self.size = 0;
+        }
+        self.file.write_all(lines)?;
+        self.size += length;
+        Ok(())
+    }
+}
+
+/// Where the one earlier file lies.
+fn rotated(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".1");
+    name.into()
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o640)
+        .open(path)
+}
+
+fn line(to: &mut Vec<u8>, now: Duration, stream: Stream, tag: u8, text: &[u8]) {
+    to.extend_from_slice(clock::rfc3339(now).as_bytes());
+    to.extend_from_slice(match stream {
+        Stream::Stdout => b" stdout ",
+        Stream::Stderr => b" stderr ",
+    });
+    to.push(tag);
+    to.push(b' ');
+    to.extend_from_slice(text);
+    to.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines without their time, which is checked in `clock.rs`.
+    fn lines(path: &Path) -> Vec<String> {
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.ends_with('\n'));
+        text.lines()
+            .map(|l| l.split_once(' ').unwrap().1.to_owned())
+            .collect()
+    }
+
+    fn log(max: u64) -> (tempfile::TempDir, PathBuf, Log) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("web").join("0.log");
+        let log = Log::open(&path, max).unwrap();
+        (folder, path, log)
+    }
+
+    #[test]
+    fn lines_come_out_whole_however_they_come_in() {
+        let (_folder, path, mut log) = log(0);
+        log.write(Stream::Stdout, b"one\ntw").unwrap();
+        log.write(Stream::Stderr, b"error\n").unwrap();
+        log.write(Stream::Stdout, b"o\n\nlast").unwrap();
+        assert_eq!(
+            lines(&path),
+            [
+                "stdout F one",
+                "stderr F error",
+                "stdout F two",
+                "stdout F "
+            ]
+        );
+        log.end(Stream::Stdout).unwrap();
+        log.end(Stream::Stderr).unwrap();
+        assert_eq!(lines(&path)[4..], ["stdout F last"]);
+    }
+
+    #[test]
+    fn long_lines_come_in_pieces() {
+        let (_folder, path, mut log) = log(0);
+        let long = vec![b'x'; LONGEST * 2 + 5];
+        for piece in long.chunks(1000) {
+            log.write(Stream::Stdout, piece).unwrap();
+        }
+        log.write(Stream::Stdout, b"\n").unwrap();
+        let lines = lines(&path);
+        let shape: Vec<_> = lines.iter().map(|l| (&l[..8], l.len() - 9)).collect();
+        assert_eq!(
+            shape,
+            [
+                ("stdout P", LONGEST),
+                ("stdout P", LONGEST),
+                ("stdout F", 5)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_full_file_becomes_the_earlier_one() {
+        let (_folder, path, mut log) = log(200);
+        for n in 0..20 {
+            log.write(Stream::Stdout, format!("line {n:02}\n").as_bytes())
+                .unwrap();
+        }
+        let (now, before) = (lines(&path), lines(&rotated(&path)));
+        assert_eq!(now.last().unwrap(), "stdout F line 19");
+        assert!(fs::metadata(&path).unwrap().len() <= 200);
+        assert!(fs::metadata(rotated(&path)).unwrap().len() <= 200);
+        // Nothing between the two is lost.
+        let all: Vec<_> = before.iter().chain(&now).collect();
+        let first: usize = all[0][14..].parse().unwrap();
+        for (offset, line) in all.iter().enumerate() {
+            assert_eq!(**line, format!("stdout F line {:02}", first + offset));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_continued() {
+        let (_folder, path, mut log) = log(0);
+        log.write(Stream::Stdout, b"one\n").unwrap();
+        let mut again = Log::open(&path, 0).unwrap();
+        again.write(Stream::Stdout, b"two\n").unwrap();
+        assert_eq!(lines(&path), ["stdout F one", "stdout F two"]);
+    }
+}

@@ -1,0 +1,184 @@
+//! Work in a forked process: what libcontainer does to its caller (working
+//! directory, oom_score_adj, dumpable, memory) is done to a process that ends.
+//!
+//! The container's init becomes our child nevertheless, by CLONE_PARENT.
+//! Called by `create.rs` and `exec.rs`; `serve.rs` waits for the outcome.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::{ForkResult, Pid, fork, pipe2};
+use proto::v1::shim_error::Kind;
+
+/// What a worker achieved.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The process is there, a child of ours.
+    Made {
+        pid: Pid,
+        warnings: Vec<String>,
+    },
+    Failed {
+        kind: Kind,
+        message: String,
+    },
+}
+
+/// A worker that has not yet said what it achieved.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pid: Pid,
+    result: File,
+    buffer: Vec<u8>,
+}
+
+impl Worker {
+    /// Forks. Only single-threaded processes may (no lock is held by another thread).
+    /// In the child all descriptors but `keep`, and stdio, are closed first: else a
+    /// waiting container would hold other containers' logs and connections open.
+    pub(crate) fn start(keep: &[RawFd], work: impl FnOnce() -> Outcome) -> nix::Result<Self> {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        // SAFETY: this process has one thread.
+        match unsafe { fork() }? {
+            ForkResult::Parent { child } => {
+                drop(write);
+                Ok(Self {
+                    pid: child,
+                    result: read.into(),
+                    buffer: Vec::new(),
+                })
+            }
+            ForkResult::Child => {
+                close_others(keep, &write);
+                let outcome =
+                    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Outcome::Failed {
+                        kind: Kind::Runtime,
+                        message: "worker panicked".into(),
+                    });
+                let told = File::from(write).write_all(&encode(&outcome));
+                // SAFETY: ends the process without the parent's atexit handlers.
+                unsafe { libc::_exit(i32::from(told.is_err())) }
+            }
+        }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// To be polled for input.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.result.as_fd()
+    }
+
+    /// Reads what is there; the outcome when the worker has ended.
+    pub(crate) fn read(&mut self) -> Option<Outcome> {
+        let mut piece = [0; 4096];
+        match self.result.read(&mut piece) {
+            Ok(0) => Some(decode(&self.buffer)),
+            Ok(n) => {
+                self.buffer.extend_from_slice(&piece[..n]);
+                None
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => None,
+            Err(e) => Some(Outcome::Failed {
+                kind: Kind::Runtime,
+                message: e.to_string(),
+            }),
+        }
+    }
+}
+
+/// Nothing is to be done about a descriptor that cannot be closed.
+fn close_others(keep: &[RawFd], result: &OwnedFd) {
+    use std::os::fd::AsRawFd;
+    let mut kept: Vec<RawFd> = keep.to_vec();
+    kept.push(result.as_raw_fd());
+    kept.sort_unstable();
+    let mut from = 3;
+    for fd in kept.into_iter().chain([RawFd::MAX]) {
+        if from < fd {
+            // SAFETY: integers only; the memory that holds these numbers is a copy which
+            // is never used to close or read them again.
+            let closed =
+                Errno::result(unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) });
+            debug_assert!(closed.is_ok());
+        }
+        from = from.max(fd.saturating_add(1));
+    }
+}
+
+/// "+PID", then a line per warning; or "-KIND", then the message.
+fn encode(outcome: &Outcome) -> Vec<u8> {
+    match outcome {
+        Outcome::Made { pid, warnings } => format!("+{pid}\n{}", warnings.join("\n")),
+        Outcome::Failed { kind, message } => format!("-{}\n{message}", *kind as i32),
+    }
+    .into_bytes()
+}
+
+fn decode(bytes: &[u8]) -> Outcome {
+    let text = String::from_utf8_lossy(bytes);
+    let (head, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let number = |from: &str| from.parse::<i32>().ok();
+    if let Some(pid) = head.strip_prefix('+').and_then(number) {
+        let warnings = rest.lines().map(str::to_owned).collect();
+        return Outcome::Made {
+            pid: Pid::from_raw(pid),
+            warnings,
+        };
+    }
+    if let Some(kind) = head.strip_prefix('-').and_then(number) {
+        let kind = Kind::try_from(kind).unwrap_or(Kind::Runtime);
+        return Outcome::Failed {
+            kind,
+            message: rest.to_owned(),
+        };
+    }
+    Outcome::Failed {
+        kind: Kind::Runtime,
+        message: "runtime process died".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_survive_the_pipe() {
+        for outcome in [
+            Outcome::Made {
+                pid: Pid::from_raw(7),
+                warnings: vec![],
+            },
+            Outcome::Made {
+                pid: Pid::from_raw(7),
+                warnings: vec!["a".into(), "b".into()],
+            },
+            Outcome::Failed {
+                kind: Kind::Command,
+                message: "no\nsuch".into(),
+            },
+        ] {
+            assert_eq!(decode(&encode(&outcome)), outcome);
+        }
+    }
+
+    #[test]
+    fn a_worker_without_a_word_has_failed() {
+        for bytes in [&b""[..], b"+", b"+x\n", b"-", b"garbage"] {
+            assert!(matches!(
+                decode(bytes),
+                Outcome::Failed {
+                    kind: Kind::Runtime,
+                    ..
+                }
+            ));
+        }
+    }
+}
