@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod image;
 pub mod leftovers;
 pub mod netns;
 pub mod node;
