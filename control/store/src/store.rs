@@ -42,7 +42,10 @@ pub struct ListRequest {
 impl ListRequest {
     /// Everything under `prefix`, now.
     pub fn all(prefix: impl Into<String>) -> Self {
-        Self { prefix: prefix.into(), ..Self::default() }
+        Self {
+            prefix: prefix.into(),
+            ..Self::default()
+        }
     }
 }
 
@@ -69,7 +72,11 @@ pub enum Condition {
 /// One write of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    Put { key: String, value: Bytes, condition: Condition },
+    Put {
+        key: String,
+        value: Bytes,
+        condition: Condition,
+    },
     /// Deleting a key that is absent is a conflict, unless the condition is `Any`.
     Delete { key: String, condition: Condition },
     /// Writes nothing; the transaction takes place only if this holds.
@@ -105,15 +112,25 @@ impl Txn {
         value: impl Into<Bytes>,
         condition: Condition,
     ) -> Self {
-        self.changes.push(Change::Put { key: key.into(), value: value.into(), condition });
+        self.changes.push(Change::Put {
+            key: key.into(),
+            value: value.into(),
+            condition,
+        });
         self
     }
     pub fn delete(mut self, key: impl Into<String>, condition: Condition) -> Self {
-        self.changes.push(Change::Delete { key: key.into(), condition });
+        self.changes.push(Change::Delete {
+            key: key.into(),
+            condition,
+        });
         self
     }
     pub fn check(mut self, key: impl Into<String>, condition: Condition) -> Self {
-        self.changes.push(Change::Check { key: key.into(), condition });
+        self.changes.push(Change::Check {
+            key: key.into(),
+            condition,
+        });
         self
     }
 }
@@ -144,7 +161,11 @@ pub struct Event {
 pub enum StoreError {
     /// A condition did not hold. `actual`: revision of what is there.
     #[error("{key}: the condition {expected:?} does not hold, the key {}", held(.actual))]
-    Conflict { key: String, expected: Condition, actual: Option<u64> },
+    Conflict {
+        key: String,
+        expected: Condition,
+        actual: Option<u64>,
+    },
     /// The revision asked for is older than the history that is kept.
     #[error("revision {asked} is compacted, the oldest one to be had is {oldest}")]
     Compacted { asked: u64, oldest: u64 },

@@ -23,7 +23,10 @@ pub struct Watch {
 
 impl Watch {
     pub fn new(source: Box<dyn EventSource>) -> Self {
-        Self { source: Some(source), ready: VecDeque::new() }
+        Self {
+            source: Some(source),
+            ready: VecDeque::new(),
+        }
     }
 
     /// The next event; waits for it. Safe to cancel. `Closed` once it has failed.
@@ -32,7 +35,9 @@ impl Watch {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
             }
-            let Some(source) = self.source.as_mut() else { return Err(StoreError::Closed) };
+            let Some(source) = self.source.as_mut() else {
+                return Err(StoreError::Closed);
+            };
             match source.next_batch().await {
                 Ok(events) => self.ready.extend(events),
                 Err(error) => {

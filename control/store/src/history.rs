@@ -1,0 +1,127 @@
+//! Watching the embedded store: the newest events in memory, older ones on disk.
+//! A watcher pulls; nobody pushes to it, so that a slow one costs nothing.
+//! Called by `embedded` (watch) and `writer` (publish).
+
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::embedded::Shared;
+use crate::store::{Event, StoreError};
+use crate::watch::EventSource;
+
+/// Events kept in memory for watchers that are up to date.
+const TAIL: usize = 8192;
+/// Events taken from disk at a time.
+const BATCH: usize = 1024;
+
+/// The newest events, oldest first: complete above `floor`.
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: VecDeque<Arc<Event>>,
+    floor: u64,
+    newest: u64,
+}
+
+impl Tail {
+    pub(crate) fn new(revision: u64) -> Self {
+        let state = State {
+            events: VecDeque::new(),
+            floor: revision,
+            newest: revision,
+        };
+        Self {
+            state: RwLock::new(state),
+        }
+    }
+
+    /// Appends whole transactions; `newest` is the revision of the last.
+    pub(crate) fn publish(&self, events: Vec<Event>, newest: u64) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.events.extend(events.into_iter().map(Arc::new));
+        state.newest = newest;
+        while state.events.len() > TAIL {
+            let Some(oldest) = state.events.front().map(|event| event.revision) else {
+                break;
+            };
+            state.floor = oldest;
+            while state
+                .events
+                .front()
+                .is_some_and(|event| event.revision == oldest)
+            {
+                state.events.pop_front();
+            }
+        }
+    }
+
+    /// Events of the prefix above `after`, and the revision up to which that is
+    /// all. `None`: older than what is in memory.
+    fn after(&self, prefix: &str, after: u64) -> Option<(Vec<Event>, u64)> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        if after < state.floor {
+            return None;
+        }
+        let start = state
+            .events
+            .partition_point(|event| event.revision <= after);
+        let events = state
+            .events
+            .range(start..)
+            .filter(|event| event.key.starts_with(prefix))
+            .map(|event| Event::clone(event))
+            .collect();
+        Some((events, state.newest))
+    }
+}
+
+/// One watcher's place in the stream.
+pub(crate) struct Follower {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) prefix: String,
+    /// Everything up to here was handed out.
+    pub(crate) after: u64,
+    pub(crate) newest: watch::Receiver<u64>,
+}
+
+impl Follower {
+    async fn read(&self) -> Result<(Vec<Event>, u64), StoreError> {
+        if let Some(found) = self.shared.tail.after(&self.prefix, self.after) {
+            return Ok(found);
+        }
+        let (prefix, after) = (self.prefix.clone(), self.after);
+        self.shared
+            .blocking(move |shared| shared.events(&prefix, after, BATCH))
+            .await
+    }
+}
+
+impl EventSource for Follower {
+    fn next_batch(&mut self) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        async move {
+            loop {
+                let newest = *self.newest.borrow_and_update();
+                if newest > self.after {
+                    let (events, complete) = self.read().await?;
+                    self.after = complete;
+                    if !events.is_empty() {
+                        return Ok(events);
+                    }
+                    continue;
+                }
+                if self.newest.changed().await.is_err() {
+                    return Err(StoreError::Closed);
+                }
+            }
+        }
+        .boxed()
+    }
+}
