@@ -3,7 +3,7 @@
 //! The compiler is protox, so that no `protoc` has to be installed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["object.proto", "node.proto", "shim.proto"];
+    let files = ["object.proto", "node.proto", "shim.proto", "state.proto"];
     println!("cargo::rerun-if-changed=v1");
     let descriptors = protox::compile(files, ["v1"])?;
     let grpc = std::env::var_os("CARGO_FEATURE_GRPC").is_some();

@@ -1,1 +1,77 @@
-//! Reading order follows as the crate grows.
+//! What a node does next, as a function of what is wanted and what is: no I/O, no
+//! clock, no randomness, and nothing that can fail.
+//!
+//! Reading order: `world` (the arguments), `action` (the answer), `pod` with
+//! `container`, `restart`, `image`, `probe`, then `create`, `volume`, `cgroup`,
+//! `link`, `endpoint`, `service`; `begin` and `outcome` take in what came of it,
+//! `status` and `event` say so, `record` remembers it. The daemon plans by parts
+//! (a pod, a service, the network) what has changed; [`plan`] is all of them.
+
+#![forbid(unsafe_code)]
+
+pub mod action;
+pub mod begin;
+pub mod cgroup;
+pub mod container;
+pub mod create;
+pub mod endpoint;
+pub mod event;
+pub mod image;
+pub mod link;
+pub mod outcome;
+pub mod pod;
+pub mod probe;
+pub mod record;
+pub mod restart;
+pub mod service;
+pub mod simulate;
+pub mod status;
+pub mod volume;
+pub mod world;
+
+use std::collections::BTreeSet;
+
+use action::{Action, Problem};
+use world::{Desired, Observed, Settings};
+
+/// The next steps of the whole node. Empty when it is as desired, or when
+/// everything that is missing waits for an outcome or for time to pass.
+pub fn plan(
+    desired: &Desired,
+    observed: &Observed,
+    settings: &Settings,
+    now: i64,
+) -> (Vec<Action>, Vec<Problem>) {
+    let (mut actions, mut problems) = link::plan(desired, &observed.network, settings, now);
+    for service in desired.services.values() {
+        let (more, bad) = service::plan(service.id, Some(service), &observed.maps);
+        problems.extend(bad);
+        if !more.is_empty() {
+            // Numbers are given out from what is observed: one service at a time.
+            actions.extend(more);
+            return (actions, problems);
+        }
+    }
+    if desired.complete {
+        actions.extend(service::sweep(desired, &observed.maps));
+    }
+    let uids: BTreeSet<&String> = desired
+        .pods
+        .keys()
+        .chain(observed.pods.keys())
+        .chain(&observed.gone)
+        .collect();
+    for uid in uids {
+        let plan = pod::plan(uid, desired, observed, settings, now);
+        problems.extend(plan.problems);
+        if !plan.actions.is_empty() {
+            // The same holds for endpoint ids.
+            actions.extend(plan.actions);
+            return (actions, problems);
+        }
+    }
+    (actions, problems)
+}
+
+#[cfg(test)]
+mod tests;

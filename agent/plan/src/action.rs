@@ -1,0 +1,407 @@
+//! Everything that a plan can ask for, as values, and what it cannot bring about.
+//!
+//! `apply.rs` of the daemon is the only interpreter; `simulate.rs` the model of
+//! what each does. An action that fails comes back as an `Outcome`.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use proto::v1;
+
+use crate::create::User;
+use crate::endpoint::Endpoint;
+use crate::link::{Cidr, PodLink, Route};
+use crate::probe;
+use crate::restart::Backoff;
+use crate::service::{Backend, Frontend, FrontendKey};
+use crate::volume::Mount;
+use crate::world::{Finished, ImageFacts, Stop};
+
+/// One instance of one container of one pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Instance {
+    /// The pod.
+    pub uid: String,
+    /// The container.
+    pub container: String,
+    /// Number of the instance.
+    pub attempt: u32,
+}
+
+/// Which hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookKind {
+    /// After the start.
+    PostStart,
+    /// Before the end.
+    PreStop,
+}
+
+/// One effect.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    // Decisions: no effect but in `Observed` and, by the next `Record`, on disk.
+    /// A pod is taken in, or its spec changed.
+    Take {
+        /// What is wanted of it.
+        spec: Arc<v1::PodSpec>,
+        /// Milliseconds since the epoch.
+        now: i64,
+    },
+    /// The pod shall end.
+    Stop {
+        /// The pod.
+        uid: String,
+        /// Since when, until when.
+        stop: Stop,
+    },
+    /// The pod ended by itself, for good.
+    Finish {
+        /// The pod.
+        uid: String,
+        /// How.
+        finished: Finished,
+    },
+    /// The next instance of a container shall be made: another one after an end,
+    /// the same number again after a refusal.
+    Restart {
+        /// The next instance.
+        instance: Instance,
+        /// The delays from here on.
+        backoff: Backoff,
+    },
+    /// An instance shall end.
+    BeginKill {
+        /// Which.
+        instance: Instance,
+        /// Milliseconds since the epoch.
+        since_ms: i64,
+        /// When SIGKILL comes. Milliseconds since the epoch.
+        deadline_ms: i64,
+    },
+    /// The image is not here and may not be pulled.
+    RefuseImage {
+        /// For which.
+        instance: Instance,
+        /// Milliseconds since the epoch.
+        now: i64,
+    },
+    /// The instance cannot be asked for: CreateContainerConfigError.
+    RefuseConfig {
+        /// Which.
+        instance: Instance,
+        /// Why, in words.
+        message: String,
+        /// Milliseconds since the epoch.
+        now: i64,
+    },
+
+    // Pods.
+    /// Write what must survive the agent: spec, restarts, ends.
+    Record {
+        /// The pod.
+        uid: String,
+    },
+    /// Make and pin net, IPC and UTS namespaces.
+    PinNamespaces {
+        /// The pod.
+        uid: String,
+        /// Its hostname.
+        hostname: String,
+    },
+    /// Make the veth pair, addresses, routes, neighbours.
+    CreateLink {
+        /// The pod.
+        uid: String,
+        /// All of it.
+        link: PodLink,
+    },
+    /// Attach the programs to the host's end.
+    AttachPrograms {
+        /// The pod.
+        uid: String,
+        /// Interface index of the host's end.
+        ifindex: u32,
+    },
+    /// Make the endpoint known to the programs.
+    PutEndpoint {
+        /// All of it.
+        endpoint: Endpoint,
+        /// "namespace/name" of the pod.
+        name: String,
+    },
+    /// The reverse of [`Action::PutEndpoint`] and [`Action::AttachPrograms`].
+    DeleteEndpoint {
+        /// All of it.
+        endpoint: Endpoint,
+        /// The id's from here on: flows to it are decided anew.
+        generation: u32,
+    },
+    /// Make the pod's cgroup.
+    CreateCgroup {
+        /// The pod.
+        uid: String,
+        /// Of all its containers together.
+        limits: v1::ShimResources,
+    },
+    /// Start the pod's shim.
+    StartShim {
+        /// The pod.
+        uid: String,
+    },
+    /// Make the volumes and the node's own files.
+    MakeVolumes {
+        /// The pod.
+        uid: String,
+        /// What it was wanted to be.
+        spec: Arc<v1::PodSpec>,
+    },
+    /// Look for an image in the node's store.
+    FindImage {
+        /// For which.
+        instance: Instance,
+        /// As in the manifest.
+        image: String,
+    },
+    /// Ask the registry for an image.
+    PullImage {
+        /// For which.
+        instance: Instance,
+        /// As in the manifest.
+        image: String,
+        /// Credentials by registry.
+        secrets: Vec<v1::PullSecret>,
+    },
+    /// Mount the root and have the shim make the container.
+    CreateContainer {
+        /// Which.
+        instance: Instance,
+        /// What it is made from.
+        image: Arc<ImageFacts>,
+        /// What the shim is told, but for paths and user.
+        create: Box<v1::ShimCreate>,
+        /// Who it runs as.
+        user: User,
+        /// What is mounted into it.
+        mounts: Vec<Mount>,
+    },
+    /// Let the program run.
+    StartContainer {
+        /// Which.
+        instance: Instance,
+    },
+    /// Send a signal.
+    Signal {
+        /// Which.
+        instance: Instance,
+        /// Number.
+        signal: i32,
+        /// To all of its processes.
+        all: bool,
+        /// Milliseconds since the epoch.
+        now: i64,
+    },
+    /// Remove what is left of an ended instance, but for its log.
+    DeleteContainer {
+        /// Which.
+        instance: Instance,
+    },
+    /// Run a hook.
+    RunHook {
+        /// Of which.
+        instance: Instance,
+        /// Which.
+        kind: HookKind,
+        /// What to do.
+        handler: v1::Handler,
+        /// Where requests go: the pod's address.
+        address: Ipv4Addr,
+        /// How long it may take, milliseconds.
+        timeout_ms: i64,
+    },
+    /// Probe once.
+    Probe {
+        /// Which.
+        instance: Instance,
+        /// Which of its probes.
+        kind: probe::Kind,
+        /// What to do.
+        handler: v1::Handler,
+        /// Where requests go: the pod's address.
+        address: Ipv4Addr,
+        /// How long it may take, milliseconds.
+        timeout_ms: i64,
+    },
+    /// Remove shim, link, namespaces, roots and cgroup of a pod: all that is left.
+    RemoveSandbox {
+        /// The pod.
+        uid: String,
+        /// Name of the host's end of its link.
+        link: String,
+    },
+    /// Remove a pod's volumes, logs and record.
+    RemoveFolders {
+        /// The pod.
+        uid: String,
+        /// The pod's namespace.
+        namespace: String,
+        /// The pod's name.
+        name: String,
+    },
+    /// Tell the control plane that nothing of the pod is left.
+    ReportGone {
+        /// What it was.
+        gone: v1::PodGone,
+    },
+    /// The control plane has forgotten the pod: so may we.
+    Forget {
+        /// The pod.
+        uid: String,
+    },
+
+    // The node's network.
+    /// Make the dummy link, up.
+    CreateDummy {
+        /// Its name.
+        name: String,
+        /// Bytes.
+        mtu: u32,
+    },
+    /// Add the route, or change the one to the same destination.
+    PutRoute {
+        /// All of it.
+        route: Route,
+    },
+    /// Delete the route.
+    DeleteRoute {
+        /// All of it.
+        route: Route,
+    },
+
+    /// Tell the programs what a block of addresses is.
+    PutNetwork {
+        /// The block.
+        range: Cidr,
+        /// `ebpf_common::network::{PODS, SERVICES}`
+        kind: u32,
+    },
+    /// The reverse.
+    DeleteNetwork {
+        /// The block.
+        range: Cidr,
+    },
+
+    // Services.
+    /// Write a backend: a new one, or another state of it.
+    PutBackend {
+        /// Its slot.
+        id: u32,
+        /// All of it.
+        backend: Backend,
+        /// The slot's.
+        generation: u32,
+        /// "namespace/name" of its pod.
+        name: String,
+    },
+    /// Free a backend's slot: its generation moves, so that each flow notices.
+    DeleteBackend {
+        /// Its slot.
+        id: u32,
+        /// The slot's from here on.
+        generation: u32,
+    },
+    /// Replace the choice table of a service port in one step.
+    PutTable {
+        /// The service port.
+        port_id: u32,
+        /// Slots of the backends that take new connections.
+        slots: Vec<u32>,
+        /// "namespace/service:port"
+        name: String,
+    },
+    /// Remove a choice table.
+    DeleteTable {
+        /// The service port.
+        port_id: u32,
+    },
+    /// Write a frontend.
+    PutFrontend {
+        /// Address, port, protocol.
+        key: FrontendKey,
+        /// What is behind it.
+        frontend: Frontend,
+    },
+    /// Remove a frontend.
+    DeleteFrontend {
+        /// Address, port, protocol.
+        key: FrontendKey,
+    },
+}
+
+/// What a plan cannot bring about: data, not failure. Becomes an event and a line
+/// in the log.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Problem {
+    /// Not an IPv4 range.
+    Range {
+        /// Node, or "cluster".
+        of: String,
+        /// As it was written.
+        text: String,
+    },
+    /// A node without an IPv4 address.
+    NoNextHop {
+        /// The node.
+        node: String,
+    },
+    /// A pod without an IPv4 address.
+    NoAddress {
+        /// The pod.
+        uid: String,
+    },
+    /// No endpoint id is free.
+    NoEndpoint {
+        /// The pod.
+        uid: String,
+    },
+    /// A service port that the data plane cannot have.
+    ServicePort {
+        /// "namespace/name"
+        service: String,
+        /// As in the manifest.
+        port: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// More backends than the map holds.
+    BackendsFull {
+        /// "namespace/name"
+        service: String,
+        /// Slots in all.
+        capacity: u32,
+    },
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Problem::Range { of, text } => write!(f, "{of}: {text:?} is no IPv4 range"),
+            Problem::NoNextHop { node } => write!(f, "node {node} has no IPv4 address"),
+            Problem::NoAddress { uid } => write!(f, "pod {uid} has no IPv4 address"),
+            Problem::NoEndpoint { uid } => write!(f, "no endpoint id is free for pod {uid}"),
+            Problem::ServicePort {
+                service,
+                port,
+                reason,
+            } => {
+                write!(f, "service {service}, port {port}: {reason}")
+            }
+            Problem::BackendsFull { service, capacity } => {
+                write!(
+                    f,
+                    "service {service}: all {capacity} backend slots are taken"
+                )
+            }
+        }
+    }
+}

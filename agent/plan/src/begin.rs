@@ -1,0 +1,229 @@
+//! What an action makes of `Observed` at the moment it is begun: slow work is
+//! marked as on its way, decisions take effect.
+//!
+//! Called by the daemon's loop for each action before `apply.rs` sees it, and by
+//! `simulate.rs`. How the work went comes later, as an `Outcome`.
+
+use crate::action::{Action, HookKind, Instance};
+use crate::image;
+use crate::probe::Probes;
+use crate::world::{Container, Hook, Image, Kill, Life, Observed, Pod, Settings, Step, Teardown};
+
+impl Observed {
+    /// The container of an instance, if that is still the one it is at.
+    pub fn container_mut(&mut self, instance: &Instance) -> Option<&mut Container> {
+        let pod = self.pods.get_mut(&instance.uid)?;
+        let container = pod.containers.get_mut(&instance.container)?;
+        (container.attempt == instance.attempt).then_some(container)
+    }
+
+    fn with_pod(&mut self, uid: &str, change: impl FnOnce(&mut Pod)) {
+        if let Some(pod) = self.pods.get_mut(uid) {
+            change(pod);
+        }
+    }
+
+    fn with_container(&mut self, instance: &Instance, change: impl FnOnce(&mut Container)) {
+        if let Some(container) = self.container_mut(instance) {
+            change(container);
+        }
+    }
+
+    /// Marks an action as begun.
+    pub fn begin(&mut self, action: &Action, settings: &Settings) {
+        match action {
+            Action::Take { spec, now } => match self.pods.get_mut(&spec.uid) {
+                None => {
+                    self.pods
+                        .insert(spec.uid.clone(), Pod::new(spec.clone(), *now));
+                }
+                Some(pod) => {
+                    if pod.spec.volumes != spec.volumes && pod.volumes == Step::Ready {
+                        pod.volumes = Step::Absent;
+                    }
+                    pod.spec = spec.clone();
+                    pod.record = Step::Absent;
+                }
+            },
+            Action::Stop { uid, stop } => self.with_pod(uid, |pod| {
+                pod.stop = Some(*stop);
+                pod.record = Step::Absent;
+            }),
+            Action::Finish { uid, finished } => self.with_pod(uid, |pod| {
+                pod.finished = Some(*finished);
+                pod.record = Step::Absent;
+            }),
+            Action::Restart { instance, backoff } => {
+                self.with_pod(&instance.uid, |pod| pod.record = Step::Absent);
+                // `attempt` is the next instance's: it may be the current one plus one.
+                let pod = self.pods.get_mut(&instance.uid);
+                if let Some(c) = pod.and_then(|p| p.containers.get_mut(&instance.container)) {
+                    let ended = std::mem::take(&mut c.life);
+                    if let Life::Exited(exit) = ended {
+                        c.last = Some(exit);
+                    }
+                    *c = Container {
+                        attempt: instance.attempt,
+                        backoff: *backoff,
+                        last: c.last.take(),
+                        image_id: std::mem::take(&mut c.image_id),
+                        remains: std::mem::take(&mut c.remains),
+                        ..Container::default()
+                    };
+                }
+            }
+            Action::BeginKill {
+                instance,
+                since_ms,
+                deadline_ms,
+            } => {
+                self.with_container(instance, |c| match &mut c.kill {
+                    Some(kill) => kill.deadline_ms = *deadline_ms,
+                    None => {
+                        c.kill = Some(Kill {
+                            since_ms: *since_ms,
+                            deadline_ms: *deadline_ms,
+                            pre_stop: Hook::Waiting,
+                            asked: false,
+                            killed_ms: None,
+                        });
+                    }
+                });
+            }
+            Action::RefuseImage { instance, now } => {
+                self.with_container(instance, |c| {
+                    let delay_ms = settings.image_backoff_base_ms;
+                    c.image = Image::Failed {
+                        reason: "ErrImageNeverPull",
+                        message: "Container image is not present with pull policy of Never".into(),
+                        at_ms: *now,
+                        delay_ms,
+                    };
+                });
+            }
+            Action::RefuseConfig {
+                instance,
+                message,
+                now,
+            } => {
+                self.with_container(instance, |c| {
+                    c.life = Life::Refused {
+                        reason: "CreateContainerConfigError",
+                        message: message.clone(),
+                        at_ms: *now,
+                    };
+                });
+            }
+            Action::Record { uid } => self.with_pod(uid, |p| p.record.start()),
+            Action::PinNamespaces { uid, .. } => self.with_pod(uid, |p| p.namespaces.start()),
+            Action::CreateLink { uid, .. } => self.with_pod(uid, |p| p.link.start()),
+            Action::AttachPrograms { uid, .. } => self.with_pod(uid, |p| p.programs.start()),
+            Action::CreateCgroup { uid, .. } => self.with_pod(uid, |p| p.cgroup.start()),
+            Action::StartShim { uid } => self.with_pod(uid, |p| p.shim.start()),
+            Action::MakeVolumes { uid, .. } => self.with_pod(uid, |p| p.volumes.start()),
+            Action::FindImage { instance, .. } => {
+                self.with_container(instance, |c| {
+                    c.image_delay_ms = image::failed_delay_ms(&c.image, c.image_delay_ms);
+                    c.image = Image::Looking;
+                });
+            }
+            Action::PullImage { instance, .. } => {
+                self.with_container(instance, |c| {
+                    c.image_delay_ms = image::failed_delay_ms(&c.image, c.image_delay_ms);
+                    c.image = Image::Pulling;
+                });
+            }
+            Action::CreateContainer {
+                instance, image, ..
+            } => {
+                self.with_container(instance, |c| {
+                    c.life = Life::Creating;
+                    c.image_id.clone_from(&image.image_id);
+                    c.remains.insert(instance.attempt);
+                });
+            }
+            Action::StartContainer { instance } => {
+                self.with_container(instance, |c| c.life = Life::Starting);
+            }
+            Action::Signal {
+                instance,
+                signal,
+                now,
+                ..
+            } => self.with_container(instance, |c| {
+                if let Some(kill) = &mut c.kill {
+                    kill.asked = true;
+                    if *signal == 9 {
+                        kill.killed_ms = Some(*now);
+                    }
+                }
+            }),
+            Action::DeleteContainer { instance } => {
+                let pod = self.pods.get_mut(&instance.uid);
+                if let Some(c) = pod.and_then(|p| p.containers.get_mut(&instance.container)) {
+                    c.remains.remove(&instance.attempt);
+                }
+            }
+            Action::RunHook { instance, kind, .. } => {
+                self.with_container(instance, |c| match (kind, &mut c.kill) {
+                    (HookKind::PostStart, _) => c.post_start = Hook::Running,
+                    (HookKind::PreStop, Some(kill)) => kill.pre_stop = Hook::Running,
+                    (HookKind::PreStop, None) => {}
+                });
+            }
+            Action::Probe { instance, kind, .. } => {
+                self.with_container(instance, |c| c.probes.get_mut(*kind).running = true);
+            }
+            Action::RemoveSandbox { uid, .. } => {
+                self.with_pod(uid, |p| p.teardown.sandbox.start());
+            }
+            Action::RemoveFolders { uid, .. } => {
+                self.with_pod(uid, |p| p.teardown.folders.start());
+            }
+            Action::ReportGone { gone } => {
+                self.pods.remove(&gone.uid);
+                self.gone.insert(gone.uid.clone());
+            }
+            Action::Forget { uid } => {
+                self.gone.remove(uid);
+            }
+            Action::CreateDummy { .. } => self.network.dummy.start(),
+            Action::PutRoute { route } | Action::DeleteRoute { route } => {
+                self.network
+                    .pending
+                    .entry(route.destination)
+                    .or_default()
+                    .start();
+            }
+            // Done at once by the loop, which owns the maps; `Outcome` says how it went.
+            Action::PutEndpoint { .. }
+            | Action::DeleteEndpoint { .. }
+            | Action::PutNetwork { .. }
+            | Action::DeleteNetwork { .. }
+            | Action::PutBackend { .. }
+            | Action::DeleteBackend { .. }
+            | Action::PutTable { .. }
+            | Action::DeleteTable { .. }
+            | Action::PutFrontend { .. }
+            | Action::DeleteFrontend { .. } => {}
+        }
+    }
+}
+
+impl Pod {
+    /// The sandbox is gone: what there was of it has to be made anew, and what
+    /// ran in it has ended.
+    pub fn forget_sandbox(&mut self) {
+        self.namespaces = Step::Absent;
+        self.link = Step::Absent;
+        self.ifindex = None;
+        self.programs = Step::Absent;
+        self.shim = Step::Absent;
+        self.cgroup = Step::Absent;
+        self.teardown = Teardown::default();
+        for container in self.containers.values_mut() {
+            container.probes = Probes::default();
+            container.remains.clear();
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! One container's next step: image, create, start, hooks, probes, restart, end.
+//!
+//! It knows nothing of the order among a pod's containers: `pod.rs` does, and
+//! calls [`plan`] for those that may run and [`end`] for those that shall not.
+
+use proto::v1;
+
+use crate::action::{Action, HookKind, Instance};
+use crate::create;
+use crate::image;
+use crate::probe::{self, Kind};
+use crate::restart::{self, Backoff, Restart};
+use crate::volume;
+use crate::world::{Container, Hook, Image, Kill, Life, Pod, Settings};
+
+/// SIGTERM.
+const TERM: i32 = 15;
+/// SIGKILL.
+const KILL: i32 = 9;
+/// A SIGKILL that showed no effect is sent again after this, milliseconds.
+const KILL_AGAIN_MS: i64 = 10_000;
+/// What is left of the grace period after a hook that used it up, milliseconds.
+pub(crate) const GRACE_AFTER_HOOK_MS: i64 = 2_000;
+
+/// What a plan has gathered: actions, and when time alone makes more of them due.
+#[derive(Debug, Default)]
+pub struct Steps {
+    /// In the order in which they are to be begun.
+    pub actions: Vec<Action>,
+    /// The soonest. Milliseconds since the epoch.
+    pub wake_ms: Option<i64>,
+}
+
+impl Steps {
+    /// Nothing before that, but then.
+    pub fn wake(&mut self, at_ms: i64) {
+        self.wake_ms = Some(self.wake_ms.map_or(at_ms, |w| w.min(at_ms)));
+    }
+
+    /// As [`Steps::wake`] for what may be waiting.
+    pub fn wake_if(&mut self, at_ms: Option<i64>) {
+        if let Some(at_ms) = at_ms {
+            self.wake(at_ms);
+        }
+    }
+}
+
+/// The instance that a container is at.
+pub fn instance(pod: &Pod, name: &str, container: &Container) -> Instance {
+    Instance {
+        uid: pod.spec.uid.clone(),
+        container: name.into(),
+        attempt: container.attempt,
+    }
+}
+
+/// The next step of a container that may run. `ready`: its sandbox is whole.
+pub fn plan(
+    pod: &Pod,
+    spec: &v1::ContainerSpec,
+    container: &Container,
+    ready: bool,
+    settings: &Settings,
+    now: i64,
+    steps: &mut Steps,
+) {
+    let this = || instance(pod, &spec.name, container);
+    match &container.life {
+        Life::None => create(pod, spec, container, ready, settings, now, steps),
+        Life::Creating | Life::Starting => {}
+        Life::Created => steps
+            .actions
+            .push(Action::StartContainer { instance: this() }),
+        Life::Running { started_ms } => {
+            running(pod, spec, container, *started_ms, settings, now, steps);
+        }
+        Life::Exited(exit) => {
+            let role = create::role(&pod.spec, &spec.name);
+            if !restart::wanted(role, &pod.spec.restart_policy, exit.code) {
+                return;
+            }
+            let mut next = this();
+            next.attempt += 1;
+            again(
+                next,
+                container.backoff,
+                exit.finished_ms,
+                settings,
+                now,
+                steps,
+            );
+        }
+        Life::Refused { at_ms, .. } => {
+            again(this(), container.backoff, *at_ms, settings, now, steps);
+        }
+    }
+}
+
+fn again(
+    instance: Instance,
+    backoff: Backoff,
+    ended_ms: i64,
+    settings: &Settings,
+    now: i64,
+    steps: &mut Steps,
+) {
+    match next_backoff(backoff, ended_ms, settings, now) {
+        Restart::Now(backoff) => steps.actions.push(Action::Restart { instance, backoff }),
+        Restart::At(due) => steps.wake(due),
+    }
+}
+
+/// The back-off of a container that ended then, under the node's settings.
+pub fn next_backoff(backoff: Backoff, ended_ms: i64, settings: &Settings, now: i64) -> Restart {
+    let (base, max) = (
+        settings.restart_backoff_base_ms,
+        settings.restart_backoff_max_ms,
+    );
+    restart::after(backoff, ended_ms, base, max, now)
+}
+
+fn create(
+    pod: &Pod,
+    spec: &v1::ContainerSpec,
+    container: &Container,
+    ready: bool,
+    settings: &Settings,
+    now: i64,
+    steps: &mut Steps,
+) {
+    let this = instance(pod, &spec.name, container);
+    if !spec.config_error.is_empty() {
+        let message = spec.config_error.clone();
+        steps.actions.push(Action::RefuseConfig {
+            instance: this,
+            message,
+            now,
+        });
+        return;
+    }
+    let image = spec.image.clone();
+    match image::next(&container.image, &spec.image_pull_policy, now) {
+        image::Next::Find => steps.actions.push(Action::FindImage {
+            instance: this,
+            image,
+        }),
+        image::Next::Pull => steps.actions.push(Action::PullImage {
+            instance: this,
+            image,
+            secrets: pod.spec.pull_secrets.clone(),
+        }),
+        image::Next::Refuse => steps.actions.push(Action::RefuseImage {
+            instance: this,
+            now,
+        }),
+        image::Next::Wait => {}
+        image::Next::WaitUntil(due) => {
+            if let Image::Failed {
+                at_ms, delay_ms, ..
+            } = container.image
+            {
+                // The reason shown changes before the next try.
+                let turn = image::backoff_ms(at_ms, delay_ms);
+                steps.wake(if now < turn { turn } else { due });
+            }
+        }
+        image::Next::Go => {
+            let Image::Ready(facts) = &container.image else {
+                return;
+            };
+            if !ready {
+                return;
+            }
+            match create::create(&pod.spec, spec, container.attempt, facts, settings) {
+                Ok(create) => steps.actions.push(Action::CreateContainer {
+                    instance: this,
+                    image: facts.clone(),
+                    create: Box::new(create),
+                    user: create::user(&pod.spec, spec, facts),
+                    mounts: volume::mounts(&pod.spec, spec),
+                }),
+                Err(create::ConfigError(message)) => {
+                    steps.actions.push(Action::RefuseConfig {
+                        instance: this,
+                        message,
+                        now,
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn running(
+    pod: &Pod,
+    spec: &v1::ContainerSpec,
+    container: &Container,
+    started_ms: i64,
+    settings: &Settings,
+    now: i64,
+    steps: &mut Steps,
+) {
+    let this = || instance(pod, &spec.name, container);
+    if let Some(kill) = &container.kill {
+        killing(pod, spec, container, kill, settings, now, steps);
+        return;
+    }
+    let address = pod.address().unwrap_or(settings.node_ip);
+    if let (Some(handler), Hook::Waiting) = (&spec.post_start, container.post_start) {
+        let timeout_ms = i64::MAX;
+        let (handler, kind) = (handler.clone(), HookKind::PostStart);
+        steps.actions.push(Action::RunHook {
+            instance: this(),
+            kind,
+            handler,
+            address,
+            timeout_ms,
+        });
+    }
+    if spec.post_start.is_some() && container.post_start != Hook::Done {
+        return;
+    }
+    let failed = |kind: Kind| container.probes.get(kind).failing;
+    if failed(Kind::Startup) || failed(Kind::Liveness) {
+        let probe = if failed(Kind::Startup) {
+            &spec.startup
+        } else {
+            &spec.liveness
+        };
+        let own = probe
+            .as_ref()
+            .and_then(|p| p.termination_grace_period_seconds);
+        let grace = own
+            .unwrap_or(pod.spec.termination_grace_period_seconds)
+            .max(0);
+        let deadline_ms = now.saturating_add(grace.saturating_mul(1000));
+        steps.actions.push(Action::BeginKill {
+            instance: this(),
+            since_ms: now,
+            deadline_ms,
+        });
+        return;
+    }
+    for kind in [Kind::Startup, Kind::Liveness, Kind::Readiness] {
+        let Some(wanted) = kind.of(spec) else {
+            continue;
+        };
+        let started = container.probes.started(spec);
+        if started == (kind == Kind::Startup) {
+            // Startup ends with its success; the others wait for it.
+            continue;
+        }
+        let probe = container.probes.get(kind);
+        if probe.running {
+            continue;
+        }
+        let due = probe::due_ms(kind, wanted, probe, started_ms);
+        if now < due {
+            steps.wake(due);
+            continue;
+        }
+        steps.actions.push(Action::Probe {
+            instance: this(),
+            kind,
+            handler: wanted.handler.clone().unwrap_or_default(),
+            address,
+            timeout_ms: i64::from(wanted.timeout_seconds.max(1)) * 1000,
+        });
+    }
+}
+
+fn killing(
+    pod: &Pod,
+    spec: &v1::ContainerSpec,
+    container: &Container,
+    kill: &Kill,
+    settings: &Settings,
+    now: i64,
+    steps: &mut Steps,
+) {
+    let this = || instance(pod, &spec.name, container);
+    if let Some(killed) = kill.killed_ms {
+        let again = killed + KILL_AGAIN_MS;
+        if now >= again {
+            steps.actions.push(Action::Signal {
+                instance: this(),
+                signal: KILL,
+                all: true,
+                now,
+            });
+        } else {
+            steps.wake(again);
+        }
+        return;
+    }
+    if now >= kill.deadline_ms {
+        steps.actions.push(Action::Signal {
+            instance: this(),
+            signal: KILL,
+            all: true,
+            now,
+        });
+        return;
+    }
+    steps.wake(kill.deadline_ms);
+    if kill.asked {
+        return;
+    }
+    match (&spec.pre_stop, kill.pre_stop) {
+        (Some(handler), Hook::Waiting) => steps.actions.push(Action::RunHook {
+            instance: this(),
+            kind: HookKind::PreStop,
+            handler: handler.clone(),
+            address: pod.address().unwrap_or(settings.node_ip),
+            timeout_ms: kill.deadline_ms - now,
+        }),
+        (Some(_), Hook::Running) => {}
+        (Some(_), Hook::Done) | (None, _) => {
+            let signal = match &container.image {
+                Image::Ready(facts) if facts.stop_signal != 0 => facts.stop_signal,
+                Image::Unknown
+                | Image::Looking
+                | Image::Missing
+                | Image::Pulling
+                | Image::Ready(_)
+                | Image::Failed { .. } => TERM,
+            };
+            steps.actions.push(Action::Signal {
+                instance: this(),
+                signal,
+                all: false,
+                now,
+            });
+        }
+    }
+}
+
+/// The next step towards the end of a container that shall not run (any more).
+pub fn end(
+    pod: &Pod,
+    spec: &v1::ContainerSpec,
+    container: &Container,
+    (since_ms, deadline_ms): (i64, i64),
+    settings: &Settings,
+    now: i64,
+    steps: &mut Steps,
+) {
+    let this = || instance(pod, &spec.name, container);
+    match (&container.life, &container.kill) {
+        // Never ran: nothing to ask, and the shim deletes only what has ended.
+        (Life::Created, None) => {
+            steps.actions.push(Action::BeginKill {
+                instance: this(),
+                since_ms,
+                deadline_ms: now,
+            });
+        }
+        (Life::Running { .. }, None) => {
+            steps.actions.push(Action::BeginKill {
+                instance: this(),
+                since_ms,
+                deadline_ms,
+            });
+        }
+        (Life::Running { .. }, Some(kill))
+            if kill.deadline_ms > deadline_ms && kill.killed_ms.is_none() =>
+        {
+            steps.actions.push(Action::BeginKill {
+                instance: this(),
+                since_ms,
+                deadline_ms,
+            });
+        }
+        (Life::Created | Life::Running { .. }, Some(kill)) => {
+            killing(pod, spec, container, kill, settings, now, steps);
+        }
+        (
+            Life::None | Life::Creating | Life::Starting | Life::Exited(_) | Life::Refused { .. },
+            _,
+        ) => {}
+    }
+}
+
+/// True while an instance is, or may become, a process.
+pub fn alive(container: &Container) -> bool {
+    match container.life {
+        Life::Creating | Life::Created | Life::Starting | Life::Running { .. } => true,
+        Life::None | Life::Exited(_) | Life::Refused { .. } => false,
+    }
+}

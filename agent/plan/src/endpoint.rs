@@ -1,0 +1,124 @@
+//! Endpoint entries: which pods of this node the programs know, and by what id.
+//!
+//! Ids are kept in the map itself, so that an agent that restarts finds them
+//! there. Called by `pod.rs`.
+
+use std::collections::BTreeMap;
+
+use ebpf_common::endpoint::FIRST_POD;
+use ebpf_common::maps::MAX_ENDPOINTS;
+use ebpf_common::net::MacAddr;
+
+pub use ebpf_common::endpoint::Endpoint;
+
+use crate::link;
+use crate::world::Pod;
+
+/// The endpoint map as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Endpoints {
+    /// By the pod's IPv4 address, mapped.
+    pub entries: BTreeMap<ebpf_common::net::Addr, Endpoint>,
+    /// Generation of an id, where it is not 0.
+    pub generations: BTreeMap<u16, u32>,
+    /// The id that was given out last.
+    pub last: u16,
+}
+
+impl Endpoints {
+    /// Generation of an id.
+    pub fn generation(&self, id: u16) -> u32 {
+        self.generations.get(&id).copied().unwrap_or_default()
+    }
+
+    /// A free id, the longest unused ones first.
+    fn vacant(&self) -> Option<u16> {
+        let end = u16::try_from(MAX_ENDPOINTS).unwrap_or(u16::MAX);
+        let start = if self.last < FIRST_POD {
+            FIRST_POD
+        } else {
+            self.last + 1
+        };
+        let used = |id: u16| self.entries.values().any(|e| e.id == id);
+        (start..end)
+            .chain(FIRST_POD..start.min(end))
+            .find(|id| !used(*id))
+    }
+
+    /// The entry of a pod, once it has a link.
+    pub fn of(&self, pod: &Pod) -> Option<&Endpoint> {
+        self.entries.get(&pod.address()?.into())
+    }
+}
+
+/// The entry that a pod shall have; `None` without a link or an id for it.
+pub fn wanted(pod: &Pod, endpoints: &Endpoints) -> Option<Endpoint> {
+    let (address, ifindex) = (pod.address()?, pod.ifindex?);
+    // An entry of a link that is gone is another pod's, or this one's before its
+    // link was made anew; its id stays with the address.
+    let id = match endpoints.of(pod) {
+        Some(entry) => entry.id,
+        None => endpoints.vacant()?,
+    };
+    Some(Endpoint {
+        addr: address.into(),
+        ifindex,
+        identity: pod.spec.identity,
+        id,
+        mac: MacAddr {
+            bytes: link::pod_mac(address),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::v1;
+    use std::sync::Arc;
+
+    fn pod(last: u8) -> Pod {
+        let spec = v1::PodSpec {
+            ips: vec![format!("10.0.0.{last}")],
+            identity: 7,
+            ..Default::default()
+        };
+        let mut pod = Pod::new(Arc::new(spec), 0);
+        pod.ifindex = Some(u32::from(last));
+        pod
+    }
+
+    #[test]
+    fn ids_are_not_reused_at_once() {
+        let mut endpoints = Endpoints::default();
+        let take = |endpoints: &mut Endpoints, last| {
+            let entry = wanted(&pod(last), endpoints).unwrap();
+            endpoints.last = entry.id;
+            endpoints.entries.insert(entry.addr, entry);
+            entry
+        };
+        assert_eq!(take(&mut endpoints, 1).id, FIRST_POD);
+        let second = take(&mut endpoints, 2);
+        assert_eq!(second.id, FIRST_POD + 1);
+        endpoints.entries.remove(&second.addr);
+        assert_eq!(take(&mut endpoints, 3).id, FIRST_POD + 2);
+        // The same pod again: the same id.
+        assert_eq!(take(&mut endpoints, 3).id, FIRST_POD + 2);
+    }
+
+    #[test]
+    fn a_full_map_gives_none() {
+        let mut endpoints = Endpoints {
+            last: u16::try_from(MAX_ENDPOINTS - 1).unwrap(),
+            ..Default::default()
+        };
+        assert_eq!(wanted(&pod(1), &endpoints).unwrap().id, FIRST_POD);
+        for id in FIRST_POD..u16::try_from(MAX_ENDPOINTS).unwrap() {
+            let mut entry = wanted(&pod(1), &Endpoints::default()).unwrap();
+            entry.id = id;
+            entry.addr = std::net::Ipv4Addr::from(u32::from(id)).into();
+            endpoints.entries.insert(entry.addr, entry);
+        }
+        assert_eq!(wanted(&pod(1), &endpoints), None);
+    }
+}

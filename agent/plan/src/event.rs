@@ -1,0 +1,277 @@
+//! What users are told of a pod's life, in kubelet's words.
+//!
+//! Called by `outcome.rs`; the daemon's `report.rs` sends them upstream.
+
+use proto::v1;
+
+use crate::action::{Action, HookKind};
+use crate::outcome::{ImageFailure, Part, Refusal};
+use crate::probe::Kind;
+use crate::world::Observed;
+
+/// An event without its time, which the daemon adds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// uid of the pod.
+    pub uid: String,
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// "spec.containers{name}", or empty for the pod itself.
+    pub field_path: String,
+    /// Something is wrong.
+    pub warning: bool,
+    /// "Pulled", "Created", ...
+    pub reason: &'static str,
+    /// In words.
+    pub message: String,
+}
+
+fn of_pod(pod: &v1::PodSpec, warning: bool, reason: &'static str, message: String) -> Note {
+    Note {
+        uid: pod.uid.clone(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        field_path: String::new(),
+        warning,
+        reason,
+        message,
+    }
+}
+
+fn of(
+    pod: &v1::PodSpec,
+    container: &v1::ContainerSpec,
+    warning: bool,
+    reason: &'static str,
+    message: String,
+) -> Note {
+    let init = pod.init_containers.iter().any(|c| c.name == container.name);
+    let list = if init { "initContainers" } else { "containers" };
+    let field_path = format!("spec.{list}{{{}}}", container.name);
+    Note {
+        field_path,
+        ..of_pod(pod, warning, reason, message)
+    }
+}
+
+/// What is told when an action begins; asked before it is marked as begun.
+pub fn begun(action: &Action, observed: &Observed) -> Option<Note> {
+    let (instance, make): (_, fn(&v1::PodSpec, &v1::ContainerSpec) -> Note) =
+        if let Action::PullImage { instance, .. } = action {
+            (instance, pulling)
+        } else if let Action::BeginKill { instance, .. } = action {
+            (instance, killing)
+        } else {
+            return None;
+        };
+    let pod = observed.pods.get(&instance.uid)?;
+    if matches!(action, Action::BeginKill { .. })
+        && pod.containers.get(&instance.container)?.kill.is_some()
+    {
+        return None;
+    }
+    let of = pod.spec.init_containers.iter().chain(&pod.spec.containers);
+    let container = of.into_iter().find(|c| c.name == instance.container)?;
+    Some(make(&pod.spec, container))
+}
+
+/// A part of the sandbox could not be made.
+pub fn part_failed(pod: &v1::PodSpec, part: Part, message: &str) -> Option<Note> {
+    match part {
+        Part::Volumes => {
+            let message = format!("MountVolume.SetUp failed: {message}");
+            Some(of_pod(pod, true, "FailedMount", message))
+        }
+        Part::Record | Part::Namespaces | Part::Programs | Part::Cgroup | Part::Shim => {
+            Some(sandbox_failed(pod, message))
+        }
+        Part::NoSandbox | Part::NoFolders => {
+            let message = format!("error killing pod: {message}");
+            Some(of_pod(pod, true, "FailedKillPod", message))
+        }
+    }
+}
+
+/// The sandbox could not be made.
+pub fn sandbox_failed(pod: &v1::PodSpec, message: &str) -> Note {
+    let message = format!("Failed to create pod sandbox: {message}");
+    of_pod(pod, true, "FailedCreatePodSandBox", message)
+}
+
+/// The shim died.
+pub fn sandbox_changed(pod: &v1::PodSpec) -> Note {
+    let message = "Pod sandbox changed, it will be killed and re-created.".into();
+    of_pod(pod, false, "SandboxChanged", message)
+}
+
+/// The image is in the store.
+pub fn present(pod: &v1::PodSpec, container: &v1::ContainerSpec) -> Note {
+    let message = format!(
+        "Container image {:?} already present on machine",
+        container.image
+    );
+    of(pod, container, false, "Pulled", message)
+}
+
+/// A pull began.
+pub fn pulling(pod: &v1::PodSpec, container: &v1::ContainerSpec) -> Note {
+    of(
+        pod,
+        container,
+        false,
+        "Pulling",
+        format!("Pulling image {:?}", container.image),
+    )
+}
+
+/// A pull ended well.
+pub fn pulled(pod: &v1::PodSpec, container: &v1::ContainerSpec, took_ms: i64) -> Note {
+    let (seconds, rest) = (took_ms / 1000, took_ms % 1000);
+    let message = format!(
+        "Successfully pulled image {:?} in {seconds}.{rest:03}s",
+        container.image
+    );
+    of(pod, container, false, "Pulled", message)
+}
+
+/// A pull failed.
+pub fn pull_failed(
+    pod: &v1::PodSpec,
+    container: &v1::ContainerSpec,
+    failure: &ImageFailure,
+) -> Vec<Note> {
+    let image = &container.image;
+    let why = match failure.reason {
+        "InvalidImageName" => format!(
+            "Failed to apply default image tag {image:?}: {}",
+            failure.message
+        ),
+        _ => format!("Failed to pull image {image:?}: {}", failure.message),
+    };
+    vec![
+        of(pod, container, true, "Failed", why),
+        of(
+            pod,
+            container,
+            true,
+            "Failed",
+            format!("Error: {}", failure.reason),
+        ),
+        of(
+            pod,
+            container,
+            false,
+            "BackOff",
+            format!("Back-off pulling image {image:?}"),
+        ),
+    ]
+}
+
+/// A container was made.
+pub fn created(pod: &v1::PodSpec, container: &v1::ContainerSpec) -> Note {
+    of(
+        pod,
+        container,
+        false,
+        "Created",
+        format!("Created container: {}", container.name),
+    )
+}
+
+/// A container goes without something that the machine refused.
+pub fn limited(pod: &v1::PodSpec, container: &v1::ContainerSpec, text: &str) -> Note {
+    of(
+        pod,
+        container,
+        true,
+        "Limited",
+        format!("Container {}: {text}", container.name),
+    )
+}
+
+/// A container runs.
+pub fn started(pod: &v1::PodSpec, container: &v1::ContainerSpec) -> Note {
+    of(
+        pod,
+        container,
+        false,
+        "Started",
+        format!("Started container {}", container.name),
+    )
+}
+
+/// A container could not be made or started.
+pub fn refused(pod: &v1::PodSpec, container: &v1::ContainerSpec, refusal: &Refusal) -> Note {
+    let message = match refusal {
+        Refusal::Config(message) | Refusal::Command(message) | Refusal::Runtime(message) => message,
+    };
+    of(pod, container, true, "Failed", format!("Error: {message}"))
+}
+
+/// An instance is being ended.
+pub fn killing(pod: &v1::PodSpec, container: &v1::ContainerSpec) -> Note {
+    of(
+        pod,
+        container,
+        false,
+        "Killing",
+        format!("Stopping container {}", container.name),
+    )
+}
+
+/// A restart is held back.
+pub fn back_off(pod: &v1::PodSpec, container: &v1::ContainerSpec) -> Note {
+    let message = format!(
+        "Back-off restarting failed container {} in pod {}_{}({})",
+        container.name, pod.name, pod.namespace, pod.uid
+    );
+    of(pod, container, true, "BackOff", message)
+}
+
+/// A hook failed.
+pub fn hook_failed(
+    pod: &v1::PodSpec,
+    container: &v1::ContainerSpec,
+    kind: HookKind,
+    message: &str,
+) -> Note {
+    let (reason, name) = match kind {
+        HookKind::PostStart => ("FailedPostStartHook", "PostStartHook"),
+        HookKind::PreStop => ("FailedPreStopHook", "PreStopHook"),
+    };
+    of(
+        pod,
+        container,
+        true,
+        reason,
+        format!("{name} failed: {message}"),
+    )
+}
+
+/// A probe failed.
+pub fn unhealthy(
+    pod: &v1::PodSpec,
+    container: &v1::ContainerSpec,
+    kind: Kind,
+    message: &str,
+) -> Note {
+    of(
+        pod,
+        container,
+        true,
+        "Unhealthy",
+        format!("{} probe failed: {message}", kind.name()),
+    )
+}
+
+/// A probe's verdict ends the container.
+pub fn probe_kills(pod: &v1::PodSpec, container: &v1::ContainerSpec, kind: Kind) -> Note {
+    let message = format!(
+        "Container {} failed {} probe, will be restarted",
+        container.name,
+        kind.name().to_lowercase()
+    );
+    of(pod, container, false, "Killing", message)
+}

@@ -1,0 +1,465 @@
+//! The life of a pod: taken in, sandbox, init containers in order, containers,
+//! the end, removal.
+//!
+//! One call plans the next steps of one pod; what a step waits for comes back as
+//! an `Outcome`, after which the pod is planned again. Nothing is done here.
+
+use std::sync::Arc;
+
+use proto::v1;
+
+use crate::action::{Action, Problem};
+use crate::cgroup;
+use crate::container::{self, Steps, alive};
+use crate::create::role;
+use crate::endpoint;
+use crate::link;
+use crate::restart::{self, Role};
+use crate::world::{Container, Desired, Finished, Hook, Life, Observed, Pod, Settings, Step, Stop};
+
+/// Grace of a pod that the control plane has taken off the node, seconds.
+const REMOVED_GRACE_S: i64 = 2;
+
+/// The next steps of one pod.
+#[derive(Debug, Default)]
+pub struct PodPlan {
+    /// In the order in which they are to be begun.
+    pub actions: Vec<Action>,
+    /// What cannot be had.
+    pub problems: Vec<Problem>,
+    /// When time alone makes more due. Milliseconds since the epoch.
+    pub wake_ms: Option<i64>,
+}
+
+/// Plans one pod; `uid` is in `desired`, in `observed`, or in both.
+pub fn plan(
+    uid: &str,
+    desired: &Desired,
+    observed: &Observed,
+    settings: &Settings,
+    now: i64,
+) -> PodPlan {
+    let mut plan = PodPlan::default();
+    let wanted = desired.pods.get(uid);
+    let Some(pod) = observed.pods.get(uid) else {
+        match wanted {
+            Some(spec) if !observed.gone.contains(uid) => {
+                plan.actions.push(Action::Take {
+                    spec: spec.clone(),
+                    now,
+                });
+            }
+            None if observed.gone.contains(uid) && desired.complete => {
+                plan.actions.push(Action::Forget { uid: uid.into() });
+            }
+            Some(_) | None => {}
+        }
+        return plan;
+    };
+    if let Some(spec) = wanted
+        && spec.generation != pod.spec.generation
+        && !Arc::ptr_eq(spec, &pod.spec)
+    {
+        plan.actions.push(Action::Take {
+            spec: spec.clone(),
+            now,
+        });
+        return plan;
+    }
+    if let Some(stop) = stop(wanted, pod, desired.complete, now) {
+        plan.actions.push(Action::Stop {
+            uid: uid.into(),
+            stop,
+        });
+        return plan;
+    }
+    let mut steps = Steps::default();
+    if !matches!(pod.record, Step::Ready) && pod.teardown.folders == Step::Absent {
+        if pod.record.due(now) {
+            steps.actions.push(Action::Record { uid: uid.into() });
+        }
+        steps.wake_if(pod.record.wake());
+    }
+    let recorded = pod.record == Step::Ready;
+    if pod.stop.is_some() || pod.finished.is_some() {
+        ending(pod, observed, settings, recorded, now, &mut steps);
+    } else if recorded {
+        let ready = sandbox(pod, observed, settings, now, &mut steps, &mut plan.problems);
+        containers(pod, ready, settings, now, &mut steps);
+    }
+    plan.actions = steps.actions;
+    plan.wake_ms = steps.wake_ms;
+    plan
+}
+
+/// The stop that a pod shall have and has not, or a sooner one.
+fn stop(wanted: Option<&Arc<v1::PodSpec>>, pod: &Pod, complete: bool, now: i64) -> Option<Stop> {
+    let grace_s = match wanted {
+        Some(spec) => spec.stop_grace_seconds?,
+        None if complete => REMOVED_GRACE_S,
+        None => return None,
+    };
+    let grace_ms = grace_s.max(0).saturating_mul(1000);
+    match pod.stop {
+        None => Some(Stop {
+            since_ms: now,
+            deadline_ms: now.saturating_add(grace_ms),
+        }),
+        // Asked again with less grace.
+        Some(before) => {
+            let deadline_ms = before.since_ms.saturating_add(grace_ms);
+            (deadline_ms < before.deadline_ms).then_some(Stop {
+                since_ms: before.since_ms,
+                deadline_ms,
+            })
+        }
+    }
+}
+
+/// Makes what the containers live in; true when it is whole.
+fn sandbox(
+    pod: &Pod,
+    observed: &Observed,
+    settings: &Settings,
+    now: i64,
+    steps: &mut Steps,
+    problems: &mut Vec<Problem>,
+) -> bool {
+    let uid = || pod.spec.uid.clone();
+    for step in [
+        &pod.cgroup,
+        &pod.namespaces,
+        &pod.link,
+        &pod.programs,
+        &pod.shim,
+        &pod.volumes,
+    ] {
+        steps.wake_if(step.wake());
+    }
+    if pod.cgroup.due(now) {
+        steps.actions.push(Action::CreateCgroup {
+            uid: uid(),
+            limits: cgroup::pod(&pod.spec),
+        });
+    }
+    if pod.shim.due(now) {
+        steps.actions.push(Action::StartShim { uid: uid() });
+    }
+    if pod.volumes.due(now) {
+        steps.actions.push(Action::MakeVolumes {
+            uid: uid(),
+            spec: pod.spec.clone(),
+        });
+    }
+    if pod.namespaces.due(now) {
+        let hostname = pod.spec.hostname.clone();
+        steps.actions.push(Action::PinNamespaces {
+            uid: uid(),
+            hostname,
+        });
+    }
+    let linked = network(pod, observed, settings, now, steps, problems);
+    linked
+        && [&pod.cgroup, &pod.namespaces, &pod.shim, &pod.volumes]
+            .iter()
+            .all(|s| **s == Step::Ready)
+}
+
+fn network(
+    pod: &Pod,
+    observed: &Observed,
+    settings: &Settings,
+    now: i64,
+    steps: &mut Steps,
+    problems: &mut Vec<Problem>,
+) -> bool {
+    if pod.spec.host_network {
+        return true;
+    }
+    let uid = || pod.spec.uid.clone();
+    let Some(link) = link::of(&pod.spec, settings) else {
+        problems.push(Problem::NoAddress { uid: uid() });
+        return false;
+    };
+    if pod.namespaces != Step::Ready {
+        return false;
+    }
+    if pod.link.due(now) {
+        steps.actions.push(Action::CreateLink { uid: uid(), link });
+        return false;
+    }
+    let (Step::Ready, Some(ifindex)) = (&pod.link, pod.ifindex) else {
+        return false;
+    };
+    let Some(entry) = endpoint::wanted(pod, &observed.endpoints) else {
+        problems.push(Problem::NoEndpoint { uid: uid() });
+        return false;
+    };
+    // The entry first: programs drop what they do not know.
+    if observed.endpoints.of(pod) != Some(&entry) {
+        let name = format!("{}/{}", pod.spec.namespace, pod.spec.name);
+        steps.actions.push(Action::PutEndpoint {
+            endpoint: entry,
+            name,
+        });
+        return false;
+    }
+    if pod.programs.due(now) {
+        steps.actions.push(Action::AttachPrograms {
+            uid: uid(),
+            ifindex,
+        });
+    }
+    pod.programs == Step::Ready
+}
+
+/// True once the container no longer holds back those after it.
+fn done(spec: &v1::ContainerSpec, container: &Container) -> bool {
+    match (restart::init_role(spec), &container.life) {
+        (Role::Sidecar, Life::Running { .. }) => {
+            let hooked = spec.post_start.is_none() || container.post_start == Hook::Done;
+            hooked && container.probes.started(spec)
+        }
+        // A sidecar that fell does not take the started ones after it back.
+        (Role::Sidecar, _) => container.attempt > 0 || matches!(container.life, Life::Exited(_)),
+        (Role::Init | Role::Main, Life::Exited(exit)) => exit.code == 0,
+        (Role::Init | Role::Main, _) => false,
+    }
+}
+
+/// True once all init containers have done what the others wait for.
+pub fn initialized(pod: &Pod) -> bool {
+    pod.spec.init_containers.iter().all(|spec| {
+        pod.containers
+            .get(&spec.name)
+            .is_some_and(|c| done(spec, c))
+    })
+}
+
+fn containers(pod: &Pod, ready: bool, settings: &Settings, now: i64, steps: &mut Steps) {
+    if let Some(finished) = finished(pod) {
+        steps.actions.push(Action::Finish {
+            uid: pod.spec.uid.clone(),
+            finished,
+        });
+        return;
+    }
+    let mut blocked = false;
+    for spec in &pod.spec.init_containers {
+        let Some(state) = pod.containers.get(&spec.name) else {
+            continue;
+        };
+        if !blocked {
+            container::plan(pod, spec, state, ready, settings, now, steps);
+        }
+        remains(pod, &spec.name, state, steps);
+        blocked = blocked || !done(spec, state);
+    }
+    for spec in &pod.spec.containers {
+        let Some(state) = pod.containers.get(&spec.name) else {
+            continue;
+        };
+        // One that runs already is looked after, whatever became of a sidecar.
+        if !blocked || alive(state) || state.attempt > 0 {
+            container::plan(pod, spec, state, ready, settings, now, steps);
+        }
+        remains(pod, &spec.name, state, steps);
+    }
+}
+
+/// Ended instances are removed once their end is on disk.
+fn remains(pod: &Pod, name: &str, container: &Container, steps: &mut Steps) {
+    if pod.record != Step::Ready || pod.shim != Step::Ready {
+        return;
+    }
+    for attempt in &container.remains {
+        let mut instance = container::instance(pod, name, container);
+        instance.attempt = *attempt;
+        steps.actions.push(Action::DeleteContainer { instance });
+    }
+}
+
+/// The end that the pod has come to by itself, if it has.
+fn finished(pod: &Pod) -> Option<Finished> {
+    let policy = pod.spec.restart_policy.as_str();
+    let ended = |name: &str| match &pod.containers.get(name)?.life {
+        Life::Exited(exit) => Some(exit.code),
+        Life::None
+        | Life::Creating
+        | Life::Created
+        | Life::Starting
+        | Life::Running { .. }
+        | Life::Refused { .. } => None,
+    };
+    for spec in &pod.spec.init_containers {
+        let role = role(&pod.spec, &spec.name);
+        if let Some(code) = ended(&spec.name)
+            && code != 0
+            && !restart::wanted(role, policy, code)
+        {
+            return Some(Finished::Failed);
+        }
+    }
+    let mut failed = false;
+    for spec in &pod.spec.containers {
+        let code = ended(&spec.name)?;
+        if restart::wanted(Role::Main, policy, code) {
+            return None;
+        }
+        failed |= code != 0;
+    }
+    if pod.spec.containers.is_empty() {
+        return None;
+    }
+    Some(if failed {
+        Finished::Failed
+    } else {
+        Finished::Succeeded
+    })
+}
+
+/// Ends containers, then removes the sandbox, then, for a pod that was asked to
+/// stop, its folders.
+fn ending(
+    pod: &Pod,
+    observed: &Observed,
+    settings: &Settings,
+    recorded: bool,
+    now: i64,
+    steps: &mut Steps,
+) {
+    let uid = || pod.spec.uid.clone();
+    if pod.teardown.sandbox != Step::Ready {
+        if !end_containers(pod, settings, now, steps) {
+            return;
+        }
+        // Their ends are on disk before the shim that remembers them goes; a pod
+        // that is to go has nobody to tell.
+        if !recorded && pod.stop.is_none() {
+            return;
+        }
+        remove_sandbox(pod, observed, now, steps);
+        return;
+    }
+    if pod.stop.is_none() {
+        return;
+    }
+    match &pod.teardown.folders {
+        Step::Ready => {
+            let gone = v1::PodGone {
+                uid: uid(),
+                namespace: pod.spec.namespace.clone(),
+                name: pod.spec.name.clone(),
+            };
+            steps.actions.push(Action::ReportGone { gone });
+        }
+        step if step.due(now) => steps.actions.push(Action::RemoveFolders {
+            uid: uid(),
+            namespace: pod.spec.namespace.clone(),
+            name: pod.spec.name.clone(),
+        }),
+        step => steps.wake_if(step.wake()),
+    }
+}
+
+/// True when nothing runs any more.
+fn end_containers(pod: &Pod, settings: &Settings, now: i64, steps: &mut Steps) -> bool {
+    let until = pod
+        .stop
+        .map(|s| (s.since_ms, s.deadline_ms))
+        .unwrap_or_else(|| {
+            let grace = pod
+                .spec
+                .termination_grace_period_seconds
+                .max(0)
+                .saturating_mul(1000);
+            // A pod that finished: from the moment at which its last container ended.
+            let since = pod
+                .containers
+                .values()
+                .filter_map(ended_ms)
+                .max()
+                .unwrap_or(now);
+            (since, since.saturating_add(grace))
+        });
+    let mut any = false;
+    let sidecars = pod
+        .spec
+        .init_containers
+        .iter()
+        .filter(|c| c.restart_policy == "Always")
+        .rev();
+    let others = pod
+        .spec
+        .init_containers
+        .iter()
+        .filter(|c| c.restart_policy != "Always")
+        .chain(&pod.spec.containers);
+    for spec in others {
+        let Some(state) = pod.containers.get(&spec.name) else {
+            continue;
+        };
+        container::end(pod, spec, state, until, settings, now, steps);
+        any |= alive(state);
+    }
+    // Sidecars serve the others to their end, and go in reverse order.
+    for spec in sidecars {
+        let Some(state) = pod.containers.get(&spec.name) else {
+            continue;
+        };
+        if any && now < until.1 {
+            steps.wake(until.1);
+            break;
+        }
+        container::end(pod, spec, state, until, settings, now, steps);
+        any |= alive(state);
+    }
+    let any_alive = pod.containers.values().any(alive);
+    !any_alive
+}
+
+fn ended_ms(container: &Container) -> Option<i64> {
+    match &container.life {
+        Life::Exited(exit) => Some(exit.finished_ms),
+        Life::None
+        | Life::Creating
+        | Life::Created
+        | Life::Starting
+        | Life::Running { .. }
+        | Life::Refused { .. } => None,
+    }
+}
+
+fn remove_sandbox(pod: &Pod, observed: &Observed, now: i64, steps: &mut Steps) {
+    // What is still being made must have come back, or it would be left over.
+    let busy = [
+        &pod.cgroup,
+        &pod.namespaces,
+        &pod.link,
+        &pod.programs,
+        &pod.shim,
+        &pod.volumes,
+    ]
+    .iter()
+    .any(|s| s.busy());
+    if busy {
+        return;
+    }
+    if let Some(endpoint) = observed.endpoints.of(pod)
+        // The address may be another pod's by now.
+        && pod.ifindex == Some(endpoint.ifindex)
+    {
+        let generation = observed.endpoints.generation(endpoint.id).wrapping_add(1);
+        steps.actions.push(Action::DeleteEndpoint {
+            endpoint: *endpoint,
+            generation,
+        });
+    }
+    match &pod.teardown.sandbox {
+        step if step.due(now) => steps.actions.push(Action::RemoveSandbox {
+            uid: pod.spec.uid.clone(),
+            link: link::name(&pod.spec.uid),
+        }),
+        step => steps.wake_if(step.wake()),
+    }
+}

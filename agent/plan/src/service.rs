@@ -1,0 +1,580 @@
+//! Service maps: frontends, backends with stable numbers and generations, and the
+//! choice tables.
+//!
+//! A backend that is only terminating leaves its table and keeps its number and
+//! generation, so that its connections drain; a removed one's generation moves, so
+//! that each of its flows notices at its next packet. Work is proportional to the
+//! service that changed. The kernel's maps are written by `apply.rs` of the daemon.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ebpf_common::maps::{MAX_BACKENDS, MAX_CHOICES};
+use ebpf_common::net::{Addr, Be16, protocol};
+use ebpf_common::service::{ACTIVE, TERMINATING};
+use proto::v1;
+
+pub use ebpf_common::service::{Backend, Frontend, FrontendKey};
+
+use crate::action::{Action, Problem};
+use crate::world::Desired;
+
+/// What makes a backend the same backend: service port, address, port, protocol.
+pub type BackendKey = (u32, Addr, Be16, u8);
+
+fn key_of(backend: &Backend) -> BackendKey {
+    (
+        backend.service_port,
+        backend.addr,
+        backend.port,
+        backend.protocol,
+    )
+}
+
+/// The service maps as they are. Written by [`Maps::put_backend`] and its like only.
+#[derive(Debug, Clone, Default)]
+pub struct Maps {
+    frontends: BTreeMap<FrontendKey, Frontend>,
+    tables: BTreeMap<u32, Vec<u32>>,
+    backends: BTreeMap<u32, Backend>,
+    generations: BTreeMap<u32, u32>,
+    numbers: BTreeMap<BackendKey, u32>,
+    of_service: BTreeMap<u32, BTreeSet<FrontendKey>>,
+    free: BTreeSet<u32>,
+    top: u32,
+}
+
+impl Maps {
+    /// Takes in a backend; `generation` is its number's.
+    pub fn put_backend(&mut self, id: u32, backend: Backend, generation: u32) {
+        while self.top < id {
+            self.top += 1;
+            self.free.insert(self.top);
+        }
+        self.free.remove(&id);
+        if let Some(before) = self.backends.insert(id, backend) {
+            self.numbers.remove(&key_of(&before));
+        }
+        self.numbers.insert(key_of(&backend), id);
+        self.generations.insert(id, generation);
+    }
+
+    /// Takes in that a number is free and its generation.
+    pub fn delete_backend(&mut self, id: u32, generation: u32) {
+        if let Some(before) = self.backends.remove(&id) {
+            self.numbers.remove(&key_of(&before));
+        }
+        self.generations.insert(id, generation);
+        if id <= self.top {
+            self.free.insert(id);
+        }
+    }
+
+    /// Takes in a choice table.
+    pub fn put_table(&mut self, port_id: u32, slots: Vec<u32>) {
+        self.tables.insert(port_id, slots);
+    }
+
+    /// Takes in that a choice table is gone.
+    pub fn delete_table(&mut self, port_id: u32) {
+        self.tables.remove(&port_id);
+    }
+
+    /// Takes in a frontend.
+    pub fn put_frontend(&mut self, key: FrontendKey, frontend: Frontend) {
+        self.delete_frontend(&key);
+        self.frontends.insert(key, frontend);
+        self.of_service
+            .entry(frontend.service)
+            .or_default()
+            .insert(key);
+    }
+
+    /// Takes in that a frontend is gone.
+    pub fn delete_frontend(&mut self, key: &FrontendKey) {
+        let Some(before) = self.frontends.remove(key) else {
+            return;
+        };
+        if let Some(keys) = self.of_service.get_mut(&before.service) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.of_service.remove(&before.service);
+            }
+        }
+    }
+
+    /// Backends by number.
+    pub fn backends(&self) -> &BTreeMap<u32, Backend> {
+        &self.backends
+    }
+
+    /// Choice tables by service port.
+    pub fn tables(&self) -> &BTreeMap<u32, Vec<u32>> {
+        &self.tables
+    }
+
+    /// Frontends.
+    pub fn frontends(&self) -> &BTreeMap<FrontendKey, Frontend> {
+        &self.frontends
+    }
+
+    /// Generation of a backend's number.
+    pub fn generation(&self, id: u32) -> u32 {
+        self.generations.get(&id).copied().unwrap_or_default()
+    }
+
+    /// Numbers of a service port's backends.
+    fn of_port(&self, port_id: u32) -> impl Iterator<Item = (&BackendKey, u32)> {
+        let least = Addr::default();
+        let from = (port_id, least, Be16::default(), 0);
+        self.numbers
+            .range(from..)
+            .take_while(move |(k, _)| k.0 == port_id)
+            .map(|(k, id)| (k, *id))
+    }
+
+    /// The next numbers that are free, lowest first.
+    fn vacant(&self) -> impl Iterator<Item = u32> + '_ {
+        let last = u32::try_from(MAX_BACKENDS - 1).unwrap_or(u32::MAX);
+        self.free.iter().copied().chain(self.top + 1..=last)
+    }
+}
+
+fn protocol_of(text: &str) -> Option<u8> {
+    match text {
+        "TCP" | "" => Some(protocol::TCP),
+        "UDP" => Some(protocol::UDP),
+        _ => None,
+    }
+}
+
+fn port_of(number: u32) -> Option<Be16> {
+    u16::try_from(number)
+        .ok()
+        .filter(|p| *p != 0)
+        .map(Be16::new)
+}
+
+/// One service port as the maps shall have it.
+struct Wanted {
+    name: String,
+    frontends: Vec<FrontendKey>,
+    /// (backend, its pod's name)
+    backends: Vec<(Backend, String)>,
+}
+
+fn wanted(service: &v1::Service, problems: &mut Vec<Problem>) -> BTreeMap<u32, Wanted> {
+    let name = format!("{}/{}", service.namespace, service.name);
+    let addresses: Vec<Ipv4Addr> = service
+        .cluster_ips
+        .iter()
+        .filter_map(|ip| ip.parse().ok())
+        .collect();
+    let mut ports = BTreeMap::new();
+    if addresses.is_empty() {
+        // Headless, or IPv6 only: nothing for the data plane to translate.
+        return ports;
+    }
+    for port in &service.ports {
+        let mut refuse = |reason| {
+            problems.push(Problem::ServicePort {
+                service: name.clone(),
+                port: port.name.clone(),
+                reason,
+            });
+        };
+        let Some(protocol) = protocol_of(&port.protocol) else {
+            refuse("its protocol is neither TCP nor UDP");
+            continue;
+        };
+        let (Some(number), true) = (port_of(port.port), port.id != 0) else {
+            refuse("it has no port number or id");
+            continue;
+        };
+        let frontend = |ip: &Ipv4Addr| FrontendKey {
+            addr: Addr::from(*ip),
+            port: number,
+            protocol,
+            pad: 0,
+        };
+        let mut backends = Vec::with_capacity(port.backends.len());
+        for backend in &port.backends {
+            let (Ok(address), Some(target)) =
+                (backend.address.parse::<Ipv4Addr>(), port_of(backend.port))
+            else {
+                refuse("a backend has no IPv4 address or no port");
+                continue;
+            };
+            let state = match backend.state() {
+                v1::backend::State::Terminating => TERMINATING,
+                v1::backend::State::Active | v1::backend::State::Unspecified => ACTIVE,
+            };
+            let value = Backend {
+                addr: address.into(),
+                service_port: port.id,
+                port: target,
+                protocol,
+                state,
+            };
+            backends.push((value, backend.pod_name.clone()));
+        }
+        if backends.len() > MAX_CHOICES - 1 {
+            refuse("it has more backends than a choice table holds");
+            backends.truncate(MAX_CHOICES - 1);
+        }
+        let label = if port.name.is_empty() {
+            port.port.to_string()
+        } else {
+            port.name.clone()
+        };
+        let entry = ports.entry(port.id).or_insert_with(|| Wanted {
+            name: format!("{name}:{label}"),
+            frontends: Vec::new(),
+            backends: Vec::new(),
+        });
+        entry.frontends.extend(addresses.iter().map(frontend));
+        entry.backends.extend(backends);
+    }
+    ports
+}
+
+/// What brings the maps to what one service is now; `None`: it is gone.
+///
+/// Order: new backends, tables, frontends, and only then removals the other way
+/// round, so that no table ever names a free number.
+pub fn plan(id: u32, service: Option<&v1::Service>, maps: &Maps) -> (Vec<Action>, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let ports = service
+        .map(|s| wanted(s, &mut problems))
+        .unwrap_or_default();
+    let mut actions = Vec::new();
+    let mut removals = Vec::new();
+    let mut vacant = maps.vacant();
+    let mut keys = BTreeSet::new();
+    for (port_id, port) in &ports {
+        let mut kept = BTreeSet::new();
+        let mut slots = Vec::with_capacity(port.backends.len());
+        for (backend, name) in &port.backends {
+            let slot = match maps.numbers.get(&key_of(backend)) {
+                Some(slot) => *slot,
+                None => match vacant.next() {
+                    Some(slot) => slot,
+                    None => {
+                        problems.push(Problem::BackendsFull {
+                            service: port.name.clone(),
+                            capacity: u32::try_from(MAX_BACKENDS - 1).unwrap_or(u32::MAX),
+                        });
+                        break;
+                    }
+                },
+            };
+            if !kept.insert(slot) {
+                continue;
+            }
+            if maps.backends.get(&slot) != Some(backend) {
+                let generation = maps.generation(slot);
+                let name = name.clone();
+                actions.push(Action::PutBackend {
+                    id: slot,
+                    backend: *backend,
+                    generation,
+                    name,
+                });
+            }
+            if backend.state == ACTIVE {
+                slots.push(slot);
+            }
+        }
+        slots.sort_unstable();
+        if maps.tables.get(port_id) != Some(&slots) {
+            let (port_id, name) = (*port_id, port.name.clone());
+            actions.push(Action::PutTable {
+                port_id,
+                slots,
+                name,
+            });
+        }
+        let frontend = Frontend {
+            service_port: *port_id,
+            service: id,
+            flags: 0,
+        };
+        for key in &port.frontends {
+            keys.insert(*key);
+            if maps.frontends.get(key) != Some(&frontend) {
+                actions.push(Action::PutFrontend {
+                    key: *key,
+                    frontend,
+                });
+            }
+        }
+        removals.extend(
+            maps.of_port(*port_id)
+                .map(|(_, slot)| slot)
+                .filter(|s| !kept.contains(s)),
+        );
+    }
+    let mut gone_ports = BTreeSet::new();
+    for key in maps.of_service.get(&id).into_iter().flatten() {
+        if let Some(before) = maps.frontends.get(key)
+            && !ports.contains_key(&before.service_port)
+        {
+            gone_ports.insert(before.service_port);
+        }
+        if !keys.contains(key) {
+            actions.push(Action::DeleteFrontend { key: *key });
+        }
+    }
+    for port_id in gone_ports {
+        actions.push(Action::DeleteTable { port_id });
+        removals.extend(maps.of_port(port_id).map(|(_, slot)| slot));
+    }
+    for slot in removals {
+        let generation = maps.generation(slot).wrapping_add(1);
+        actions.push(Action::DeleteBackend {
+            id: slot,
+            generation,
+        });
+    }
+    (actions, problems)
+}
+
+/// What is in the maps and belongs to no service that is wanted: left by an agent
+/// that died between two writes, or by a cluster that the node was in before.
+pub fn sweep(desired: &Desired, maps: &Maps) -> Vec<Action> {
+    let services: BTreeSet<u32> = desired.services.values().map(|s| s.id).collect();
+    let ports: BTreeSet<u32> = desired
+        .services
+        .values()
+        .flat_map(|s| &s.ports)
+        .map(|p| p.id)
+        .collect();
+    let mut actions = Vec::new();
+    let stray = |f: &Frontend| !services.contains(&f.service) || !ports.contains(&f.service_port);
+    for (key, _) in maps.frontends.iter().filter(|(_, f)| stray(f)) {
+        actions.push(Action::DeleteFrontend { key: *key });
+    }
+    for port_id in maps.tables.keys().filter(|p| !ports.contains(p)) {
+        actions.push(Action::DeleteTable { port_id: *port_id });
+    }
+    for (id, _) in maps
+        .backends
+        .iter()
+        .filter(|(_, b)| !ports.contains(&b.service_port))
+    {
+        let generation = maps.generation(*id).wrapping_add(1);
+        actions.push(Action::DeleteBackend {
+            id: *id,
+            generation,
+        });
+    }
+    actions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulate;
+    use crate::world::Observed;
+    use proptest::prelude::*;
+
+    fn backend(last: u8, state: v1::backend::State) -> v1::Backend {
+        v1::Backend {
+            address: format!("10.244.1.{last}"),
+            port: 8080,
+            state: state.into(),
+            pod_name: format!("default/p{last}"),
+            ..Default::default()
+        }
+    }
+
+    fn service(id: u32, backends: Vec<v1::Backend>) -> v1::Service {
+        v1::Service {
+            namespace: "default".into(),
+            name: format!("s{id}"),
+            id,
+            cluster_ips: vec![format!("10.96.0.{id}")],
+            ports: vec![v1::ServicePort {
+                protocol: "TCP".into(),
+                port: 80,
+                id: id * 10,
+                backends,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    fn active(last: u8) -> v1::Backend {
+        backend(last, v1::backend::State::Active)
+    }
+
+    fn apply(observed: &mut Observed, id: u32, service: Option<&v1::Service>) -> Vec<Action> {
+        let (actions, problems) = plan(id, service, &observed.maps);
+        assert!(problems.is_empty(), "{problems:?}");
+        for action in &actions {
+            simulate::simulate(observed, action, 0);
+        }
+        assert_eq!(
+            plan(id, service, &observed.maps).0,
+            [],
+            "planning again yields nothing"
+        );
+        actions
+    }
+
+    fn slots(observed: &Observed, port_id: u32) -> Vec<u32> {
+        observed.maps.tables()[&port_id].clone()
+    }
+
+    #[test]
+    fn numbers_are_stable_and_reused_with_a_new_generation() {
+        let mut observed = Observed::default();
+        apply(
+            &mut observed,
+            1,
+            Some(&service(1, vec![active(1), active(2), active(3)])),
+        );
+        assert_eq!(slots(&observed, 10), [1, 2, 3]);
+        apply(
+            &mut observed,
+            1,
+            Some(&service(1, vec![active(3), active(1)])),
+        );
+        assert_eq!(slots(&observed, 10), [1, 3]);
+        assert_eq!(observed.maps.generation(2), 1);
+        assert_eq!(observed.maps.generation(1), 0);
+        apply(
+            &mut observed,
+            1,
+            Some(&service(1, vec![active(3), active(1), active(9)])),
+        );
+        assert_eq!(slots(&observed, 10), [1, 2, 3]);
+        assert_eq!(observed.maps.generation(2), 1);
+    }
+
+    #[test]
+    fn terminating_leaves_the_table_and_keeps_its_generation() {
+        let mut observed = Observed::default();
+        apply(
+            &mut observed,
+            1,
+            Some(&service(1, vec![active(1), active(2)])),
+        );
+        let ending = backend(2, v1::backend::State::Terminating);
+        let actions = apply(&mut observed, 1, Some(&service(1, vec![active(1), ending])));
+        assert_eq!(actions.len(), 2, "{actions:?}");
+        assert_eq!(slots(&observed, 10), [1]);
+        assert_eq!(observed.maps.generation(2), 0);
+        assert_eq!(observed.maps.backends()[&2].state, TERMINATING);
+    }
+
+    #[test]
+    fn a_removed_service_leaves_nothing() {
+        let mut observed = Observed::default();
+        apply(&mut observed, 1, Some(&service(1, vec![active(1)])));
+        apply(&mut observed, 2, Some(&service(2, vec![active(1)])));
+        apply(&mut observed, 1, None);
+        assert_eq!(observed.maps.frontends().len(), 1);
+        assert_eq!(observed.maps.tables().keys().collect::<Vec<_>>(), [&20]);
+        assert_eq!(observed.maps.backends().keys().collect::<Vec<_>>(), [&2]);
+    }
+
+    #[test]
+    fn backends_are_written_before_and_freed_after_the_table() {
+        let mut observed = Observed::default();
+        apply(&mut observed, 1, Some(&service(1, vec![active(1)])));
+        let actions = apply(&mut observed, 1, Some(&service(1, vec![active(2)])));
+        let kinds: Vec<_> = actions
+            .iter()
+            .map(|a| match a {
+                Action::PutBackend { .. } => "put",
+                Action::PutTable { .. } => "table",
+                Action::DeleteBackend { .. } => "free",
+                _ => "other",
+            })
+            .collect();
+        assert_eq!(kinds, ["put", "table", "free"]);
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_is_a_problem_and_the_others_go_on() {
+        let mut bad = service(1, vec![active(1)]);
+        bad.ports.push(v1::ServicePort {
+            protocol: "SCTP".into(),
+            port: 5,
+            id: 11,
+            ..Default::default()
+        });
+        let (actions, problems) = plan(1, Some(&bad), &Maps::default());
+        assert_eq!(problems.len(), 1);
+        assert_eq!(actions.len(), 3);
+    }
+
+    #[test]
+    fn strays_of_a_crash_are_swept() {
+        let mut observed = Observed::default();
+        apply(&mut observed, 1, Some(&service(1, vec![active(1)])));
+        apply(&mut observed, 2, Some(&service(2, vec![active(2)])));
+        let key = *observed.maps.frontends().keys().next().unwrap();
+        observed.maps.delete_frontend(&key);
+        let mut desired = Desired {
+            complete: true,
+            ..Default::default()
+        };
+        desired
+            .services
+            .insert("default/s2".into(), service(2, vec![active(2)]));
+        for action in sweep(&desired, &observed.maps) {
+            simulate::simulate(&mut observed, &action, 0);
+        }
+        assert_eq!(sweep(&desired, &observed.maps), []);
+        assert_eq!(observed.maps.backends().len(), 1);
+        assert_eq!(observed.maps.tables().len(), 1);
+    }
+
+    fn any_service(id: u32) -> impl Strategy<Value = Option<v1::Service>> {
+        let backends = proptest::collection::btree_map(1_u8..9, any::<bool>(), 0..6);
+        proptest::option::of(backends.prop_map(move |set| {
+            let list = set.into_iter().map(|(last, ending)| {
+                let state = if ending {
+                    v1::backend::State::Terminating
+                } else {
+                    v1::backend::State::Active
+                };
+                backend(last, state)
+            });
+            service(id, list.collect())
+        }))
+    }
+
+    proptest! {
+        /// Any sequence of states of three services: applied, it is as wanted, no
+        /// table names a number that is free or another's, nobody's number moves.
+        #[test]
+        fn sequences_converge(steps in proptest::collection::vec((1_u32..4).prop_flat_map(|id| (Just(id), any_service(id))), 1..20)) {
+            let mut observed = Observed::default();
+            for (id, wanted) in steps {
+                let before: BTreeMap<_, _> = observed.maps.numbers.clone();
+                apply(&mut observed, id, wanted.as_ref());
+                for (port_id, table) in observed.maps.tables() {
+                    for slot in table {
+                        let backend = observed.maps.backends()[slot];
+                        prop_assert_eq!(backend.service_port, *port_id);
+                        prop_assert_eq!(backend.state, ACTIVE);
+                    }
+                }
+                for (key, slot) in &observed.maps.numbers {
+                    if let Some(old) = before.get(key) {
+                        prop_assert_eq!(old, slot);
+                    }
+                }
+                let active = wanted.as_ref().map(|s| {
+                    s.ports[0].backends.iter().filter(|b| b.state() == v1::backend::State::Active).count()
+                });
+                let table = observed.maps.tables().get(&(id * 10)).map(Vec::len);
+                prop_assert_eq!(table, active);
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What the world is after an action, if all goes well: the model that the
+//! properties of the plans are tested on.
+//!
+//! It proves that plans converge and are quiet; what an action really does is
+//! anchored by the tests on a real kernel.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use proto::v1;
+
+use crate::action::Action;
+use crate::outcome::{Outcome, Part};
+use crate::world::{ImageFacts, Observed, Settings};
+
+/// Settings of a node that exists in tests only.
+pub fn settings() -> Settings {
+    Settings {
+        node_name: "n1".into(),
+        node_ip: Ipv4Addr::new(172, 31, 0, 11),
+        uplink: "eth0".into(),
+        mtu: 1500,
+        memory_bytes: 8 << 30,
+        restart_backoff_base_ms: 10_000,
+        restart_backoff_max_ms: 300_000,
+        image_backoff_base_ms: 10_000,
+        image_backoff_max_ms: 300_000,
+        log_max_bytes: 0,
+        cgroup: "/hydrofoil".into(),
+    }
+}
+
+/// A pod with so many containers "c0", "c1", ...
+pub fn pod_spec(uid: &str, containers: usize) -> v1::PodSpec {
+    v1::PodSpec {
+        uid: uid.into(),
+        namespace: "default".into(),
+        name: uid.into(),
+        generation: 1,
+        ips: vec!["10.244.1.5".into()],
+        hostname: uid.into(),
+        restart_policy: "Always".into(),
+        termination_grace_period_seconds: 30,
+        containers: (0..containers)
+            .map(|i| v1::ContainerSpec {
+                name: format!("c{i}"),
+                image: "busybox".into(),
+                image_pull_policy: "IfNotPresent".into(),
+                command: vec!["/bin/true".into()],
+                ..v1::ContainerSpec::default()
+            })
+            .collect(),
+        ..v1::PodSpec::default()
+    }
+}
+
+/// Begins an action and lets it succeed at once.
+pub fn simulate(observed: &mut Observed, action: &Action, now: i64) {
+    let settings = settings();
+    observed.begin(action, &settings);
+    if let Some(outcome) = success(action, now) {
+        observed.take(outcome, &settings, now);
+    }
+}
+
+/// What comes back when an action succeeds; `None` where nothing does.
+pub fn success(action: &Action, now: i64) -> Option<Outcome> {
+    let part = |uid: &String, part| {
+        Some(Outcome::Part {
+            uid: uid.clone(),
+            part,
+            result: Ok(()),
+        })
+    };
+    match action {
+        Action::Take { .. }
+        | Action::Stop { .. }
+        | Action::Finish { .. }
+        | Action::Restart { .. }
+        | Action::BeginKill { .. }
+        | Action::RefuseImage { .. }
+        | Action::RefuseConfig { .. }
+        | Action::DeleteContainer { .. }
+        | Action::ReportGone { .. }
+        | Action::Forget { .. } => None,
+        Action::Record { uid } => part(uid, Part::Record),
+        Action::PinNamespaces { uid, .. } => part(uid, Part::Namespaces),
+        Action::AttachPrograms { uid, .. } => part(uid, Part::Programs),
+        Action::CreateCgroup { uid, .. } => part(uid, Part::Cgroup),
+        Action::StartShim { uid } => part(uid, Part::Shim),
+        Action::MakeVolumes { uid, .. } => part(uid, Part::Volumes),
+        Action::RemoveSandbox { uid, .. } => part(uid, Part::NoSandbox),
+        Action::RemoveFolders { uid, .. } => part(uid, Part::NoFolders),
+        Action::CreateLink { uid, .. } => Some(Outcome::Link {
+            uid: uid.clone(),
+            result: Ok(7),
+        }),
+        Action::FindImage { instance, .. } => Some(Outcome::ImageFound {
+            instance: instance.clone(),
+            result: Ok(None),
+        }),
+        Action::PullImage { instance, .. } => Some(Outcome::ImagePulled {
+            instance: instance.clone(),
+            took_ms: 1,
+            result: Ok(Arc::new(ImageFacts {
+                image_id: "i".into(),
+                ..ImageFacts::default()
+            })),
+        }),
+        Action::CreateContainer { instance, .. } => Some(Outcome::Created {
+            instance: instance.clone(),
+            result: Ok(Vec::new()),
+        }),
+        Action::StartContainer { instance } => Some(Outcome::Started {
+            instance: instance.clone(),
+            result: Ok(now),
+        }),
+        // A program that ends when it is asked to.
+        Action::Signal {
+            instance, signal, ..
+        } => Some(Outcome::Exited {
+            instance: instance.clone(),
+            exit: crate::world::Exit {
+                code: 128 + signal,
+                signal: *signal,
+                reason: "Error".into(),
+                finished_ms: now,
+                attempt: instance.attempt,
+                ..Default::default()
+            },
+        }),
+        Action::RunHook { instance, kind, .. } => Some(Outcome::HookDone {
+            instance: instance.clone(),
+            kind: *kind,
+            result: Ok(()),
+        }),
+        Action::Probe { instance, kind, .. } => Some(Outcome::Probed {
+            instance: instance.clone(),
+            kind: *kind,
+            result: Ok(()),
+        }),
+        Action::CreateDummy { .. } => Some(Outcome::Dummy { result: Ok(()) }),
+        Action::PutRoute { route } => Some(Outcome::Route {
+            route: route.clone(),
+            deleted: false,
+            result: Ok(()),
+        }),
+        Action::DeleteRoute { route } => Some(Outcome::Route {
+            route: route.clone(),
+            deleted: true,
+            result: Ok(()),
+        }),
+        Action::PutEndpoint { .. }
+        | Action::DeleteEndpoint { .. }
+        | Action::PutNetwork { .. }
+        | Action::DeleteNetwork { .. }
+        | Action::PutBackend { .. }
+        | Action::DeleteBackend { .. }
+        | Action::PutTable { .. }
+        | Action::DeleteTable { .. }
+        | Action::PutFrontend { .. }
+        | Action::DeleteFrontend { .. } => Some(Outcome::Written {
+            action: Box::new(action.clone()),
+        }),
+    }
+}

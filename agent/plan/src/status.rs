@@ -1,0 +1,456 @@
+//! A pod as it is to what Kubernetes says of it: phase, conditions, container
+//! states and their reasons (pkg/kubelet/kubelet_pods.go, getPhase and
+//! convertToAPIContainerStatuses).
+//!
+//! Called by the daemon's `report.rs` after each change of a pod.
+
+use proto::v1;
+use v1::container_state::{Running, State, Waiting};
+
+use crate::container::next_backoff;
+use crate::create::role;
+use crate::image;
+use crate::pod::initialized;
+use crate::record::{finished_text, terminated};
+use crate::restart::{self, Restart};
+use crate::world::{Container, Image, Life, Pod, Settings, Step, container_id};
+
+/// What is told of a pod now.
+pub fn of(pod: &Pod, settings: &Settings, now: i64) -> v1::PodStatus {
+    let spec = &pod.spec;
+    let initialized = initialized(pod);
+    let states = |list: &[v1::ContainerSpec], init: bool| -> Vec<v1::ContainerStatus> {
+        let waits_for_init = !init && !initialized || init;
+        list.iter()
+            .filter_map(|c| {
+                let state = pod.containers.get(&c.name)?;
+                let waiting = if waits_for_init && !spec.init_containers.is_empty() {
+                    "PodInitializing"
+                } else {
+                    "ContainerCreating"
+                };
+                Some(container(pod, c, state, waiting, settings, now))
+            })
+            .collect()
+    };
+    let init_containers = states(&spec.init_containers, true);
+    let containers = states(&spec.containers, false);
+    let phase = phase(pod, initialized, &containers);
+    let terminal = pod.finished.is_some();
+    let ready = !containers.is_empty() && containers.iter().all(|c| c.ready);
+    let sidecars = init_containers
+        .iter()
+        .zip(&spec.init_containers)
+        .filter(|(_, c)| c.restart_policy == "Always")
+        .all(|(status, _)| status.ready);
+    let ready = ready && sidecars && !terminal && pod.stop.is_none();
+    let sandboxed = pod.namespaces == Step::Ready
+        && pod.shim == Step::Ready
+        && (spec.host_network || pod.programs == Step::Ready);
+    let address = pod.address().unwrap_or(settings.node_ip).to_string();
+    let addressed = spec.host_network || pod.link == Step::Ready || terminal;
+    let not_ready = if terminal {
+        "PodCompleted"
+    } else {
+        "ContainersNotReady"
+    };
+    let wanted = [
+        ("PodReadyToStartContainers", sandboxed, ""),
+        (
+            "Initialized",
+            initialized || pod.finished.is_some_and(|_| phase == "Succeeded"),
+            "ContainersNotInitialized",
+        ),
+        ("ContainersReady", ready, not_ready),
+        ("Ready", ready && spec.readiness_gates.is_empty(), not_ready),
+    ];
+    let conditions = wanted
+        .into_iter()
+        .map(|(kind, holds, reason)| condition(pod, kind, holds, reason, now, &containers))
+        .collect();
+    v1::PodStatus {
+        uid: spec.uid.clone(),
+        namespace: spec.namespace.clone(),
+        name: spec.name.clone(),
+        observed_generation: spec.generation,
+        phase: phase.into(),
+        reason: String::new(),
+        message: String::new(),
+        pod_ips: if addressed { vec![address] } else { Vec::new() },
+        host_ip: settings.node_ip.to_string(),
+        start_time_ms: pod.seen_ms,
+        conditions,
+        init_containers,
+        containers,
+        qos_class: spec.qos_class.clone(),
+    }
+}
+
+fn condition(
+    pod: &Pod,
+    kind: &str,
+    holds: bool,
+    reason: &str,
+    now: i64,
+    containers: &[v1::ContainerStatus],
+) -> v1::Condition {
+    let status = if holds { "True" } else { "False" };
+    let before = pod
+        .conditions
+        .iter()
+        .find(|c| c.r#type == kind && c.status == status);
+    let message = if holds || reason != "ContainersNotReady" {
+        String::new()
+    } else {
+        let names: Vec<&str> = containers
+            .iter()
+            .filter(|c| !c.ready)
+            .map(|c| c.name.as_str())
+            .collect();
+        format!("containers with unready status: [{}]", names.join(" "))
+    };
+    v1::Condition {
+        r#type: kind.into(),
+        status: status.into(),
+        reason: if holds { String::new() } else { reason.into() },
+        message,
+        last_transition_ms: before.map_or(now, |c| c.last_transition_ms),
+    }
+}
+
+fn phase(pod: &Pod, initialized: bool, containers: &[v1::ContainerStatus]) -> &'static str {
+    if pod.finished.is_some() {
+        return finished_text(pod.finished);
+    }
+    let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
+    for container in containers {
+        let state = |s: &Option<v1::ContainerState>| s.as_ref().and_then(|s| s.state.clone());
+        match (state(&container.state), state(&container.last_state)) {
+            (Some(State::Running(_)), _) => running += 1,
+            (Some(State::Terminated(ended)), _) => {
+                stopped += 1;
+                succeeded += usize::from(ended.exit_code == 0);
+            }
+            (_, Some(State::Terminated(ended))) => {
+                stopped += 1;
+                succeeded += usize::from(ended.exit_code == 0);
+            }
+            (_, _) => waiting += 1,
+        }
+    }
+    let always = matches!(pod.spec.restart_policy.as_str(), "Always" | "");
+    if !initialized && running + stopped == 0 {
+        return "Pending";
+    }
+    if waiting > 0 {
+        "Pending"
+    } else if running > 0 || stopped > 0 && always {
+        "Running"
+    } else if stopped > 0 && succeeded < stopped && pod.spec.restart_policy == "OnFailure" {
+        "Running"
+    } else if stopped > 0 {
+        // All have ended; `Finish` makes it final with the next plan.
+        "Running"
+    } else {
+        "Pending"
+    }
+}
+
+fn container(
+    pod: &Pod,
+    spec: &v1::ContainerSpec,
+    c: &Container,
+    waiting: &'static str,
+    settings: &Settings,
+    now: i64,
+) -> v1::ContainerStatus {
+    let uid = &pod.spec.uid;
+    let name = &spec.name;
+    let wait = |reason: &str, message: String| {
+        Some(State::Waiting(Waiting {
+            reason: reason.into(),
+            message,
+        }))
+    };
+    let mut last = c.last.as_ref();
+    let mut current = Some(c.attempt);
+    let (mut started, mut ready) = (false, false);
+    let state = match &c.life {
+        Life::Running { started_ms } => {
+            let hooked = spec.post_start.is_none() || c.post_start == crate::world::Hook::Done;
+            started = hooked && c.probes.started(spec);
+            ready = started && c.probes.ready(spec);
+            Some(State::Running(Running {
+                started_ms: *started_ms,
+            }))
+        }
+        Life::Exited(exit) => {
+            let role = role(&pod.spec, name);
+            let again = restart::wanted(role, &pod.spec.restart_policy, exit.code)
+                && pod.stop.is_none()
+                && pod.finished.is_none();
+            let held = next_backoff(c.backoff, exit.finished_ms, settings, now);
+            match held {
+                Restart::At(_) if again => {
+                    last = Some(exit);
+                    let seconds = (c.backoff.delay_ms + 999) / 1000;
+                    let message = format!(
+                        "back-off {} restarting failed container={name} pod={}_{}({uid})",
+                        duration(seconds),
+                        pod.spec.name,
+                        pod.spec.namespace,
+                    );
+                    wait("CrashLoopBackOff", message)
+                }
+                Restart::At(_) | Restart::Now(_) => {
+                    // A completed init container counts as ready, as in Kubernetes.
+                    ready = role == restart::Role::Init && exit.code == 0;
+                    Some(State::Terminated(terminated(uid, name, exit)))
+                }
+            }
+        }
+        Life::Refused {
+            reason, message, ..
+        } => {
+            current = None;
+            wait(reason, message.clone())
+        }
+        Life::None => {
+            current = None;
+            match &c.image {
+                Image::Failed {
+                    reason,
+                    message,
+                    at_ms,
+                    delay_ms,
+                } => {
+                    let reason = image::waiting_reason(reason, *at_ms, *delay_ms, now);
+                    let message = if reason == "ImagePullBackOff" {
+                        format!(
+                            "Back-off pulling image {:?}: ErrImagePull: {message}",
+                            spec.image
+                        )
+                    } else {
+                        message.clone()
+                    };
+                    wait(reason, message)
+                }
+                Image::Unknown
+                | Image::Looking
+                | Image::Missing
+                | Image::Pulling
+                | Image::Ready(_) => wait(waiting, sandbox_trouble(pod)),
+            }
+        }
+        Life::Creating | Life::Created | Life::Starting => {
+            current = None;
+            wait(waiting, String::new())
+        }
+    };
+    let shown = current.or(last.map(|exit| exit.attempt));
+    v1::ContainerStatus {
+        name: name.clone(),
+        image: spec.image.clone(),
+        image_id: if shown.is_some() {
+            c.image_id.clone()
+        } else {
+            String::new()
+        },
+        container_id: shown
+            .map(|attempt| format!("foil://{}", container_id(uid, name, attempt)))
+            .unwrap_or_default(),
+        ready,
+        started,
+        restart_count: c.attempt,
+        state: Some(v1::ContainerState { state }),
+        last_state: last.map(|exit| v1::ContainerState {
+            state: Some(State::Terminated(terminated(uid, name, exit))),
+        }),
+    }
+}
+
+/// Why the sandbox is not there yet, if something failed.
+fn sandbox_trouble(pod: &Pod) -> String {
+    let steps = [
+        &pod.record,
+        &pod.cgroup,
+        &pod.namespaces,
+        &pod.link,
+        &pod.programs,
+        &pod.shim,
+        &pod.volumes,
+    ];
+    steps
+        .into_iter()
+        .find_map(|step| match step {
+            Step::Failed { message, .. } => Some(message.clone()),
+            Step::Absent | Step::Busy(_) | Step::Ready => None,
+        })
+        .unwrap_or_default()
+}
+
+/// As Go prints a duration: "10s", "1m20s", "5m0s".
+fn duration(seconds: i64) -> String {
+    match (seconds / 60, seconds % 60) {
+        (0, seconds) => format!("{seconds}s"),
+        (minutes, seconds) => format!("{minutes}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restart::Backoff;
+    use crate::simulate::{self, settings};
+    use crate::world::{Exit, Finished};
+    use std::sync::Arc;
+
+    fn pod(containers: usize) -> Pod {
+        Pod::new(Arc::new(simulate::pod_spec("u", containers)), 0)
+    }
+
+    fn exited(code: i32, finished_ms: i64) -> Life {
+        let reason = if code == 0 { "Completed" } else { "Error" };
+        Life::Exited(Exit {
+            code,
+            reason: reason.into(),
+            finished_ms,
+            ..Exit::default()
+        })
+    }
+
+    fn reason(status: &v1::PodStatus, at: usize) -> String {
+        match status.containers[at].state.clone().unwrap().state.unwrap() {
+            State::Waiting(waiting) => waiting.reason,
+            State::Running(_) => "Running".into(),
+            State::Terminated(ended) => ended.reason,
+        }
+    }
+
+    fn is(status: &v1::PodStatus, kind: &str) -> bool {
+        status
+            .conditions
+            .iter()
+            .any(|c| c.r#type == kind && c.status == "True")
+    }
+
+    #[test]
+    fn phases_and_reasons() {
+        let running = || Life::Running { started_ms: 1 };
+        let refused = Life::Refused {
+            reason: "CreateContainerError",
+            message: "no".into(),
+            at_ms: 0,
+        };
+        // (lives, phase, reason of the first, ready)
+        let rows = [
+            (
+                vec![Life::None, Life::None],
+                "Pending",
+                "ContainerCreating",
+                false,
+            ),
+            (vec![running(), Life::None], "Pending", "Running", false),
+            (vec![running(), running()], "Running", "Running", true),
+            (vec![exited(1, 0), running()], "Running", "Error", false),
+            (
+                vec![exited(0, 0), exited(0, 0)],
+                "Running",
+                "Completed",
+                false,
+            ),
+            (
+                vec![refused, running()],
+                "Pending",
+                "CreateContainerError",
+                false,
+            ),
+        ];
+        for (lives, phase, first, ready) in rows {
+            let mut pod = pod(2);
+            for (i, life) in lives.into_iter().enumerate() {
+                pod.containers.get_mut(&format!("c{i}")).unwrap().life = life;
+            }
+            let status = of(&pod, &settings(), 10);
+            assert_eq!(
+                (status.phase.as_str(), reason(&status, 0).as_str()),
+                (phase, first)
+            );
+            assert_eq!(is(&status, "Ready"), ready, "{phase} {first}");
+        }
+    }
+
+    #[test]
+    fn a_held_back_restart_is_crash_loop_back_off() {
+        let mut pod = pod(1);
+        let c = pod.containers.get_mut("c0").unwrap();
+        c.life = exited(1, 100_000);
+        c.attempt = 4;
+        c.backoff = Backoff {
+            delay_ms: 80_000,
+            updated_ms: 99_000,
+        };
+        let status = of(&pod, &settings(), 100_001);
+        assert_eq!(reason(&status, 0), "CrashLoopBackOff");
+        assert_eq!(status.phase, "Running");
+        assert_eq!(status.containers[0].restart_count, 4);
+        assert!(status.containers[0].last_state.is_some());
+        let Some(State::Waiting(waiting)) = status.containers[0].state.clone().unwrap().state
+        else {
+            panic!("waits");
+        };
+        assert_eq!(
+            waiting.message,
+            "back-off 1m20s restarting failed container=c0 pod=u_default(u)"
+        );
+    }
+
+    #[test]
+    fn an_image_that_is_not_there() {
+        let mut pod = pod(1);
+        pod.containers.get_mut("c0").unwrap().image = Image::Failed {
+            reason: "ErrImagePull",
+            message: "not found".into(),
+            at_ms: 1_000,
+            delay_ms: 10_000,
+        };
+        assert_eq!(reason(&of(&pod, &settings(), 1_000), 0), "ErrImagePull");
+        assert_eq!(reason(&of(&pod, &settings(), 4_000), 0), "ImagePullBackOff");
+    }
+
+    #[test]
+    fn finished_pods_have_a_final_phase_and_are_not_ready() {
+        let mut pod = pod(1);
+        pod.containers.get_mut("c0").unwrap().life = exited(0, 5);
+        pod.finished = Some(Finished::Succeeded);
+        let status = of(&pod, &settings(), 10);
+        assert_eq!(status.phase, "Succeeded");
+        let ready = status
+            .conditions
+            .iter()
+            .find(|c| c.r#type == "Ready")
+            .unwrap();
+        assert_eq!(
+            (ready.status.as_str(), ready.reason.as_str()),
+            ("False", "PodCompleted")
+        );
+    }
+
+    #[test]
+    fn transition_times_stay_while_nothing_changes() {
+        let mut pod = pod(1);
+        pod.conditions = of(&pod, &settings(), 10).conditions;
+        assert_eq!(of(&pod, &settings(), 20).conditions, pod.conditions);
+        pod.containers.get_mut("c0").unwrap().life = Life::Running { started_ms: 15 };
+        let ready = of(&pod, &settings(), 20);
+        let ready = ready
+            .conditions
+            .iter()
+            .find(|c| c.r#type == "Ready")
+            .unwrap();
+        assert_eq!(
+            (ready.status.as_str(), ready.last_transition_ms),
+            ("True", 20)
+        );
+    }
+}

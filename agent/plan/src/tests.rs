@@ -1,0 +1,577 @@
+//! Whole nodes under the model of `simulate.rs`: plans converge, then are quiet,
+//! and pods live the lives that Kubernetes describes.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proto::v1;
+
+use crate::action::{Action, Instance};
+use crate::outcome::{ImageFailure, Outcome, Refusal};
+use crate::simulate::{pod_spec, settings, simulate, success};
+use crate::status;
+use crate::world::{Desired, Exit, Finished, Life, Observed};
+use crate::{plan, pod};
+
+/// A node, its wishes and its clock.
+struct Node {
+    desired: Desired,
+    observed: Observed,
+    now: i64,
+    /// Every action, in order.
+    log: Vec<Action>,
+    /// Images that no registry has.
+    missing: bool,
+    /// Commands that no image has.
+    no_command: bool,
+}
+
+impl Node {
+    fn new() -> Node {
+        let desired = Desired {
+            complete: true,
+            ..Desired::default()
+        };
+        Node {
+            desired,
+            observed: Observed::default(),
+            now: 1_000_000,
+            log: Vec::new(),
+            missing: false,
+            no_command: false,
+        }
+    }
+
+    fn want(&mut self, spec: v1::PodSpec) {
+        self.desired.pods.insert(spec.uid.clone(), Arc::new(spec));
+    }
+
+    fn change(&mut self, uid: &str, change: impl FnOnce(&mut v1::PodSpec)) {
+        let mut spec = (*self.desired.pods[uid]).clone();
+        change(&mut spec);
+        spec.generation += 1;
+        self.want(spec);
+    }
+
+    /// Lets all happen that needs no time.
+    fn settle(&mut self) {
+        for _ in 0..500 {
+            let (actions, _) = plan(&self.desired, &self.observed, &settings(), self.now);
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions {
+                self.log.push(action.clone());
+                let pull = matches!(action, Action::PullImage { .. });
+                let start = matches!(action, Action::StartContainer { .. });
+                if !(pull && self.missing || start && self.no_command) {
+                    simulate(&mut self.observed, &action, self.now);
+                    continue;
+                }
+                self.observed.begin(&action, &settings());
+                let failed = match success(&action, self.now).unwrap() {
+                    Outcome::ImagePulled {
+                        instance, took_ms, ..
+                    } => {
+                        let failure = ImageFailure {
+                            reason: "ErrImagePull",
+                            message: "not found".into(),
+                        };
+                        Outcome::ImagePulled {
+                            instance,
+                            took_ms,
+                            result: Err(failure),
+                        }
+                    }
+                    Outcome::Started { instance, .. } => Outcome::Started {
+                        instance,
+                        result: Err(Refusal::Command("no such file".into())),
+                    },
+                    other => other,
+                };
+                self.observed.take(failed, &settings(), self.now);
+            }
+        }
+        panic!(
+            "does not converge: {:?}",
+            self.log.iter().rev().take(8).collect::<Vec<_>>()
+        );
+    }
+
+    /// Lets so much time pass, stopping wherever something becomes due.
+    fn pass(&mut self, ms: i64) {
+        let end = self.now + ms;
+        loop {
+            self.settle();
+            let wake = self
+                .desired
+                .pods
+                .keys()
+                .chain(self.observed.pods.keys())
+                .filter_map(|uid| {
+                    pod::plan(uid, &self.desired, &self.observed, &settings(), self.now).wake_ms
+                })
+                .min();
+            match wake {
+                Some(wake) if wake <= end => {
+                    assert!(
+                        wake > self.now,
+                        "a wake that is due is no wake: {wake} {}",
+                        self.now
+                    );
+                    self.now = wake;
+                }
+                Some(_) | None => break,
+            }
+        }
+        self.now = end;
+    }
+
+    fn exit(&mut self, uid: &str, container: &str, code: i32) {
+        let attempt = self.observed.pods[uid].containers[container].attempt;
+        let instance = Instance {
+            uid: uid.into(),
+            container: container.into(),
+            attempt,
+        };
+        let reason = if code == 0 { "Completed" } else { "Error" };
+        let exit = Exit {
+            code,
+            reason: reason.into(),
+            finished_ms: self.now,
+            attempt,
+            ..Exit::default()
+        };
+        self.observed
+            .take(Outcome::Exited { instance, exit }, &settings(), self.now);
+    }
+
+    fn status(&self, uid: &str) -> v1::PodStatus {
+        status::of(&self.observed.pods[uid], &settings(), self.now)
+    }
+
+    fn phase(&self, uid: &str) -> String {
+        self.status(uid).phase
+    }
+
+    fn waiting(&self, uid: &str, at: usize) -> String {
+        match self.status(uid).containers[at]
+            .state
+            .clone()
+            .unwrap()
+            .state
+            .unwrap()
+        {
+            v1::container_state::State::Waiting(waiting) => waiting.reason,
+            v1::container_state::State::Running(_) => "Running".into(),
+            v1::container_state::State::Terminated(ended) => ended.reason,
+        }
+    }
+
+    /// Places in the log of the actions that this finds.
+    fn places(&self, find: impl Fn(&Action) -> bool) -> Vec<usize> {
+        self.log
+            .iter()
+            .enumerate()
+            .filter(|(_, a)| find(a))
+            .map(|(i, _)| i)
+            .collect()
+    }
+}
+
+fn creates(container: &str) -> impl Fn(&Action) -> bool {
+    move |a| matches!(a, Action::CreateContainer { instance, .. } if instance.container == container)
+}
+
+#[test]
+fn a_pod_comes_up_and_its_address_is_live_before_its_first_instruction() {
+    let mut node = Node::new();
+    node.want(pod_spec("u", 2));
+    node.settle();
+    assert_eq!(node.phase("u"), "Running");
+    let record = node.places(|a| matches!(a, Action::Record { .. }));
+    let endpoint = node.places(|a| matches!(a, Action::PutEndpoint { .. }));
+    let programs = node.places(|a| matches!(a, Action::AttachPrograms { .. }));
+    let create = node.places(creates("c0"));
+    assert!(record[0] < node.places(|a| matches!(a, Action::StartShim { .. }))[0]);
+    assert!(endpoint[0] < programs[0] && programs[0] < create[0]);
+}
+
+#[test]
+fn a_stop_ends_containers_then_removes_all_and_says_so_once() {
+    let mut node = Node::new();
+    node.want(pod_spec("u", 1));
+    node.settle();
+    node.change("u", |spec| spec.stop_grace_seconds = Some(30));
+    node.settle();
+    let ordered = [
+        node.places(|a| matches!(a, Action::Signal { signal: 15, .. })),
+        node.places(|a| matches!(a, Action::DeleteEndpoint { .. })),
+        node.places(|a| matches!(a, Action::RemoveSandbox { .. })),
+        node.places(|a| matches!(a, Action::RemoveFolders { .. })),
+        node.places(|a| matches!(a, Action::ReportGone { .. })),
+    ];
+    assert!(ordered.iter().all(|p| p.len() == 1), "{ordered:?}");
+    assert!(ordered.is_sorted());
+    assert!(node.observed.pods.is_empty() && node.observed.endpoints.entries.is_empty());
+    // While the control plane still lists it, it does not come back.
+    node.pass(60_000);
+    assert!(node.observed.pods.is_empty());
+    node.desired.pods.clear();
+    node.settle();
+    assert!(node.observed.gone.is_empty());
+}
+
+#[test]
+fn a_container_that_ignores_sigterm_is_killed_after_its_grace() {
+    let mut node = Node::new();
+    node.want(pod_spec("u", 1));
+    node.settle();
+    node.change("u", |spec| spec.stop_grace_seconds = Some(5));
+    let begin = |node: &mut Node| {
+        let (actions, _) = plan(&node.desired, &node.observed, &settings(), node.now);
+        for action in &actions {
+            let asks = matches!(action, Action::Signal { signal: 15, .. });
+            if asks {
+                node.observed.begin(action, &settings());
+            } else {
+                simulate(&mut node.observed, action, node.now);
+            }
+        }
+        actions
+    };
+    let mut asked = 0;
+    for _ in 0..20 {
+        asked += begin(&mut node)
+            .iter()
+            .filter(|a| matches!(a, Action::Signal { .. }))
+            .count();
+    }
+    assert_eq!(asked, 1);
+    let wake = pod::plan("u", &node.desired, &node.observed, &settings(), node.now).wake_ms;
+    assert_eq!(wake, Some(node.now + 5_000));
+    node.now += 5_000;
+    let killed = begin(&mut node);
+    assert!(
+        matches!(
+            killed[..],
+            [Action::Signal {
+                signal: 9,
+                all: true,
+                ..
+            }]
+        ),
+        "{killed:?}"
+    );
+}
+
+#[test]
+fn init_containers_run_in_order_and_sidecars_stay() {
+    let mut node = Node::new();
+    let mut spec = pod_spec("u", 1);
+    let mut init = pod_spec("x", 3).containers;
+    for (i, c) in init.iter_mut().enumerate() {
+        c.name = format!("i{i}");
+    }
+    init[1].restart_policy = "Always".into();
+    spec.init_containers = init;
+    node.want(spec);
+    node.settle();
+    assert_eq!(node.waiting("u", 0), "PodInitializing");
+    assert!(node.places(creates("i1")).is_empty());
+    node.exit("u", "i0", 0);
+    node.settle();
+    // The sidecar runs; the next one does not wait for its end.
+    assert_eq!(node.places(creates("i2")).len(), 1);
+    assert!(node.places(creates("c0")).is_empty());
+    node.exit("u", "i2", 0);
+    node.settle();
+    assert_eq!(node.phase("u"), "Running");
+    // A sidecar that ends comes back, and nothing else is touched.
+    node.exit("u", "i1", 1);
+    node.settle();
+    assert_eq!(node.places(creates("i1")).len(), 2);
+    assert_eq!(node.places(creates("c0")).len(), 1);
+}
+
+#[test]
+fn a_finished_job_ends_its_sidecars_and_keeps_its_phase() {
+    let mut node = Node::new();
+    let mut spec = pod_spec("u", 1);
+    spec.restart_policy = "Never".into();
+    let mut sidecar = pod_spec("x", 1).containers.remove(0);
+    sidecar.name = "side".into();
+    sidecar.restart_policy = "Always".into();
+    spec.init_containers = vec![sidecar];
+    node.want(spec);
+    node.settle();
+    node.exit("u", "c0", 3);
+    node.settle();
+    assert_eq!(node.phase("u"), "Failed");
+    assert_eq!(node.observed.pods["u"].finished, Some(Finished::Failed));
+    assert!(matches!(
+        node.observed.pods["u"].containers["side"].life,
+        Life::Exited(_)
+    ));
+    assert!(node.observed.endpoints.entries.is_empty());
+    node.pass(600_000);
+    assert_eq!(node.places(creates("c0")).len(), 1);
+    assert_eq!(node.phase("u"), "Failed");
+}
+
+#[test]
+fn crash_loops_are_held_back_and_counted() {
+    let mut node = Node::new();
+    node.want(pod_spec("u", 1));
+    node.settle();
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        node.exit("u", "c0", 1);
+        node.settle();
+        let reason = node.waiting("u", 0);
+        let began = node.now;
+        while node.waiting("u", 0) != "Running" {
+            let wake = pod::plan("u", &node.desired, &node.observed, &settings(), node.now).wake_ms;
+            node.now = wake.unwrap();
+            node.settle();
+        }
+        waits.push((reason, node.now - began));
+    }
+    let text = |reason: &str, ms| (reason.to_owned(), ms);
+    assert_eq!(
+        waits,
+        [
+            text("Running", 0),
+            text("CrashLoopBackOff", 10_000),
+            text("CrashLoopBackOff", 20_000),
+            text("CrashLoopBackOff", 40_000)
+        ]
+    );
+    assert_eq!(node.status("u").containers[0].restart_count, 4);
+}
+
+#[test]
+fn an_image_that_is_not_there_is_tried_again_with_delays() {
+    let mut node = Node::new();
+    node.missing = true;
+    node.want(pod_spec("u", 1));
+    node.settle();
+    assert_eq!(node.waiting("u", 0), "ErrImagePull");
+    node.pass(9_000);
+    assert_eq!(node.waiting("u", 0), "ImagePullBackOff");
+    node.pass(1_000 + 20_000 + 40_000);
+    assert_eq!(
+        node.places(|a| matches!(a, Action::PullImage { .. })).len(),
+        4
+    );
+    node.missing = false;
+    node.pass(80_000);
+    assert_eq!(node.phase("u"), "Running");
+}
+
+#[test]
+fn a_command_that_does_not_exist_is_start_error_then_crash_loop() {
+    let mut node = Node::new();
+    node.no_command = true;
+    let mut spec = pod_spec("u", 1);
+    spec.restart_policy = "Never".into();
+    node.want(spec);
+    node.settle();
+    assert_eq!(node.waiting("u", 0), "StartError");
+    assert_eq!(node.phase("u"), "Failed");
+    let mut spec = pod_spec("v", 1);
+    spec.ips = vec!["10.244.1.6".into()];
+    node.want(spec);
+    node.settle();
+    assert_eq!(node.waiting("v", 0), "CrashLoopBackOff");
+    assert_eq!(node.status("v").containers[0].restart_count, 1);
+}
+
+#[test]
+fn a_config_error_waits_with_its_reason() {
+    let mut node = Node::new();
+    let mut spec = pod_spec("u", 1);
+    spec.containers[0].config_error = "configmap \"x\" not found".into();
+    node.want(spec);
+    node.settle();
+    assert_eq!(node.waiting("u", 0), "CreateContainerConfigError");
+    node.change("u", |spec| spec.containers[0].config_error.clear());
+    node.pass(30_000);
+    assert_eq!(node.phase("u"), "Running");
+}
+
+#[test]
+fn a_lost_shim_is_replaced_and_its_containers_restarted() {
+    let mut node = Node::new();
+    node.want(pod_spec("u", 1));
+    node.settle();
+    node.observed
+        .take(Outcome::ShimLost { uid: "u".into() }, &settings(), node.now);
+    node.settle();
+    assert_eq!(node.phase("u"), "Running");
+    assert_eq!(
+        node.places(|a| matches!(a, Action::StartShim { .. })).len(),
+        2
+    );
+    assert_eq!(node.status("u").containers[0].restart_count, 1);
+}
+
+#[test]
+fn nothing_is_ended_before_the_state_is_whole() {
+    let mut node = Node::new();
+    node.want(pod_spec("u", 1));
+    node.settle();
+    node.desired.pods.clear();
+    node.desired.complete = false;
+    node.settle();
+    assert_eq!(node.observed.pods.len(), 1);
+    node.desired.complete = true;
+    node.settle();
+    assert!(node.observed.pods.is_empty());
+}
+
+#[test]
+fn liveness_ends_and_readiness_gates() {
+    let mut node = Node::new();
+    let mut spec = pod_spec("u", 1);
+    let probe = v1::Probe {
+        period_seconds: 1,
+        failure_threshold: 2,
+        success_threshold: 1,
+        timeout_seconds: 1,
+        handler: Some(v1::Handler::default()),
+        ..v1::Probe::default()
+    };
+    spec.containers[0].liveness = Some(probe.clone());
+    spec.containers[0].readiness = Some(probe);
+    node.want(spec);
+    // The first probes are on their way, and the pod is not ready.
+    let ready = |node: &Node| node.status("u").containers[0].ready;
+    node.settle();
+    assert!(ready(&node));
+    let fail = |node: &mut Node, kind| {
+        let attempt = node.observed.pods["u"].containers["c0"].attempt;
+        let instance = Instance {
+            uid: "u".into(),
+            container: "c0".into(),
+            attempt,
+        };
+        let result = Err("refused".into());
+        node.observed.take(
+            Outcome::Probed {
+                instance,
+                kind,
+                result,
+            },
+            &settings(),
+            node.now,
+        )
+    };
+    for _ in 0..2 {
+        node.now += 1_000;
+        fail(&mut node, crate::probe::Kind::Readiness);
+    }
+    assert!(!ready(&node));
+    for _ in 0..2 {
+        node.now += 1_000;
+        fail(&mut node, crate::probe::Kind::Liveness);
+    }
+    node.settle();
+    assert_eq!(node.status("u").containers[0].restart_count, 1);
+    assert!(ready(&node));
+}
+
+/// What a test may let happen.
+#[derive(Debug, Clone)]
+enum Step {
+    Exit(usize, i32),
+    Pass(i64),
+    Stop(i64),
+    Remove,
+    LoseShim,
+    Missing(bool),
+    NoCommand(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0_usize..3, prop_oneof![Just(0), Just(1), Just(137)]).prop_map(|(c, code)| Step::Exit(c, code)),
+        4 => (1_i64..400_000).prop_map(Step::Pass),
+        1 => (0_i64..60).prop_map(Step::Stop),
+        1 => Just(Step::Remove),
+        1 => Just(Step::LoseShim),
+        1 => any::<bool>().prop_map(Step::Missing),
+        1 => any::<bool>().prop_map(Step::NoCommand),
+    ]
+}
+
+proptest! {
+    /// Whatever happens to a pod, its plans converge, then are quiet; at the end it
+    /// can be removed, and nothing of it is left.
+    #[test]
+    fn any_life_converges_and_ends(
+        policy in prop_oneof![Just("Always"), Just("OnFailure"), Just("Never")],
+        inits in 0_usize..3,
+        sidecar in any::<bool>(),
+        steps in proptest::collection::vec(step(), 0..25),
+    ) {
+        let mut node = Node::new();
+        let mut spec = pod_spec("u", 2);
+        spec.restart_policy = policy.into();
+        spec.init_containers = pod_spec("x", inits).containers;
+        for (i, c) in spec.init_containers.iter_mut().enumerate() {
+            c.name = format!("i{i}");
+            if i == 0 && sidecar {
+                c.restart_policy = "Always".into();
+            }
+        }
+        let names: Vec<String> = spec.containers.iter().chain(&spec.init_containers).map(|c| c.name.clone()).collect();
+        node.want(spec);
+        node.settle();
+        for step in steps {
+            match step {
+                Step::Exit(at, code) => {
+                    let name = &names[at % names.len()];
+                    let running = node.observed.pods.get("u").is_some_and(|p| matches!(p.containers[name].life, Life::Running { .. }));
+                    if running {
+                        node.exit("u", name, code);
+                    }
+                }
+                Step::Pass(ms) => node.pass(ms),
+                Step::Stop(grace) if node.desired.pods.contains_key("u") => {
+                    node.change("u", |spec| spec.stop_grace_seconds = Some(grace));
+                }
+                Step::Stop(_) => {}
+                Step::Remove => node.desired.pods.clear(),
+                Step::LoseShim => {
+                    node.observed.take(Outcome::ShimLost { uid: "u".into() }, &settings(), node.now);
+                }
+                Step::Missing(missing) => node.missing = missing,
+                Step::NoCommand(missing) => node.no_command = missing,
+            }
+            node.settle();
+            let (again, _) = plan(&node.desired, &node.observed, &settings(), node.now);
+            prop_assert_eq!(again, vec![]);
+            if let Some(pod) = node.observed.pods.get("u") {
+                let status = status::of(pod, &settings(), node.now);
+                prop_assert!(["Pending", "Running", "Succeeded", "Failed"].contains(&status.phase.as_str()));
+                // A record that is restored says the same of restarts and ends.
+                let back = crate::record::restore(crate::record::of(pod), node.now).unwrap();
+                for (name, c) in &pod.containers {
+                    prop_assert_eq!(back.containers[name].attempt, c.attempt);
+                    prop_assert_eq!(&back.containers[name].last, &c.last);
+                }
+            }
+        }
+        node.desired.pods.clear();
+        node.pass(120_000);
+        prop_assert!(node.observed.pods.is_empty());
+        prop_assert!(node.observed.endpoints.entries.is_empty());
+        let creates = node.places(|a| matches!(a, Action::CreateContainer { .. })).len();
+        let instances: std::collections::BTreeSet<_> = node.log.iter().filter_map(|a| match a {
+            Action::CreateContainer { instance, .. } => Some(instance.clone()),
+            _ => None,
+        }).collect();
+        prop_assert_eq!(creates, instances.len(), "no instance is made twice");
+    }
+}

@@ -1,0 +1,424 @@
+//! What is wanted of this node, and what is: the two arguments of every plan.
+//!
+//! `Desired` comes from the control plane (or from what it last pushed, kept on
+//! disk); `Observed` from the kernel, the shims and the outcomes of actions.
+//! Neither is written here: `outcome.rs` is the only writer of `Observed`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use proto::v1;
+
+use crate::endpoint::Endpoints;
+use crate::link::Network;
+use crate::probe::Probes;
+use crate::restart::Backoff;
+use crate::service::Maps;
+
+/// What the node shall be.
+#[derive(Debug, Clone, Default)]
+pub struct Desired {
+    /// Facts of the cluster: address ranges of pods and services.
+    pub config: v1::ClusterConfig,
+    /// Pods that the node shall run, by uid.
+    pub pods: BTreeMap<String, Arc<v1::PodSpec>>,
+    /// Services of the cluster, by "namespace/name".
+    pub services: BTreeMap<String, v1::Service>,
+    /// The other nodes, by name.
+    pub routes: BTreeMap<String, v1::NodeRoute>,
+    /// True once this is all that is wanted (a whole snapshot, or the state kept
+    /// on disk). Before that nothing may be removed for being absent here.
+    pub complete: bool,
+}
+
+/// Facts of the node and the operator's choices; fixed while the agent runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Name of the node.
+    pub node_name: String,
+    /// The address that the other nodes reach this one by.
+    pub node_ip: Ipv4Addr,
+    /// First uplink: next hops of the other nodes are reached through it.
+    pub uplink: String,
+    /// MTU of the uplink, bytes; pods get the same.
+    pub mtu: u32,
+    /// Memory of the node, bytes (for `oom_score_adj`).
+    pub memory_bytes: u64,
+    /// First delay of CrashLoopBackOff, milliseconds (Kubernetes: 10 s).
+    pub restart_backoff_base_ms: i64,
+    /// Longest delay of CrashLoopBackOff, milliseconds (Kubernetes: 300 s).
+    pub restart_backoff_max_ms: i64,
+    /// First delay of ImagePullBackOff, milliseconds (Kubernetes: 10 s).
+    pub image_backoff_base_ms: i64,
+    /// Longest delay of ImagePullBackOff, milliseconds (Kubernetes: 300 s).
+    pub image_backoff_max_ms: i64,
+    /// Bytes after which a container's log is rotated; 0: never.
+    pub log_max_bytes: u64,
+    /// Parent of the pods' cgroups, relative to the hierarchies' roots: "/hydrofoil".
+    pub cgroup: String,
+}
+
+impl Settings {
+    /// cgroup of a pod, relative to the hierarchies' roots.
+    pub fn pod_cgroup(&self, uid: &str) -> String {
+        format!("{}/pod-{uid}", self.cgroup)
+    }
+}
+
+/// Id of a container instance, unique on the node: what shims and logs call it.
+pub fn container_id(uid: &str, container: &str, attempt: u32) -> String {
+    format!("{uid}_{container}_{attempt}")
+}
+
+/// The parts of a [`container_id`]; `None` if it is not one.
+pub fn parse_container_id(id: &str) -> Option<(&str, &str, u32)> {
+    // Neither uids nor container names (DNS labels) contain an underscore.
+    let (rest, attempt) = id.rsplit_once('_')?;
+    let (uid, container) = rest.split_once('_')?;
+    Some((uid, container, attempt.parse().ok()?))
+}
+
+/// How far something is that takes time and can fail.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Step {
+    /// Not there.
+    #[default]
+    Absent,
+    /// An action on it is on its way, after so many failures in a row.
+    Busy(u32),
+    /// There.
+    Ready,
+    /// The last action failed; the next try may start at `retry_ms`.
+    Failed {
+        /// Why, in words.
+        message: String,
+        /// Failures in a row.
+        tries: u32,
+        /// Milliseconds since the epoch.
+        retry_ms: i64,
+    },
+}
+
+impl Step {
+    /// True if an action may start now.
+    pub fn due(&self, now: i64) -> bool {
+        match self {
+            Step::Absent => true,
+            Step::Failed { retry_ms, .. } => now >= *retry_ms,
+            Step::Busy(_) | Step::Ready => false,
+        }
+    }
+
+    /// When an action becomes due, if time alone brings it.
+    pub fn wake(&self) -> Option<i64> {
+        match self {
+            Step::Failed { retry_ms, .. } => Some(*retry_ms),
+            Step::Absent | Step::Busy(_) | Step::Ready => None,
+        }
+    }
+
+    /// Marks an action as begun.
+    pub fn start(&mut self) {
+        *self = Step::Busy(self.tries());
+    }
+
+    /// True while an action is on its way.
+    pub fn busy(&self) -> bool {
+        matches!(self, Step::Busy(_))
+    }
+
+    fn tries(&self) -> u32 {
+        match self {
+            Step::Failed { tries, .. } | Step::Busy(tries) => *tries,
+            Step::Absent | Step::Ready => 0,
+        }
+    }
+
+    /// Notes how an action ended. After a failure it is tried again: after 0.2 s,
+    /// then twice as long each time, up to a minute.
+    pub fn end(&mut self, result: Result<(), String>, now: i64) {
+        *self = match result {
+            Ok(()) => Step::Ready,
+            Err(message) => {
+                let tries = self.tries() + 1;
+                let delay = (200_i64 << tries.min(10).saturating_sub(1)).min(60_000);
+                Step::Failed {
+                    message,
+                    tries,
+                    retry_ms: now + delay,
+                }
+            }
+        };
+    }
+}
+
+/// What the node is.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// Pods of which anything is left on the node, by uid.
+    pub pods: BTreeMap<String, Pod>,
+    /// Links and routes of the node itself.
+    pub network: Network,
+    /// The endpoint map.
+    pub endpoints: Endpoints,
+    /// The service maps.
+    pub maps: Maps,
+    /// Pods that are gone and that the control plane has not forgotten yet.
+    pub gone: BTreeSet<String>,
+}
+
+/// One pod as it is.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    /// What was last wanted of it.
+    pub spec: Arc<v1::PodSpec>,
+    /// When the node first saw it: status.startTime. Milliseconds since the epoch.
+    pub seen_ms: i64,
+    /// What must survive the agent is on disk as it is here.
+    pub record: Step,
+    /// Net, IPC and UTS namespaces pinned.
+    pub namespaces: Step,
+    /// The veth pair, its addresses and routes.
+    pub link: Step,
+    /// Interface index of the host's end, once there is one.
+    pub ifindex: Option<u32>,
+    /// Our programs are attached to the host's end.
+    pub programs: Step,
+    /// The process that runs the containers.
+    pub shim: Step,
+    /// Folders and files that the containers mount.
+    pub volumes: Step,
+    /// The pod's cgroup.
+    pub cgroup: Step,
+    /// Containers by name, init containers among them.
+    pub containers: BTreeMap<String, Container>,
+    /// Set once the pod shall end.
+    pub stop: Option<Stop>,
+    /// The pod ended by itself and will not run again: its phase, for good.
+    pub finished: Option<Finished>,
+    /// The conditions last told, for the times of their transitions.
+    pub conditions: Vec<v1::Condition>,
+    /// What is left to remove, once nothing runs.
+    pub teardown: Teardown,
+}
+
+/// Why and until when a pod may still run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// When the end was asked for. Milliseconds since the epoch.
+    pub since_ms: i64,
+    /// When SIGKILL comes. Milliseconds since the epoch.
+    pub deadline_ms: i64,
+}
+
+/// The end that a pod came to by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    /// All containers ended with exit code 0.
+    Succeeded,
+    /// At least one did not.
+    Failed,
+}
+
+/// Removal is best effort and complete: one action, repeated until it succeeds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Teardown {
+    /// Shim, link, endpoint, namespaces, mounts, cgroup.
+    pub sandbox: Step,
+    /// Volumes, logs and the record.
+    pub folders: Step,
+}
+
+impl Pod {
+    /// A pod of which nothing is there yet.
+    pub fn new(spec: Arc<v1::PodSpec>, now: i64) -> Pod {
+        let containers = spec
+            .init_containers
+            .iter()
+            .chain(&spec.containers)
+            .map(|c| (c.name.clone(), Container::default()))
+            .collect();
+        Pod {
+            spec,
+            seen_ms: now,
+            record: Step::Absent,
+            namespaces: Step::Absent,
+            link: Step::Absent,
+            ifindex: None,
+            programs: Step::Absent,
+            shim: Step::Absent,
+            volumes: Step::Absent,
+            cgroup: Step::Absent,
+            containers,
+            stop: None,
+            finished: None,
+            conditions: Vec::new(),
+            teardown: Teardown::default(),
+        }
+    }
+
+    /// The pod's own IPv4 address; `None` on the host's network.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        address(&self.spec)
+    }
+}
+
+/// The IPv4 address that control allocated; `None` on the host's network.
+pub fn address(spec: &v1::PodSpec) -> Option<Ipv4Addr> {
+    if spec.host_network {
+        return None;
+    }
+    spec.ips.iter().find_map(|ip| ip.parse().ok())
+}
+
+/// One container of a pod as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Container {
+    /// The image of the next instance.
+    pub image: Image,
+    /// Delay after the last failed pull, milliseconds; 0: none failed.
+    pub image_delay_ms: i64,
+    /// Of the image of the current or last instance, for its status.
+    pub image_id: String,
+    /// Number of the current instance, from 0: status.restartCount.
+    pub attempt: u32,
+    /// Where the current instance is in its life.
+    pub life: Life,
+    /// How the instance before ended.
+    pub last: Option<Exit>,
+    /// Delays between restarts.
+    pub backoff: Backoff,
+    /// Hook after the start.
+    pub post_start: Hook,
+    /// Set while the instance is being ended.
+    pub kill: Option<Kill>,
+    /// Startup, liveness and readiness.
+    pub probes: Probes,
+    /// Instances that ended and still lie in the shim: attempt numbers.
+    pub remains: BTreeSet<u32>,
+}
+
+/// Where the image of a container's next instance is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Image {
+    /// Not looked for.
+    #[default]
+    Unknown,
+    /// Looking into the store.
+    Looking,
+    /// Not in the store.
+    Missing,
+    /// Being pulled.
+    Pulling,
+    /// In the store.
+    Ready(Arc<ImageFacts>),
+    /// Could not be had.
+    Failed {
+        /// Kubernetes' reason: "ErrImagePull", "ErrImageNeverPull", "InvalidImageName".
+        reason: &'static str,
+        /// Why, in words.
+        message: String,
+        /// When that was. Milliseconds since the epoch.
+        at_ms: i64,
+        /// Delay before the next try, milliseconds.
+        delay_ms: i64,
+    },
+}
+
+/// What a container needs to know of its image.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImageFacts {
+    /// "docker.io/library/busybox@sha256:..."
+    pub image_id: String,
+    /// What the root is mounted from: opaque to plans.
+    pub digest: String,
+    /// The image's entry point.
+    pub entrypoint: Vec<String>,
+    /// The image's arguments.
+    pub cmd: Vec<String>,
+    /// "NAME=value"
+    pub env: Vec<String>,
+    /// The image's working directory.
+    pub working_dir: String,
+    /// "uid", "uid:gid", "name", "name:group" or empty.
+    pub user: String,
+    /// Signal number that asks it to end; 0: SIGTERM.
+    pub stop_signal: i32,
+}
+
+/// The life of one instance of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Life {
+    /// No instance yet.
+    #[default]
+    None,
+    /// The shim is making it.
+    Creating,
+    /// It is there and has not run yet.
+    Created,
+    /// The shim is starting it.
+    Starting,
+    /// It runs.
+    Running {
+        /// Milliseconds since the epoch.
+        started_ms: i64,
+    },
+    /// It ended, or could not start.
+    Exited(Exit),
+    /// It could not be made.
+    Refused {
+        /// "CreateContainerError"
+        reason: &'static str,
+        /// Why, in words.
+        message: String,
+        /// When that was. Milliseconds since the epoch.
+        at_ms: i64,
+    },
+}
+
+/// How an instance ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Exit {
+    /// Exit code; 128 + signal where a signal ended it.
+    pub code: i32,
+    /// 0 unless a signal ended it.
+    pub signal: i32,
+    /// "Completed", "Error", "OOMKilled", "StartError", "ContainerStatusUnknown"
+    pub reason: String,
+    /// The container's last words.
+    pub message: String,
+    /// Milliseconds since the epoch.
+    pub started_ms: i64,
+    /// Milliseconds since the epoch.
+    pub finished_ms: i64,
+    /// Number of the instance.
+    pub attempt: u32,
+}
+
+/// A hook of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hook {
+    /// Not run.
+    #[default]
+    Waiting,
+    /// Running.
+    Running,
+    /// Ended, or there is none.
+    Done,
+}
+
+/// The end of an instance, step by step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kill {
+    /// When it began. Milliseconds since the epoch.
+    pub since_ms: i64,
+    /// When SIGKILL comes. Milliseconds since the epoch.
+    pub deadline_ms: i64,
+    /// The hook before the end.
+    pub pre_stop: Hook,
+    /// SIGTERM was sent.
+    pub asked: bool,
+    /// When SIGKILL was sent. Milliseconds since the epoch.
+    pub killed_ms: Option<i64>,
+}
