@@ -1,1 +1,13 @@
 //! Reading order follows as the crate grows.
+mod beneath;
+pub mod bpf;
+pub mod cgroup;
+pub mod clock;
+pub mod image;
+pub mod link;
+pub mod maps;
+pub mod netns;
+pub mod process;
+pub mod shim;
+pub mod state;
+pub mod volume;

@@ -1,0 +1,184 @@
+//! Images on the node: a content-addressed store, and how images get into it.
+//!
+//! The store's folder is an OCI image layout (`oci-layout`, `index.json`,
+//! `blobs/sha256/`), beside it each layer unpacked once (`layers/sha256/`).
+//! Which image a node should have, and when, is decided in `agent-plan`; the
+//! caller is `agent/daemon/src/apply.rs`.
+//! Reading order: `reference`, `manifest`, `store`, `pull`, `import`, `unpack`,
+//! `rootfs`, `user`.
+
+pub(crate) mod archive;
+mod blob;
+pub mod import;
+pub mod manifest;
+pub mod pull;
+pub mod reference;
+pub mod rootfs;
+pub mod store;
+pub mod unpack;
+pub mod user;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use pull::Endpoint;
+pub use reference::Reference;
+pub use rootfs::{Mount, RootfsError};
+pub use store::ImageStore;
+pub use user::{Account, UserError};
+
+/// An image that is whole on this node: every layer unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The image's names here: `docker.io/library/busybox:latest`. Sorted.
+    pub references: Vec<String>,
+    /// Digest of what the name stood for at the registry (of the index, when
+    /// it is built for several platforms): `sha256:...`.
+    pub digest: String,
+    /// Digest of the configuration: `sha256:...`, which Docker calls the image's id.
+    pub config_digest: String,
+    /// Folders of the unpacked layers, the lowest first.
+    pub layers: Vec<PathBuf>,
+    /// Bytes of the blobs as transferred.
+    pub size: u64,
+    pub config: ImageConfig,
+}
+
+impl Image {
+    /// What Kubernetes shows as a container's `imageID`:
+    /// `docker.io/library/busybox@sha256:...`.
+    pub fn image_id(&self) -> String {
+        let name = self
+            .references
+            .first()
+            .map_or("", |whole| reference::name_part(whole));
+        if name.is_empty() {
+            self.digest.clone()
+        } else {
+            format!("{name}@{}", self.digest)
+        }
+    }
+}
+
+/// What an image says of the process to start. Empty: it does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    /// "NAME=value"
+    pub env: Vec<String>,
+    pub working_dir: String,
+    /// "name", "uid", "name:group", "uid:gid"; see [`user::resolve`].
+    pub user: String,
+    /// "SIGTERM" or "15"
+    pub stop_signal: String,
+    /// In Go's words: "amd64", "arm64".
+    pub architecture: String,
+    pub os: String,
+}
+
+/// What kept an image from being there.
+///
+/// [`ImageError::reason`] is the word that Kubernetes uses for it.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error("couldn't parse image name {name:?}: {why}")]
+    InvalidName { name: String, why: String },
+    #[error("image {reference:?} is not present with pull policy of Never")]
+    NotPresent { reference: String },
+    #[error("failed to pull image {reference:?}: {endpoint}: not found")]
+    NotFound { reference: String, endpoint: String },
+    #[error("failed to pull image {reference:?}: {endpoint}: authorization failed: {why}")]
+    Unauthorized {
+        reference: String,
+        endpoint: String,
+        why: String,
+    },
+    #[error("failed to pull image {reference:?}: {endpoint}: {why}")]
+    Registry {
+        reference: String,
+        endpoint: String,
+        why: String,
+    },
+    #[error("registry endpoint {url:?} is not http://HOST or https://HOST")]
+    InvalidEndpoint { url: String },
+    #[error("digest mismatch: expected {expected}, got {actual}")]
+    DigestMismatch { expected: String, actual: String },
+    #[error("{digest}: only sha256 digests of 64 hexadecimal digits are supported")]
+    UnsupportedDigest { digest: String },
+    #[error("blob {digest}: {actual} bytes instead of {expected}")]
+    SizeMismatch {
+        digest: String,
+        expected: u64,
+        actual: u64,
+    },
+    #[error("no image for linux/{architecture} in {digest}")]
+    NoPlatform {
+        digest: String,
+        architecture: String,
+    },
+    #[error("{what} {digest} is not understood: {why}")]
+    InvalidManifest {
+        what: &'static str,
+        digest: String,
+        why: String,
+    },
+    #[error("layer {layer}: {source}")]
+    Layer {
+        layer: String,
+        source: unpack::UnpackError,
+    },
+    #[error("{path:?} is neither an OCI layout nor a docker archive: {why}")]
+    InvalidArchive { path: PathBuf, why: String },
+    #[error("no space left on device while writing {path:?}")]
+    DiskFull { path: PathBuf },
+    #[error("{verb} {path:?}: {source}")]
+    Io {
+        verb: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("image work on {reference:?} was cut off")]
+    Interrupted { reference: String },
+}
+
+impl ImageError {
+    /// Reason of a container that waits for this image: `InvalidImageName`,
+    /// `ErrImageNeverPull` or `ErrImagePull`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::InvalidName { .. } => "InvalidImageName",
+            Self::NotPresent { .. } => "ErrImageNeverPull",
+            Self::NotFound { .. }
+            | Self::Unauthorized { .. }
+            | Self::Registry { .. }
+            | Self::InvalidEndpoint { .. }
+            | Self::DigestMismatch { .. }
+            | Self::UnsupportedDigest { .. }
+            | Self::SizeMismatch { .. }
+            | Self::NoPlatform { .. }
+            | Self::InvalidManifest { .. }
+            | Self::Layer { .. }
+            | Self::InvalidArchive { .. }
+            | Self::DiskFull { .. }
+            | Self::Io { .. }
+            | Self::Interrupted { .. } => "ErrImagePull",
+        }
+    }
+
+    /// For `map_err`: an I/O error with what was done to which path; a full
+    /// disk gets its own variant.
+    pub(crate) fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| {
+            if matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ) {
+                Self::DiskFull { path }
+            } else {
+                Self::Io { verb, path, source }
+            }
+        }
+    }
+}

@@ -1,0 +1,536 @@
+//! The store: names, blobs by digest, unpacked layers.
+//!
+//! Everything is written to `tmp/`, verified, synced, and renamed into place:
+//! what has its final name is whole. `pull.rs` and `import.rs` fill it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sha2::{Digest, Sha256};
+
+use super::manifest::{
+    self, ConfigFile, Descriptor, Document, Index, MAX_DOCUMENT_BYTES, MAX_INDEX_DEPTH, Manifest,
+    REF_NAME,
+};
+use super::reference::{Version, checked_digest, name_part};
+use super::{Image, ImageError, Reference, unpack};
+
+/// The node's images. Clones share one store.
+#[derive(Debug, Clone)]
+pub struct ImageStore {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    root: PathBuf,
+    index: Mutex<Index>,
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held shared by whoever adds blobs that no name leads to yet.
+    collecting: Arc<tokio::sync::RwLock<()>>,
+    next_tmp: AtomicU64,
+    pub(super) clients: super::pull::Clients,
+}
+
+impl ImageStore {
+    /// Opens or makes the store in `root`, and clears away what interrupted
+    /// pulls left. One process may have a store open.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`], [`ImageError::DiskFull`], [`ImageError::InvalidManifest`].
+    pub fn open(root: &Path) -> Result<Self, ImageError> {
+        // Layers hold set-user-id programs: nobody but root may come here.
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        let tmp = root.join("tmp");
+        match fs::remove_dir_all(&tmp) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(ImageError::io("clear", &tmp)(error));
+            }
+            _ => {}
+        }
+        for dir in [
+            root.to_owned(),
+            tmp,
+            root.join("blobs/sha256"),
+            root.join("layers/sha256"),
+        ] {
+            builder.create(&dir).map_err(ImageError::io("make", &dir))?;
+        }
+        let path = root.join("index.json");
+        let index = match fs::read(&path) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|error| ImageError::InvalidManifest {
+                    what: "table of contents",
+                    digest: path.display().to_string(),
+                    why: error.to_string(),
+                })?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Index::new(Vec::new()),
+            Err(error) => return Err(ImageError::io("read", &path)(error)),
+        };
+        let store = Self {
+            inner: Arc::new(Inner {
+                root: root.to_owned(),
+                index: Mutex::new(index),
+                locks: Mutex::default(),
+                collecting: Arc::default(),
+                next_tmp: AtomicU64::new(0),
+                clients: super::pull::Clients::default(),
+            }),
+        };
+        store.write_file(
+            &root.join("oci-layout"),
+            br#"{"imageLayoutVersion":"1.0.0"}"#,
+        )?;
+        Ok(store)
+    }
+
+    /// The image of that name, if it is whole here. Does not ask any registry.
+    ///
+    /// # Errors
+    /// As of reading the store's files.
+    pub fn get(&self, reference: &Reference) -> Result<Option<Image>, ImageError> {
+        let whole = reference.to_string();
+        let digest = self.index().manifests.iter().find_map(|entry| {
+            let name = entry.annotation(REF_NAME)?;
+            // The image that a tag brought is also there by its digest.
+            let same = match &reference.version {
+                Version::Tag(_) => name == whole,
+                Version::Digest(digest) => {
+                    entry.digest == *digest && name_part(name) == reference.name()
+                }
+            };
+            same.then(|| entry.digest.clone())
+        });
+        digest.map_or(Ok(None), |digest| self.load(&digest))
+    }
+
+    /// All images, each once, with all its names.
+    ///
+    /// # Errors
+    /// As of reading the store's files.
+    pub fn list(&self) -> Result<Vec<Image>, ImageError> {
+        let digests: BTreeSet<String> = self
+            .index()
+            .manifests
+            .iter()
+            .map(|entry| entry.digest.clone())
+            .collect();
+        digests
+            .iter()
+            .filter_map(|digest| self.load(digest).transpose())
+            .collect()
+    }
+
+    /// Takes the name away; false if there was none. The blobs and layers that
+    /// no other image needs go too, except those of the images whose digests
+    /// are `in_use` (see [`super::rootfs::image_of`]).
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub async fn remove(
+        &self,
+        reference: &Reference,
+        in_use: &BTreeSet<String>,
+    ) -> Result<bool, ImageError> {
+        let whole = reference.to_string();
+        let found = self.change_index(|index| {
+            let before = index.manifests.len();
+            index
+                .manifests
+                .retain(|entry| entry.annotation(REF_NAME) != Some(&whole));
+            index.manifests.len() != before
+        })?;
+        if found {
+            self.collect(in_use).await?;
+        }
+        Ok(found)
+    }
+
+    /// Deletes blobs and layers that belong to no named image and to none whose
+    /// digest is `in_use`. Returns the bytes of blobs freed. Waits for pulls.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub async fn collect(&self, in_use: &BTreeSet<String>) -> Result<u64, ImageError> {
+        let guard = Arc::clone(&self.inner.collecting).write_owned().await;
+        let (store, in_use) = (self.clone(), in_use.clone());
+        blocking("collect", move || {
+            let freed = store.collect_now(&in_use);
+            drop(guard);
+            freed
+        })
+        .await
+    }
+
+    fn collect_now(&self, in_use: &BTreeSet<String>) -> Result<u64, ImageError> {
+        let mut roots = in_use.clone();
+        roots.extend(
+            self.index()
+                .manifests
+                .iter()
+                .map(|entry| entry.digest.clone()),
+        );
+        let (mut blobs, mut layers) = (BTreeSet::new(), BTreeSet::new());
+        for digest in &roots {
+            let Some((path, manifest, config)) = self.resolve(digest)? else {
+                continue;
+            };
+            blobs.extend(path);
+            blobs.insert(manifest.config.digest.clone());
+            blobs.extend(manifest.layers.iter().map(|layer| layer.digest.clone()));
+            layers.extend(chain_ids(&config.rootfs.diff_ids));
+        }
+        let mut freed = 0;
+        for (dir, kept) in [("blobs/sha256", &blobs), ("layers/sha256", &layers)] {
+            let dir = self.inner.root.join(dir);
+            let entries = fs::read_dir(&dir).map_err(ImageError::io("list", &dir))?;
+            for entry in entries {
+                let entry = entry.map_err(ImageError::io("list", &dir))?;
+                if kept.contains(&format!("sha256:{}", entry.file_name().to_string_lossy())) {
+                    continue;
+                }
+                let path = entry.path();
+                if path.is_dir() {
+                    self.discard(&path)?;
+                } else {
+                    freed += entry.metadata().map_or(0, |metadata| metadata.len());
+                    fs::remove_file(&path).map_err(ImageError::io("remove", &path))?;
+                }
+            }
+        }
+        Ok(freed)
+    }
+
+    /// The image behind a digest; none unless every part of it is here.
+    pub(super) fn load(&self, digest: &str) -> Result<Option<Image>, ImageError> {
+        let Some((_, manifest, config)) = self.resolve(digest)? else {
+            return Ok(None);
+        };
+        let layers: Vec<PathBuf> = chain_ids(&config.rootfs.diff_ids)
+            .iter()
+            .map(|id| self.layer_path(id))
+            .collect();
+        if !layers.iter().all(|layer| layer.is_dir()) {
+            return Ok(None);
+        }
+        let mut references: Vec<String> = self
+            .index()
+            .manifests
+            .iter()
+            .filter(|entry| entry.digest == digest)
+            .filter_map(|entry| entry.annotation(REF_NAME).map(str::to_owned))
+            .collect();
+        references.sort();
+        Ok(Some(Image {
+            references,
+            digest: digest.to_owned(),
+            config_digest: manifest.config.digest.clone(),
+            layers,
+            size: manifest.config.size + manifest.layers.iter().map(|l| l.size).sum::<u64>(),
+            config: config.image_config(),
+        }))
+    }
+
+    /// Follows a digest over indexes to this machine's manifest and its
+    /// configuration; also the digests on the way. None if a part is missing.
+    pub(super) fn resolve(
+        &self,
+        digest: &str,
+    ) -> Result<Option<(Vec<String>, Manifest, ConfigFile)>, ImageError> {
+        let mut way = vec![digest.to_owned()];
+        let mut digest = digest.to_owned();
+        for _ in 0..MAX_INDEX_DEPTH {
+            let Some(bytes) = self.read_blob(&digest)? else {
+                return Ok(None);
+            };
+            match manifest::parse_document(&digest, &bytes)? {
+                Document::Index(index) => {
+                    digest = choose(&index, &digest)?.digest.clone();
+                    way.push(digest.clone());
+                }
+                Document::Manifest(found) => {
+                    let Some(bytes) = self.read_blob(&found.config.digest)? else {
+                        return Ok(None);
+                    };
+                    let config = manifest::parse_config(&found, &bytes)?;
+                    return Ok(Some((way, found, config)));
+                }
+            }
+        }
+        Err(too_deep(&digest))
+    }
+
+    /// Unpacks what is not unpacked of these layers, whose blobs are here.
+    pub(super) async fn unpack_layers(
+        &self,
+        manifest: &Manifest,
+        config: &ConfigFile,
+    ) -> Result<(), ImageError> {
+        let ids = chain_ids(&config.rootfs.diff_ids);
+        for (at, id) in ids.iter().enumerate() {
+            let guard = self.lock(&format!("layer {id}")).await;
+            let path = self.layer_path(id);
+            if path.is_dir() {
+                continue;
+            }
+            let job = LayerJob {
+                blob: self.blob_path(&manifest.layers[at].digest),
+                digest: manifest.layers[at].digest.clone(),
+                diff_id: config.rootfs.diff_ids[at].clone(),
+                lowers: ids[..at]
+                    .iter()
+                    .rev()
+                    .map(|id| self.layer_path(id))
+                    .collect(),
+                path,
+            };
+            let store = self.clone();
+            blocking(&job.digest.clone(), move || {
+                let done = store.unpack_layer(&job);
+                // Until here, also when whoever asked has gone away.
+                drop(guard);
+                done
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    fn unpack_layer(&self, job: &LayerJob) -> Result<(), ImageError> {
+        let archive = File::open(&job.blob).map_err(ImageError::io("open", &job.blob))?;
+        let tmp = self.tmp_path();
+        fs::create_dir(&tmp).map_err(ImageError::io("make", &tmp))?;
+        let done = unpack::unpack(archive, &tmp, &job.lowers)
+            .map_err(|source| {
+                if source.is_disk_full() {
+                    ImageError::DiskFull {
+                        path: job.path.clone(),
+                    }
+                } else {
+                    ImageError::Layer {
+                        layer: job.digest.clone(),
+                        source,
+                    }
+                }
+            })
+            .and_then(|actual| {
+                if actual == job.diff_id {
+                    Ok(())
+                } else {
+                    Err(ImageError::DigestMismatch {
+                        expected: job.diff_id.clone(),
+                        actual,
+                    })
+                }
+            })
+            .and_then(|()| {
+                // All of the layer must be on the disk before its name says so.
+                File::open(&tmp)
+                    .and_then(|dir| Ok(nix::unistd::syncfs(dir)?))
+                    .map_err(ImageError::io("sync", &tmp))
+            });
+        if let Err(error) = done {
+            self.discard(&tmp)?;
+            return Err(error);
+        }
+        match fs::rename(&tmp, &job.path) {
+            Ok(()) => Ok(()),
+            // Somebody whose caller went away has just finished the same layer.
+            Err(_) if job.path.is_dir() => self.discard(&tmp),
+            Err(error) => Err(ImageError::io("rename", &tmp)(error)),
+        }
+    }
+
+    /// Gives names to the image behind `top`, all of whose parts are here.
+    pub(super) fn name(&self, top: &Descriptor, names: &[String]) -> Result<Image, ImageError> {
+        self.change_index(|index| {
+            for name in names {
+                index
+                    .manifests
+                    .retain(|entry| entry.annotation(REF_NAME) != Some(name));
+                index.manifests.push(Descriptor {
+                    platform: None,
+                    annotations: Some(BTreeMap::from([(REF_NAME.to_owned(), name.clone())])),
+                    ..top.clone()
+                });
+            }
+        })?;
+        self.load(&top.digest)?
+            .ok_or_else(|| ImageError::Interrupted {
+                reference: names.join(", "),
+            })
+    }
+
+    fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> T) -> Result<T, ImageError> {
+        let mut index = self.index();
+        let mut next = index.clone();
+        let result = change(&mut next);
+        if *index != next {
+            let bytes = serde_json::to_vec(&next).map_err(|error| {
+                ImageError::io("write", &self.inner.root)(io::Error::other(error))
+            })?;
+            self.write_file(&self.inner.root.join("index.json"), &bytes)?;
+            *index = next;
+        }
+        Ok(result)
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        // Whoever panicked left either the old or the new index there.
+        self.inner
+            .index
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces a file as a whole.
+    fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+        let tmp = self.tmp_path();
+        let written = File::create(&tmp)
+            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+            .and_then(|()| fs::rename(&tmp, path));
+        written.map_err(|error| {
+            // What is left of it goes at the next start at the latest.
+            drop(fs::remove_file(&tmp));
+            ImageError::io("write", path)(error)
+        })
+    }
+
+    /// A small blob, whole; none if it is not here.
+    pub(super) fn read_blob(&self, digest: &str) -> Result<Option<Vec<u8>>, ImageError> {
+        let path = self.blob_path(checked_digest(digest)?);
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.len() > MAX_DOCUMENT_BYTES => {
+                Err(ImageError::InvalidManifest {
+                    what: "document",
+                    digest: digest.to_owned(),
+                    why: format!("{} bytes are too many", metadata.len()),
+                })
+            }
+            Ok(_) => fs::read(&path)
+                .map(Some)
+                .map_err(ImageError::io("read", &path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ImageError::io("read", &path)(error)),
+        }
+    }
+
+    pub(super) fn has_blob(&self, digest: &str) -> bool {
+        self.blob_path(digest).is_file()
+    }
+
+    /// Of a checked digest.
+    pub(super) fn blob_path(&self, digest: &str) -> PathBuf {
+        self.inner.root.join("blobs").join(digest.replace(':', "/"))
+    }
+
+    fn layer_path(&self, chain_id: &str) -> PathBuf {
+        self.inner
+            .root
+            .join("layers")
+            .join(chain_id.replace(':', "/"))
+    }
+
+    /// A name that nobody else uses; what is there is never taken for whole.
+    pub(super) fn tmp_path(&self) -> PathBuf {
+        let number = self.inner.next_tmp.fetch_add(1, Ordering::Relaxed);
+        self.inner
+            .root
+            .join("tmp")
+            .join(format!("{}-{number}", std::process::id()))
+    }
+
+    /// Removes a folder so that it is never seen half-removed.
+    pub(super) fn discard(&self, path: &Path) -> Result<(), ImageError> {
+        let tmp = self.tmp_path();
+        fs::rename(path, &tmp).map_err(ImageError::io("rename", path))?;
+        fs::remove_dir_all(&tmp).map_err(ImageError::io("remove", &tmp))
+    }
+
+    /// One at a time for each key.
+    pub(super) async fn lock(&self, key: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self
+                .inner
+                .locks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(key.to_owned()).or_default())
+        };
+        lock.lock_owned().await
+    }
+
+    /// Keeps [`ImageStore::collect`] away while blobs without a name are written.
+    pub(super) async fn adding(&self) -> tokio::sync::OwnedRwLockReadGuard<()> {
+        Arc::clone(&self.inner.collecting).read_owned().await
+    }
+}
+
+struct LayerJob {
+    blob: PathBuf,
+    digest: String,
+    diff_id: String,
+    lowers: Vec<PathBuf>,
+    path: PathBuf,
+}
+
+/// The entry of an index for this machine.
+pub(super) fn choose<'a>(index: &'a Index, digest: &str) -> Result<&'a Descriptor, ImageError> {
+    let architecture = manifest::architecture();
+    let entry = index
+        .choose(architecture)
+        .ok_or_else(|| ImageError::NoPlatform {
+            digest: digest.to_owned(),
+            architecture: architecture.to_owned(),
+        })?;
+    checked_digest(&entry.digest)?;
+    Ok(entry)
+}
+
+pub(super) fn too_deep(digest: &str) -> ImageError {
+    ImageError::InvalidManifest {
+        what: "index",
+        digest: digest.to_owned(),
+        why: format!("more than {MAX_INDEX_DEPTH} indexes deep"),
+    }
+}
+
+/// Names of stacked layers (image-spec, config.md, "Layer ChainID"): the same
+/// archive over other layers is another folder, as it takes attributes of
+/// implied folders from those.
+fn chain_ids(diff_ids: &[String]) -> Vec<String> {
+    let mut ids: Vec<String> = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        let id = match ids.last() {
+            None => diff_id.clone(),
+            Some(below) => sha256(format!("{below} {diff_id}").as_bytes()),
+        };
+        ids.push(id);
+    }
+    ids
+}
+
+/// "sha256:..."
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+/// Runs work that blocks on the runtime's threads for that.
+pub(super) async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_gone| ImageError::Interrupted {
+            reference: what.to_owned(),
+        })?
+}

@@ -1,0 +1,531 @@
+//! Links, addresses, routes and neighbours, over rtnetlink.
+//!
+//! All that is here acts in the network namespace in which [`Netlink::open`]
+//! was called (the node's), except for the pod's side of a pod link
+//! (`link/pod.rs`). What there should be is decided in `agent-plan`
+//! (`link.rs`); the caller is `agent/daemon/src/apply.rs`, and `observe.rs` for
+//! [`Netlink::observe`].
+//! Ours are links whose names begin with [`PREFIX`], and routes of protocol
+//! [`PROTOCOL`]; nothing else is touched.
+
+mod observe;
+mod pod;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use futures::StreamExt;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
+use rtnetlink::{Handle, LinkDummy, LinkUnspec, RouteMessageBuilder};
+
+/// Names of our links begin with it.
+pub const PREFIX: &str = "foil";
+/// rtnetlink protocol number of our routes (`RTPROT`).
+pub const PROTOCOL: u8 = 70;
+/// The next hop of pods; no interface has it, a permanent neighbour entry answers.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// An Ethernet address, in the order in which it is written.
+pub type Mac = [u8; 6];
+
+/// What rtnetlink, or the kernel behind it, refused.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("open rtnetlink: {source}")]
+    Open { source: io::Error },
+    #[error("{verb} link {name}: {source}")]
+    Link {
+        verb: &'static str,
+        name: String,
+        source: io::Error,
+    },
+    #[error("link {name}: not found")]
+    NoLink { name: String },
+    #[error("{verb} address {address} on link {name}: {source}")]
+    Address {
+        verb: &'static str,
+        name: String,
+        address: IpAddr,
+        source: io::Error,
+    },
+    #[error("{verb} route {route}: {source}")]
+    Route {
+        verb: &'static str,
+        route: String,
+        source: io::Error,
+    },
+    #[error("{verb} neighbour {address} on link {name}: {source}")]
+    Neighbour {
+        verb: &'static str,
+        name: String,
+        address: IpAddr,
+        source: io::Error,
+    },
+    #[error("namespace {path:?}: {source}")]
+    Namespace { path: PathBuf, source: io::Error },
+    #[error("sysctl {name}={value}: {source}")]
+    Sysctl {
+        name: String,
+        value: String,
+        source: io::Error,
+    },
+    #[error("list {what}: {source}")]
+    List {
+        what: &'static str,
+        source: io::Error,
+    },
+}
+
+/// A link of ours, as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub name: String,
+    pub index: u32,
+    /// "veth", "dummy"
+    pub kind: String,
+    pub mac: Mac,
+    pub mtu: u32,
+    pub up: bool,
+    /// Index of a veth's other side in the namespace where that is.
+    pub peer_index: Option<u32>,
+}
+
+/// A route in the main table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Route {
+    /// Destination and the number of bits that count.
+    pub destination: (IpAddr, u8),
+    /// Name of the link.
+    pub link: String,
+    /// Next hop; none: directly on the link.
+    pub via: Option<IpAddr>,
+    /// Source address that the node's own packets get.
+    pub source: Option<IpAddr>,
+}
+
+impl std::fmt::Display for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.destination.0, self.destination.1)?;
+        if let Some(via) = self.via {
+            write!(f, " via {via}")?;
+        }
+        write!(f, " dev {}", self.link)?;
+        if let Some(source) = self.source {
+            write!(f, " src {source}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A permanent neighbour entry on a link of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Neighbour {
+    pub link: String,
+    pub address: IpAddr,
+    pub mac: Mac,
+}
+
+/// All that is ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Sorted by name.
+    pub links: Vec<Link>,
+    /// Of protocol [`PROTOCOL`], sorted.
+    pub routes: Vec<Route>,
+    /// Permanent ones on our links, sorted.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// What the node's own interface to the others is like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    pub name: String,
+    pub index: u32,
+    pub mac: Mac,
+    pub mtu: u32,
+    pub up: bool,
+    /// Global addresses with their prefix lengths, primary ones first.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// A veth pair between the node and a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodLink {
+    /// Of the host's side; the pod's is always "eth0".
+    pub name: String,
+    pub host_mac: Mac,
+    pub pod_mac: Mac,
+    pub mtu: u32,
+    /// The pod's addresses; each gets a host prefix.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Source address of the node's own packets to the pod.
+    pub node_ip: Option<Ipv4Addr>,
+    /// File of the pod's network namespace.
+    pub netns: PathBuf,
+}
+
+/// An rtnetlink connection. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Netlink {
+    handle: Handle,
+}
+
+impl Netlink {
+    /// Connects in the calling thread's network namespace; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`LinkError::Open`].
+    pub fn open() -> Result<Self, LinkError> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(|source| LinkError::Open { source })?;
+        // Ends by itself with the last handle.
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Makes the whole link of a pod, both sides configured and up, its route
+    /// last: a pod link without its route is not whole. On failure nothing of it
+    /// is left. Returns the index of the host's side.
+    ///
+    /// # Errors
+    /// [`LinkError`]; `Link` with `AlreadyExists` when there is one of that name.
+    pub async fn add_pod_link(&self, link: &PodLink) -> Result<u32, LinkError> {
+        self.create_veth(link).await?;
+        match self.configure_pod_link(link).await {
+            Ok(index) => Ok(index),
+            Err(error) => {
+                // The first error is the one to tell of; the link goes with its namespace at the latest.
+                if let Err(second) = self.delete_link(&link.name).await {
+                    tracing::warn!(link = link.name, error = %second, "half-made link is left");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The pair, with the pod's side in its namespace from the first moment.
+    async fn create_veth(&self, link: &PodLink) -> Result<(), LinkError> {
+        let netns = std::fs::File::open(&link.netns).map_err(|source| LinkError::Namespace {
+            path: link.netns.clone(),
+            source,
+        })?;
+        let message = pod::veth_message(link, &netns);
+        self.request(
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+        .await
+        .map_err(|source| LinkError::Link {
+            verb: "create",
+            name: link.name.clone(),
+            source,
+        })
+    }
+
+    async fn configure_pod_link(&self, link: &PodLink) -> Result<u32, LinkError> {
+        let index = self.index_of(&link.name).await?;
+        // The pod's side on a thread of its own: entering a namespace is per
+        // thread, and a runtime's worker must never be seen in another one.
+        let job = link.clone();
+        let (done, result) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("pod-link".to_owned())
+            .spawn(move || {
+                // Whoever waited may be gone; then nobody wants the answer.
+                drop(done.send(pod::configure(&job)));
+            })
+            .map_err(|source| LinkError::Namespace {
+                path: link.netns.clone(),
+                source,
+            })?;
+        let host_side = self.configure_host_side(link, index).await;
+        // The thread always answers; if it panicked, the sender is dropped.
+        let pod_side = result.await.map_err(|_gone| LinkError::Namespace {
+            path: link.netns.clone(),
+            source: io::Error::other("the thread that configures it died"),
+        })?;
+        pod_side?;
+        host_side?;
+        for address in &link.addresses {
+            self.replace_route_at(
+                &Route {
+                    destination: (IpAddr::V4(*address), 32),
+                    link: link.name.clone(),
+                    via: None,
+                    source: link.node_ip.map(IpAddr::V4),
+                },
+                index,
+            )
+            .await?;
+        }
+        Ok(index)
+    }
+
+    /// Sysctls before the link is up, so that nothing is sent by itself.
+    async fn configure_host_side(&self, link: &PodLink, index: u32) -> Result<(), LinkError> {
+        let name = &link.name;
+        for (sysctl, value) in [
+            // Replies to the node's service flows arrive here with a pod's
+            // address and are translated afterwards.
+            (format!("net/ipv4/conf/{name}/rp_filter"), "0"),
+            (format!("net/ipv4/conf/{name}/proxy_arp"), "0"),
+        ] {
+            set_sysctl(&sysctl, value)?;
+        }
+        pod::quiet_ipv6(name)?;
+        let up = LinkUnspec::new_with_index(index).up().build();
+        self.request(RouteNetlinkMessage::SetLink(up), 0)
+            .await
+            .map_err(|source| LinkError::Link {
+                verb: "set up",
+                name: name.clone(),
+                source,
+            })?;
+        for address in &link.addresses {
+            let message = pod::neighbour_message(index, *address, link.pod_mac);
+            self.request(
+                RouteNetlinkMessage::NewNeighbour(message),
+                NLM_F_CREATE | NLM_F_REPLACE,
+            )
+            .await
+            .map_err(|source| LinkError::Neighbour {
+                verb: "add",
+                name: name.clone(),
+                address: IpAddr::V4(*address),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Makes a dummy link, up, without address. Returns its index.
+    ///
+    /// # Errors
+    /// [`LinkError::Link`].
+    pub async fn add_dummy(&self, name: &str, mtu: u32) -> Result<u32, LinkError> {
+        let error = |verb| {
+            move |source| LinkError::Link {
+                verb,
+                name: name.to_owned(),
+                source,
+            }
+        };
+        let create = LinkDummy::new(name).mtu(mtu).build();
+        self.request(
+            RouteNetlinkMessage::NewLink(create),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+        .await
+        .map_err(error("create"))?;
+        let index = self.index_of(name).await?;
+        pod::quiet_ipv6(name)?;
+        set_sysctl(&format!("net/ipv4/conf/{name}/rp_filter"), "0")?;
+        let up = LinkUnspec::new_with_index(index).up().build();
+        self.request(RouteNetlinkMessage::SetLink(up), 0)
+            .await
+            .map_err(error("set up"))?;
+        Ok(index)
+    }
+
+    /// Deletes a link, and with it its other side, routes and neighbours.
+    /// One that is not there is success.
+    ///
+    /// # Errors
+    /// [`LinkError::Link`].
+    pub async fn delete_link(&self, name: &str) -> Result<(), LinkError> {
+        let message = LinkUnspec::new_with_name(name).build();
+        match self.request(RouteNetlinkMessage::DelLink(message), 0).await {
+            Err(source) if source.raw_os_error() != Some(libc::ENODEV) => Err(LinkError::Link {
+                verb: "delete",
+                name: name.to_owned(),
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds the route, or changes the one to the same destination.
+    ///
+    /// # Errors
+    /// [`LinkError::Route`], [`LinkError::NoLink`].
+    pub async fn replace_route(&self, route: &Route) -> Result<(), LinkError> {
+        let index = self.index_of(&route.link).await?;
+        self.replace_route_at(route, index).await
+    }
+
+    async fn replace_route_at(&self, route: &Route, index: u32) -> Result<(), LinkError> {
+        let message = route_message(route, Some(index));
+        self.request(
+            RouteNetlinkMessage::NewRoute(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .await
+        .map_err(|source| LinkError::Route {
+            verb: "replace",
+            route: route.to_string(),
+            source,
+        })
+    }
+
+    /// Deletes a route of ours. One that is not there is success.
+    ///
+    /// # Errors
+    /// [`LinkError::Route`].
+    pub async fn delete_route(&self, route: &Route) -> Result<(), LinkError> {
+        // Without the link: it may be gone, and the destination and our
+        // protocol number name the route well enough.
+        let message = route_message(
+            &Route {
+                via: None,
+                source: None,
+                ..route.clone()
+            },
+            None,
+        );
+        match self
+            .request(RouteNetlinkMessage::DelRoute(message), 0)
+            .await
+        {
+            Err(source) if source.raw_os_error() != Some(libc::ESRCH) => Err(LinkError::Route {
+                verb: "delete",
+                route: route.to_string(),
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Index of the link of that name.
+    async fn index_of(&self, name: &str) -> Result<u32, LinkError> {
+        Ok(self.link_message(name).await?.header.index)
+    }
+
+    async fn link_message(&self, name: &str) -> Result<LinkMessage, LinkError> {
+        let mut query = LinkMessage::default();
+        query
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        let failed = |source| LinkError::Link {
+            verb: "get",
+            name: name.to_owned(),
+            source,
+        };
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetLink(query));
+        message.header.flags = NLM_F_REQUEST;
+        let mut answers = self
+            .handle
+            .clone()
+            .request(message)
+            .map_err(|e| failed(io::Error::other(e)))?;
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                    return Ok(link);
+                }
+                NetlinkPayload::Error(error) if error.raw_code() == -libc::ENODEV => break,
+                NetlinkPayload::Error(error) => return Err(failed(error.to_io())),
+                _ => {}
+            }
+        }
+        Err(LinkError::NoLink {
+            name: name.to_owned(),
+        })
+    }
+
+    /// Sends one request and waits for the kernel's acknowledgement.
+    async fn request(&self, body: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        let mut message = NetlinkMessage::from(body);
+        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        let mut answers = self
+            .handle
+            .clone()
+            .request(message)
+            .map_err(io::Error::other)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload
+                && error.code.is_some()
+            {
+                return Err(error.to_io());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn route_message(route: &Route, index: Option<u32>) -> RouteMessage {
+    let scope = if route.via.is_some() {
+        RouteScope::Universe
+    } else {
+        RouteScope::Link
+    };
+    // The kernel wants RT_SCOPE_NOWHERE in a deletion that leaves the scope open.
+    let scope = if index.is_some() {
+        scope
+    } else {
+        RouteScope::NoWhere
+    };
+    match route.destination.0 {
+        IpAddr::V4(destination) => {
+            let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(destination, route.destination.1)
+                .protocol(RouteProtocol::Other(PROTOCOL))
+                .scope(scope);
+            if let Some(IpAddr::V4(via)) = route.via {
+                builder = builder.gateway(via);
+            }
+            if let Some(IpAddr::V4(source)) = route.source {
+                builder = builder.pref_source(source);
+            }
+            if let Some(index) = index {
+                builder = builder.output_interface(index);
+            }
+            builder.build()
+        }
+        IpAddr::V6(destination) => {
+            let mut builder = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(destination, route.destination.1)
+                .protocol(RouteProtocol::Other(PROTOCOL));
+            if let Some(IpAddr::V6(via)) = route.via {
+                builder = builder.gateway(via);
+            }
+            if let Some(IpAddr::V6(source)) = route.source {
+                builder = builder.pref_source(source);
+            }
+            if let Some(index) = index {
+                builder = builder.output_interface(index);
+            }
+            builder.build()
+        }
+    }
+}
+
+/// Writes a sysctl (dots or slashes: "net.ipv4.ip_forward") of the calling
+/// thread's network namespace; one that has the value already is not written.
+///
+/// # Errors
+/// [`LinkError::Sysctl`].
+pub fn set_sysctl(name: &str, value: &str) -> Result<(), LinkError> {
+    // With slashes the name is taken as it is: a link's name may hold a dot.
+    let relative = if name.contains('/') {
+        name.to_owned()
+    } else {
+        name.replace('.', "/")
+    };
+    let path = Path::new("/proc/sys").join(relative);
+    let failed = |source| LinkError::Sysctl {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        source,
+    };
+    if std::fs::read_to_string(&path).map_err(failed)?.trim() == value {
+        return Ok(());
+    }
+    std::fs::write(&path, value).map_err(failed)
+}
