@@ -1,1 +1,18 @@
-//! Reading order follows as the crate grows.
+//! The decisions of the data plane, as functions of values: no map, no packet pointer, no clock.
+//!
+//! `ebpf-programs` calls them in the kernel after it has fetched what they ask for;
+//! `tests-datapath` calls them as the oracle; everything is tested on the host.
+//!
+//! Reading order: `parse` (what a packet is), `service` (which backend), `nat` (which port),
+//! `checksum` (what a translation does to the sums), `conntrack` (where a connection stands),
+//! `refuse` (the packet that says no).
+#![no_std]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod checksum;
+pub mod conntrack;
+pub mod nat;
+pub mod parse;
+pub mod refuse;
+pub mod service;
