@@ -1,0 +1,253 @@
+//! The data plane of a node: one object, loaded once, attached many times, pinned.
+//!
+//! `Datapath::open` loads the programs, adopts or makes the pinned maps, and puts the new
+//! programs behind the links that are pinned already, each swap between two packets. What is
+//! pinned outlives the agent: an agent that dies takes nothing with it.
+//! Decides nothing: which interfaces and which map entries is `agent-plan`'s. Called by
+//! `agent-daemon` (`apply.rs`, `observe.rs`) and by `tests-datapath`.
+//!
+//! Everything here is about the network namespace of the calling thread.
+
+mod bpffs;
+mod link;
+mod load;
+mod probe;
+pub(crate) mod syscall;
+
+pub use link::{Attachment, Role};
+pub use load::{Program, Verified};
+pub use probe::{Lack, probe};
+pub use syscall::Ran;
+
+use crate::maps::{Maps, MapsError};
+use ebpf_common::counter::Hook;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// What the data plane is made of, and the facts that become constants in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `hydrofoil.bpf.o`.
+    pub object: PathBuf,
+    /// Folder of the pins, ours alone; a bpffs is mounted when there is none.
+    pub folder: PathBuf,
+    /// The node.
+    pub node: NodeFacts,
+}
+
+/// Facts of the node that the programs hold as constants. When one changes: `Datapath::open`
+/// again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The node's own address.
+    pub address: Ipv4Addr,
+    /// `foil0`: its interface index and Ethernet address. Without it the node's own processes
+    /// do not reach services.
+    pub service_device: Option<(u32, [u8; 6])>,
+    /// An event for each new flow, not only for drops.
+    pub flow_events: bool,
+}
+
+/// Source address under which a pod that is its own backend sees itself.
+pub const HAIRPIN: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
+
+/// What went wrong, and with what.
+#[derive(Debug, thiserror::Error)]
+pub enum BpfError {
+    /// The kernel lacks something that the data plane cannot do without.
+    #[error("this kernel lacks {}", .0.iter().map(|lack| lack.what).collect::<Vec<_>>().join(", "))]
+    Kernel(Vec<Lack>),
+    /// The object cannot be read.
+    #[error("read BPF object {path}: {source}")]
+    Object {
+        /// Path.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The object is of another build than this agent.
+    #[error("BPF object {path} has ABI version {found}, this agent needs {wanted}")]
+    AbiVersion {
+        /// Path.
+        path: PathBuf,
+        /// In the object.
+        found: u32,
+        /// Ours.
+        wanted: u32,
+    },
+    /// The kernel refused the object or a map of it.
+    #[error("load BPF object {path}: {source}")]
+    Load {
+        /// Path.
+        path: PathBuf,
+        /// Cause.
+        source: aya::EbpfError,
+    },
+    /// The verifier refused a program, or the object lacks it.
+    #[error("load BPF program {name}: {source}")]
+    Program {
+        /// Program.
+        name: &'static str,
+        /// Cause.
+        source: aya::programs::ProgramError,
+    },
+    /// The object has no such program.
+    #[error("the BPF object has no program {name}")]
+    NoProgram {
+        /// Program.
+        name: &'static str,
+    },
+    /// The folder of the pins is not usable.
+    #[error("{what} {path}: {source}")]
+    Folder {
+        /// What was tried.
+        what: &'static str,
+        /// Path.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A program could not be attached, swapped or detached.
+    #[error("{what} {hook} on interface {ifindex}: {source}")]
+    Link {
+        /// What was tried.
+        what: &'static str,
+        /// Program.
+        hook: &'static str,
+        /// Interface.
+        ifindex: u32,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A program could not be run.
+    #[error("run {name}: {source}")]
+    Run {
+        /// Program.
+        name: &'static str,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The maps are not what they must be.
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+}
+
+/// The loaded programs and the open maps. Dropping it detaches nothing.
+#[derive(Debug)]
+pub struct Datapath {
+    folder: PathBuf,
+    programs: BTreeMap<&'static str, OwnedFd>,
+    verified: Vec<Verified>,
+    maps: Maps,
+}
+
+impl Datapath {
+    /// Loads the object, adopts or creates the pinned maps, and swaps the programs of every
+    /// pinned link. Pins whose interface is gone are removed.
+    ///
+    /// # Errors
+    /// Names the missing kernel feature, the map that does not fit and how, or the program that
+    /// the verifier refused.
+    pub fn open(config: &Config) -> Result<Self, BpfError> {
+        let lacks = probe();
+        if !lacks.is_empty() {
+            return Err(BpfError::Kernel(lacks));
+        }
+        bpffs::ensure(&config.folder)?;
+        let loaded = load::load(config)?;
+        let this = Self {
+            maps: Maps::open(&config.folder)?,
+            folder: config.folder.clone(),
+            programs: loaded.programs,
+            verified: loaded.verified,
+        };
+        link::swap_all(&this.folder, &this.programs)?;
+        Ok(this)
+    }
+
+    /// Attaches what the role asks for to an interface of this namespace; nothing happens to
+    /// what is attached already.
+    ///
+    /// # Errors
+    /// Names the program and the interface.
+    pub fn attach(&mut self, ifindex: u32, role: Role) -> Result<(), BpfError> {
+        for (hook, side) in role.programs() {
+            link::attach(&self.folder, &self.programs, ifindex, *hook, *side)?;
+        }
+        Ok(())
+    }
+
+    /// Detaches all that is ours from an interface, whether it still exists or not.
+    ///
+    /// # Errors
+    /// Names the program and the interface.
+    pub fn detach(&mut self, ifindex: u32) -> Result<(), BpfError> {
+        for hook in Hook::ALL {
+            link::detach(&self.folder, ifindex, hook)?;
+        }
+        Ok(())
+    }
+
+    /// What is attached, from the pinned links themselves.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn attached(&self) -> Result<Vec<Attachment>, BpfError> {
+        link::attached(&self.folder)
+    }
+
+    /// The maps.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// Removes flows that are over, in the kernel; returns how many. To be called every few
+    /// seconds.
+    ///
+    /// # Errors
+    /// When the kernel does not run the program.
+    pub fn sweep(&self) -> Result<u32, BpfError> {
+        Ok(self
+            .test_run(Program::FlowSweep, &[0; 14], 0, 0, 1)?
+            .verdict as u32)
+    }
+
+    /// Instructions that the verifier looked at, program by program.
+    pub fn verified(&self) -> &[Verified] {
+        &self.verified
+    }
+
+    /// Runs a program on a packet (from the Ethernet header) as if it had come in on `ifindex`
+    /// with `mark`; not put back between repeats.
+    ///
+    /// # Errors
+    /// When the kernel does not run the program.
+    pub fn test_run(
+        &self,
+        program: Program,
+        packet: &[u8],
+        ifindex: u32,
+        mark: u32,
+        repeat: u32,
+    ) -> Result<Ran, BpfError> {
+        let name = program.name();
+        let fd = self
+            .programs
+            .get(name)
+            .ok_or(BpfError::NoProgram { name })?;
+        syscall::test_run(syscall::fd(fd), packet, ifindex, mark, repeat)
+            .map_err(|source| BpfError::Run { name, source })
+    }
+}
+
+/// Removes every pin under `folder` and the folder itself: links first, so that nothing is
+/// attached any more, then maps. A bpffs that we mounted on the folder itself is unmounted.
+///
+/// # Errors
+/// When something of it stays.
+pub fn remove(folder: &Path) -> Result<(), BpfError> {
+    bpffs::remove(folder)
+}

@@ -1,0 +1,82 @@
+//! The folder of the pins: on a bpffs, which is mounted where there is none.
+//!
+//! Called by `Datapath::open` and by `remove`.
+
+use super::BpfError;
+use nix::mount::{MsFlags, mount, umount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use std::io;
+use std::path::Path;
+
+/// Where distributions mount it; a folder under it cannot be made before it is mounted.
+const USUAL: &str = "/sys/fs/bpf";
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpfError {
+    let path = path.to_owned();
+    move |source| BpfError::Folder { what, path, source }
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+}
+
+fn mount_on(path: &Path) -> Result<(), BpfError> {
+    mount(
+        Some("bpf"),
+        path,
+        Some("bpf"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some("mode=0700"),
+    )
+    .map_err(io::Error::from)
+    .map_err(failed("mount a bpf file system on", path))
+}
+
+/// Makes the folder, `links` in it, and below them a bpffs.
+pub(super) fn ensure(folder: &Path) -> Result<(), BpfError> {
+    let usual = Path::new(USUAL);
+    if folder.starts_with(usual) && !is_bpffs(usual) {
+        mount_on(usual)?;
+    }
+    std::fs::create_dir_all(folder).map_err(failed("create", folder))?;
+    if !is_bpffs(folder) {
+        mount_on(folder)?;
+    }
+    let links = folder.join("links");
+    std::fs::create_dir_all(&links).map_err(failed("create", &links))
+}
+
+/// Removes all pins, the folder, and a bpffs that is mounted on the folder itself.
+pub(super) fn remove(folder: &Path) -> Result<(), BpfError> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    let links = folder.join("links");
+    for inside in [links.as_path(), folder] {
+        let entries = match std::fs::read_dir(inside) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed("list", inside)(error)),
+        };
+        for entry in entries {
+            let path = entry.map_err(failed("list", inside))?.path();
+            if path.is_dir() {
+                continue;
+            }
+            std::fs::remove_file(&path).map_err(failed("unpin", &path))?;
+        }
+    }
+    if links.exists() {
+        std::fs::remove_dir(&links).map_err(failed("remove", &links))?;
+    }
+    match std::fs::remove_dir(folder) {
+        // A mount point cannot be removed before it is one no more.
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            umount(folder)
+                .map_err(io::Error::from)
+                .map_err(failed("unmount", folder))?;
+            std::fs::remove_dir(folder).map_err(failed("remove", folder))
+        }
+        other => other.map_err(failed("remove", folder)),
+    }
+}

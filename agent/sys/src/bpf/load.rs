@@ -1,0 +1,170 @@
+//! Loads the object: constants in, maps adopted or made, programs verified.
+//!
+//! Maps that are pinned are compared with the ABI's table before anything is made. Called by
+//! `Datapath::open`.
+
+use super::{BpfError, Config, HAIRPIN, NodeFacts};
+use crate::maps::{Raw, check_pins};
+use aya::programs::{Program as AyaProgram, SchedClassifier};
+use aya::{EbpfLoader, VerifierLogLevel};
+use ebpf_common::config::{FLOW_EVENTS, NODE_CONFIG, NodeConfig};
+use ebpf_common::maps::{MAPS, program};
+use ebpf_common::net::{Addr, Be32};
+use ebpf_common::{ABI_VERSION, abi::MapType as _};
+use nix::time::{ClockId, clock_getres};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+/// A program of the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Program {
+    /// Leaving a pod.
+    FromPod,
+    /// From the host's stack to a pod.
+    ToPod,
+    /// From the network.
+    FromNetdev,
+    /// Of the node itself.
+    ToNetdev,
+    /// Removes flows that are over.
+    FlowSweep,
+    /// Does nothing.
+    Empty,
+}
+
+impl Program {
+    /// All.
+    pub const ALL: [Self; 6] = [
+        Self::FromPod,
+        Self::ToPod,
+        Self::FromNetdev,
+        Self::ToNetdev,
+        Self::FlowSweep,
+        Self::Empty,
+    ];
+
+    /// Its name in the object.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromPod => program::FROM_POD,
+            Self::ToPod => program::TO_POD,
+            Self::FromNetdev => program::FROM_NETDEV,
+            Self::ToNetdev => program::TO_NETDEV,
+            Self::FlowSweep => program::FLOW_SWEEP,
+            Self::Empty => program::EMPTY,
+        }
+    }
+}
+
+/// What the verifier and the translation made of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verified {
+    /// Program.
+    pub name: &'static str,
+    /// Instructions that the verifier walked, all paths together.
+    pub instructions: u32,
+    /// Bytes of the program after translation, before the JIT.
+    pub translated: u32,
+}
+
+pub(super) struct Loaded {
+    pub(super) programs: BTreeMap<&'static str, OwnedFd>,
+    pub(super) verified: Vec<Verified>,
+}
+
+/// Ticks of jiffies in a second: the resolution of the coarse clock is one tick.
+fn jiffies_per_second() -> io::Result<u32> {
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)?;
+    let nanoseconds = u32::try_from(tick.tv_nsec()).map_err(io::Error::other)?;
+    1_000_000_000u32
+        .checked_div(nanoseconds)
+        .ok_or_else(|| io::Error::other("the coarse clock has no resolution"))
+}
+
+fn node_config(node: &NodeFacts, jiffies_per_second: u32) -> NodeConfig {
+    let (service_ifindex, [a, b, c, d, e, f]) = node.service_device.unwrap_or_default();
+    let address = Be32::from(node.address);
+    NodeConfig {
+        abi_version: ABI_VERSION,
+        flags: if node.flow_events { FLOW_EVENTS } else { 0 },
+        node: Addr::v4(address),
+        hairpin: Be32::from(HAIRPIN),
+        service_ifindex,
+        service_mac: [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes),
+        pad: 0,
+        jiffies_per_second,
+        seed: address.get(),
+    }
+}
+
+pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
+    let read_failed = |source| BpfError::Object {
+        path: config.object.clone(),
+        source,
+    };
+    let bytes = std::fs::read(&config.object).map_err(read_failed)?;
+    check_abi(config, &bytes)?;
+    check_pins(&config.folder)?;
+
+    let facts = Raw(node_config(
+        &config.node,
+        jiffies_per_second().map_err(read_failed)?,
+    ));
+    let mut loader = EbpfLoader::new();
+    loader
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .override_global(NODE_CONFIG, &facts, true);
+    for shape in &MAPS {
+        loader.map_pin_path(shape.name, config.folder.join(shape.name));
+    }
+    let mut object = loader.load(&bytes).map_err(|source| BpfError::Load {
+        path: config.object.clone(),
+        source,
+    })?;
+
+    let mut loaded = Loaded {
+        programs: BTreeMap::new(),
+        verified: Vec::new(),
+    };
+    for name in Program::ALL.map(Program::name) {
+        let failed = |source| BpfError::Program { name, source };
+        let found: &mut AyaProgram = object
+            .program_mut(name)
+            .ok_or(BpfError::NoProgram { name })?;
+        let found: &mut SchedClassifier = found.try_into().map_err(failed)?;
+        found.load().map_err(failed)?;
+        let info = found.info().map_err(failed)?;
+        loaded.verified.push(Verified {
+            name,
+            instructions: info.verified_instruction_count().unwrap_or(0),
+            translated: info.size_translated().unwrap_or(0),
+        });
+        let fd = found.fd().map_err(failed)?;
+        let fd = fd.as_fd().try_clone_to_owned().map_err(read_failed)?;
+        loaded.programs.insert(name, fd);
+    }
+    Ok(loaded)
+}
+
+/// The object carries its own version in the constant that we are about to replace.
+fn check_abi(config: &Config, bytes: &[u8]) -> Result<(), BpfError> {
+    let object = aya_obj::Object::parse(bytes).map_err(|source| BpfError::Load {
+        path: config.object.clone(),
+        source: source.into(),
+    })?;
+    let found = object
+        .maps
+        .get(".rodata")
+        .and_then(|map| NodeConfig::from_bytes(map.data()))
+        .map_or(0, |config| config.abi_version);
+    if found == ABI_VERSION {
+        Ok(())
+    } else {
+        Err(BpfError::AbiVersion {
+            path: config.object.clone(),
+            found,
+            wanted: ABI_VERSION,
+        })
+    }
+}

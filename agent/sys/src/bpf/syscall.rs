@@ -1,0 +1,517 @@
+//! bpf(2), the commands that we use ourselves: map elements one by one and in batches, inner
+//! maps, links, test runs.
+//!
+//! Loading programs is aya's; this is what aya 0.14 lacks (batches, a tcx link's interface, a
+//! lookup that needs no typed map). Called by `maps` and by the files beside this one.
+
+use ebpf_common::abi::MapType;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+const MAP_CREATE: i64 = 0;
+const MAP_LOOKUP_ELEM: i64 = 1;
+const MAP_UPDATE_ELEM: i64 = 2;
+const MAP_DELETE_ELEM: i64 = 3;
+const PROG_LOAD: i64 = 5;
+const OBJ_PIN: i64 = 6;
+const OBJ_GET: i64 = 7;
+const PROG_TEST_RUN: i64 = 10;
+const MAP_GET_FD_BY_ID: i64 = 14;
+const OBJ_GET_INFO_BY_FD: i64 = 15;
+const MAP_LOOKUP_BATCH: i64 = 24;
+const MAP_UPDATE_BATCH: i64 = 26;
+const MAP_DELETE_BATCH: i64 = 27;
+const LINK_CREATE: i64 = 28;
+const LINK_UPDATE: i64 = 29;
+
+/// `BPF_TCX_INGRESS`
+pub(crate) const TCX_INGRESS: u32 = 46;
+/// `BPF_TCX_EGRESS`
+pub(crate) const TCX_EGRESS: u32 = 47;
+
+/// `BPF_LINK_TYPE_TCX`
+const LINK_TYPE_TCX: u32 = 11;
+
+/// Most elements asked for in one batch.
+const BATCH: usize = 8192;
+
+/// Runs one command on `attr`, one of the `repr(C)` structs of this file, each the leading
+/// part of the kernel's `union bpf_attr` for its command.
+fn bpf<T>(command: i64, attr: &mut T) -> io::Result<i64> {
+    let attr: *mut T = attr;
+    // SAFETY: `attr` points to `size_of::<T>()` readable and writable bytes, and the kernel
+    // takes a size smaller than its own union as that union with zeros behind. Addresses
+    // inside are set by the functions below, from slices and values that outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn owned(result: i64) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the command that returned `fd` made it for us, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn address<T: ?Sized>(value: &T) -> u64 {
+    std::ptr::from_ref(value).cast::<u8>().addr() as u64
+}
+
+fn address_mut<T: ?Sized>(value: &mut T) -> u64 {
+    std::ptr::from_mut(value).cast::<u8>().expose_provenance() as u64
+}
+
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Copies the value of `key` into `value`; false when there is no such key.
+pub(crate) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let mut attr = Element {
+        map_fd: map.as_raw_fd() as u32,
+        pad: 0,
+        key: address(key),
+        value: address_mut(value),
+        flags: 0,
+    };
+    match bpf(MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes one element, whether it was there or not.
+pub(crate) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attr = Element {
+        map_fd: map.as_raw_fd() as u32,
+        pad: 0,
+        key: address(key),
+        value: address(value),
+        flags: 0,
+    };
+    bpf(MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Removes one element; false when it was not there.
+pub(crate) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
+    let mut attr = Element {
+        map_fd: map.as_raw_fd() as u32,
+        pad: 0,
+        key: address(key),
+        value: 0,
+        flags: 0,
+    };
+    match bpf(MAP_DELETE_ELEM, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// All elements, in the kernel's order. Concurrent writers may be seen or not.
+pub(crate) fn list<K: MapType, V: MapType>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    let mut all = Vec::new();
+    let mut keys = vec![0u8; BATCH * size_of::<K>()];
+    let mut values = vec![0u8; BATCH * size_of::<V>()];
+    // A cursor is a bucket number or a key, whichever the kind of map uses.
+    let mut cursor = [0u8; 64];
+    let mut next = [0u8; 64];
+    let mut first = true;
+    loop {
+        let mut attr = Batch {
+            in_batch: if first { 0 } else { address(&cursor) },
+            out_batch: address_mut(&mut next),
+            keys: address_mut(keys.as_mut_slice()),
+            values: address_mut(values.as_mut_slice()),
+            count: BATCH as u32,
+            map_fd: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        let end = match bpf(MAP_LOOKUP_BATCH, &mut attr) {
+            Ok(_) => false,
+            // The last batch: what `count` says was still copied.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(error),
+        };
+        let count = (attr.count as usize).min(BATCH);
+        let pairs = keys
+            .chunks_exact(size_of::<K>())
+            .zip(values.chunks_exact(size_of::<V>()));
+        all.extend(
+            pairs
+                .take(count)
+                .filter_map(|(key, value)| Some((K::from_bytes(key)?, V::from_bytes(value)?))),
+        );
+        if end {
+            return Ok(all);
+        }
+        cursor = next;
+        first = false;
+    }
+}
+
+fn concatenated<'a, T: MapType>(values: impl Iterator<Item = &'a T>) -> Vec<u8> {
+    values
+        .flat_map(|value| value.as_bytes().iter().copied())
+        .collect()
+}
+
+/// Writes many elements by one command; for a map of maps that is one wait for readers
+/// instead of one for each.
+pub(crate) fn update_batch<K: MapType, V: MapType>(
+    map: BorrowedFd<'_>,
+    pairs: &[(K, V)],
+) -> io::Result<()> {
+    for pairs in pairs.chunks(BATCH) {
+        let keys = concatenated(pairs.iter().map(|(key, _)| key));
+        let values = concatenated(pairs.iter().map(|(_, value)| value));
+        let mut attr = Batch {
+            in_batch: 0,
+            out_batch: 0,
+            keys: address(keys.as_slice()),
+            values: address(values.as_slice()),
+            count: pairs.len() as u32,
+            map_fd: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        bpf(MAP_UPDATE_BATCH, &mut attr)?;
+    }
+    Ok(())
+}
+
+/// Removes many elements, all of which must be there.
+pub(crate) fn delete_batch<K: MapType>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
+    for keys in keys.chunks(BATCH) {
+        let bytes = concatenated(keys.iter());
+        let mut attr = Batch {
+            in_batch: 0,
+            out_batch: 0,
+            keys: address(bytes.as_slice()),
+            values: 0,
+            count: keys.len() as u32,
+            map_fd: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        bpf(MAP_DELETE_BATCH, &mut attr)?;
+    }
+    Ok(())
+}
+
+#[repr(C)]
+struct Create {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+}
+
+/// A map without a name or BTF, as inner maps are.
+pub(crate) fn create_map(
+    map_type: u32,
+    key: usize,
+    value: usize,
+    entries: usize,
+    flags: usize,
+) -> io::Result<OwnedFd> {
+    let mut attr = Create {
+        map_type,
+        key_size: key as u32,
+        value_size: value as u32,
+        max_entries: entries as u32,
+        map_flags: flags as u32,
+    };
+    owned(bpf(MAP_CREATE, &mut attr)?)
+}
+
+#[repr(C)]
+struct Load {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+}
+
+/// A classifier that returns 0, for asking the kernel what it can attach.
+pub(crate) fn load_nothing() -> io::Result<OwnedFd> {
+    const SCHED_CLS: u32 = 3;
+    // r0 = 0; exit
+    let code: [u64; 2] = [0xb7, 0x95];
+    let license = c"Dual MIT/GPL";
+    let mut attr = Load {
+        prog_type: SCHED_CLS,
+        insn_cnt: code.len() as u32,
+        insns: address(&code),
+        license: address(license.to_bytes_with_nul()),
+        log_level: 0,
+        log_size: 0,
+        log_buf: 0,
+        kern_version: 0,
+        prog_flags: 0,
+    };
+    owned(bpf(PROG_LOAD, &mut attr)?)
+}
+
+#[repr(C)]
+struct ById {
+    id: u32,
+    next: u32,
+    open_flags: u32,
+}
+
+/// The map with this kernel id.
+pub(crate) fn map_by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = ById {
+        id,
+        next: 0,
+        open_flags: 0,
+    };
+    owned(bpf(MAP_GET_FD_BY_ID, &mut attr)?)
+}
+
+#[repr(C)]
+struct Object {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+/// Opens what is pinned at `path`.
+pub(crate) fn get_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = Object {
+        pathname: address(path.as_bytes_with_nul()),
+        bpf_fd: 0,
+        file_flags: 0,
+    };
+    owned(bpf(OBJ_GET, &mut attr)?)
+}
+
+/// Pins `object` at `path`, which must not be there yet.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = Object {
+        pathname: address(path.as_bytes_with_nul()),
+        bpf_fd: object.as_raw_fd() as u32,
+        file_flags: 0,
+    };
+    bpf(OBJ_PIN, &mut attr).map(drop)
+}
+
+#[repr(C)]
+struct InfoQuery {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+fn info(object: BorrowedFd<'_>, words: &mut [u32]) -> io::Result<()> {
+    let mut attr = InfoQuery {
+        bpf_fd: object.as_raw_fd() as u32,
+        info_len: size_of_val(words) as u32,
+        info: address_mut(words),
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
+}
+
+/// The numbers of a map: kind, bytes of key and value, entries, flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MapNumbers {
+    pub(crate) kind: u32,
+    pub(crate) key: u32,
+    pub(crate) value: u32,
+    pub(crate) entries: u32,
+    pub(crate) flags: u32,
+}
+
+/// Asks a map for its numbers (the start of the kernel's `struct bpf_map_info`).
+pub(crate) fn map_numbers(map: BorrowedFd<'_>) -> io::Result<MapNumbers> {
+    let mut words = [0u32; 6];
+    info(map, &mut words)?;
+    let [kind, _id, key, value, entries, flags] = words;
+    Ok(MapNumbers {
+        kind,
+        key,
+        value,
+        entries,
+        flags,
+    })
+}
+
+/// A tcx link: its program, interface and side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TcxLink {
+    pub(crate) program_id: u32,
+    /// 0 when the interface is gone.
+    pub(crate) ifindex: u32,
+    pub(crate) attach_type: u32,
+}
+
+/// Asks a link where it is (the start of the kernel's `struct bpf_link_info`); `None` when it
+/// is not a tcx link.
+pub(crate) fn tcx_link(link: BorrowedFd<'_>) -> io::Result<Option<TcxLink>> {
+    // type, id, prog_id, (alignment), tcx.ifindex, tcx.attach_type
+    let mut words = [0u32; 6];
+    info(link, &mut words)?;
+    let [kind, _id, program_id, _, ifindex, attach_type] = words;
+    Ok((kind == LINK_TYPE_TCX).then_some(TcxLink {
+        program_id,
+        ifindex,
+        attach_type,
+    }))
+}
+
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+    relative_fd: u32,
+    pad: u32,
+    expected_revision: u64,
+}
+
+/// Attaches a program to a tcx side of an interface of the calling thread's namespace.
+pub(crate) fn link_create(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        target_ifindex: ifindex,
+        attach_type,
+        flags: 0,
+        relative_fd: 0,
+        pad: 0,
+        expected_revision: 0,
+    };
+    owned(bpf(LINK_CREATE, &mut attr)?)
+}
+
+#[repr(C)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// Puts another program behind a link, between two packets.
+pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdate {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: program.as_raw_fd() as u32,
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    bpf(LINK_UPDATE, &mut attr).map(drop)
+}
+
+#[repr(C)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+}
+
+/// What a test run gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// `TC_ACT_*` as the program returned it.
+    pub verdict: i32,
+    /// The packet afterwards, from its Ethernet header.
+    pub packet: Vec<u8>,
+    /// Nanoseconds of one repeat, on average.
+    pub nanoseconds: u32,
+}
+
+/// Runs a program on a packet `repeat` times, as if it had come in on `ifindex` (which must be
+/// an interface of the calling thread's namespace; 0 or 1: loopback).
+///
+/// The packet is not put back between repeats.
+pub(crate) fn test_run(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    ifindex: u32,
+    mark: u32,
+    repeat: u32,
+) -> io::Result<Ran> {
+    // struct __sk_buff: mark is word 2, ifindex word 10.
+    let mut context = [0u32; 48];
+    context[2] = mark;
+    context[10] = ifindex;
+    let mut out = vec![0u8; packet.len() + 256];
+    let mut attr = TestRun {
+        prog_fd: program.as_raw_fd() as u32,
+        retval: 0,
+        data_size_in: packet.len() as u32,
+        data_size_out: out.len() as u32,
+        data_in: address(packet),
+        data_out: address_mut(out.as_mut_slice()),
+        repeat,
+        duration: 0,
+        ctx_size_in: size_of_val(&context) as u32,
+        ctx_size_out: 0,
+        ctx_in: address(&context),
+        ctx_out: 0,
+    };
+    bpf(PROG_TEST_RUN, &mut attr)?;
+    out.truncate(attr.data_size_out as usize);
+    Ok(Ran {
+        verdict: attr.retval as i32,
+        packet: out,
+        nanoseconds: attr.duration,
+    })
+}
+
+/// A borrowed fd of anything that has one.
+pub(crate) fn fd(of: &impl AsFd) -> BorrowedFd<'_> {
+    of.as_fd()
+}

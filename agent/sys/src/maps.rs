@@ -1,0 +1,295 @@
+//! The pinned maps, as typed handles: list, put, delete.
+//!
+//! Opened by folder, so that `foil bpf` and tests read them with the agent dead. Every map is
+//! compared with the ABI's table before it is used. Each method is one change in the kernel,
+//! complete in itself; what changes, and in which order, is `agent-plan`'s.
+//! Called by `agent-daemon` (`apply.rs`, `observe.rs`), `control-cli` and `tests-datapath`.
+
+mod event;
+mod pins;
+mod service;
+mod table;
+
+pub use event::EventReader;
+pub(crate) use pins::check_pins;
+pub(crate) use table::Raw;
+
+use ebpf_common::conntrack::{Flow, FlowKey4};
+use ebpf_common::counter::{COUNTERS, Count, Hook, index};
+use ebpf_common::drop::{Drop as Reason, REASONS};
+use ebpf_common::endpoint::Endpoint;
+use ebpf_common::maps::name as map;
+use ebpf_common::name::{self, Name, NameKey};
+use ebpf_common::net::Addr;
+use ebpf_common::network::{Network, NetworkKey};
+use ebpf_common::service::{Backend, BackendStats, Frontend, FrontendKey};
+use std::io;
+use std::path::{Path, PathBuf};
+use table::Table;
+
+/// What went wrong, and with which map.
+#[derive(Debug, thiserror::Error)]
+pub enum MapsError {
+    /// The map is not pinned: no agent ever ran with this folder.
+    #[error("map {map} is not pinned at {path}: {source}")]
+    NotPinned {
+        /// Map.
+        map: &'static str,
+        /// Path.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// What is pinned is not what this build works with.
+    #[error("map {map} pinned at {path} has {what} {found}, this build needs {wanted}")]
+    Differs {
+        /// Map.
+        map: &'static str,
+        /// Path.
+        path: PathBuf,
+        /// "type", "key size", "value size", "max entries", "flags".
+        what: &'static str,
+        /// As the kernel says.
+        found: u32,
+        /// As the ABI says.
+        wanted: u32,
+    },
+    /// The kernel refused to read or to change it.
+    #[error("{what} map {map}: {source}")]
+    Access {
+        /// "list", "put", ...
+        what: &'static str,
+        /// Map.
+        map: &'static str,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The number is outside of what the map holds.
+    #[error("{map} has no place for {id}: at most {most}")]
+    Full {
+        /// Map.
+        map: &'static str,
+        /// Number asked for.
+        id: u64,
+        /// Largest.
+        most: u64,
+    },
+}
+
+/// All maps of a node.
+#[derive(Debug)]
+pub struct Maps {
+    folder: PathBuf,
+    endpoints: Table<u32, Endpoint>,
+    local_addrs: Table<Addr, Endpoint>,
+    endpoint_gens: Table<u32, u32>,
+    networks: Table<NetworkKey, Network>,
+    node_gen: Table<u32, u32>,
+    frontends: Table<FrontendKey, Frontend>,
+    choices: Table<u32, u32>,
+    backends: Table<u32, Backend>,
+    backend_gens: Table<u32, u32>,
+    backend_stats: Table<u32, BackendStats>,
+    flows: Table<FlowKey4, Flow>,
+    counters: Table<u32, Count>,
+    names: Table<NameKey, Name>,
+}
+
+/// One row of the counters, all CPUs together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counter {
+    /// Why; `None` counts decisions that let the packet go on.
+    pub reason: Option<Reason>,
+    /// Where.
+    pub hook: Hook,
+    /// How many.
+    pub count: Count,
+}
+
+impl Maps {
+    /// Opens the maps pinned in `folder`; changes nothing.
+    ///
+    /// # Errors
+    /// Names the map that is missing or that differs, and how.
+    pub fn open(folder: &Path) -> Result<Self, MapsError> {
+        Ok(Self {
+            folder: folder.to_owned(),
+            endpoints: Table::open(folder, map::ENDPOINTS)?,
+            local_addrs: Table::open(folder, map::LOCAL_ADDRS)?,
+            endpoint_gens: Table::open(folder, map::ENDPOINT_GENS)?,
+            networks: Table::open(folder, map::NETWORKS)?,
+            node_gen: Table::open(folder, map::NODE_GEN)?,
+            frontends: Table::open(folder, map::FRONTENDS)?,
+            choices: Table::open(folder, map::CHOICES)?,
+            backends: Table::open(folder, map::BACKENDS)?,
+            backend_gens: Table::open(folder, map::BACKEND_GENS)?,
+            backend_stats: Table::open(folder, map::BACKEND_STATS)?,
+            flows: Table::open(folder, map::FLOWS)?,
+            counters: Table::open(folder, map::COUNTERS)?,
+            names: Table::open(folder, map::NAMES)?,
+        })
+    }
+
+    /// The pods of this node.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn endpoints(&self) -> Result<Vec<Endpoint>, MapsError> {
+        let all = self.endpoints.list()?;
+        Ok(all.into_iter().map(|(_, endpoint)| endpoint).collect())
+    }
+
+    /// Makes a pod's interface and address known; `pod` is "namespace/name".
+    ///
+    /// Flows that were decided for its id before are decided anew.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the id does not fit.
+    pub fn put_endpoint(&self, endpoint: &Endpoint, pod: &str) -> Result<(), MapsError> {
+        let old = self.endpoints.get(&endpoint.ifindex)?;
+        if old.as_ref() == Some(endpoint) {
+            return self.put_name(name::ENDPOINT, endpoint.id.into(), pod);
+        }
+        self.put_name(name::ENDPOINT, endpoint.id.into(), pod)?;
+        self.endpoint_gens.bump(endpoint.id.into())?;
+        self.local_addrs.put(&endpoint.addr, endpoint)?;
+        self.endpoints.put(&endpoint.ifindex, endpoint)
+    }
+
+    /// Forgets the pod of an interface; nothing happens when there is none.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn delete_endpoint(&self, ifindex: u32) -> Result<(), MapsError> {
+        let Some(endpoint) = self.endpoints.get(&ifindex)? else {
+            return Ok(());
+        };
+        // Its successor may have the address already.
+        if let Some(other) = self.local_addrs.get(&endpoint.addr)?
+            && other.ifindex == ifindex
+        {
+            self.local_addrs.delete(&endpoint.addr)?;
+        }
+        self.endpoint_gens.bump(endpoint.id.into())?;
+        self.delete_name(name::ENDPOINT, endpoint.id.into())?;
+        self.endpoints.delete(&ifindex)
+    }
+
+    /// The cluster's address blocks.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn networks(&self) -> Result<Vec<(NetworkKey, Network)>, MapsError> {
+        self.networks.list()
+    }
+
+    /// Makes an address block known. Flows are decided anew.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn put_network(&self, key: &NetworkKey, kind: u32) -> Result<(), MapsError> {
+        self.networks.put(key, &Network { kind })?;
+        self.bump_node_generation()
+    }
+
+    /// Forgets an address block. Flows are decided anew.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn delete_network(&self, key: &NetworkKey) -> Result<(), MapsError> {
+        self.networks.delete(key)?;
+        self.bump_node_generation()
+    }
+
+    /// Makes every flow find its route anew at its next packet; backends and translations stay.
+    /// To be called after the node's routes or neighbours changed.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn bump_node_generation(&self) -> Result<(), MapsError> {
+        self.node_gen.bump(0)
+    }
+
+    /// Flows, both directions of each.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn flows(&self) -> Result<Vec<(FlowKey4, Flow)>, MapsError> {
+        self.flows.list()
+    }
+
+    /// One flow.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn flow(&self, key: &FlowKey4) -> Result<Option<Flow>, MapsError> {
+        self.flows.get(key)
+    }
+
+    /// Forgets one direction of a flow; its next packet is decided anew.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn delete_flow(&self, key: &FlowKey4) -> Result<(), MapsError> {
+        self.flows.delete(key)
+    }
+
+    /// All counters that are not zero.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn counters(&self) -> Result<Vec<Counter>, MapsError> {
+        let mut all = Vec::new();
+        for number in 0..REASONS as u32 {
+            for hook in Hook::ALL {
+                let at = index(number, hook);
+                debug_assert!((at as usize) < COUNTERS);
+                let mut count = Count::default();
+                for one in self.counters.get_per_cpu(&at)? {
+                    count.packets += one.packets;
+                    count.bytes += one.bytes;
+                }
+                if count.packets > 0 {
+                    all.push(Counter {
+                        reason: Reason::from_u8(number as u8),
+                        hook,
+                        count,
+                    });
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Reader of the events; one at a time, what one takes another does not see.
+    ///
+    /// # Errors
+    /// When the ring cannot be mapped.
+    pub fn events(&self) -> Result<EventReader, MapsError> {
+        EventReader::open(&self.folder)
+    }
+
+    /// All names, by kind and number.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn names(&self) -> Result<Vec<(NameKey, Name)>, MapsError> {
+        self.names.list()
+    }
+
+    /// The name of one number.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn name(&self, kind: u32, id: u32) -> Result<Option<Name>, MapsError> {
+        self.names.get(&NameKey { kind, id })
+    }
+
+    fn put_name(&self, kind: u32, id: u32, text: &str) -> Result<(), MapsError> {
+        self.names.put(&NameKey { kind, id }, &Name::new(text))
+    }
+
+    fn delete_name(&self, kind: u32, id: u32) -> Result<(), MapsError> {
+        self.names.delete(&NameKey { kind, id })
+    }
+}

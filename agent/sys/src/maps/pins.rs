@@ -1,0 +1,57 @@
+//! Compares what is pinned with the ABI's table.
+//!
+//! A map that is reused unchecked works until the first key of another size; so nothing is
+//! adopted that differs in type, key, value, entries or flags. Called before loading and by
+//! `Table::open`.
+
+use super::MapsError;
+use crate::bpf::syscall;
+use ebpf_common::maps::{MAPS, Shape};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+/// Compares one map.
+pub(super) fn check(shape: &Shape, path: &Path, map: BorrowedFd<'_>) -> Result<(), MapsError> {
+    let found = syscall::map_numbers(map).map_err(|source| MapsError::Access {
+        what: "ask",
+        map: shape.name,
+        source,
+    })?;
+    let rows = [
+        ("type", found.kind, shape.kind as u32),
+        ("key size", found.key, shape.key),
+        ("value size", found.value, shape.value),
+        ("max entries", found.entries, shape.entries),
+        ("flags", found.flags, shape.flags),
+    ];
+    match rows.into_iter().find(|(_, found, wanted)| found != wanted) {
+        None => Ok(()),
+        Some((what, found, wanted)) => Err(MapsError::Differs {
+            map: shape.name,
+            path: path.to_owned(),
+            what,
+            found,
+            wanted,
+        }),
+    }
+}
+
+/// Compares all pins of the folder; one that is not there yet is no difference.
+pub(crate) fn check_pins(folder: &Path) -> Result<(), MapsError> {
+    for shape in &MAPS {
+        let path = folder.join(shape.name);
+        match syscall::get_pinned(&path) {
+            Ok(map) => check(shape, &path, syscall::fd(&map))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => {
+                return Err(MapsError::NotPinned {
+                    map: shape.name,
+                    path,
+                    source,
+                });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! Handles of services: frontends, choice tables, backends with their generations.
+//!
+//! Order for a change that no packet can notice half done: backends, then the choice table,
+//! then the frontend; the other way round when something goes.
+
+use super::{Maps, MapsError};
+use crate::bpf::syscall;
+use ebpf_common::abi::MapType as _;
+use ebpf_common::maps::{INNER_MAP, Kind, MAX_CHOICES};
+use ebpf_common::name;
+use ebpf_common::service::{Backend, BackendStats, FREE, Frontend, FrontendKey};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+impl Maps {
+    /// All frontends.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn frontends(&self) -> Result<Vec<(FrontendKey, Frontend)>, MapsError> {
+        self.frontends.list()
+    }
+
+    /// Makes an address, port and protocol a service port; `service` is
+    /// "namespace/service:port".
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn put_frontend(
+        &self,
+        key: &FrontendKey,
+        frontend: &Frontend,
+        service: &str,
+    ) -> Result<(), MapsError> {
+        self.put_name(name::SERVICE_PORT, frontend.service_port, service)?;
+        self.frontends.put(key, frontend)
+    }
+
+    /// Many at once.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn put_frontends(&self, all: &[(FrontendKey, Frontend)]) -> Result<(), MapsError> {
+        self.frontends.put_all(all)
+    }
+
+    /// Forgets a frontend; nothing happens when there is none. The service port's name goes
+    /// with its choice table.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn delete_frontend(&self, key: &FrontendKey) -> Result<(), MapsError> {
+        self.frontends.delete(key)
+    }
+
+    /// All choice tables: service port id, backend ids in order.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn choices(&self) -> Result<Vec<(u32, Vec<u32>)>, MapsError> {
+        let failed = || self.choices.failed("read");
+        let mut all = Vec::new();
+        for (service_port, inner) in self.choices.list()? {
+            let inner = syscall::map_by_id(inner).map_err(failed())?;
+            let read = |at: u32| {
+                let mut bytes = [0; 4];
+                syscall::lookup(syscall::fd(&inner), at.as_bytes(), &mut bytes)
+                    .map(|_| u32::from_ne_bytes(bytes))
+                    .map_err(failed())
+            };
+            let count = read(0)?;
+            let ids: Result<_, _> = (1..=count).map(read).collect();
+            all.push((service_port, ids?));
+        }
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// Replaces choice tables whole: a packet sees the old one or the new one, never a mixture.
+    /// All of one call cost one wait for readers (some milliseconds), so give many at once.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or when a table is longer than `MAX_CHOICES` - 1.
+    pub fn put_choices(&self, tables: &[(u32, Vec<u32>)]) -> Result<(), MapsError> {
+        // Inner maps live in file descriptors until the outer map has them: in portions, so
+        // that a small descriptor limit is no limit here.
+        for portion in tables.chunks(512) {
+            let inner: Vec<OwnedFd> = portion
+                .iter()
+                .map(|(_, backends)| self.inner_table(backends))
+                .collect::<Result<_, _>>()?;
+            let pairs: Vec<(u32, u32)> = portion
+                .iter()
+                .zip(&inner)
+                .map(|((service_port, _), inner)| (*service_port, inner.as_raw_fd() as u32))
+                .collect();
+            self.choices.put_all(&pairs)?;
+        }
+        Ok(())
+    }
+
+    fn inner_table(&self, backends: &[u32]) -> Result<OwnedFd, MapsError> {
+        if backends.len() >= MAX_CHOICES {
+            return Err(MapsError::Full {
+                map: self.choices.name,
+                id: backends.len() as u64,
+                most: MAX_CHOICES as u64 - 1,
+            });
+        }
+        let failed = || self.choices.failed("make a table of");
+        let inner = syscall::create_map(Kind::Array as u32, 4, 4, backends.len() + 1, INNER_MAP)
+            .map_err(failed())?;
+        let mut elements: Vec<(u32, u32)> = vec![(0, backends.len() as u32)];
+        elements.extend((1u32..).zip(backends.iter().copied()));
+        syscall::update_batch(syscall::fd(&inner), &elements).map_err(failed())?;
+        Ok(inner)
+    }
+
+    /// Forgets choice tables and the names of their service ports; those that are not there
+    /// are passed over.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn delete_choices(&self, service_ports: &[u32]) -> Result<(), MapsError> {
+        let there: Vec<u32> = self
+            .choices
+            .list()?
+            .into_iter()
+            .map(|(service_port, _)| service_port)
+            .filter(|service_port| service_ports.contains(service_port))
+            .collect();
+        syscall::delete_batch(self.choices.fd(), &there)
+            .map_err(self.choices.failed("delete from"))?;
+        for service_port in service_ports {
+            self.delete_name(name::SERVICE_PORT, *service_port)?;
+        }
+        Ok(())
+    }
+
+    /// All backends that are in use, by id.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn backends(&self) -> Result<Vec<(u32, Backend)>, MapsError> {
+        let mut all = self.backends.list()?;
+        all.retain(|(_, backend)| backend.state != FREE);
+        Ok(all)
+    }
+
+    /// Writes a backend; `pod` is "namespace/name".
+    ///
+    /// When the number stood for another backend, its generation moves and its statistics begin
+    /// anew; when only its state changes, both stay, and with them its connections.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the id does not fit.
+    pub fn put_backend(&self, id: u32, backend: &Backend, pod: &str) -> Result<(), MapsError> {
+        let old = self.backends.get(&id)?;
+        let same = old.is_some_and(|old| {
+            Backend {
+                state: backend.state,
+                ..old
+            } == *backend
+                && old.state != FREE
+        });
+        if !same {
+            self.backend_gens.bump(id)?;
+            self.backend_stats.put(&id, &BackendStats::default())?;
+        }
+        self.put_name(name::BACKEND, id, pod)?;
+        self.backends.put(&id, backend)
+    }
+
+    /// Many that were never used, at once.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn put_new_backends(&self, all: &[(u32, Backend)]) -> Result<(), MapsError> {
+        self.backends.put_all(all)
+    }
+
+    /// Frees a backend's number and moves its generation: its flows end at their next packet.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn delete_backend(&self, id: u32) -> Result<(), MapsError> {
+        self.backends.put(&id, &Backend::zeroed())?;
+        self.backend_gens.bump(id)?;
+        self.delete_name(name::BACKEND, id)
+    }
+
+    /// What went to a backend.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn backend_stats(&self, id: u32) -> Result<BackendStats, MapsError> {
+        Ok(self.backend_stats.get(&id)?.unwrap_or_default())
+    }
+}
