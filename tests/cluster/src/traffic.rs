@@ -197,6 +197,11 @@ impl Hold {
         (Self { process }, backend)
     }
 
+    /// True while it has not ended.
+    pub fn is_open(mut self) -> bool {
+        self.process.is_running()
+    }
+
     /// How it ended, and the exit code: 0 when the peer closed, 1 when it waited for a time-out.
     ///
     /// # Panics

@@ -30,7 +30,15 @@ impl Cluster {
     /// # Panics
     /// With the logs, if anything does not come up.
     pub fn start(nodes: usize) -> Self {
-        let mut this = Self::prepare(nodes);
+        Self::start_with_spare(nodes, 0)
+    }
+
+    /// [`Self::start`], with namespaces for `spare` further nodes that have no agent yet.
+    ///
+    /// # Panics
+    /// With the logs, if anything does not come up.
+    pub fn start_with_spare(nodes: usize, spare: usize) -> Self {
+        let mut this = Self::prepare(nodes + spare);
         this.start_registry();
         this.start_control();
         for index in 0..nodes {
@@ -126,16 +134,19 @@ impl Cluster {
     /// # Panics
     /// If the control plane gives no token.
     pub fn add_agent(&mut self, index: usize) {
-        let token = self.join_token();
-        self.add_agent_with(index, &token);
-    }
-
-    /// [`Self::add_agent`] with `token = ".."` and `ca_hash = ".."` lines of one's own.
-    pub fn add_agent_with(&mut self, index: usize, join: &str) {
         assert_eq!(index, self.nodes.len(), "nodes are added in order");
-        let mut node = Node::prepare(&self.name, &self.root, index, join);
+        let token = self.join_token();
+        let mut node = Node::prepare(&self.name, &self.root, index, &token);
         node.start(self.topology.node(index));
         self.nodes.push(node);
+    }
+
+    /// An agent on a spare node, with `token = ".."` and `ca_hash = ".."` lines of one's own;
+    /// it is not expected to become Ready, and ends with the guard that is given.
+    pub fn spare_agent(&self, index: usize, join: &str) -> Node {
+        let mut node = Node::prepare(&self.name, &self.root, index, join);
+        node.start(self.topology.node(index));
+        node
     }
 
     /// `foil-control join-token`: two TOML lines.
@@ -171,6 +182,26 @@ impl Cluster {
             .take()
             .expect("a running agent")
             .kill();
+    }
+
+    /// Starts again whatever of control plane and agents does not run.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn ensure_running(&mut self) {
+        if !self.control.as_mut().is_some_and(Process::is_running) {
+            self.start_control();
+        }
+        for index in 0..self.nodes.len() {
+            if !self.nodes[index]
+                .agent
+                .as_mut()
+                .is_some_and(Process::is_running)
+            {
+                self.start_agent(index);
+            }
+        }
+        self.wait_nodes_ready();
     }
 
     /// Waits until `foil get nodes` shows each node Ready.
@@ -281,12 +312,16 @@ impl Cluster {
         list["items"].as_array().cloned().unwrap_or_default()
     }
 
-    /// One object; `None` when there is none of that name.
+    /// One object (empty namespace: of a kind that has none); `None` when there is none of that name.
     ///
     /// # Panics
     /// If `foil` fails for another reason.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
-        let out = self.foil(&["get", kind, name, "-n", namespace, "-o", "json"]);
+        let mut args = vec!["get", kind, name, "-o", "json"];
+        if !namespace.is_empty() {
+            args.extend(["-n", namespace]);
+        }
+        let out = self.foil(&args);
         if out.code != 0 && out.stderr.to_lowercase().contains("not found") {
             return None;
         }

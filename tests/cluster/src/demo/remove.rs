@@ -75,7 +75,7 @@ pub fn run(show: &mut Show, mut cluster: Cluster) {
 }
 
 /// What pods leave while they run: to be gone although the agent still runs.
-fn traces(cluster: &Cluster, index: usize) -> Vec<String> {
+pub(crate) fn traces(cluster: &Cluster, index: usize) -> Vec<String> {
     let node = &cluster.nodes()[index];
     let mut found = Vec::new();
     let prefix = format!("{}/{}", cluster.root().display(), node.name);
