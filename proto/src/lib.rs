@@ -7,7 +7,14 @@
 
 pub mod frame;
 
+/// Encoding and decoding of messages.
+pub use prost::Message;
+
 /// Generated from `v1/*.proto`, where the documentation is.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "generated: which variant is large is the protocol's choice"
+)]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/hydrofoil.v1.rs"));
 }

@@ -134,8 +134,6 @@ pub enum Action {
     DeleteEndpoint {
         /// All of it.
         endpoint: Endpoint,
-        /// The id's from here on: flows to it are decided anew.
-        generation: u32,
     },
     /// Make the pod's cgroup.
     CreateCgroup {
@@ -260,13 +258,6 @@ pub enum Action {
     },
 
     // The node's network.
-    /// Make the dummy link, up.
-    CreateDummy {
-        /// Its name.
-        name: String,
-        /// Bytes.
-        mtu: u32,
-    },
     /// Add the route, or change the one to the same destination.
     PutRoute {
         /// All of it.
@@ -298,8 +289,6 @@ pub enum Action {
         id: u32,
         /// All of it.
         backend: Backend,
-        /// The slot's.
-        generation: u32,
         /// "namespace/name" of its pod.
         name: String,
     },
@@ -307,8 +296,6 @@ pub enum Action {
     DeleteBackend {
         /// Its slot.
         id: u32,
-        /// The slot's from here on.
-        generation: u32,
     },
     /// Replace the choice table of a service port in one step.
     PutTable {
@@ -316,8 +303,6 @@ pub enum Action {
         port_id: u32,
         /// Slots of the backends that take new connections.
         slots: Vec<u32>,
-        /// "namespace/service:port"
-        name: String,
     },
     /// Remove a choice table.
     DeleteTable {
@@ -330,6 +315,8 @@ pub enum Action {
         key: FrontendKey,
         /// What is behind it.
         frontend: Frontend,
+        /// "namespace/service:port"
+        name: String,
     },
     /// Remove a frontend.
     DeleteFrontend {

@@ -187,7 +187,6 @@ impl Observed {
             Action::Forget { uid } => {
                 self.gone.remove(uid);
             }
-            Action::CreateDummy { .. } => self.network.dummy.start(),
             Action::PutRoute { route } | Action::DeleteRoute { route } => {
                 self.network
                     .pending

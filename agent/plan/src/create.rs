@@ -225,7 +225,7 @@ pub fn set_user(
     account: &Account,
 ) -> Result<(), ConfigError> {
     let id = |value: i64, field: &str| {
-        u32::try_from(value).map_err(|_| ConfigError(format!("{field} {value} is not an id")))
+        u32::try_from(value).map_err(|e| ConfigError(format!("{field} {value} is not an id: {e}")))
     };
     create.uid = user.uid.map_or(Ok(account.uid), |u| id(u, "runAsUser"))?;
     create.gid = match user.gid {

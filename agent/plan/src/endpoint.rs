@@ -19,18 +19,11 @@ use crate::world::Pod;
 pub struct Endpoints {
     /// By the pod's IPv4 address, mapped.
     pub entries: BTreeMap<ebpf_common::net::Addr, Endpoint>,
-    /// Generation of an id, where it is not 0.
-    pub generations: BTreeMap<u16, u32>,
     /// The id that was given out last.
     pub last: u16,
 }
 
 impl Endpoints {
-    /// Generation of an id.
-    pub fn generation(&self, id: u16) -> u32 {
-        self.generations.get(&id).copied().unwrap_or_default()
-    }
-
     /// A free id, the longest unused ones first.
     fn vacant(&self) -> Option<u16> {
         let end = u16::try_from(MAX_ENDPOINTS).unwrap_or(u16::MAX);

@@ -3,7 +3,7 @@
 //!
 //! Reading order: `world` (the arguments), `action` (the answer), `pod` with
 //! `container`, `restart`, `image`, `probe`, then `create`, `volume`, `cgroup`,
-//! `link`, `endpoint`, `service`; `begin` and `outcome` take in what came of it,
+//! `link`, `endpoint`, `service`; `begin`, `outcome` and `take` take in what came of it,
 //! `status` and `event` say so, `record` remembers it. The daemon plans by parts
 //! (a pod, a service, the network) what has changed; [`plan`] is all of them.
 
@@ -26,6 +26,7 @@ pub mod restart;
 pub mod service;
 pub mod simulate;
 pub mod status;
+pub mod take;
 pub mod volume;
 pub mod world;
 

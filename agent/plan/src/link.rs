@@ -102,8 +102,6 @@ pub struct Route {
 /// Links and routes of the node itself, as they are.
 #[derive(Debug, Clone, Default)]
 pub struct Network {
-    /// [`DUMMY`] is there and up.
-    pub dummy: Step,
     /// Routes of ours that belong to no pod.
     pub routes: BTreeMap<Cidr, Route>,
     /// Blocks of addresses that the programs know, and what they are.
@@ -188,16 +186,9 @@ pub fn plan(
 ) -> (Vec<Action>, Vec<Problem>) {
     let (wanted, problems) = routes(desired, settings);
     let mut actions = Vec::new();
-    if network.dummy.due(now) {
-        actions.push(Action::CreateDummy {
-            name: DUMMY.into(),
-            mtu: settings.mtu,
-        });
-    }
     let idle = |destination: &Cidr| network.pending.get(destination).is_none_or(|s| s.due(now));
     for (destination, route) in &wanted {
-        let waits = route.link == DUMMY && network.dummy != Step::Ready;
-        if !waits && idle(destination) && network.routes.get(destination) != Some(route) {
+        if idle(destination) && network.routes.get(destination) != Some(route) {
             actions.push(Action::PutRoute {
                 route: route.clone(),
             });
@@ -229,12 +220,7 @@ pub fn plan(
 
 /// When time alone makes something due.
 pub fn wake(network: &Network) -> Option<i64> {
-    network
-        .pending
-        .values()
-        .chain([&network.dummy])
-        .filter_map(Step::wake)
-        .min()
+    network.pending.values().filter_map(Step::wake).min()
 }
 
 /// True when every wanted route is in force.
@@ -306,7 +292,6 @@ mod tests {
     #[test]
     fn nothing_is_deleted_before_the_state_is_whole() {
         let mut network = Network {
-            dummy: Step::Ready,
             ..Default::default()
         };
         let stale = Cidr::parse("10.9.0.0/24").unwrap();

@@ -344,22 +344,21 @@ fn ending(
     if pod.stop.is_none() {
         return;
     }
-    match &pod.teardown.folders {
-        Step::Ready => {
-            let gone = v1::PodGone {
-                uid: uid(),
-                namespace: pod.spec.namespace.clone(),
-                name: pod.spec.name.clone(),
-            };
-            steps.actions.push(Action::ReportGone { gone });
-        }
-        step if step.due(now) => steps.actions.push(Action::RemoveFolders {
+    if pod.teardown.folders == Step::Ready {
+        let gone = v1::PodGone {
             uid: uid(),
             namespace: pod.spec.namespace.clone(),
             name: pod.spec.name.clone(),
-        }),
-        step => steps.wake_if(step.wake()),
+        };
+        steps.actions.push(Action::ReportGone { gone });
+    } else if pod.teardown.folders.due(now) {
+        steps.actions.push(Action::RemoveFolders {
+            uid: uid(),
+            namespace: pod.spec.namespace.clone(),
+            name: pod.spec.name.clone(),
+        });
     }
+    steps.wake_if(pod.teardown.folders.wake());
 }
 
 /// True when nothing runs any more.
@@ -449,17 +448,15 @@ fn remove_sandbox(pod: &Pod, observed: &Observed, now: i64, steps: &mut Steps) {
         // The address may be another pod's by now.
         && pod.ifindex == Some(endpoint.ifindex)
     {
-        let generation = observed.endpoints.generation(endpoint.id).wrapping_add(1);
         steps.actions.push(Action::DeleteEndpoint {
             endpoint: *endpoint,
-            generation,
         });
     }
-    match &pod.teardown.sandbox {
-        step if step.due(now) => steps.actions.push(Action::RemoveSandbox {
+    if pod.teardown.sandbox.due(now) {
+        steps.actions.push(Action::RemoveSandbox {
             uid: pod.spec.uid.clone(),
             link: link::name(&pod.spec.uid),
-        }),
-        step => steps.wake_if(step.wake()),
+        });
     }
+    steps.wake_if(pod.teardown.sandbox.wake());
 }

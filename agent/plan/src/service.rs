@@ -37,7 +37,6 @@ pub struct Maps {
     frontends: BTreeMap<FrontendKey, Frontend>,
     tables: BTreeMap<u32, Vec<u32>>,
     backends: BTreeMap<u32, Backend>,
-    generations: BTreeMap<u32, u32>,
     numbers: BTreeMap<BackendKey, u32>,
     of_service: BTreeMap<u32, BTreeSet<FrontendKey>>,
     free: BTreeSet<u32>,
@@ -45,8 +44,8 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// Takes in a backend; `generation` is its number's.
-    pub fn put_backend(&mut self, id: u32, backend: Backend, generation: u32) {
+    /// Takes in a backend.
+    pub fn put_backend(&mut self, id: u32, backend: Backend) {
         while self.top < id {
             self.top += 1;
             self.free.insert(self.top);
@@ -56,15 +55,13 @@ impl Maps {
             self.numbers.remove(&key_of(&before));
         }
         self.numbers.insert(key_of(&backend), id);
-        self.generations.insert(id, generation);
     }
 
-    /// Takes in that a number is free and its generation.
-    pub fn delete_backend(&mut self, id: u32, generation: u32) {
+    /// Takes in that a number is free.
+    pub fn delete_backend(&mut self, id: u32) {
         if let Some(before) = self.backends.remove(&id) {
             self.numbers.remove(&key_of(&before));
         }
-        self.generations.insert(id, generation);
         if id <= self.top {
             self.free.insert(id);
         }
@@ -116,11 +113,6 @@ impl Maps {
     /// Frontends.
     pub fn frontends(&self) -> &BTreeMap<FrontendKey, Frontend> {
         &self.frontends
-    }
-
-    /// Generation of a backend's number.
-    pub fn generation(&self, id: u32) -> u32 {
-        self.generations.get(&id).copied().unwrap_or_default()
     }
 
     /// Numbers of a service port's backends.
@@ -272,12 +264,10 @@ pub fn plan(id: u32, service: Option<&v1::Service>, maps: &Maps) -> (Vec<Action>
                 continue;
             }
             if maps.backends.get(&slot) != Some(backend) {
-                let generation = maps.generation(slot);
                 let name = name.clone();
                 actions.push(Action::PutBackend {
                     id: slot,
                     backend: *backend,
-                    generation,
                     name,
                 });
             }
@@ -287,11 +277,9 @@ pub fn plan(id: u32, service: Option<&v1::Service>, maps: &Maps) -> (Vec<Action>
         }
         slots.sort_unstable();
         if maps.tables.get(port_id) != Some(&slots) {
-            let (port_id, name) = (*port_id, port.name.clone());
             actions.push(Action::PutTable {
-                port_id,
+                port_id: *port_id,
                 slots,
-                name,
             });
         }
         let frontend = Frontend {
@@ -305,6 +293,7 @@ pub fn plan(id: u32, service: Option<&v1::Service>, maps: &Maps) -> (Vec<Action>
                 actions.push(Action::PutFrontend {
                     key: *key,
                     frontend,
+                    name: port.name.clone(),
                 });
             }
         }
@@ -330,11 +319,7 @@ pub fn plan(id: u32, service: Option<&v1::Service>, maps: &Maps) -> (Vec<Action>
         removals.extend(maps.of_port(port_id).map(|(_, slot)| slot));
     }
     for slot in removals {
-        let generation = maps.generation(slot).wrapping_add(1);
-        actions.push(Action::DeleteBackend {
-            id: slot,
-            generation,
-        });
+        actions.push(Action::DeleteBackend { id: slot });
     }
     (actions, problems)
 }
@@ -362,11 +347,7 @@ pub fn sweep(desired: &Desired, maps: &Maps) -> Vec<Action> {
         .iter()
         .filter(|(_, b)| !ports.contains(&b.service_port))
     {
-        let generation = maps.generation(*id).wrapping_add(1);
-        actions.push(Action::DeleteBackend {
-            id: *id,
-            generation,
-        });
+        actions.push(Action::DeleteBackend { id: *id });
     }
     actions
 }
@@ -428,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_stable_and_reused_with_a_new_generation() {
+    fn numbers_are_stable_and_reused_once_free() {
         let mut observed = Observed::default();
         apply(
             &mut observed,
@@ -442,19 +423,21 @@ mod tests {
             Some(&service(1, vec![active(3), active(1)])),
         );
         assert_eq!(slots(&observed, 10), [1, 3]);
-        assert_eq!(observed.maps.generation(2), 1);
-        assert_eq!(observed.maps.generation(1), 0);
+        assert!(!observed.maps.backends().contains_key(&2));
         apply(
             &mut observed,
             1,
             Some(&service(1, vec![active(3), active(1), active(9)])),
         );
         assert_eq!(slots(&observed, 10), [1, 2, 3]);
-        assert_eq!(observed.maps.generation(2), 1);
+        assert_eq!(
+            observed.maps.backends()[&2].addr,
+            Addr::from(Ipv4Addr::new(10, 244, 1, 9))
+        );
     }
 
     #[test]
-    fn terminating_leaves_the_table_and_keeps_its_generation() {
+    fn terminating_leaves_the_table_and_keeps_its_number() {
         let mut observed = Observed::default();
         apply(
             &mut observed,
@@ -465,7 +448,11 @@ mod tests {
         let actions = apply(&mut observed, 1, Some(&service(1, vec![active(1), ending])));
         assert_eq!(actions.len(), 2, "{actions:?}");
         assert_eq!(slots(&observed, 10), [1]);
-        assert_eq!(observed.maps.generation(2), 0);
+        assert!(
+            !actions
+                .iter()
+                .any(|a| matches!(a, Action::DeleteBackend { .. }))
+        );
         assert_eq!(observed.maps.backends()[&2].state, TERMINATING);
     }
 
@@ -480,6 +467,10 @@ mod tests {
         assert_eq!(observed.maps.backends().keys().collect::<Vec<_>>(), [&2]);
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "three of many are looked at"
+    )]
     #[test]
     fn backends_are_written_before_and_freed_after_the_table() {
         let mut observed = Observed::default();

@@ -139,7 +139,6 @@ pub fn success(action: &Action, now: i64) -> Option<Outcome> {
             kind: *kind,
             result: Ok(()),
         }),
-        Action::CreateDummy { .. } => Some(Outcome::Dummy { result: Ok(()) }),
         Action::PutRoute { route } => Some(Outcome::Route {
             route: route.clone(),
             deleted: false,

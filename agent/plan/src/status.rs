@@ -20,7 +20,7 @@ pub fn of(pod: &Pod, settings: &Settings, now: i64) -> v1::PodStatus {
     let spec = &pod.spec;
     let initialized = initialized(pod);
     let states = |list: &[v1::ContainerSpec], init: bool| -> Vec<v1::ContainerStatus> {
-        let waits_for_init = !init && !initialized || init;
+        let waits_for_init = init || !initialized;
         list.iter()
             .filter_map(|c| {
                 let state = pod.containers.get(&c.name)?;
@@ -35,7 +35,7 @@ pub fn of(pod: &Pod, settings: &Settings, now: i64) -> v1::PodStatus {
     };
     let init_containers = states(&spec.init_containers, true);
     let containers = states(&spec.containers, false);
-    let phase = phase(pod, initialized, &containers);
+    let phase = phase(pod, &containers);
     let terminal = pod.finished.is_some();
     let ready = !containers.is_empty() && containers.iter().all(|c| c.ready);
     let sidecars = init_containers
@@ -118,42 +118,24 @@ fn condition(
     }
 }
 
-fn phase(pod: &Pod, initialized: bool, containers: &[v1::ContainerStatus]) -> &'static str {
+fn phase(pod: &Pod, containers: &[v1::ContainerStatus]) -> &'static str {
     if pod.finished.is_some() {
         return finished_text(pod.finished);
     }
-    let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
+    let (mut waiting, mut running, mut stopped) = (0, 0, 0);
     for container in containers {
         let state = |s: &Option<v1::ContainerState>| s.as_ref().and_then(|s| s.state.clone());
         match (state(&container.state), state(&container.last_state)) {
             (Some(State::Running(_)), _) => running += 1,
-            (Some(State::Terminated(ended)), _) => {
-                stopped += 1;
-                succeeded += usize::from(ended.exit_code == 0);
-            }
-            (_, Some(State::Terminated(ended))) => {
-                stopped += 1;
-                succeeded += usize::from(ended.exit_code == 0);
-            }
+            (Some(State::Terminated(_)), _) | (_, Some(State::Terminated(_))) => stopped += 1,
             (_, _) => waiting += 1,
         }
     }
-    let always = matches!(pod.spec.restart_policy.as_str(), "Always" | "");
-    if !initialized && running + stopped == 0 {
+    if waiting > 0 || running + stopped == 0 {
         return "Pending";
     }
-    if waiting > 0 {
-        "Pending"
-    } else if running > 0 || stopped > 0 && always {
-        "Running"
-    } else if stopped > 0 && succeeded < stopped && pod.spec.restart_policy == "OnFailure" {
-        "Running"
-    } else if stopped > 0 {
-        // All have ended; `Finish` makes it final with the next plan.
-        "Running"
-    } else {
-        "Pending"
-    }
+    // All ended counts as running until `Finish` makes the end final.
+    "Running"
 }
 
 fn container(

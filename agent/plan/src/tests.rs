@@ -54,6 +54,10 @@ impl Node {
     }
 
     /// Lets all happen that needs no time.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "two outcomes are made to fail"
+    )]
     fn settle(&mut self) {
         for _ in 0..500 {
             let (actions, _) = plan(&self.desired, &self.observed, &settings(), self.now);
@@ -69,7 +73,8 @@ impl Node {
                     continue;
                 }
                 self.observed.begin(&action, &settings());
-                let failed = match success(&action, self.now).unwrap() {
+                let good = success(&action, self.now).unwrap();
+                let failed = match good {
                     Outcome::ImagePulled {
                         instance, took_ms, ..
                     } => {
@@ -568,10 +573,12 @@ proptest! {
         prop_assert!(node.observed.pods.is_empty());
         prop_assert!(node.observed.endpoints.entries.is_empty());
         let creates = node.places(|a| matches!(a, Action::CreateContainer { .. })).len();
-        let instances: std::collections::BTreeSet<_> = node.log.iter().filter_map(|a| match a {
-            Action::CreateContainer { instance, .. } => Some(instance.clone()),
-            _ => None,
-        }).collect();
+        let created = |a: &Action| if let Action::CreateContainer { instance, .. } = a {
+            Some(instance.clone())
+        } else {
+            None
+        };
+        let instances: std::collections::BTreeSet<_> = node.log.iter().filter_map(created).collect();
         prop_assert_eq!(creates, instances.len(), "no instance is made twice");
     }
 }

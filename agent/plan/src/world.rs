@@ -2,7 +2,8 @@
 //!
 //! `Desired` comes from the control plane (or from what it last pushed, kept on
 //! disk); `Observed` from the kernel, the shims and the outcomes of actions.
-//! Neither is written here: `outcome.rs` is the only writer of `Observed`.
+//! Neither is written here: `begin.rs` and `take.rs` are
+//! the only writers of `Observed`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;

@@ -1,0 +1,427 @@
+//! Outcomes taken into `Observed`; and what users are told of them, as events in
+//! Kubernetes' words.
+//!
+//! With `begin.rs` the only writer of `Observed`. Called by the daemon's loop.
+
+use std::sync::Arc;
+
+use ebpf_common::net::Addr;
+use proto::v1;
+
+use crate::action::{Action, HookKind, Instance};
+use crate::container::{GRACE_AFTER_HOOK_MS, next_backoff};
+use crate::create::role;
+use crate::event::{self, Note};
+use crate::image;
+use crate::outcome::{ImageFailure, Outcome, Part, Refusal};
+use crate::probe::{self, Kind, Probes};
+use crate::restart::{self, Restart};
+use crate::world::{Exit, Hook, Image, Life, Observed, Settings, Step};
+
+impl Observed {
+    /// Takes an outcome in; what users are to be told.
+    pub fn take(&mut self, outcome: Outcome, settings: &Settings, now: i64) -> Vec<Note> {
+        let mut notes = Vec::new();
+        match outcome {
+            Outcome::Part { uid, part, result } => {
+                let Some(pod) = self.pods.get_mut(&uid) else {
+                    return notes;
+                };
+                if let Err(message) = &result {
+                    notes.extend(event::part_failed(&pod.spec, part, message));
+                }
+                let step = match part {
+                    Part::Record => &mut pod.record,
+                    Part::Namespaces => &mut pod.namespaces,
+                    Part::Programs => &mut pod.programs,
+                    Part::Cgroup => &mut pod.cgroup,
+                    Part::Shim => &mut pod.shim,
+                    Part::Volumes => &mut pod.volumes,
+                    Part::NoSandbox => &mut pod.teardown.sandbox,
+                    Part::NoFolders => &mut pod.teardown.folders,
+                };
+                // Changed while it was being written: what is on disk is old already.
+                if part == Part::Record && *step == Step::Absent {
+                    return notes;
+                }
+                step.end(result, now);
+            }
+            Outcome::Link { uid, result } => {
+                let Some(pod) = self.pods.get_mut(&uid) else {
+                    return notes;
+                };
+                if let Err(message) = &result {
+                    notes.push(event::sandbox_failed(&pod.spec, message));
+                }
+                pod.ifindex = result.as_ref().ok().copied();
+                pod.link.end(result.map(drop), now);
+            }
+            Outcome::ImageFound { instance, result } => {
+                let note = result
+                    .as_ref()
+                    .is_ok_and(Option::is_some)
+                    .then_some(event::present);
+                self.with_image(&instance, Image::Looking, |c| {
+                    c.image = match result {
+                        Ok(Some(facts)) => {
+                            c.image_delay_ms = 0;
+                            Image::Ready(facts)
+                        }
+                        Ok(None) => Image::Missing,
+                        Err(failure) => failed(failure, c.image_delay_ms, settings, now),
+                    };
+                });
+                notes.extend(note.and_then(|n| self.note(&instance, n)));
+            }
+            Outcome::ImagePulled {
+                instance,
+                took_ms,
+                result,
+            } => {
+                let spec = self.spec_of(&instance);
+                match (&result, &spec) {
+                    (Ok(_), Some((pod, c))) => notes.push(event::pulled(pod, c, took_ms)),
+                    (Err(failure), Some((pod, c))) => {
+                        notes.extend(event::pull_failed(pod, c, failure));
+                    }
+                    (_, None) => {}
+                }
+                self.with_image(&instance, Image::Pulling, |c| {
+                    c.image = match result {
+                        Ok(facts) => {
+                            c.image_delay_ms = 0;
+                            Image::Ready(facts)
+                        }
+                        Err(failure) => failed(failure, c.image_delay_ms, settings, now),
+                    };
+                });
+            }
+            Outcome::Created { instance, result } => {
+                match &result {
+                    Ok(warnings) => {
+                        notes.extend(self.note(&instance, event::created));
+                        for text in warnings {
+                            let warn = |p: &_, c: &_| event::limited(p, c, text);
+                            notes.extend(self.note(&instance, warn));
+                        }
+                    }
+                    Err(refusal) => {
+                        let say = |p: &_, c: &_| event::refused(p, c, refusal);
+                        notes.extend(self.note(&instance, say));
+                    }
+                }
+                self.refused_or(&instance, result.map(drop), now, |life| {
+                    *life = Life::Created
+                });
+            }
+            Outcome::Started { instance, result } => {
+                match &result {
+                    Ok(_) => notes.extend(self.note(&instance, event::started)),
+                    Err(refusal) => {
+                        let say = |p: &_, c: &_| event::refused(p, c, refusal);
+                        notes.extend(self.note(&instance, say));
+                    }
+                }
+                let started_ms = result.as_ref().copied().unwrap_or(now);
+                if let (Ok(_), Some(pod)) = (&result, self.pods.get_mut(&instance.uid)) {
+                    pod.record = Step::Absent;
+                }
+                self.refused_or(&instance, result.map(drop), now, |life| {
+                    // It may have ended before the answer came.
+                    if matches!(life, Life::Starting) {
+                        *life = Life::Running { started_ms };
+                    }
+                });
+            }
+            Outcome::Exited { instance, exit } => {
+                self.exited(&instance, exit, settings, now, &mut notes)
+            }
+            Outcome::HookDone {
+                instance,
+                kind,
+                result,
+            } => {
+                if let Err(message) = &result {
+                    let say = |p: &_, c: &_| event::hook_failed(p, c, kind, message);
+                    notes.extend(self.note(&instance, say));
+                }
+                let grace = self.pods.get(&instance.uid).map_or(0, |pod| {
+                    pod.spec
+                        .termination_grace_period_seconds
+                        .max(0)
+                        .saturating_mul(1000)
+                });
+                if let Some(c) = self.container_mut(&instance) {
+                    match (kind, &mut c.kill) {
+                        (HookKind::PreStop, Some(kill)) => {
+                            kill.pre_stop = Hook::Done;
+                            kill.deadline_ms = kill.deadline_ms.max(now + GRACE_AFTER_HOOK_MS);
+                        }
+                        (HookKind::PreStop, None) => {}
+                        (HookKind::PostStart, kill) => {
+                            c.post_start = Hook::Done;
+                            // As kubelet: a container whose hook failed is ended.
+                            if result.is_err() && kill.is_none() {
+                                *kill = Some(crate::world::Kill {
+                                    since_ms: now,
+                                    deadline_ms: now.saturating_add(grace),
+                                    pre_stop: Hook::Waiting,
+                                    asked: false,
+                                    killed_ms: None,
+                                });
+                            }
+                        }
+                    }
+                }
+            }
+            Outcome::Probed {
+                instance,
+                kind,
+                result,
+            } => {
+                self.probed(&instance, kind, result, now, &mut notes);
+            }
+            Outcome::ShimLost { uid } => {
+                let Some(pod) = self.pods.get_mut(&uid) else {
+                    return notes;
+                };
+                if pod.shim != Step::Ready || pod.teardown.sandbox != Step::Absent {
+                    return notes;
+                }
+                notes.push(event::sandbox_changed(&pod.spec));
+                pod.shim = Step::Absent;
+                pod.record = Step::Absent;
+                for container in pod.containers.values_mut() {
+                    container.remains.clear();
+                    container.kill = None;
+                    container.probes = Probes::default();
+                    let started_ms = match container.life {
+                        Life::Running { started_ms } => started_ms,
+                        Life::Creating | Life::Created | Life::Starting => 0,
+                        Life::None | Life::Exited(_) | Life::Refused { .. } => continue,
+                    };
+                    container.life = Life::Exited(Exit {
+                        code: 137,
+                        signal: 9,
+                        reason: "ContainerStatusUnknown".into(),
+                        message: "The container could not be located when the pod's shim ended"
+                            .into(),
+                        started_ms,
+                        finished_ms: now,
+                        attempt: container.attempt,
+                    });
+                }
+            }
+            Outcome::Route {
+                route,
+                deleted,
+                result,
+            } => {
+                let done = result.is_ok();
+                let mut step = self
+                    .network
+                    .pending
+                    .remove(&route.destination)
+                    .unwrap_or_default();
+                step.end(result, now);
+                if !done {
+                    self.network.pending.insert(route.destination, step);
+                } else if deleted {
+                    self.network.routes.remove(&route.destination);
+                } else {
+                    self.network.routes.insert(route.destination, route);
+                }
+            }
+            Outcome::Written { action } => self.written(*action),
+        }
+        notes
+    }
+
+    /// The pod's and the container's spec of an instance that is still current.
+    fn spec_of(&self, instance: &Instance) -> Option<(Arc<v1::PodSpec>, v1::ContainerSpec)> {
+        let pod = self.pods.get(&instance.uid)?;
+        let state = pod.containers.get(&instance.container)?;
+        let spec = &pod.spec;
+        let of = spec.init_containers.iter().chain(&spec.containers);
+        let container = of.into_iter().find(|c| c.name == instance.container)?;
+        (state.attempt == instance.attempt).then(|| (spec.clone(), container.clone()))
+    }
+
+    fn note(
+        &self,
+        instance: &Instance,
+        make: impl FnOnce(&v1::PodSpec, &v1::ContainerSpec) -> Note,
+    ) -> Option<Note> {
+        self.spec_of(instance)
+            .map(|(pod, container)| make(&pod, &container))
+    }
+
+    fn with_image(
+        &mut self,
+        instance: &Instance,
+        expected: Image,
+        change: impl FnOnce(&mut crate::world::Container),
+    ) {
+        if let Some(c) = self.container_mut(instance)
+            && c.image == expected
+        {
+            change(c);
+        }
+    }
+
+    fn refused_or(
+        &mut self,
+        instance: &Instance,
+        result: Result<(), Refusal>,
+        now: i64,
+        good: impl FnOnce(&mut Life),
+    ) {
+        let Some(c) = self.container_mut(instance) else {
+            return;
+        };
+        let (reason, message) = match result {
+            Ok(()) => return good(&mut c.life),
+            Err(Refusal::Config(message)) => ("CreateContainerConfigError", message),
+            Err(Refusal::Runtime(message)) => ("CreateContainerError", message),
+            Err(Refusal::Command(message)) => {
+                // It counts as an instance that ran and failed, so that restarts are
+                // counted and held back.
+                c.life = Life::Exited(Exit {
+                    code: 128,
+                    signal: 0,
+                    reason: "StartError".into(),
+                    message,
+                    started_ms: 0,
+                    finished_ms: now,
+                    attempt: instance.attempt,
+                });
+                c.kill = None;
+                if let Some(pod) = self.pods.get_mut(&instance.uid) {
+                    pod.record = Step::Absent;
+                }
+                return;
+            }
+        };
+        c.life = Life::Refused {
+            reason,
+            message,
+            at_ms: now,
+        };
+        c.kill = None;
+    }
+
+    fn exited(
+        &mut self,
+        instance: &Instance,
+        exit: Exit,
+        settings: &Settings,
+        now: i64,
+        notes: &mut Vec<Note>,
+    ) {
+        let spec = self.spec_of(instance);
+        let Some(c) = self.container_mut(instance) else {
+            return;
+        };
+        // Told twice (by adoption and by the watch), or refused meanwhile.
+        if matches!(c.life, Life::Exited(_) | Life::None | Life::Refused { .. }) {
+            return;
+        }
+        let (backoff, finished_ms, code) = (c.backoff, exit.finished_ms, exit.code);
+        c.life = Life::Exited(exit);
+        c.kill = None;
+        c.post_start = Hook::Waiting;
+        c.probes = Probes::default();
+        let Some(pod) = self.pods.get_mut(&instance.uid) else {
+            return;
+        };
+        pod.record = Step::Absent;
+        let Some((pod_spec, container)) = spec else {
+            return;
+        };
+        let again = restart::wanted(
+            role(&pod_spec, &container.name),
+            &pod_spec.restart_policy,
+            code,
+        );
+        let held = matches!(
+            next_backoff(backoff, finished_ms, settings, now),
+            Restart::At(_)
+        );
+        if again && held && pod.stop.is_none() && pod.finished.is_none() {
+            notes.push(event::back_off(&pod_spec, &container));
+        }
+    }
+
+    fn probed(
+        &mut self,
+        instance: &Instance,
+        kind: Kind,
+        result: Result<(), String>,
+        now: i64,
+        notes: &mut Vec<Note>,
+    ) {
+        let Some((pod, container)) = self.spec_of(instance) else {
+            return;
+        };
+        let Some(wanted) = kind.of(&container) else {
+            return;
+        };
+        let Some(c) = self.container_mut(instance) else {
+            return;
+        };
+        if !matches!(c.life, Life::Running { .. }) {
+            return;
+        }
+        let before = *c.probes.get(kind);
+        let probe = c.probes.get_mut(kind);
+        probe::record(kind, wanted, probe, result.is_ok(), now);
+        // Quick repetitions at the start are not worth an event each.
+        let counted = probe.counted_ms != before.counted_ms;
+        let failing = probe.failing && !before.failing;
+        let turned = probe.passing != before.passing;
+        if let (Err(message), true) = (&result, counted) {
+            notes.push(event::unhealthy(&pod, &container, kind, message));
+        }
+        if let (true, Some(pod)) = (turned, self.pods.get_mut(&instance.uid)) {
+            pod.record = Step::Absent;
+        }
+        if failing && kind != Kind::Readiness {
+            notes.push(event::probe_kills(&pod, &container, kind));
+        }
+    }
+
+    fn written(&mut self, action: Action) {
+        if let Action::PutEndpoint { endpoint, .. } = action {
+            self.endpoints.last = endpoint.id;
+            self.endpoints.entries.insert(endpoint.addr, endpoint);
+        } else if let Action::DeleteEndpoint { endpoint } = action {
+            let addr: Addr = endpoint.addr;
+            self.endpoints.entries.remove(&addr);
+        } else if let Action::PutNetwork { range, kind } = action {
+            self.network.blocks.insert(range, kind);
+        } else if let Action::DeleteNetwork { range } = action {
+            self.network.blocks.remove(&range);
+        } else if let Action::PutBackend { id, backend, .. } = action {
+            self.maps.put_backend(id, backend);
+        } else if let Action::DeleteBackend { id } = action {
+            self.maps.delete_backend(id);
+        } else if let Action::PutTable { port_id, slots } = action {
+            self.maps.put_table(port_id, slots);
+        } else if let Action::DeleteTable { port_id } = action {
+            self.maps.delete_table(port_id);
+        } else if let Action::PutFrontend { key, frontend, .. } = action {
+            self.maps.put_frontend(key, frontend);
+        } else if let Action::DeleteFrontend { key } = action {
+            self.maps.delete_frontend(&key);
+        }
+    }
+}
+
+fn failed(failure: ImageFailure, before_ms: i64, settings: &Settings, now: i64) -> Image {
+    Image::Failed {
+        reason: failure.reason,
+        message: failure.message,
+        at_ms: now,
+        delay_ms: image::delay_ms(before_ms, settings),
+    }
+}
