@@ -6,6 +6,7 @@
 //! Reading order: `objects`, `traffic`, `counters`, `limits`, `demo`, `case`.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod case;
 pub mod counters;
 pub mod demo;

@@ -1,0 +1,22 @@
+//! What is measured on a whole cluster: round trips, applied to Ready, resident memory.
+//!
+//! Paths of round trips alternate within one run, and are also given as ratios of the same
+//! round, because machines change their speed for minutes. ns per packet and containers are
+//! other programs. Called by `bin/bench-cluster.rs`.
+
+mod memory;
+mod ready;
+mod sample;
+mod trip;
+
+use tests_harness::{Cluster, image, registry};
+
+/// Measures everything and prints one JSON object a line.
+pub fn run() {
+    eprintln!("starting a cluster of two nodes");
+    let cluster = Cluster::start(2);
+    image::push_all(cluster.wire(), &registry::address(), cluster.root());
+    trip::run(&cluster);
+    ready::run(&cluster);
+    memory::run(&cluster);
+}
