@@ -74,14 +74,20 @@ struct Source {
 }
 
 impl Source {
-    /// Lines before the tests.
+    /// Lines before the module of tests.
     fn product(&self) -> impl Iterator<Item = (usize, &str)> {
-        let end = self
-            .text
-            .find("\n#[cfg(test)]\nmod ")
-            .unwrap_or(self.text.len());
-        self.text[..end]
-            .lines()
+        let mut lines: Vec<&str> = self.text.lines().collect();
+        let mut end = lines.len();
+        for (at, line) in lines.iter().enumerate() {
+            let mut after = lines[at..].iter().skip_while(|line| line.starts_with("#["));
+            if *line == "#[cfg(test)]" && after.next().is_some_and(|line| line.contains("mod ")) {
+                end = at;
+                break;
+            }
+        }
+        lines.truncate(end);
+        lines
+            .into_iter()
             .enumerate()
             .map(|(at, line)| (at + 1, line))
     }
@@ -148,7 +154,7 @@ fn file(source: &Source) -> Vec<String> {
         wrong.push(format!("{path}: begins with no `//!` that says what it is"));
     }
     let lines = source.product().count();
-    if lines > MAX_LINES {
+    if lines > MAX_LINES && !path.ends_with("/tests.rs") {
         wrong.push(format!("{path}: {lines} lines, the limit is {MAX_LINES}"));
     }
     let stem = path
