@@ -1,223 +1,121 @@
-//! One call to the server, with a time-out on each step and a name for each failure.
+//! Clients that make a new connection for each request, and count what happened.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use crate::serve;
+use std::collections::BTreeMap;
+use std::io::{Error, ErrorKind, Read as _, Result, Write as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-/// Echo this byte, then close.
-pub(crate) const CLOSE_AFTER: u8 = 2;
+/// An answer that takes longer is a failure.
+const TIME_OUT: Duration = Duration::from_secs(2);
+/// How many different errors are told.
+const MAX_ERRORS: usize = 5;
 
-/// What failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
-    /// "connect timeout", "connect refused", "read timeout", "reset", "closed", ...
-    pub(crate) kind: String,
-    pub(crate) text: String,
+#[derive(Default)]
+struct Counts {
+    ok: u64,
+    failed: u64,
+    slowest: Duration,
+    backends: BTreeMap<String, u64>,
+    errors: Vec<String>,
 }
 
-impl Failure {
-    pub(crate) fn of(step: &str, error: &io::Error) -> Self {
-        // A blocking socket's time-out is EAGAIN.
-        let kinds: [(&[io::ErrorKind], &str); 5] = [
-            (
-                &[io::ErrorKind::TimedOut, io::ErrorKind::WouldBlock],
-                "timeout",
-            ),
-            (&[io::ErrorKind::ConnectionRefused], "refused"),
-            (
-                &[io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe],
-                "reset",
-            ),
-            (&[io::ErrorKind::UnexpectedEof], "closed"),
-            (
-                &[
-                    io::ErrorKind::HostUnreachable,
-                    io::ErrorKind::NetworkUnreachable,
-                ],
-                "unreachable",
-            ),
-        ];
-        let word = kinds
+impl Counts {
+    fn request(&mut self, target: SocketAddr) {
+        let start = Instant::now();
+        match request(target) {
+            Ok(backend) => {
+                self.ok += 1;
+                *self.backends.entry(backend).or_insert(0) += 1;
+            }
+            Err(error) => {
+                self.failed += 1;
+                let text = format!("{error} after {} ms", start.elapsed().as_millis());
+                if self.errors.len() < MAX_ERRORS {
+                    self.errors.push(text.replace(['"', '\\'], "'"));
+                }
+            }
+        }
+        self.slowest = self.slowest.max(start.elapsed());
+    }
+
+    fn print(&self) -> Result<()> {
+        let backends: Vec<String> = self
+            .backends
             .iter()
-            .find(|(kinds, _)| kinds.contains(&error.kind()))
-            .map_or("error", |(_, word)| word);
-        let kind = format!("{step} {word}");
-        Self {
-            kind,
-            text: error.to_string(),
-        }
+            .map(|(name, count)| format!("\"{name}\":{count}"))
+            .collect();
+        let errors: Vec<String> = self
+            .errors
+            .iter()
+            .map(|error| format!("\"{error}\""))
+            .collect();
+        let mut out = std::io::stdout().lock();
+        writeln!(
+            out,
+            "{{\"ok\":{},\"failed\":{},\"slowest_ms\":{:.1},\"backends\":{{{}}},\"errors\":[{}]}}",
+            self.ok,
+            self.failed,
+            self.slowest.as_secs_f64() * 1000.0,
+            backends.join(","),
+            errors.join(",")
+        )?;
+        out.flush()
     }
 }
 
-/// An answer of the server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answer {
-    /// Name of the host that gave it.
-    pub(crate) backend: String,
-    /// The server will close the connection.
-    pub(crate) close: bool,
+/// Address of `HOST:PORT`.
+pub(crate) fn resolve(target: &str) -> Result<SocketAddr> {
+    let none = || Error::new(ErrorKind::NotFound, format!("{target}: no such address"));
+    target.to_socket_addrs()?.next().ok_or_else(none)
 }
 
-/// Connects, without Nagle's delay, and bounds each later step by `timeout`.
-pub(crate) fn connect(address: SocketAddr, timeout: Duration) -> Result<TcpStream, Failure> {
-    let failed = |error| Failure::of("connect", &error);
-    let stream = TcpStream::connect_timeout(&address, timeout).map_err(failed)?;
-    stream
-        .set_nodelay(true)
-        .and_then(|()| stream.set_read_timeout(Some(timeout)))
-        .and_then(|()| stream.set_write_timeout(Some(timeout)))
-        .map_err(failed)?;
-    Ok(stream)
+/// One connection, one GET; gives the line that the server said.
+fn request(target: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&target, TIME_OUT)?;
+    stream.set_read_timeout(Some(TIME_OUT))?;
+    stream.set_nodelay(true)?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let body = text
+        .strip_prefix("HTTP/1.1 200 ")
+        .and_then(|rest| rest.split_once("\r\n\r\n"));
+    let cut = || Error::new(ErrorKind::UnexpectedEof, "the answer was cut off");
+    body.filter(|(_, body)| body.ends_with('\n'))
+        .map(|(_, body)| body.trim_end().to_owned())
+        .ok_or_else(cut)
 }
 
-/// An HTTP connection.
-#[derive(Debug)]
-pub(crate) struct Http {
-    stream: BufReader<TcpStream>,
-    /// Requests answered on it.
-    pub(crate) answered: u64,
+/// `count` requests; false if any failed.
+pub(crate) fn call(target: &str, count: u64) -> Result<bool> {
+    let target = resolve(target)?;
+    let mut counts = Counts::default();
+    for _ in 0..count {
+        counts.request(target);
+    }
+    counts.print()?;
+    Ok(counts.failed == 0)
 }
 
-impl Http {
-    pub(crate) fn connect(address: SocketAddr, timeout: Duration) -> Result<Self, Failure> {
-        Ok(Self {
-            stream: BufReader::new(connect(address, timeout)?),
-            answered: 0,
-        })
-    }
-
-    /// Asks for `path`. The flag of the failure: not a byte of an answer came.
-    pub(crate) fn get(&mut self, path: &str, keep: bool) -> Result<Answer, (Failure, bool)> {
-        let close = if keep { "" } else { "Connection: close\r\n" };
-        let request = format!("GET {path} HTTP/1.1\r\nHost: app\r\n{close}\r\n");
-        self.stream
-            .get_mut()
-            .write_all(request.as_bytes())
-            .map_err(|error| (Failure::of("write", &error), true))?;
-        let nothing = self.stream.fill_buf().map(<[u8]>::is_empty);
-        match nothing {
-            Err(error) => return Err((Failure::of("read", &error), true)),
-            Ok(true) => {
-                let error = io::Error::from(io::ErrorKind::UnexpectedEof);
-                return Err((Failure::of("read", &error), true));
-            }
-            Ok(false) => {}
+/// Requests until SIGTERM.
+pub(crate) fn load(target: &str, interval_ms: u64) -> Result<bool> {
+    let target = resolve(target)?;
+    let ended = Arc::new(AtomicBool::new(false));
+    let end = Arc::clone(&ended);
+    serve::at_end(move || end.store(true, Ordering::Relaxed))?;
+    let mut counts = Counts::default();
+    let mut printed = Instant::now();
+    while !ended.load(Ordering::Relaxed) {
+        counts.request(target);
+        if printed.elapsed() >= Duration::from_millis(500) {
+            counts.print()?;
+            printed = Instant::now();
         }
-        let answer = read_answer(&mut self.stream).map_err(|failure| (failure, false))?;
-        self.answered += 1;
-        Ok(answer)
+        std::thread::sleep(Duration::from_millis(interval_ms));
     }
-}
-
-fn read_answer(from: &mut impl BufRead) -> Result<Answer, Failure> {
-    let bad = |text: &str| Failure {
-        kind: "bad answer".to_owned(),
-        text: text.to_owned(),
-    };
-    let mut answer = Answer {
-        backend: String::new(),
-        close: false,
-    };
-    let (mut length, mut first) = (None, true);
-    loop {
-        let mut line = String::new();
-        from.read_line(&mut line)
-            .map_err(|error| Failure::of("read", &error))?;
-        if !line.ends_with('\n') {
-            return Err(Failure::of("read", &io::ErrorKind::UnexpectedEof.into()));
-        }
-        let line = line.trim_end();
-        if first && line.split(' ').nth(1) != Some("200") {
-            return Err(bad(line));
-        }
-        first = false;
-        if line.is_empty() {
-            break;
-        }
-        let Some((name, value)) = line.split_once(':') else {
-            continue;
-        };
-        match (name.to_ascii_lowercase().as_str(), value.trim()) {
-            ("content-length", value) => length = value.parse::<u64>().ok(),
-            ("x-backend", value) => answer.backend = value.to_owned(),
-            ("connection", value) => answer.close = value.eq_ignore_ascii_case("close"),
-            _ => {}
-        }
-    }
-    let length = length.ok_or_else(|| bad("no Content-Length"))?;
-    let read = io::copy(&mut from.take(length), &mut io::sink())
-        .map_err(|error| Failure::of("read", &error))?;
-    if read == length {
-        Ok(answer)
-    } else {
-        Err(Failure::of("read", &io::ErrorKind::UnexpectedEof.into()))
-    }
-}
-
-/// One datagram there and its echo back, over a socket of its own.
-pub(crate) fn ask_by_datagram(
-    address: SocketAddr,
-    timeout: Duration,
-    payload: &[u8],
-) -> Result<Answer, Failure> {
-    let any: SocketAddr = if address.is_ipv4() {
-        (std::net::Ipv4Addr::UNSPECIFIED, 0).into()
-    } else {
-        (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
-    };
-    let failed = |step: &'static str| move |error: io::Error| Failure::of(step, &error);
-    let socket = UdpSocket::bind(any).map_err(failed("bind"))?;
-    socket.connect(address).map_err(failed("connect"))?;
-    socket
-        .set_read_timeout(Some(timeout))
-        .map_err(failed("bind"))?;
-    socket.send(payload).map_err(failed("write"))?;
-    let mut buffer = vec![0; 65_536];
-    let count = socket.recv(&mut buffer).map_err(failed("read"))?;
-    let newline = buffer[..count].iter().position(|byte| *byte == b'\n');
-    match newline {
-        Some(end) if &buffer[end + 1..count] == payload => Ok(Answer {
-            backend: String::from_utf8_lossy(&buffer[..end]).into_owned(),
-            close: true,
-        }),
-        _ => Err(Failure {
-            kind: "bad answer".to_owned(),
-            text: "not an echo".to_owned(),
-        }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_and_their_failures() {
-        let fine =
-            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Backend: web\r\nConnection: close\r\n\r\nok";
-        let answer = read_answer(&mut fine.as_bytes()).unwrap();
-        assert_eq!(
-            answer,
-            Answer {
-                backend: "web".to_owned(),
-                close: true
-            }
-        );
-        for (text, kind) in [
-            ("HTTP/1.1 503 Busy\r\n\r\n", "bad answer"),
-            ("HTTP/1.1 200 OK\r\n\r\n", "bad answer"),
-            (
-                "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok",
-                "read closed",
-            ),
-            ("HTTP/1.1 200 OK\r\nConte", "read closed"),
-            ("", "read closed"),
-        ] {
-            assert_eq!(
-                read_answer(&mut text.as_bytes()).unwrap_err().kind,
-                kind,
-                "{text:?}"
-            );
-        }
-    }
+    counts.print()?;
+    Ok(counts.failed == 0)
 }

@@ -1,64 +1,74 @@
-//! The application of the demo, the tests and the benchmark: one static binary.
+//! What runs in the tests' containers: a small HTTP server, and clients that count.
 //!
-//! `serve` answers with its name, `load` calls it and says exactly what failed,
-//! `rr` and `crr` measure latency. It runs in containers without any library
-//! and without DNS: addresses are numbers. Not a product part; pushed into test
-//! images by `tests-harness`.
-//! Reading order: `args`, `serve`, `client`, `load`, `latency`, `json`.
-
+//! Static, without a runtime, so that its image is one file beside busybox. Clients print one
+//! JSON object a line, which `tests-cluster` reads. Not a benchmark of HTTP: `rr` and `crr`
+//! exchange single bytes with `echo`.
 #![forbid(unsafe_code)]
 
-mod args;
 mod client;
-mod json;
-mod latency;
-mod load;
+mod hold;
+mod measure;
 mod serve;
 
 use std::process::ExitCode;
 
-use args::Args;
-
 const HELP: &str = "\
-app serve --port N [--udp]
-    HTTP (keep-alive) and raw TCP echo on one port; with --udp UDP as well.
-    HTTP: any path answers 200 with this host's name and address; /sleep/MS answers
-    after so many milliseconds; /env/NAME answers with that variable.
-    SIGTERM: answers what was asked, then exits.
-
-app load --addr IP:PORT | --url http://IP:PORT/PATH
-         [--requests N] [--duration SECONDS] [--connections C] [--keepalive]
-         [--interval-ms MS] [--timeout-ms MS] [--udp]
-    Calls it, and prints one line of JSON: ok, failed, errors, backends, latency.
-    Ends after N requests (of all connections), after SECONDS, or on SIGTERM.
-    Exit code 1 if a request failed.
-
-app rr  --addr IP:PORT [--requests N] [--warmup N] [--interval-ms MS] [--samples FILE]
-app crr --addr IP:PORT [--requests N] [--warmup N] [--interval-ms MS] [--samples FILE]
-    Round trips of one byte over one connection (rr), or connect, round trip and
-    close each time (crr). One line of JSON; FILE: nanoseconds, a line each.
+app serve [--port 8080]                answer each GET with `HOSTNAME VERSION`; SIGTERM drains
+app echo [--port 8080]                 send back each byte, one connection at a time
+app call HOST:PORT [-n 300]            so many requests, a new connection each
+app load HOST:PORT [--interval-ms 2]   the same until SIGTERM, a line each half second
+app hold HOST:PORT                     one connection, a request each 50 ms, until it ends
+app rr HOST:PORT [-n 10000]            round trips on one connection to `echo`, microseconds
+app crr HOST:PORT [-n 2000]            connect, round trip, close
+app eat MEBIBYTES                      take so much memory, then sleep
 ";
 
 fn main() -> ExitCode {
-    let mut words = std::env::args().skip(1);
-    let command = words.next().unwrap_or_default();
-    let done = Args::parse(words).and_then(|args| match command.as_str() {
-        "serve" => serve::run(&args),
-        "load" => load::run(&args),
-        "rr" => latency::run(&args, latency::Kind::RoundTrip),
-        "crr" => latency::run(&args, latency::Kind::Connect),
-        "help" | "--help" | "-h" => {
-            print!("{HELP}");
-            Ok(true)
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let option = |name: &str, default: u64| {
+        let at = words.iter().position(|word| word == name)?;
+        Some(
+            words
+                .get(at + 1)
+                .and_then(|word| word.parse().ok())
+                .unwrap_or(default),
+        )
+    };
+    let number = |name: &str, default: u64| option(name, default).unwrap_or(default);
+    let port = u16::try_from(number("--port", 8080)).unwrap_or(8080);
+    let target = words.get(1).map_or("", String::as_str);
+    let done = match words.first().map_or("", String::as_str) {
+        "serve" => serve::run(port),
+        "echo" => serve::echo(port),
+        "call" => client::call(target, number("-n", 300)),
+        "load" => client::load(target, number("--interval-ms", 2)),
+        "hold" => hold::run(target),
+        "rr" => measure::rr(target, number("-n", 10_000)),
+        "crr" => measure::crr(target, number("-n", 2_000)),
+        "eat" => eat(target),
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
         }
-        _ => Err(format!("unknown command {command:?}\n{HELP}")),
-    });
+    };
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("app: {error}");
-            ExitCode::from(2)
+            ExitCode::FAILURE
         }
     }
+}
+
+/// Touches each page, so that a memory limit is met.
+fn eat(mebibytes: &str) -> std::io::Result<bool> {
+    let wanted: usize = mebibytes.parse().unwrap_or(1);
+    let mut taken = Vec::new();
+    for _ in 0..wanted {
+        taken.push(vec![1_u8; 1 << 20]);
+    }
+    println!("took {} MiB", taken.len());
+    serve::wait_for_end();
+    Ok(true)
 }

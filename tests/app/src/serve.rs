@@ -1,304 +1,130 @@
-//! The server: HTTP/1.1 with keep-alive, raw TCP echo, UDP echo.
+//! The servers: HTTP that says which pod and version answered, and an echo of bytes.
 //!
-//! A connection whose first byte is a capital letter speaks HTTP; any other is
-//! echoed. A thread that waits in accept(2) serves the connection itself, so
-//! that a new connection costs no thread.
-
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+//! A thread per connection. After SIGTERM it goes on for a moment, for connections that were
+//! on their way, and ends when no request is in flight: what a well-behaved server does.
 
 use nix::sys::signal::{SigSet, Signal};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Result, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use crate::args::Args;
-use crate::client::CLOSE_AFTER;
+/// How long new connections are still answered after SIGTERM.
+const DRAIN: Duration = Duration::from_millis(300);
 
-/// After SIGTERM, idle connections may bring another request for so long.
-const LINGER: Duration = Duration::from_secs(1);
-/// After SIGTERM, requests are waited for at most so long.
-const DRAIN: Duration = Duration::from_secs(25);
-/// Nothing new for so long means that the queue of connections is empty.
-const QUIET: Duration = Duration::from_millis(100);
-/// A request line or header line is no longer than this.
-const MAX_LINE: u64 = 16 << 10;
-
-#[derive(Debug, Default)]
-struct State {
-    name: String,
-    stopping: AtomicBool,
-    /// Threads in accept(2).
-    waiting: AtomicUsize,
-    /// Connections.
-    open: AtomicUsize,
-    /// Connections that ever were.
-    accepted: AtomicUsize,
-    /// Requests that were not answered yet.
-    busy: AtomicUsize,
-}
-
-/// Adds one while it lives.
-struct Count<'a>(&'a AtomicUsize);
-
-impl<'a> Count<'a> {
-    fn up(counter: &'a AtomicUsize) -> Self {
-        counter.fetch_add(1, Ordering::SeqCst);
-        Self(counter)
-    }
-}
-
-impl Drop for Count<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// Serves until SIGTERM or SIGINT.
-pub(crate) fn run(args: &Args) -> Result<bool, String> {
-    args.only(&["port", "udp"])?;
-    let port: u16 = args.value("port")?.ok_or("--port is needed")?;
-    // Before any thread: all inherit the mask, and only this one waits. As a
-    // container's first process it would not get unhandled signals at all.
+/// Blocks SIGTERM and SIGINT in this and all later threads. A blocked signal reaches
+/// [`wait_for_end`] even in the init process of a PID namespace, where the kernel drops
+/// those that would only have their default effect.
+fn end_signals() -> SigSet {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
     signals
-        .thread_block()
-        .map_err(|error| format!("block signals: {error}"))?;
-
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let state = Arc::new(State {
-        name: name.trim().to_owned(),
-        ..State::default()
-    });
-    let failed = |error: io::Error| format!("listen on port {port}: {error}");
-    let listener = Arc::new(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(failed)?);
-    if args.flag("udp") {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(failed)?;
-        let state = Arc::clone(&state);
-        std::thread::spawn(move || echo_datagrams(&socket, &state));
-    }
-    add_acceptor(&listener, &state);
-    println!("serving as {} on port {port}", state.name);
-
-    let signal = signals
-        .wait()
-        .map_err(|error| format!("wait for signals: {error}"))?;
-    state.stopping.store(true, Ordering::SeqCst);
-    drain(&state);
-    println!(
-        "{signal}: {} connections served",
-        state.accepted.load(Ordering::SeqCst)
-    );
-    Ok(true)
 }
 
-/// Waits until everything that was asked is answered.
-fn drain(state: &State) {
-    let (start, mut quiet_since) = (Instant::now(), Instant::now());
-    let mut seen = state.accepted.load(Ordering::SeqCst);
-    loop {
-        std::thread::sleep(Duration::from_millis(10));
-        let accepted = state.accepted.load(Ordering::SeqCst);
-        let busy = state.busy.load(Ordering::SeqCst) > 0;
-        if busy || accepted != seen {
-            (seen, quiet_since) = (accepted, Instant::now());
-        }
-        let idle = state.open.load(Ordering::SeqCst) == 0 || start.elapsed() >= LINGER;
-        if (idle && quiet_since.elapsed() >= QUIET) || start.elapsed() >= DRAIN {
-            return;
-        }
+/// Sleeps until SIGTERM or SIGINT.
+pub(crate) fn wait_for_end() {
+    let signals = end_signals();
+    if signals.thread_block().is_ok() {
+        signals.wait().ok();
     }
 }
 
-fn add_acceptor(listener: &Arc<TcpListener>, state: &Arc<State>) {
-    let (listener, state) = (Arc::clone(listener), Arc::clone(state));
-    state.waiting.fetch_add(1, Ordering::SeqCst);
+/// Calls `then` on a thread of its own at SIGTERM or SIGINT. Call before other threads start.
+pub(crate) fn at_end(then: impl FnOnce() + Send + 'static) -> Result<()> {
+    end_signals().thread_block()?;
     std::thread::spawn(move || {
-        loop {
-            let stream = match listener.accept() {
-                Ok((stream, _)) => stream,
-                // The peer was gone again, or descriptors ran out.
-                Err(_) => {
-                    std::thread::sleep(Duration::from_millis(1));
-                    continue;
-                }
-            };
-            let _open = Count::up(&state.open);
-            state.accepted.fetch_add(1, Ordering::SeqCst);
-            if state.waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
-                add_acceptor(&listener, &state);
-            }
-            // The client sees how its connection ended; there is nobody else to tell.
-            drop(connection(stream, &state));
-            state.waiting.fetch_add(1, Ordering::SeqCst);
-        }
+        wait_for_end();
+        then();
     });
+    Ok(())
 }
 
-fn connection(stream: TcpStream, state: &State) -> io::Result<()> {
+/// HTTP until SIGTERM.
+pub(crate) fn run(port: u16) -> Result<bool> {
+    let in_flight = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&in_flight);
+    at_end(move || {
+        std::thread::sleep(DRAIN);
+        while counted.load(Ordering::SeqCst) > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::process::exit(0);
+    })?;
+    let name = nix::unistd::gethostname()?.to_string_lossy().into_owned();
+    // The image sets it; which image answered is what a rolling update is judged by.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a container's settings are its environment"
+    )]
+    let version = std::env::var("APP_VERSION").unwrap_or_else(|_| "0".to_owned());
+    let body: Arc<str> = format!("{name} {version}\n").into();
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    println!("{name} {version} listens on port {port}");
+    loop {
+        let (stream, _) = listener.accept()?;
+        let (body, in_flight) = (Arc::clone(&body), Arc::clone(&in_flight));
+        std::thread::spawn(move || answer(stream, &body, &in_flight).ok());
+    }
+}
+
+/// Requests of one connection, until the client closes it or asks for that.
+fn answer(stream: TcpStream, body: &str, in_flight: &AtomicUsize) -> Result<()> {
     stream.set_nodelay(true)?;
-    let local = stream.local_addr()?.ip();
-    let peer = stream.peer_addr()?;
-    let mut answers = stream.try_clone()?;
-    let mut requests = BufReader::new(stream);
-    let Some(first) = requests.fill_buf()?.first().copied() else {
-        return Ok(());
-    };
-    if !first.is_ascii_uppercase() {
-        return echo(&mut requests, &mut answers, state);
-    }
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
     loop {
-        if requests.fill_buf()?.is_empty() {
+        let mut close = false;
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
             return Ok(());
         }
-        let _busy = Count::up(&state.busy);
-        let Some(request) = Request::read(&mut requests)? else {
-            return Ok(());
-        };
-        let close = request.close || state.stopping.load(Ordering::SeqCst);
-        let mut body = format!(
-            "{{\"host\":\"{}\",\"ip\":\"{local}\",\"client\":\"{peer}\",\"path\":\"{}\"}}\n",
-            state.name, request.path
-        );
-        if let Some(milliseconds) = request
-            .path
-            .strip_prefix("/sleep/")
-            .and_then(|ms| ms.parse().ok())
-        {
-            std::thread::sleep(Duration::from_millis(milliseconds));
-        }
-        if let Some(name) = request.path.strip_prefix("/env/") {
-            let value = std::env::vars().find(|(known, _)| known == name);
-            body = format!("{}\n", value.map(|(_, value)| value).unwrap_or_default());
-        }
-        let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nX-Backend: {}\r\n{}\r\n",
-            body.len(),
-            state.name,
-            if close { "Connection: close\r\n" } else { "" }
-        );
-        // One write, one packet.
-        answers.write_all((head + &body).as_bytes())?;
-        if close {
-            return Ok(());
-        }
-    }
-}
-
-/// Everything back as it came. A first byte of [`CLOSE_AFTER`] wants the
-/// connection closed after its echo, so that the waiting of TIME_WAIT is here.
-fn echo(requests: &mut impl BufRead, answers: &mut impl Write, state: &State) -> io::Result<()> {
-    loop {
-        let bytes = requests.fill_buf()?;
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let _busy = Count::up(&state.busy);
-        let (count, close) = (bytes.len(), bytes.first() == Some(&CLOSE_AFTER));
-        answers.write_all(bytes)?;
-        requests.consume(count);
-        if close {
-            return Ok(());
-        }
-    }
-}
-
-/// The name of this host, a newline, and what came.
-fn echo_datagrams(socket: &UdpSocket, state: &State) {
-    let mut buffer = [0; 65_536];
-    let mut answer = Vec::new();
-    loop {
-        // An ICMP error to an earlier answer shows here; the next receive goes on.
-        let Ok((count, peer)) = socket.recv_from(&mut buffer) else {
-            continue;
-        };
-        answer.clear();
-        answer.extend_from_slice(state.name.as_bytes());
-        answer.push(b'\n');
-        answer.extend_from_slice(&buffer[..count]);
-        drop(socket.send_to(&answer, peer));
-    }
-}
-
-/// As much of an HTTP request as matters here.
-#[derive(Debug, PartialEq, Eq)]
-struct Request {
-    path: String,
-    /// The client wants the connection closed.
-    close: bool,
-}
-
-impl Request {
-    fn read(from: &mut impl BufRead) -> io::Result<Option<Self>> {
-        let Some(first) = line(from)? else {
-            return Ok(None);
-        };
-        let mut words = first.split(' ');
-        let (path, version) = (
-            words.nth(1).unwrap_or("/").to_owned(),
-            words.next().unwrap_or(""),
-        );
-        let (mut close, mut length) = (version == "HTTP/1.0", 0);
-        loop {
-            let Some(header) = line(from)? else {
-                return Ok(None);
-            };
-            if header.is_empty() {
-                break;
-            }
-            let Some((name, value)) = header.split_once(':') else {
-                continue;
-            };
-            match (name.to_ascii_lowercase().as_str(), value.trim()) {
-                ("connection", value) => close = value.eq_ignore_ascii_case("close"),
-                ("content-length", value) => length = value.parse().unwrap_or(0),
-                _ => {}
-            }
-        }
-        io::copy(&mut from.take(length), &mut io::sink())?;
-        // It goes into JSON as it is.
-        let path = path.replace(['"', '\\'], "_");
-        Ok(Some(Self { path, close }))
-    }
-}
-
-/// A line without its end; none at the end of the stream.
-fn line(from: &mut impl BufRead) -> io::Result<Option<String>> {
-    let mut bytes = Vec::new();
-    from.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)?;
-    if bytes.pop() != Some(b'\n') {
-        return Ok(None);
-    }
-    if bytes.last() == Some(&b'\r') {
-        bytes.pop();
-    }
-    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_are_read_one_after_the_other() {
-        let text = "GET /a HTTP/1.1\r\nHost: x\r\n\r\n\
-            POST /\"b HTTP/1.1\r\nContent-Length: 4\r\n\r\nGET \
-            GET /c HTTP/1.0\r\n\r\n\
-            GET /d HTTP/1.1\r\nconnection: Close\r\n\r\n\
-            GET /cut HTTP/1.1\r\nHo";
-        let mut stream = text.as_bytes();
-        for (path, close) in [("/a", false), ("/_b", false), ("/c", true), ("/d", true)] {
-            let request = Request::read(&mut stream).unwrap().unwrap();
-            assert_eq!(
-                request,
-                Request {
-                    path: path.to_owned(),
-                    close
+        in_flight.fetch_add(1, Ordering::SeqCst);
+        let answered = (|| {
+            loop {
+                line.clear();
+                if reader.read_line(&mut line)? == 0 || line.trim().is_empty() {
+                    break;
                 }
+                close |= line.to_ascii_lowercase().starts_with("connection: close");
+            }
+            let connection = if close { "close" } else { "keep-alive" };
+            let length = body.len();
+            let text = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\
+                 Connection: {connection}\r\n\r\n{body}"
             );
+            writer.write_all(text.as_bytes())
+        })();
+        in_flight.fetch_sub(1, Ordering::SeqCst);
+        answered?;
+        if close {
+            return Ok(());
         }
-        assert_eq!(Request::read(&mut stream).unwrap(), None);
+    }
+}
+
+/// Bytes back as they come, without a thread per connection, which would cost more than a
+/// round trip does.
+pub(crate) fn echo(port: u16) -> Result<bool> {
+    at_end(|| std::process::exit(0))?;
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    let mut bytes = [0; 4096];
+    loop {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        loop {
+            match stream.read(&mut bytes) {
+                Ok(0) => break,
+                Ok(count) => {
+                    if stream.write_all(&bytes[..count]).is_err() {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
     }
 }
