@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "convert")]
+pub mod convert;
 pub mod frame;
 
 /// Encoding and decoding of messages.

@@ -13,20 +13,12 @@ use crate::{equality, meta, unsupported};
 /// Judges `value`, a new object, or the successor of `old`. The result is
 /// complete but for what only the server knows (uid, creationTimestamp,
 /// resourceVersion). Status is never taken from `value`.
-pub fn admit(
-    value: &Value,
-    kind: &'static Kind,
-    old: Option<&Value>,
-) -> Result<Admitted, Invalid> {
+pub fn admit(value: &Value, kind: &'static Kind, old: Option<&Value>) -> Result<Admitted, Invalid> {
     (kind.admit)(kind, value, old)
 }
 
 /// Judges a write of the status: everything but `status` is taken from `old`.
-pub fn admit_status(
-    value: &Value,
-    kind: &'static Kind,
-    old: &Value,
-) -> Result<Admitted, Invalid> {
+pub fn admit_status(value: &Value, kind: &'static Kind, old: &Value) -> Result<Admitted, Invalid> {
     (kind.admit_status)(kind, value, Some(old))
 }
 
@@ -35,7 +27,11 @@ fn refuse(kind: &Kind, value: &Value, causes: Vec<Cause>) -> Invalid {
         "" => meta::generate_name(value),
         name => name,
     };
-    Invalid { kind: kind.kind.to_owned(), name: name.to_owned(), causes }
+    Invalid {
+        kind: kind.kind.to_owned(),
+        name: name.to_owned(),
+        causes,
+    }
 }
 
 fn decode_old<T: Rules>(kind: &Kind, old: &Value) -> Result<T, Invalid> {
@@ -53,7 +49,11 @@ pub(crate) fn admit_as<T: Rules>(
     let mut causes = Causes::default();
     let mut warnings = Vec::new();
     unsupported::check(kind, value, &mut causes, &mut warnings);
-    meta::prepare(object.metadata_mut(), before.as_ref().map(|old| old.metadata()), kind);
+    meta::prepare(
+        object.metadata_mut(),
+        before.as_ref().map(|old| old.metadata()),
+        kind,
+    );
     object.prepare(before.as_ref());
     object.set_defaults();
     meta::validate(object.metadata(), kind, &mut causes);
@@ -85,12 +85,18 @@ pub(crate) fn admit_status_as<T: Rules>(
     old: Option<&Value>,
 ) -> Result<Admitted, Invalid> {
     let Some(old) = old else {
-        let cause = Cause { field: "status".to_owned(), message: "there is no object".to_owned() };
+        let cause = Cause {
+            field: "status".to_owned(),
+            message: "there is no object".to_owned(),
+        };
         return Err(refuse(kind, value, vec![cause]));
     };
     if !kind.has_status {
         let mut causes = Causes::default();
-        causes.forbidden(&Field::root("status"), format!("a {} has no status", kind.kind));
+        causes.forbidden(
+            &Field::root("status"),
+            format!("a {} has no status", kind.kind),
+        );
         return Err(refuse(kind, value, causes.into_vec()));
     }
     let object: T = decode::strict(value).map_err(|causes| refuse(kind, value, causes))?;
@@ -103,12 +109,19 @@ pub(crate) fn admit_status_as<T: Rules>(
 
 fn encode<T: Rules>(kind: &Kind, object: &T) -> Result<Value, Invalid> {
     serde_json::to_value(object).map_err(|error| {
-        Invalid::one(kind.kind, object.metadata().name.clone().unwrap_or_default(), "", error.to_string())
+        Invalid::one(
+            kind.kind,
+            object.metadata().name.clone().unwrap_or_default(),
+            "",
+            error.to_string(),
+        )
     })
 }
 
 fn set_status(object: &mut Value, status: Option<Value>) {
-    let Some(fields) = object.as_object_mut() else { return };
+    let Some(fields) = object.as_object_mut() else {
+        return;
+    };
     match status {
         Some(status) => {
             fields.insert("status".to_owned(), status);

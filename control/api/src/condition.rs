@@ -19,23 +19,33 @@ pub struct Condition {
 /// The condition of that type.
 pub fn get<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
     let conditions = object.get("status")?.get("conditions")?.as_array()?;
-    conditions.iter().find(|c| c.get("type").and_then(Value::as_str) == Some(kind))
+    conditions
+        .iter()
+        .find(|c| c.get("type").and_then(Value::as_str) == Some(kind))
 }
 
 /// Whether the condition of that type is "True".
 pub fn is_true(object: &Value, kind: &str) -> bool {
-    let status = get(object, kind).and_then(|c| c.get("status")).and_then(Value::as_str);
+    let status = get(object, kind)
+        .and_then(|c| c.get("status"))
+        .and_then(Value::as_str);
     status == Some("True")
 }
 
 /// Puts a condition into `object.status.conditions`. `lastTransitionTime` moves
 /// only when the status does. True if something changed.
 pub fn set(object: &mut Value, condition: &Condition, now: Timestamp) -> bool {
-    let Some(fields) = object.as_object_mut() else { return false };
+    let Some(fields) = object.as_object_mut() else {
+        return false;
+    };
     let status = fields.entry("status").or_insert_with(|| json!({}));
-    let Some(status) = status.as_object_mut() else { return false };
+    let Some(status) = status.as_object_mut() else {
+        return false;
+    };
     let list = status.entry("conditions").or_insert_with(|| json!([]));
-    let Some(list) = list.as_array_mut() else { return false };
+    let Some(list) = list.as_array_mut() else {
+        return false;
+    };
     let found = list
         .iter_mut()
         .find(|c| c.get("type").and_then(Value::as_str) == Some(&condition.kind));
@@ -44,7 +54,10 @@ pub fn set(object: &mut Value, condition: &Condition, now: Timestamp) -> bool {
         "status": condition.status,
         "lastTransitionTime": meta::time_text(now),
     });
-    for (name, text) in [("reason", &condition.reason), ("message", &condition.message)] {
+    for (name, text) in [
+        ("reason", &condition.reason),
+        ("message", &condition.message),
+    ] {
         if !text.is_empty() {
             wanted[name] = json!(text);
         }

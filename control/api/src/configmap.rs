@@ -27,7 +27,11 @@ impl Rules for ConfigMap {
             if let Err(detail) = name::config_key(key) {
                 causes.invalid(&at, key, detail);
             }
-            if self.binary_data.as_ref().is_some_and(|binary| binary.contains_key(key)) {
+            if self
+                .binary_data
+                .as_ref()
+                .is_some_and(|binary| binary.contains_key(key))
+            {
                 causes.invalid(&at, key, "duplicate of key present in binaryData");
             }
             size += value.len();
@@ -39,7 +43,10 @@ impl Rules for ConfigMap {
             size += value.0.len();
         }
         if size > SIZE_MAX {
-            causes.push(&Field::root("data"), format!("Too long: may not be more than {SIZE_MAX} bytes"));
+            causes.push(
+                &Field::root("data"),
+                format!("Too long: may not be more than {SIZE_MAX} bytes"),
+            );
         }
     }
 

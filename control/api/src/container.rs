@@ -14,26 +14,47 @@ const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// What `fieldRef` in an environment may name.
 const ENV_FIELDS: &[&str] = &[
-    "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName",
-    "spec.serviceAccountName", "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
 ];
 
 pub(crate) fn set_defaults(c: &mut Container) {
     let image = c.image.as_deref().unwrap_or_default();
-    let policy = if is_latest(image) { "Always" } else { "IfNotPresent" };
+    let policy = if is_latest(image) {
+        "Always"
+    } else {
+        "IfNotPresent"
+    };
     c.image_pull_policy.get_or_insert_with(|| policy.to_owned());
-    c.termination_message_path.get_or_insert_with(|| TERMINATION_LOG.to_owned());
-    c.termination_message_policy.get_or_insert_with(|| "File".to_owned());
+    c.termination_message_path
+        .get_or_insert_with(|| TERMINATION_LOG.to_owned());
+    c.termination_message_policy
+        .get_or_insert_with(|| "File".to_owned());
     for port in c.ports.iter_mut().flatten() {
         port.protocol.get_or_insert_with(|| "TCP".to_owned());
     }
     for env in c.env.iter_mut().flatten() {
-        if let Some(field) = env.value_from.as_mut().and_then(|from| from.field_ref.as_mut()) {
+        if let Some(field) = env
+            .value_from
+            .as_mut()
+            .and_then(|from| from.field_ref.as_mut())
+        {
             field.api_version.get_or_insert_with(|| "v1".to_owned());
         }
     }
     resources::set_defaults(c.resources.get_or_insert_default());
-    for probe in [&mut c.liveness_probe, &mut c.readiness_probe, &mut c.startup_probe] {
+    for probe in [
+        &mut c.liveness_probe,
+        &mut c.readiness_probe,
+        &mut c.startup_probe,
+    ] {
         if let Some(probe) = probe {
             probe::set_defaults(probe);
         }
@@ -66,7 +87,11 @@ pub(crate) fn validate(
     if image.is_empty() {
         causes.required(&at.child("image"), "");
     } else if image.trim() != image {
-        causes.invalid(&at.child("image"), image, "must not have leading or trailing whitespace");
+        causes.invalid(
+            &at.child("image"),
+            image,
+            "must not have leading or trailing whitespace",
+        );
     }
     let policy = c.image_pull_policy.as_deref().unwrap_or_default();
     let known = ["Always", "IfNotPresent", "Never"];
@@ -78,7 +103,11 @@ pub(crate) fn validate(
     if !known.contains(&policy) {
         causes.unsupported(&at.child("terminationMessagePolicy"), policy, &known);
     }
-    validate_ports(c.ports.as_deref().unwrap_or_default(), &at.child("ports"), causes);
+    validate_ports(
+        c.ports.as_deref().unwrap_or_default(),
+        &at.child("ports"),
+        causes,
+    );
     for (i, env) in c.env.iter().flatten().enumerate() {
         validate_env(env, &at.child("env").index(i), causes);
     }
@@ -170,8 +199,14 @@ fn validate_env(env: &EnvVar, at: &Field, causes: &mut Causes) {
         sources += 1;
         resources::validate_field_ref(resource, false, &at.child("resourceFieldRef"), causes);
     }
-    let config = from.config_map_key_ref.as_ref().map(|r| ("configMapKeyRef", &r.name, &r.key));
-    let secret = from.secret_key_ref.as_ref().map(|r| ("secretKeyRef", &r.name, &r.key));
+    let config = from
+        .config_map_key_ref
+        .as_ref()
+        .map(|r| ("configMapKeyRef", &r.name, &r.key));
+    let secret = from
+        .secret_key_ref
+        .as_ref()
+        .map(|r| ("secretKeyRef", &r.name, &r.key));
     for (field, name, key) in config.into_iter().chain(secret) {
         sources += 1;
         let at = at.child(field);
@@ -197,14 +232,21 @@ fn validate_env_from(source: &EnvFromSource, at: &Field, causes: &mut Causes) {
             causes.invalid(&at.child("prefix"), prefix, detail);
         }
     }
-    let config = source.config_map_ref.as_ref().map(|r| ("configMapRef", &r.name));
+    let config = source
+        .config_map_ref
+        .as_ref()
+        .map(|r| ("configMapRef", &r.name));
     let secret = source.secret_ref.as_ref().map(|r| ("secretRef", &r.name));
     match (config, secret) {
         (None, None) => {
             causes.invalid(at, "", "must specify one of: `configMapRef` or `secretRef`");
         }
         (Some(_), Some(_)) => {
-            causes.invalid(at, "", "may not have more than one field specified at a time");
+            causes.invalid(
+                at,
+                "",
+                "may not have more than one field specified at a time",
+            );
         }
         (Some((field, name)), None) | (None, Some((field, name))) => {
             if name.is_empty() {
@@ -233,7 +275,10 @@ fn validate_mounts(
         } else if !paths.insert(mount.mount_path.as_str()) {
             causes.invalid(&at.child("mountPath"), &mount.mount_path, "must be unique");
         }
-        let sub = [("subPath", &mount.sub_path), ("subPathExpr", &mount.sub_path_expr)];
+        let sub = [
+            ("subPath", &mount.sub_path),
+            ("subPathExpr", &mount.sub_path_expr),
+        ];
         for (field, path) in sub {
             let path = path.as_deref().unwrap_or_default();
             if path.starts_with('/') {
@@ -244,10 +289,18 @@ fn validate_mounts(
             }
         }
         if mount.sub_path.is_some() && mount.sub_path_expr.is_some() {
-            causes.invalid(&at.child("subPathExpr"), "", "subPathExpr and subPath are mutually exclusive");
+            causes.invalid(
+                &at.child("subPathExpr"),
+                "",
+                "subPathExpr and subPath are mutually exclusive",
+            );
         }
         let known = ["Bidirectional", "HostToContainer", "None"];
-        if let Some(mode) = mount.mount_propagation.as_deref().filter(|m| !known.contains(m)) {
+        if let Some(mode) = mount
+            .mount_propagation
+            .as_deref()
+            .filter(|m| !known.contains(m))
+        {
             causes.unsupported(&at.child("mountPropagation"), mode, &known);
         }
     }
@@ -259,7 +312,10 @@ pub(crate) fn warnings(c: &Container, at: &Field, warnings: &mut Vec<Warning>) {
         if !seen.insert(env.name.as_str()) {
             warnings.push(Warning {
                 field: at.child("env").index(i).to_string(),
-                message: format!("hides previous definition of {:?}, which may be dropped when using apply", env.name),
+                message: format!(
+                    "hides previous definition of {:?}, which may be dropped when using apply",
+                    env.name
+                ),
             });
         }
     }

@@ -17,13 +17,20 @@ use crate::invalid::Cause;
 /// listed; of wrong types, the first.
 pub fn strict<T: DeserializeOwned>(value: &Value) -> Result<T, Vec<Cause>> {
     let unknown = RefCell::new(Vec::new());
-    let result = T::deserialize(Strict { value, path: &Path::Root, unknown: &unknown });
+    let result = T::deserialize(Strict {
+        value,
+        path: &Path::Root,
+        unknown: &unknown,
+    });
     let mut causes = unknown.into_inner();
     match result {
         Ok(decoded) if causes.is_empty() => Ok(decoded),
         Ok(_) => Err(causes),
         Err(DecodeError { path, message }) => {
-            causes.push(Cause { field: path.unwrap_or_default(), message });
+            causes.push(Cause {
+                field: path.unwrap_or_default(),
+                message,
+            });
             Err(causes)
         }
     }
@@ -32,7 +39,10 @@ pub fn strict<T: DeserializeOwned>(value: &Value) -> Result<T, Vec<Cause>> {
 /// Decodes what was admitted before, or comes from a trusted side: fields that
 /// are not known are left out.
 pub fn lenient<T: DeserializeOwned>(value: &Value) -> Result<T, Cause> {
-    T::deserialize(value).map_err(|error| Cause { field: String::new(), message: error.to_string() })
+    T::deserialize(value).map_err(|error| Cause {
+        field: String::new(),
+        message: error.to_string(),
+    })
 }
 
 /// Where a decoder is, as a chain on the stack.
@@ -77,7 +87,10 @@ impl fmt::Display for DecodeError {
 impl std::error::Error for DecodeError {}
 impl serde::de::Error for DecodeError {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self { path: None, message: message.to_string() }
+        Self {
+            path: None,
+            message: message.to_string(),
+        }
     }
 }
 
@@ -101,10 +114,17 @@ fn type_of(value: &Value) -> String {
 impl Strict<'_> {
     fn wrong_type(&self, expected: &str) -> DecodeError {
         let message = format!("expected {expected}, got {}", type_of(self.value));
-        DecodeError { path: Some(self.path.to_string()), message }
+        DecodeError {
+            path: Some(self.path.to_string()),
+            message,
+        }
     }
 
-    fn scalar<'de, V: Visitor<'de>>(self, visitor: V, expected: &str) -> Result<V::Value, DecodeError> {
+    fn scalar<'de, V: Visitor<'de>>(
+        self,
+        visitor: V,
+        expected: &str,
+    ) -> Result<V::Value, DecodeError> {
         let fits = match self.value {
             Value::Array(_) | Value::Object(_) | Value::Null => false,
             Value::Bool(_) => expected == "a boolean",
@@ -127,7 +147,11 @@ impl Strict<'_> {
             .clone()
             .deserialize_any(visitor)
             .map_err(|error: serde_json::Error| {
-                DecodeError { path: None, message: error.to_string() }.at(self.path)
+                DecodeError {
+                    path: None,
+                    message: error.to_string(),
+                }
+                .at(self.path)
             })
     }
 }
@@ -154,7 +178,11 @@ impl<'de> Deserializer<'de> for Strict<'_> {
         deserialize_bytes deserialize_byte_buf deserialize_identifier);
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        if self.value.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.value.is_null() {
+            visitor.visit_none()
+        } else {
+            visitor.visit_some(self)
+        }
     }
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         self.any(visitor)
@@ -174,8 +202,15 @@ impl<'de> Deserializer<'de> for Strict<'_> {
         visitor.visit_newtype_struct(self)
     }
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        let Value::Array(items) = self.value else { return Err(self.wrong_type("a list")) };
-        visitor.visit_seq(Items { items, next: 0, path: self.path, unknown: self.unknown })
+        let Value::Array(items) = self.value else {
+            return Err(self.wrong_type("a list"));
+        };
+        visitor.visit_seq(Items {
+            items,
+            next: 0,
+            path: self.path,
+            unknown: self.unknown,
+        })
     }
     fn deserialize_tuple<V: Visitor<'de>>(
         self,
@@ -193,7 +228,9 @@ impl<'de> Deserializer<'de> for Strict<'_> {
         self.deserialize_seq(visitor)
     }
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        let Value::Object(map) = self.value else { return Err(self.wrong_type("an object")) };
+        let Value::Object(map) = self.value else {
+            return Err(self.wrong_type("an object"));
+        };
         visitor.visit_map(Entries::new(map, self.path, self.unknown, false))
     }
     fn deserialize_struct<V: Visitor<'de>>(
@@ -202,10 +239,15 @@ impl<'de> Deserializer<'de> for Strict<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        let Value::Object(map) = self.value else { return Err(self.wrong_type("an object")) };
+        let Value::Object(map) = self.value else {
+            return Err(self.wrong_type("an object"));
+        };
         for key in map.keys().filter(|key| !fields.contains(&key.as_str())) {
             let field = Path::Field(self.path, key).to_string();
-            self.unknown.borrow_mut().push(Cause { field, message: unknown(key, fields) });
+            self.unknown.borrow_mut().push(Cause {
+                field,
+                message: unknown(key, fields),
+            });
         }
         visitor.visit_map(Entries::new(map, self.path, self.unknown, true))
     }
@@ -220,7 +262,11 @@ impl<'de> Deserializer<'de> for Strict<'_> {
             .into_deserializer()
             .deserialize_enum(name, variants, visitor)
             .map_err(|error: serde_json::Error| {
-                DecodeError { path: None, message: error.to_string() }.at(self.path)
+                DecodeError {
+                    path: None,
+                    message: error.to_string(),
+                }
+                .at(self.path)
             })
     }
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
@@ -235,7 +281,9 @@ fn unknown(key: &str, fields: &[&str]) -> String {
         .map(|field| (distance(&key.to_lowercase(), &field.to_lowercase()), *field))
         .filter(|(distance, field)| *distance <= 2 && *distance < field.len())
         .min();
-    let hint = near.map(|(_, field)| format!(" (did you mean {field:?}?)")).unwrap_or_default();
+    let hint = near
+        .map(|(_, field)| format!(" (did you mean {field:?}?)"))
+        .unwrap_or_default();
     format!("unknown field{hint}, expected one of {}", fields.join(", "))
 }
 
@@ -250,7 +298,9 @@ fn distance(a: &str, b: &str) -> usize {
         }
         for (j, y) in b.iter().enumerate() {
             let above = row[j + 1];
-            let best = (above + 1).min(row[j] + 1).min(diagonal + usize::from(x != *y));
+            let best = (above + 1)
+                .min(row[j] + 1)
+                .min(diagonal + usize::from(x != *y));
             diagonal = above;
             row[j + 1] = best;
         }
@@ -272,12 +322,18 @@ impl<'de> SeqAccess<'de> for Items<'_> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, DecodeError> {
-        let Some(value) = self.items.get(self.next) else { return Ok(None) };
+        let Some(value) = self.items.get(self.next) else {
+            return Ok(None);
+        };
         let path = Path::Index(self.path, self.next);
         self.next += 1;
-        seed.deserialize(Strict { value, path: &path, unknown: self.unknown })
-            .map(Some)
-            .map_err(|error| error.at(&path))
+        seed.deserialize(Strict {
+            value,
+            path: &path,
+            unknown: self.unknown,
+        })
+        .map(Some)
+        .map_err(|error| error.at(&path))
     }
     fn size_hint(&self) -> Option<usize> {
         Some(self.items.len() - self.next)
@@ -300,7 +356,13 @@ impl<'a> Entries<'a> {
         unknown: &'a RefCell<Vec<Cause>>,
         fields: bool,
     ) -> Self {
-        Self { entries: map.iter(), current: None, path, unknown, fields }
+        Self {
+            entries: map.iter(),
+            current: None,
+            path,
+            unknown,
+            fields,
+        }
     }
 }
 
@@ -312,7 +374,9 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         seed: K,
     ) -> Result<Option<K::Value>, DecodeError> {
         self.current = self.entries.next();
-        let Some((key, _)) = self.current else { return Ok(None) };
+        let Some((key, _)) = self.current else {
+            return Ok(None);
+        };
         seed.deserialize(key.as_str().into_deserializer()).map(Some)
     }
     fn next_value_seed<V: DeserializeSeed<'de>>(
@@ -320,10 +384,21 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         seed: V,
     ) -> Result<V::Value, DecodeError> {
         let Some((key, value)) = self.current else {
-            return Err(DecodeError { path: None, message: "a value without a key".to_owned() });
+            return Err(DecodeError {
+                path: None,
+                message: "a value without a key".to_owned(),
+            });
         };
-        let path = if self.fields { Path::Field(self.path, key) } else { Path::Key(self.path, key) };
-        seed.deserialize(Strict { value, path: &path, unknown: self.unknown })
-            .map_err(|error| error.at(&path))
+        let path = if self.fields {
+            Path::Field(self.path, key)
+        } else {
+            Path::Key(self.path, key)
+        };
+        seed.deserialize(Strict {
+            value,
+            path: &path,
+            unknown: self.unknown,
+        })
+        .map_err(|error| error.at(&path))
     }
 }

@@ -22,13 +22,30 @@ pub(crate) static KIND: Kind = Kind::of::<Deployment>(Words {
 });
 
 impl Rules for Deployment {
+    fn prepare(&mut self, old: Option<&Self>) {
+        // Who changes to Recreate did not write the numbers that were filled in.
+        let was = old
+            .and_then(|old| old.spec.as_ref())
+            .and_then(|spec| spec.strategy.as_ref());
+        let strategy = self.spec.as_mut().and_then(|spec| spec.strategy.as_mut());
+        let (Some(was), Some(strategy)) = (was, strategy) else {
+            return;
+        };
+        let changed = strategy.type_.as_deref() == Some("Recreate") && strategy.type_ != was.type_;
+        if changed && strategy.rolling_update == was.rolling_update {
+            strategy.rolling_update = None;
+        }
+    }
+
     fn set_defaults(&mut self) {
         let Some(spec) = &mut self.spec else { return };
         spec.replicas.get_or_insert(1);
         spec.revision_history_limit.get_or_insert(10);
         spec.progress_deadline_seconds.get_or_insert(600);
         let strategy = spec.strategy.get_or_insert_default();
-        let kind = strategy.type_.get_or_insert_with(|| "RollingUpdate".to_owned());
+        let kind = strategy
+            .type_
+            .get_or_insert_with(|| "RollingUpdate".to_owned());
         if kind == "RollingUpdate" {
             let rolling = strategy.rolling_update.get_or_insert_default();
             let quarter = || IntOrString::String("25%".to_owned());
@@ -46,12 +63,20 @@ impl Rules for Deployment {
         };
         not_negative(spec.replicas, &at.child("replicas"), causes);
         not_negative(spec.min_ready_seconds, &at.child("minReadySeconds"), causes);
-        not_negative(spec.revision_history_limit, &at.child("revisionHistoryLimit"), causes);
+        not_negative(
+            spec.revision_history_limit,
+            &at.child("revisionHistoryLimit"),
+            causes,
+        );
         let deadline = spec.progress_deadline_seconds;
         not_negative(deadline, &at.child("progressDeadlineSeconds"), causes);
         if deadline.is_some_and(|deadline| deadline <= spec.min_ready_seconds.unwrap_or(0)) {
             let at = at.child("progressDeadlineSeconds");
-            causes.invalid(&at, deadline.unwrap_or_default(), "must be greater than minReadySeconds");
+            causes.invalid(
+                &at,
+                deadline.unwrap_or_default(),
+                "must be greater than minReadySeconds",
+            );
         }
         validate_selector(&spec.selector, &at.child("selector"), causes);
         if let Some(strategy) = &spec.strategy {
@@ -104,7 +129,9 @@ fn validate_rolling(rolling: &RollingUpdateDeployment, at: &Field, causes: &mut 
             None => continue,
             Some(IntOrString::Int(number)) => *number,
             Some(IntOrString::String(text)) => {
-                let percent = text.strip_suffix('%').and_then(|digits| digits.parse::<i32>().ok());
+                let percent = text
+                    .strip_suffix('%')
+                    .and_then(|digits| digits.parse::<i32>().ok());
                 let Some(percent) = percent else {
                     let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
                     causes.invalid(&at, text, detail);
@@ -122,7 +149,11 @@ fn validate_rolling(rolling: &RollingUpdateDeployment, at: &Field, causes: &mut 
         zero += i32::from(number == 0);
     }
     if zero == 2 {
-        causes.invalid(&at.child("maxUnavailable"), 0, "may not be 0 when `maxSurge` is 0");
+        causes.invalid(
+            &at.child("maxUnavailable"),
+            0,
+            "may not be 0 when `maxSurge` is 0",
+        );
     }
 }
 

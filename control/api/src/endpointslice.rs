@@ -45,7 +45,10 @@ impl Rules for EndpointSlice {
         }
         let at = Field::root("endpoints");
         if self.endpoints.len() > ENDPOINTS_MAX {
-            causes.push(&at, format!("Too many: must have at most {ENDPOINTS_MAX} items"));
+            causes.push(
+                &at,
+                format!("Too many: must have at most {ENDPOINTS_MAX} items"),
+            );
         }
         for (i, endpoint) in self.endpoints.iter().enumerate() {
             let at = at.index(i).child("addresses");
@@ -63,7 +66,10 @@ impl Rules for EndpointSlice {
         for (i, port) in self.ports.iter().flatten().enumerate() {
             let at = at.index(i);
             if i == PORTS_MAX {
-                causes.push(&at, format!("Too many: must have at most {PORTS_MAX} items"));
+                causes.push(
+                    &at,
+                    format!("Too many: must have at most {PORTS_MAX} items"),
+                );
             }
             let key = port.name.clone().unwrap_or_default();
             if names.contains(&key) {

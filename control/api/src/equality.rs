@@ -30,8 +30,10 @@ pub fn semantic(a: Option<&Value>, b: Option<&Value>) -> bool {
         (None, None) => true,
         (Some(one), None) | (None, Some(one)) => is_empty(one),
         (Some(Value::Object(a)), Some(Value::Object(b))) => {
-            a.iter().all(|(key, value)| semantic(Some(value), b.get(key)))
-                && b.iter().all(|(key, value)| a.contains_key(key) || is_empty(value))
+            a.iter()
+                .all(|(key, value)| semantic(Some(value), b.get(key)))
+                && b.iter()
+                    .all(|(key, value)| a.contains_key(key) || is_empty(value))
         }
         (Some(Value::Array(a)), Some(Value::Array(b))) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| semantic(Some(a), Some(b)))

@@ -18,7 +18,11 @@ pub(crate) static KIND: Kind = Kind::of::<Event>(Words {
 impl Rules for Event {
     fn validate(&self, causes: &mut Causes) {
         let own = self.metadata.namespace.as_deref().unwrap_or_default();
-        let about = self.involved_object.namespace.as_deref().unwrap_or_default();
+        let about = self
+            .involved_object
+            .namespace
+            .as_deref()
+            .unwrap_or_default();
         // What has no namespace is reported in "default".
         let fits = about == own || (about.is_empty() && own == "default");
         if !fits {

@@ -15,7 +15,11 @@ impl Field {
     }
     /// A field of the object here; `name` may have dots (several steps).
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Self(name.to_owned()) } else { Self(format!("{}.{name}", self.0)) }
+        if self.0.is_empty() {
+            Self(name.to_owned())
+        } else {
+            Self(format!("{}.{name}", self.0))
+        }
     }
     /// An element of the list here.
     pub fn index(&self, index: usize) -> Self {
@@ -85,8 +89,15 @@ impl Invalid {
         field: impl Into<String>,
         message: impl Into<String>,
     ) -> Self {
-        let cause = Cause { field: field.into(), message: message.into() };
-        Self { kind: kind.into(), name: name.into(), causes: vec![cause] }
+        let cause = Cause {
+            field: field.into(),
+            message: message.into(),
+        };
+        Self {
+            kind: kind.into(),
+            name: name.into(),
+            causes: vec![cause],
+        }
     }
 }
 
@@ -104,11 +115,18 @@ pub struct Causes(Vec<Cause>);
 
 impl Causes {
     pub fn push(&mut self, field: &Field, message: impl Into<String>) {
-        self.0.push(Cause { field: field.0.clone(), message: message.into() });
+        self.0.push(Cause {
+            field: field.0.clone(),
+            message: message.into(),
+        });
     }
     /// `Required value`, with an explanation if there is one.
     pub fn required(&mut self, field: &Field, detail: &str) {
-        let end = if detail.is_empty() { String::new() } else { format!(": {detail}") };
+        let end = if detail.is_empty() {
+            String::new()
+        } else {
+            format!(": {detail}")
+        };
         self.push(field, format!("Required value{end}"));
     }
     pub fn invalid(&mut self, field: &Field, value: impl fmt::Debug, detail: impl fmt::Display) {
@@ -117,7 +135,10 @@ impl Causes {
     pub fn unsupported(&mut self, field: &Field, value: impl fmt::Debug, supported: &[&str]) {
         let known: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
         let known = known.join(", ");
-        self.push(field, format!("Unsupported value: {value:?}: supported values: {known}"));
+        self.push(
+            field,
+            format!("Unsupported value: {value:?}: supported values: {known}"),
+        );
     }
     pub fn duplicate(&mut self, field: &Field, value: impl fmt::Debug) {
         self.push(field, format!("Duplicate value: {value:?}"));

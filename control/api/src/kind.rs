@@ -91,7 +91,10 @@ impl Kind {
 
     /// Key of an object in the store. `namespace` is left out where the kind has none.
     pub fn key(&self, namespace: &str, name: &str) -> String {
-        format!("{}{name}", self.prefix(self.namespaced.then_some(namespace)))
+        format!(
+            "{}{name}",
+            self.prefix(self.namespaced.then_some(namespace))
+        )
     }
 
     /// Prefix of the keys of all objects of the kind, or of those of one namespace.
@@ -167,7 +170,10 @@ pub fn kinds() -> &'static [&'static Kind] {
 
 /// By group, version and kind.
 pub fn find(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
-    kinds().iter().copied().find(|k| k.group == group && k.version == version && k.kind == kind)
+    kinds()
+        .iter()
+        .copied()
+        .find(|k| k.group == group && k.version == version && k.kind == kind)
 }
 
 /// By an object's own `apiVersion` and `kind`. The error says what is missing
@@ -213,7 +219,8 @@ pub fn by_word(word: &str) -> Option<&'static Kind> {
             || k.singular == name
             || k.short_names.contains(&name)
             || k.kind.to_ascii_lowercase() == name;
-        let grouped = group.is_none_or(|g| g == k.group || g == format!("{}.{}", k.version, k.group));
+        let grouped =
+            group.is_none_or(|g| g == k.group || g == format!("{}.{}", k.version, k.group));
         named && grouped
     })
 }

@@ -11,17 +11,17 @@
 #![forbid(unsafe_code)]
 
 pub mod admit;
-//pub mod apply;
+pub mod apply;
 pub mod condition;
 pub mod decode;
 pub mod equality;
-//pub mod fieldset;
+pub mod fieldset;
 pub mod invalid;
 pub mod kind;
 pub mod meta;
 pub mod patch;
 pub mod quantity;
-//pub mod schema;
+pub mod schema;
 pub mod selector;
 pub mod unique;
 pub mod unsupported;

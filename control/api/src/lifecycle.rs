@@ -6,7 +6,10 @@ use crate::invalid::{Causes, Field};
 use crate::probe;
 
 pub(crate) fn set_defaults(hooks: &mut Lifecycle) {
-    for hook in [&mut hooks.post_start, &mut hooks.pre_stop].into_iter().flatten() {
+    for hook in [&mut hooks.post_start, &mut hooks.pre_stop]
+        .into_iter()
+        .flatten()
+    {
         if let Some(get) = &mut hook.http_get {
             probe::set_http_defaults(get);
         }
@@ -14,7 +17,10 @@ pub(crate) fn set_defaults(hooks: &mut Lifecycle) {
 }
 
 pub(crate) fn validate(hooks: &Lifecycle, container: &Container, at: &Field, causes: &mut Causes) {
-    let both = [("postStart", &hooks.post_start), ("preStop", &hooks.pre_stop)];
+    let both = [
+        ("postStart", &hooks.post_start),
+        ("preStop", &hooks.pre_stop),
+    ];
     for (field, hook) in both {
         if let Some(hook) = hook {
             validate_hook(hook, container, &at.child(field), causes);
@@ -35,7 +41,11 @@ fn validate_hook(hook: &LifecycleHandler, container: &Container, at: &Field, cau
         _several => causes.forbidden(at, "may not specify more than 1 handler type"),
     }
     if let Some(exec) = &hook.exec {
-        if exec.command.as_ref().is_none_or(|command| command.is_empty()) {
+        if exec
+            .command
+            .as_ref()
+            .is_none_or(|command| command.is_empty())
+        {
             causes.required(&at.child("exec.command"), "");
         }
     }

@@ -11,7 +11,11 @@ use crate::kind::{Kind, NameRule};
 use crate::name as names;
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {
-    object.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str).unwrap_or_default()
+    object
+        .get("metadata")
+        .and_then(|m| m.get(field))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// "" where there is none; so for all of these.
@@ -38,7 +42,9 @@ pub fn revision(object: &Value) -> Option<u64> {
 /// 0 where there is none.
 pub fn generation(object: &Value) -> i64 {
     let meta = object.get("metadata");
-    meta.and_then(|m| m.get("generation")).and_then(Value::as_i64).unwrap_or_default()
+    meta.and_then(|m| m.get("generation"))
+        .and_then(Value::as_i64)
+        .unwrap_or_default()
 }
 pub fn creation_timestamp(object: &Value) -> Option<Timestamp> {
     text(object, "creationTimestamp").parse().ok()
@@ -60,25 +66,42 @@ pub fn annotations(object: &Value) -> impl Iterator<Item = (&str, &str)> {
     pairs(object, "annotations")
 }
 fn pairs<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
-    let map = object.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_object);
-    map.into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)))
+    let map = object
+        .get("metadata")
+        .and_then(|m| m.get(field))
+        .and_then(Value::as_object);
+    map.into_iter()
+        .flatten()
+        .filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)))
 }
 pub fn finalizers(object: &Value) -> impl Iterator<Item = &str> {
-    let list = object.get("metadata").and_then(|m| m.get("finalizers")).and_then(Value::as_array);
+    let list = object
+        .get("metadata")
+        .and_then(|m| m.get("finalizers"))
+        .and_then(Value::as_array);
     list.into_iter().flatten().filter_map(Value::as_str)
 }
 pub fn owners(object: &Value) -> Vec<OwnerReference> {
-    let list = object.get("metadata").and_then(|m| m.get("ownerReferences"));
-    list.and_then(|l| serde_json::from_value(l.clone()).ok()).unwrap_or_default()
+    let list = object
+        .get("metadata")
+        .and_then(|m| m.get("ownerReferences"));
+    list.and_then(|l| serde_json::from_value(l.clone()).ok())
+        .unwrap_or_default()
 }
 /// The owner that manages the object, if there is one.
 pub fn controller(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references.iter().flatten().find(|o| o.controller == Some(true))
+    meta.owner_references
+        .iter()
+        .flatten()
+        .find(|o| o.controller == Some(true))
 }
 
 fn meta_mut(object: &mut Value) -> Option<&mut Map<String, Value>> {
     let fields = object.as_object_mut()?;
-    fields.entry("metadata").or_insert_with(|| json!({})).as_object_mut()
+    fields
+        .entry("metadata")
+        .or_insert_with(|| json!({}))
+        .as_object_mut()
 }
 
 /// Sets a field of the metadata; `None` removes it.
@@ -117,14 +140,24 @@ pub fn stamp_created(object: &mut Value, uid: &str, now: Timestamp) {
 /// Marks for graceful deletion. A grace period that is running is only ever shortened.
 pub fn stamp_deleted(object: &mut Value, grace_seconds: i64, now: Timestamp) {
     let grace_seconds = grace_seconds.max(0);
-    let before = object.get("metadata").and_then(|m| m.get("deletionGracePeriodSeconds"));
-    let running = before.and_then(Value::as_i64).filter(|_| is_terminating(object));
+    let before = object
+        .get("metadata")
+        .and_then(|m| m.get("deletionGracePeriodSeconds"));
+    let running = before
+        .and_then(Value::as_i64)
+        .filter(|_| is_terminating(object));
     if running.is_some_and(|running| running <= grace_seconds) {
         return;
     }
-    let end = now.checked_add(jiff::SignedDuration::from_secs(grace_seconds)).unwrap_or(now);
+    let end = now
+        .checked_add(jiff::SignedDuration::from_secs(grace_seconds))
+        .unwrap_or(now);
     set(object, "deletionTimestamp", Some(json!(time_text(end))));
-    set(object, "deletionGracePeriodSeconds", Some(json!(grace_seconds)));
+    set(
+        object,
+        "deletionGracePeriodSeconds",
+        Some(json!(grace_seconds)),
+    );
     let generation = generation(object);
     if generation > 0 && running.is_none() {
         set_generation(object, Some(generation + 1));
@@ -286,8 +319,12 @@ pub(crate) fn validate_update(new: &ObjectMeta, old: &ObjectMeta, causes: &mut C
     }
     if old.deletion_timestamp.is_some() {
         let known: Vec<&String> = old.finalizers.iter().flatten().collect();
-        let added: Vec<&String> =
-            new.finalizers.iter().flatten().filter(|f| !known.contains(f)).collect();
+        let added: Vec<&String> = new
+            .finalizers
+            .iter()
+            .flatten()
+            .filter(|f| !known.contains(f))
+            .collect();
         if !added.is_empty() {
             let detail = format!(
                 "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"

@@ -31,10 +31,12 @@ pub(crate) fn label(text: &str) -> Verdict {
     if is_label(text) {
         return Ok(());
     }
-    Err("a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', \
+    Err(
+        "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', \
          and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', \
          regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
-        .to_owned())
+            .to_owned(),
+    )
 }
 
 /// RFC 1035 label: as above, but begins with a letter.
@@ -45,10 +47,12 @@ pub(crate) fn label_1035(text: &str) -> Verdict {
     if is_label(text) && text.starts_with(|c: char| c.is_ascii_lowercase()) {
         return Ok(());
     }
-    Err("a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with \
+    Err(
+        "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with \
          an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or \
          'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
-        .to_owned())
+            .to_owned(),
+    )
 }
 
 /// RFC 1123 subdomain.
@@ -56,18 +60,25 @@ pub(crate) fn subdomain(text: &str) -> Verdict {
     if text.len() > SUBDOMAIN_MAX {
         return too_long(SUBDOMAIN_MAX);
     }
-    if !text.is_empty() && text.split('.').all(|part| !part.is_empty() && is_label(part)) {
+    if !text.is_empty()
+        && text
+            .split('.')
+            .all(|part| !part.is_empty() && is_label(part))
+    {
         return Ok(());
     }
-    Err("a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' \
+    Err(
+        "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' \
          or '.', and must start and end with an alphanumeric character (e.g. 'example.com', \
          regex used for validation is \
          '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
-        .to_owned())
+            .to_owned(),
+    )
 }
 
 fn is_name(text: &str) -> bool {
-    text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    text.chars()
+        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.ends_with(|c: char| c.is_ascii_alphanumeric())
 }
@@ -88,15 +99,19 @@ pub(crate) fn qualified(text: &str) -> Verdict {
         return Err("name part must be non-empty".to_owned());
     }
     if name.len() > LABEL_MAX {
-        return Err(format!("name part must be no more than {LABEL_MAX} characters"));
+        return Err(format!(
+            "name part must be no more than {LABEL_MAX} characters"
+        ));
     }
     if is_name(name) {
         return Ok(());
     }
-    Err("name part must consist of alphanumeric characters, '-', '_' or '.', and must start and \
+    Err(
+        "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and \
          end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex \
          used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
-        .to_owned())
+            .to_owned(),
+    )
 }
 
 /// Value of a label; may be empty.
@@ -107,11 +122,13 @@ pub(crate) fn label_value(text: &str) -> Verdict {
     if text.is_empty() || is_name(text) {
         return Ok(());
     }
-    Err("a valid label must be an empty string or consist of alphanumeric characters, '-', '_' \
+    Err(
+        "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' \
          or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or \
          'my_value',  or '12345', regex used for validation is \
          '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
-        .to_owned())
+            .to_owned(),
+    )
 }
 
 /// Name of a port (RFC 6335 service name): up to 15 characters with a letter.
@@ -120,7 +137,9 @@ pub(crate) fn port_name(text: &str) -> Verdict {
         return too_long(15);
     }
     if !text.chars().all(|c| lower_or_digit(c) || c == '-') {
-        return Err("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
+        return Err(
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned(),
+        );
     }
     if !text.chars().any(|c| c.is_ascii_lowercase()) {
         return Err("must contain at least one letter (a-z)".to_owned());
@@ -147,9 +166,11 @@ pub(crate) fn env_name(text: &str) -> Verdict {
     if text.chars().all(|c| (' '..='~').contains(&c) && c != '=') {
         return Ok(());
     }
-    Err("a valid environment variable name must consist only of printable ASCII characters other \
+    Err(
+        "a valid environment variable name must consist only of printable ASCII characters other \
          than '='"
-        .to_owned())
+            .to_owned(),
+    )
 }
 
 /// Key in a ConfigMap or Secret, and so a file name.
@@ -158,16 +179,20 @@ pub(crate) fn config_key(text: &str) -> Verdict {
         return too_long(SUBDOMAIN_MAX);
     }
     if text == "." || text == ".." || text.starts_with("..") {
-        return Err(format!("must not be '.' or '..', and must not start with '..': {text:?}"));
+        return Err(format!(
+            "must not be '.' or '..', and must not start with '..': {text:?}"
+        ));
     }
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if !text.is_empty() && text.chars().all(legal) {
         return Ok(());
     }
-    Err("a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. \
+    Err(
+        "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. \
          'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is \
          '[-._a-zA-Z0-9]+')"
-        .to_owned())
+            .to_owned(),
+    )
 }
 
 /// IPv4 or IPv6 text.

@@ -26,7 +26,9 @@ pub const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 impl Rules for Namespace {
     fn prepare(&mut self, old: Option<&Self>) {
         // Only whoever empties a namespace takes its finalizer away.
-        let kept = old.and_then(|old| old.spec.clone()).and_then(|spec| spec.finalizers);
+        let kept = old
+            .and_then(|old| old.spec.clone())
+            .and_then(|spec| spec.finalizers);
         let finalizers = match old {
             Some(_) => kept,
             None => Some(vec![FINALIZER.to_owned()]),
@@ -42,10 +44,17 @@ impl Rules for Namespace {
     }
 
     fn validate(&self, causes: &mut Causes) {
-        let finalizers = self.spec.iter().flat_map(|spec| spec.finalizers.iter().flatten());
+        let finalizers = self
+            .spec
+            .iter()
+            .flat_map(|spec| spec.finalizers.iter().flatten());
         for (i, finalizer) in finalizers.enumerate() {
             if let Err(detail) = name::qualified(finalizer) {
-                causes.invalid(&Field::root("spec").child("finalizers").index(i), finalizer, detail);
+                causes.invalid(
+                    &Field::root("spec").child("finalizers").index(i),
+                    finalizer,
+                    detail,
+                );
             }
         }
     }

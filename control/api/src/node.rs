@@ -22,9 +22,10 @@ impl Rules for Node {
         if let (None, Some(cidr)) = (&spec.pod_cidrs, &spec.pod_cidr) {
             spec.pod_cidrs = Some(vec![cidr.clone()]);
         }
-        if let (None, Some(first)) =
-            (&spec.pod_cidr, spec.pod_cidrs.as_ref().and_then(|all| all.first()))
-        {
+        if let (None, Some(first)) = (
+            &spec.pod_cidr,
+            spec.pod_cidrs.as_ref().and_then(|all| all.first()),
+        ) {
             spec.pod_cidr = Some(first.clone());
         }
     }
@@ -41,16 +42,26 @@ impl Rules for Node {
         let first = spec.pod_cidrs.as_ref().and_then(|all| all.first());
         if spec.pod_cidr.as_ref() != first {
             let detail = "node.PodCIDR may only match node.PodCIDRs[0]";
-            causes.invalid(&Field::root("spec").child("podCIDR"), &spec.pod_cidr, detail);
+            causes.invalid(
+                &Field::root("spec").child("podCIDR"),
+                &spec.pod_cidr,
+                detail,
+            );
         }
     }
 
     fn validate_update(&self, old: &Self, causes: &mut Causes) {
         let none = NodeSpec::default();
-        let (new, old) = (self.spec.as_ref().unwrap_or(&none), old.spec.as_ref().unwrap_or(&none));
+        let (new, old) = (
+            self.spec.as_ref().unwrap_or(&none),
+            old.spec.as_ref().unwrap_or(&none),
+        );
         if old.pod_cidrs.is_some() && new.pod_cidrs != old.pod_cidrs {
             let at = Field::root("spec").child("podCIDRs");
-            causes.forbidden(&at, "node updates may not change podCIDR except from \"\" to valid");
+            causes.forbidden(
+                &at,
+                "node updates may not change podCIDR except from \"\" to valid",
+            );
         }
     }
 

@@ -21,7 +21,9 @@ pub(crate) static KIND: Kind = Kind::of::<Pod>(Words {
 impl Rules for Pod {
     fn prepare(&mut self, old: Option<&Self>) {
         // A manifest that is applied again does not name the node that was chosen.
-        let chosen = old.and_then(|old| old.spec.as_ref()).and_then(|spec| spec.node_name.clone());
+        let chosen = old
+            .and_then(|old| old.spec.as_ref())
+            .and_then(|spec| spec.node_name.clone());
         if let Some(spec) = self.spec.as_mut() {
             if spec.node_name.as_deref().unwrap_or_default().is_empty() {
                 spec.node_name = chosen;
@@ -32,6 +34,7 @@ impl Rules for Pod {
     fn set_defaults(&mut self) {
         if let Some(spec) = &mut self.spec {
             podspec::set_defaults(spec);
+            podspec::set_pod_defaults(spec);
         }
     }
 
@@ -44,10 +47,15 @@ impl Rules for Pod {
     }
 
     fn validate_update(&self, old: &Self, causes: &mut Causes) {
-        let (Some(new), Some(old)) = (&self.spec, &old.spec) else { return };
+        let (Some(new), Some(old)) = (&self.spec, &old.spec) else {
+            return;
+        };
         let at = Field::root("spec");
         let count = |spec: &PodSpec| {
-            (spec.containers.len(), spec.init_containers.as_ref().map_or(0, Vec::len))
+            (
+                spec.containers.len(),
+                spec.init_containers.as_ref().map_or(0, Vec::len),
+            )
         };
         if count(new) != count(old) {
             let detail = "pod updates may not add or remove containers";
@@ -55,7 +63,9 @@ impl Rules for Pod {
             return;
         }
         if let Some(seconds) = old.active_deadline_seconds {
-            let shorter = new.active_deadline_seconds.is_some_and(|new| new <= seconds);
+            let shorter = new
+                .active_deadline_seconds
+                .is_some_and(|new| new <= seconds);
             if !shorter {
                 let at = at.child("activeDeadlineSeconds");
                 let detail = "must be less than or equal to previous value";
@@ -67,13 +77,17 @@ impl Rules for Pod {
         equalise(&mut copy, old);
         let changed = differing(&copy, old);
         if !changed.is_empty() {
-            causes.forbidden(&at, format!(
-                "pod updates may not change fields other than `spec.containers[*].image`,\
+            causes.forbidden(
+                &at,
+                format!(
+                    "pod updates may not change fields other than `spec.containers[*].image`,\
                  `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
                  `spec.tolerations` (only additions to existing tolerations),\
                  `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
-                 previously negative); changed: {}", changed.join(", ")
-            ));
+                 previously negative); changed: {}",
+                    changed.join(", ")
+                ),
+            );
         }
     }
 
@@ -84,7 +98,11 @@ impl Rules for Pod {
     }
 
     fn initial_status(&self) -> Option<Value> {
-        let qos = self.spec.as_ref().map(podspec::qos_class).unwrap_or("BestEffort");
+        let qos = self
+            .spec
+            .as_ref()
+            .map(podspec::qos_class)
+            .unwrap_or("BestEffort");
         Some(json!({"phase": "Pending", "qosClass": qos}))
     }
 }

@@ -12,12 +12,15 @@ use crate::invalid::{Causes, Field, Warning};
 use crate::{container, meta, name, resources, security, volume};
 
 pub(crate) fn set_defaults(spec: &mut PodSpec) {
-    spec.restart_policy.get_or_insert_with(|| "Always".to_owned());
-    spec.dns_policy.get_or_insert_with(|| "ClusterFirst".to_owned());
-    spec.scheduler_name.get_or_insert_with(|| "default-scheduler".to_owned());
+    spec.restart_policy
+        .get_or_insert_with(|| "Always".to_owned());
+    spec.dns_policy
+        .get_or_insert_with(|| "ClusterFirst".to_owned());
+    spec.scheduler_name
+        .get_or_insert_with(|| "default-scheduler".to_owned());
     spec.termination_grace_period_seconds.get_or_insert(30);
-    spec.enable_service_links.get_or_insert(true);
-    spec.security_context.get_or_insert_with(PodSecurityContext::default);
+    spec.security_context
+        .get_or_insert_with(PodSecurityContext::default);
     // The two names of one field follow each other.
     match (&spec.service_account_name, &spec.service_account) {
         (Some(name), _) => spec.service_account = Some(name.clone()),
@@ -33,8 +36,27 @@ pub(crate) fn set_defaults(spec: &mut PodSpec) {
     for volume in spec.volumes.iter_mut().flatten() {
         volume::set_defaults(volume);
     }
-    for quantity in spec.overhead.iter_mut().flatten().map(|(_, quantity)| quantity) {
+    for quantity in spec
+        .overhead
+        .iter_mut()
+        .flatten()
+        .map(|(_, quantity)| quantity)
+    {
         crate::quantity::canonicalise(quantity);
+    }
+}
+
+/// What is filled in for a pod, and not yet for its template.
+pub(crate) fn set_pod_defaults(spec: &mut PodSpec) {
+    spec.enable_service_links.get_or_insert(true);
+    for c in spec
+        .containers
+        .iter_mut()
+        .chain(spec.init_containers.iter_mut().flatten())
+    {
+        if let Some(r) = &mut c.resources {
+            resources::set_requests(r);
+        }
     }
 }
 
@@ -45,8 +67,22 @@ pub(crate) fn validate(spec: &PodSpec, at: &Field, causes: &mut Causes) {
         causes.required(&at.child("containers"), "");
     }
     let init = spec.init_containers.as_deref().unwrap_or_default();
-    validate_containers(&spec.containers, false, &names, spec, &at.child("containers"), causes);
-    validate_containers(init, true, &names, spec, &at.child("initContainers"), causes);
+    validate_containers(
+        &spec.containers,
+        false,
+        &names,
+        spec,
+        &at.child("containers"),
+        causes,
+    );
+    validate_containers(
+        init,
+        true,
+        &names,
+        spec,
+        &at.child("initContainers"),
+        causes,
+    );
     let taken: Vec<&str> = spec.containers.iter().map(|c| c.name.as_str()).collect();
     for (i, c) in init.iter().enumerate() {
         if !c.name.is_empty() && taken.contains(&c.name.as_str()) {
@@ -55,12 +91,20 @@ pub(crate) fn validate(spec: &PodSpec, at: &Field, causes: &mut Causes) {
     }
 
     let policies = ["Always", "Never", "OnFailure"];
-    one_of(&spec.restart_policy, &policies, &at.child("restartPolicy"), causes);
+    one_of(
+        &spec.restart_policy,
+        &policies,
+        &at.child("restartPolicy"),
+        causes,
+    );
     let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
     one_of(&spec.dns_policy, &policies, &at.child("dnsPolicy"), causes);
     validate_dns(spec, &at.child("dnsConfig"), causes);
 
-    if spec.termination_grace_period_seconds.is_some_and(|seconds| seconds < 0) {
+    if spec
+        .termination_grace_period_seconds
+        .is_some_and(|seconds| seconds < 0)
+    {
         let at = at.child("terminationGracePeriodSeconds");
         let seconds = spec.termination_grace_period_seconds.unwrap_or_default();
         causes.invalid(&at, seconds, "must be greater than or equal to 0");
@@ -81,7 +125,11 @@ pub(crate) fn validate(spec: &PodSpec, at: &Field, causes: &mut Causes) {
             causes.invalid(&at.child("nodeName"), node, detail);
         }
     }
-    meta::validate_labels(spec.node_selector.as_ref(), &at.child("nodeSelector"), causes);
+    meta::validate_labels(
+        spec.node_selector.as_ref(),
+        &at.child("nodeSelector"),
+        causes,
+    );
     for (i, alias) in spec.host_aliases.iter().flatten().enumerate() {
         let at = at.child("hostAliases").index(i);
         if let Err(detail) = name::ip(&alias.ip) {
@@ -106,7 +154,11 @@ pub(crate) fn validate(spec: &PodSpec, at: &Field, causes: &mut Causes) {
     }
     if spec.share_process_namespace == Some(true) && spec.host_pid == Some(true) {
         let at = at.child("shareProcessNamespace");
-        causes.invalid(&at, true, "ShareProcessNamespace and HostPID cannot both be enabled");
+        causes.invalid(
+            &at,
+            true,
+            "ShareProcessNamespace and HostPID cannot both be enabled",
+        );
     }
     if let Some(context) = &spec.security_context {
         security::validate_pod(context, &at.child("securityContext"), causes);
@@ -183,7 +235,11 @@ fn validate_dns(spec: &PodSpec, at: &Field, causes: &mut Causes) {
         causes.required(&at.child("nameservers"), detail);
     }
     if servers.len() > 3 {
-        causes.invalid(&at.child("nameservers"), servers, "must not have more than 3 nameservers");
+        causes.invalid(
+            &at.child("nameservers"),
+            servers,
+            "must not have more than 3 nameservers",
+        );
     }
     for (i, server) in servers.iter().enumerate() {
         if let Err(detail) = name::ip(server) {
@@ -199,14 +255,20 @@ fn validate_dns(spec: &PodSpec, at: &Field, causes: &mut Causes) {
     }
     for (i, option) in config.options.iter().flatten().enumerate() {
         if option.name.as_deref().unwrap_or_default().is_empty() {
-            causes.required(&at.child("options").index(i).child("name"), "must not be empty");
+            causes.required(
+                &at.child("options").index(i).child("name"),
+                "must not be empty",
+            );
         }
     }
 }
 
 pub(crate) fn warnings(spec: &PodSpec, at: &Field, warnings: &mut Vec<Warning>) {
     let all = [
-        ("initContainers", spec.init_containers.as_deref().unwrap_or_default()),
+        (
+            "initContainers",
+            spec.init_containers.as_deref().unwrap_or_default(),
+        ),
         ("containers", spec.containers.as_slice()),
     ];
     for (list, containers) in all {
@@ -229,7 +291,9 @@ pub(crate) fn validate_field_ref(
         causes.required(&at, "");
         return;
     }
-    let subscript = path.split_once('[').and_then(|(map, key)| Some((map, key.strip_suffix(']')?)));
+    let subscript = path
+        .split_once('[')
+        .and_then(|(map, key)| Some((map, key.strip_suffix(']')?)));
     if let Some((map, key)) = subscript {
         if !matches!(map, "metadata.labels" | "metadata.annotations") {
             causes.invalid(&at, path, "does not support subscript");
@@ -246,6 +310,9 @@ pub(crate) fn validate_field_ref(
 /// The quality of service that the requests and limits add up to.
 pub fn qos_class(spec: &PodSpec) -> &'static str {
     resources::qos_class(
-        spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|c| &c.resources),
+        spec.containers
+            .iter()
+            .chain(spec.init_containers.iter().flatten())
+            .map(|c| &c.resources),
     )
 }

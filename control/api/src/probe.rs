@@ -48,7 +48,11 @@ pub(crate) fn validate(
         _several => causes.forbidden(at, "may not specify more than 1 handler type"),
     }
     if let Some(exec) = &probe.exec {
-        if exec.command.as_ref().is_none_or(|command| command.is_empty()) {
+        if exec
+            .command
+            .as_ref()
+            .is_none_or(|command| command.is_empty())
+        {
             causes.required(&at.child("exec.command"), "");
         }
     }
@@ -72,10 +76,18 @@ pub(crate) fn validate(
     ];
     for (field, number) in numbers {
         if let Some(number) = number.filter(|number| *number < 0) {
-            causes.invalid(&at.child(field), number, "must be greater than or equal to 0");
+            causes.invalid(
+                &at.child(field),
+                number,
+                "must be greater than or equal to 0",
+            );
         }
     }
-    if !readiness && probe.success_threshold.is_some_and(|threshold| threshold != 1) {
+    if !readiness
+        && probe
+            .success_threshold
+            .is_some_and(|threshold| threshold != 1)
+    {
         let threshold = probe.success_threshold.unwrap_or_default();
         causes.invalid(&at.child("successThreshold"), threshold, "must be 1");
     }
@@ -107,7 +119,11 @@ pub(crate) fn validate_http(
         let token = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
         if header.name.is_empty() || !header.name.chars().all(token) {
             let detail = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
-            causes.invalid(&at.child("httpHeaders").index(i).child("name"), &header.name, detail);
+            causes.invalid(
+                &at.child("httpHeaders").index(i).child("name"),
+                &header.name,
+                detail,
+            );
         }
     }
 }

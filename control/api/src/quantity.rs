@@ -53,16 +53,33 @@ impl Ord for Quantity {
 pub struct QuantityError;
 
 const DECIMAL: [(&str, i32); 10] = [
-    ("n", -9), ("u", -6), ("m", -3), ("", 0), ("k", 3),
-    ("M", 6), ("G", 9), ("T", 12), ("P", 15), ("E", 18),
+    ("n", -9),
+    ("u", -6),
+    ("m", -3),
+    ("", 0),
+    ("k", 3),
+    ("M", 6),
+    ("G", 9),
+    ("T", 12),
+    ("P", 15),
+    ("E", 18),
 ];
-const BINARY: [(&str, u32); 6] = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Pi", 50), ("Ei", 60)];
+const BINARY: [(&str, u32); 6] = [
+    ("Ki", 10),
+    ("Mi", 20),
+    ("Gi", 30),
+    ("Ti", 40),
+    ("Pi", 50),
+    ("Ei", 60),
+];
 
 impl Quantity {
     pub fn parse(text: &str) -> Result<Self, QuantityError> {
         let end = text
             .char_indices()
-            .find(|(i, c)| !(c.is_ascii_digit() || *c == '.' || (*i == 0 && matches!(c, '+' | '-'))))
+            .find(|(i, c)| {
+                !(c.is_ascii_digit() || *c == '.' || (*i == 0 && matches!(c, '+' | '-')))
+            })
             .map_or(text.len(), |(i, _)| i);
         let (number, unit) = text.split_at(end);
         let negative = number.starts_with('-');
@@ -73,11 +90,17 @@ impl Quantity {
         }
         let (suffix, scale) = unit_of(unit)?;
         let digits = format!("{whole}{fraction}");
-        let mantissa: i128 =
-            if digits.is_empty() { 0 } else { digits.parse().map_err(|_too_long| QuantityError)? };
+        let mantissa: i128 = if digits.is_empty() {
+            0
+        } else {
+            digits.parse().map_err(|_too_long| QuantityError)?
+        };
         let places = i32::try_from(fraction.len()).map_err(|_too_long| QuantityError)?;
         let nanos = scale.nanos(mantissa, places).ok_or(QuantityError)?;
-        Ok(Self { nanos: if negative { -nanos } else { nanos }, suffix })
+        Ok(Self {
+            nanos: if negative { -nanos } else { nanos },
+            suffix,
+        })
     }
 
     /// Of an API object; `None` if it does not parse (it was refused then).
@@ -86,7 +109,10 @@ impl Quantity {
     }
 
     pub fn from_units(units: i64) -> Self {
-        Self { nanos: i128::from(units) * NANO, suffix: Suffix::Decimal }
+        Self {
+            nanos: i128::from(units) * NANO,
+            suffix: Suffix::Decimal,
+        }
     }
 
     /// Whole units, rounded up. Negative amounts are 0.
@@ -176,7 +202,10 @@ impl fmt::Display for Quantity {
         }
         if self.suffix == Suffix::Binary && self.is_whole() {
             let units = self.nanos / NANO;
-            let fits = BINARY.iter().rev().find(|(_, bits)| units % (1_i128 << bits) == 0);
+            let fits = BINARY
+                .iter()
+                .rev()
+                .find(|(_, bits)| units % (1_i128 << bits) == 0);
             return match fits {
                 Some((name, bits)) => write!(f, "{}{name}", units >> bits),
                 None => write!(f, "{units}"),
@@ -243,7 +272,9 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_quantity() {
-        for text in ["", "a", "1Kib", "1 Mi", "1mm", "--1", "1.2.3", ".", "1e", "1e99", "Mi"] {
+        for text in [
+            "", "a", "1Kib", "1 Mi", "1mm", "--1", "1.2.3", ".", "1e", "1e99", "Mi",
+        ] {
             assert_eq!(Quantity::parse(text), Err(QuantityError), "{text:?}");
         }
     }

@@ -75,8 +75,14 @@ pub(crate) fn not_negative(value: Option<i32>, at: &Field, causes: &mut Causes) 
 }
 
 pub(crate) fn validate_selector(selector: &LabelSelector, at: &Field, causes: &mut Causes) {
-    let labels = selector.match_labels.as_ref().is_none_or(|labels| labels.is_empty());
-    let expressions = selector.match_expressions.as_ref().is_none_or(|all| all.is_empty());
+    let labels = selector
+        .match_labels
+        .as_ref()
+        .is_none_or(|labels| labels.is_empty());
+    let expressions = selector
+        .match_expressions
+        .as_ref()
+        .is_none_or(|all| all.is_empty());
     if labels && expressions {
         causes.required(at, "empty selector is invalid for a workload");
         return;
@@ -100,7 +106,11 @@ pub(crate) fn validate_template(
         let at = at.child("metadata.labels");
         causes.invalid(&at, labels, "`selector` does not match template `labels`");
     }
-    meta::validate_labels(metadata.labels.as_ref(), &at.child("metadata.labels"), causes);
+    meta::validate_labels(
+        metadata.labels.as_ref(),
+        &at.child("metadata.labels"),
+        causes,
+    );
     meta::validate_annotations(metadata, &at.child("metadata.annotations"), causes);
     let Some(spec) = &template.spec else {
         causes.required(&at.child("spec"), "");

@@ -17,9 +17,16 @@ pub(crate) fn set_defaults(r: &mut ResourceRequirements) {
             canonicalise(quantity);
         }
     }
-    // A limit without a request is a request.
+}
+
+/// A limit without a request is a request. For pods, not for templates: a
+/// template's limit may be changed later, and nobody would change the request.
+pub(crate) fn set_requests(r: &mut ResourceRequirements) {
     for (name, limit) in r.limits.clone().unwrap_or_default() {
-        r.requests.get_or_insert_default().entry(name).or_insert(limit);
+        r.requests
+            .get_or_insert_default()
+            .entry(name)
+            .or_insert(limit);
     }
 }
 
@@ -31,7 +38,9 @@ pub(crate) fn validate(r: &ResourceRequirements, at: &Field, causes: &mut Causes
         }
     }
     for (name, request) in requests.into_iter().flatten() {
-        let Some(limit) = limits.and_then(|limits| limits.get(name)) else { continue };
+        let Some(limit) = limits.and_then(|limits| limits.get(name)) else {
+            continue;
+        };
         let (Some(asked), Some(most)) = (Quantity::of(request), Quantity::of(limit)) else {
             continue;
         };
@@ -74,8 +83,12 @@ pub(crate) fn validate_field_ref(
         causes.required(&at.child("containerName"), "");
     }
     let known = [
-        "limits.cpu", "limits.ephemeral-storage", "limits.memory", "requests.cpu",
-        "requests.ephemeral-storage", "requests.memory",
+        "limits.cpu",
+        "limits.ephemeral-storage",
+        "limits.memory",
+        "requests.cpu",
+        "requests.ephemeral-storage",
+        "requests.memory",
     ];
     let resource = r.resource.as_str();
     if resource.is_empty() {
@@ -86,7 +99,10 @@ pub(crate) fn validate_field_ref(
     let divisors: &[&str] = if resource.ends_with("cpu") {
         &["", "0", "1m", "1"]
     } else {
-        &["", "0", "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"]
+        &[
+            "", "0", "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi",
+            "1Ei",
+        ]
     };
     let divisor = r.divisor.as_ref().map(|d| d.0.as_str()).unwrap_or_default();
     if !divisors.contains(&divisor) {
@@ -103,7 +119,9 @@ pub(crate) fn qos_class<'a>(
     for r in all {
         any = true;
         let find = |list: Option<&List>, name: &str| {
-            list.and_then(|list| list.get(name)).and_then(Quantity::of).filter(|q| !q.is_zero())
+            list.and_then(|list| list.get(name))
+                .and_then(Quantity::of)
+                .filter(|q| !q.is_zero())
         };
         for name in ["cpu", "memory"] {
             let limit = find(r.as_ref().and_then(|r| r.limits.as_ref()), name);

@@ -32,7 +32,11 @@ impl Rules for Secret {
     fn set_defaults(&mut self) {
         if let Some(plain) = self.string_data.take() {
             let data = self.data.get_or_insert_default();
-            data.extend(plain.into_iter().map(|(k, v)| (k, ByteString(v.into_bytes()))));
+            data.extend(
+                plain
+                    .into_iter()
+                    .map(|(k, v)| (k, ByteString(v.into_bytes()))),
+            );
         }
         self.type_.get_or_insert_with(|| "Opaque".to_owned());
     }
@@ -47,7 +51,10 @@ impl Rules for Secret {
             size += value.0.len();
         }
         if size > SIZE_MAX {
-            causes.push(&at, format!("Too long: may not be more than {SIZE_MAX} bytes"));
+            causes.push(
+                &at,
+                format!("Too long: may not be more than {SIZE_MAX} bytes"),
+            );
         }
         let kind = self.type_.as_deref().unwrap_or_default();
         let value = |key: &str| self.data.as_ref().and_then(|data| data.get(key));
@@ -59,7 +66,11 @@ impl Rules for Secret {
             };
             let json = key.starts_with(".docker");
             if json && !serde_json::from_slice::<Value>(&value.0).is_ok_and(|v| v.is_object()) {
-                causes.invalid(&at.key(key), "<secret contents redacted>", "must be a JSON object");
+                causes.invalid(
+                    &at.key(key),
+                    "<secret contents redacted>",
+                    "must be a JSON object",
+                );
             }
         }
         if kind == "kubernetes.io/basic-auth"

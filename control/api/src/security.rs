@@ -15,9 +15,17 @@ pub(crate) fn validate_pod(context: &PodSecurityContext, at: &Field, causes: &mu
         validate_id(id, &at.child(field), causes);
     }
     for (i, group) in context.supplemental_groups.iter().flatten().enumerate() {
-        validate_id(Some(*group), &at.child("supplementalGroups").index(i), causes);
+        validate_id(
+            Some(*group),
+            &at.child("supplementalGroups").index(i),
+            causes,
+        );
     }
-    validate_seccomp(context.seccomp_profile.as_ref(), &at.child("seccompProfile"), causes);
+    validate_seccomp(
+        context.seccomp_profile.as_ref(),
+        &at.child("seccompProfile"),
+        causes,
+    );
     let mut names = Vec::new();
     for (i, sysctl) in context.sysctls.iter().flatten().enumerate() {
         let at = at.child("sysctls").index(i).child("name");
@@ -37,16 +45,24 @@ pub(crate) fn validate_pod(context: &PodSecurityContext, at: &Field, causes: &mu
 pub(crate) fn validate_container(context: &SecurityContext, at: &Field, causes: &mut Causes) {
     validate_id(context.run_as_user, &at.child("runAsUser"), causes);
     validate_id(context.run_as_group, &at.child("runAsGroup"), causes);
-    validate_seccomp(context.seccomp_profile.as_ref(), &at.child("seccompProfile"), causes);
+    validate_seccomp(
+        context.seccomp_profile.as_ref(),
+        &at.child("seccompProfile"),
+        causes,
+    );
     if context.allow_privilege_escalation == Some(false) && context.privileged == Some(true) {
         let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
         causes.invalid(&at.child("allowPrivilegeEscalation"), false, detail);
     }
-    let added = context.capabilities.as_ref().and_then(|all| all.add.as_ref());
+    let added = context
+        .capabilities
+        .as_ref()
+        .and_then(|all| all.add.as_ref());
     if context.allow_privilege_escalation == Some(false)
         && added.is_some_and(|added| added.iter().any(|c| c == "CAP_SYS_ADMIN"))
     {
-        let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
+        let detail =
+            "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
         causes.invalid(&at.child("allowPrivilegeEscalation"), false, detail);
     }
 }
@@ -61,7 +77,10 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, at: &Field, causes: &mut C
     let Some(profile) = profile else { return };
     let known = ["Localhost", "RuntimeDefault", "Unconfined"];
     if profile.type_.is_empty() {
-        causes.required(&at.child("type"), "type is required when seccompProfile is set");
+        causes.required(
+            &at.child("type"),
+            "type is required when seccompProfile is set",
+        );
     } else if !known.contains(&profile.type_.as_str()) {
         causes.unsupported(&at.child("type"), &profile.type_, &known);
     }

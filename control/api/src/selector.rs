@@ -81,7 +81,10 @@ impl Selector {
                 "In" => Operator::In(values),
                 _unknown => Operator::In(Vec::new()),
             };
-            all.requirements.push(Requirement { key: expression.key.clone(), operator });
+            all.requirements.push(Requirement {
+                key: expression.key.clone(),
+                operator,
+            });
         }
         all
     }
@@ -156,7 +159,10 @@ fn split(text: &str) -> Vec<&str> {
 }
 
 fn requirement(part: &str) -> Result<Requirement, SelectorError> {
-    let fail = |reason: String| SelectorError { part: part.to_owned(), reason };
+    let fail = |reason: String| SelectorError {
+        part: part.to_owned(),
+        reason,
+    };
     let (key, operator) = if let Some((key, value)) = part.split_once("!=") {
         (key, Operator::NotIn(vec![value.trim().to_owned()]))
     } else if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
@@ -164,9 +170,10 @@ fn requirement(part: &str) -> Result<Requirement, SelectorError> {
     } else if let Some(key) = part.strip_prefix('!') {
         (key, Operator::DoesNotExist)
     } else if let Some((key, rest)) = part.split_once(char::is_whitespace) {
-        let (word, list) = rest.trim().split_once('(').ok_or_else(|| {
-            fail("expected 'in (...)', 'notin (...)', '=' or '!='".to_owned())
-        })?;
+        let (word, list) = rest
+            .trim()
+            .split_once('(')
+            .ok_or_else(|| fail("expected 'in (...)', 'notin (...)', '=' or '!='".to_owned()))?;
         let list = list
             .strip_suffix(')')
             .ok_or_else(|| fail("the list of values has no ')'".to_owned()))?;
@@ -186,7 +193,10 @@ fn requirement(part: &str) -> Result<Requirement, SelectorError> {
             name::label_value(value).map_err(fail)?;
         }
     }
-    Ok(Requirement { key: key.to_owned(), operator })
+    Ok(Requirement {
+        key: key.to_owned(),
+        operator,
+    })
 }
 
 /// Conditions on fields: `status.phase!=Running,spec.nodeName=n`.
@@ -199,7 +209,11 @@ pub struct FieldSelector {
 impl FieldSelector {
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         let mut terms = Vec::new();
-        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        for part in text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+        {
             let (path, value, equal) = if let Some((path, value)) = part.split_once("!=") {
                 (path, value, false)
             } else if let Some((path, value)) =
@@ -208,7 +222,10 @@ impl FieldSelector {
                 (path, value, true)
             } else {
                 let reason = "expected '=', '==' or '!='".to_owned();
-                return Err(SelectorError { part: part.to_owned(), reason });
+                return Err(SelectorError {
+                    part: part.to_owned(),
+                    reason,
+                });
             };
             terms.push((path.trim().to_owned(), value.trim().to_owned(), equal));
         }
@@ -232,7 +249,11 @@ impl FieldSelector {
 
 /// Rules for a LabelSelector in an object.
 pub(crate) fn validate(selector: &LabelSelector, at: &Field, causes: &mut Causes) {
-    meta::validate_labels(selector.match_labels.as_ref(), &at.child("matchLabels"), causes);
+    meta::validate_labels(
+        selector.match_labels.as_ref(),
+        &at.child("matchLabels"),
+        causes,
+    );
     for (i, expression) in selector.match_expressions.iter().flatten().enumerate() {
         let at = at.child("matchExpressions").index(i);
         let values = expression.values.as_deref().unwrap_or_default();
@@ -246,7 +267,11 @@ pub(crate) fn validate(selector: &LabelSelector, at: &Field, causes: &mut Causes
                 causes.forbidden(&at.child("values"), detail);
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => causes.invalid(&at.child("operator"), other, "not a valid selector operator"),
+            other => causes.invalid(
+                &at.child("operator"),
+                other,
+                "not a valid selector operator",
+            ),
         }
         if let Err(detail) = name::qualified(&expression.key) {
             causes.invalid(&at.child("key"), &expression.key, detail);
@@ -285,11 +310,19 @@ mod tests {
             ("e in (f,g)", "e=h", false),
             ("e notin (f,g)", "", true),
             ("e notin (f,g),a=b", "e=f,a=b", false),
-            ("app.kubernetes.io/name=web , tier in (x)", "app.kubernetes.io/name=web,tier=x", true),
+            (
+                "app.kubernetes.io/name=web , tier in (x)",
+                "app.kubernetes.io/name=web,tier=x",
+                true,
+            ),
         ];
         for (selector, text, expected) in rows {
             let parsed = Selector::parse(selector).unwrap();
-            assert_eq!(parsed.matches(&labels(text)), expected, "{selector:?} on {text:?}");
+            assert_eq!(
+                parsed.matches(&labels(text)),
+                expected,
+                "{selector:?} on {text:?}"
+            );
             let again = Selector::parse(&parsed.to_string()).unwrap();
             assert_eq!(again, parsed, "{selector:?} is read back from its own text");
         }
@@ -297,7 +330,9 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_selector() {
-        let rows = ["a b", "a in f", "a in (f", "=x", "-a=b", "a=b c", "a is (b)", "a=@"];
+        let rows = [
+            "a b", "a in f", "a in (f", "=x", "-a=b", "a=b c", "a is (b)", "a=@",
+        ];
         for text in rows {
             assert!(Selector::parse(text).is_err(), "{text:?}");
         }
@@ -320,7 +355,11 @@ mod tests {
             ("", true),
         ];
         for (text, expected) in rows {
-            assert_eq!(FieldSelector::parse(text).unwrap().matches(&pod), expected, "{text:?}");
+            assert_eq!(
+                FieldSelector::parse(text).unwrap().matches(&pod),
+                expected,
+                "{text:?}"
+            );
         }
     }
 }

@@ -27,8 +27,12 @@ pub const HEADLESS: &str = "None";
 impl Rules for Service {
     fn prepare(&mut self, old: Option<&Self>) {
         // A manifest that is applied again does not name the allocated address.
-        let Some(old) = old.and_then(|old| old.spec.as_ref()) else { return };
-        let Some(spec) = self.spec.as_mut() else { return };
+        let Some(old) = old.and_then(|old| old.spec.as_ref()) else {
+            return;
+        };
+        let Some(spec) = self.spec.as_mut() else {
+            return;
+        };
         let unnamed = spec.cluster_ip.as_deref().unwrap_or_default().is_empty();
         if unnamed && spec.cluster_ips.as_deref().unwrap_or_default().is_empty() {
             spec.cluster_ip = old.cluster_ip.clone();
@@ -39,10 +43,14 @@ impl Rules for Service {
     fn set_defaults(&mut self) {
         let spec = self.spec.get_or_insert_default();
         spec.type_.get_or_insert_with(|| "ClusterIP".to_owned());
-        spec.session_affinity.get_or_insert_with(|| "None".to_owned());
-        spec.internal_traffic_policy.get_or_insert_with(|| "Cluster".to_owned());
-        spec.ip_family_policy.get_or_insert_with(|| "SingleStack".to_owned());
-        spec.ip_families.get_or_insert_with(|| vec!["IPv4".to_owned()]);
+        spec.session_affinity
+            .get_or_insert_with(|| "None".to_owned());
+        spec.internal_traffic_policy
+            .get_or_insert_with(|| "Cluster".to_owned());
+        spec.ip_family_policy
+            .get_or_insert_with(|| "SingleStack".to_owned());
+        spec.ip_families
+            .get_or_insert_with(|| vec!["IPv4".to_owned()]);
         let filled = |ip: &&String| !ip.is_empty();
         match (spec.cluster_ip.clone(), spec.cluster_ips.clone()) {
             (Some(ip), None) if !ip.is_empty() => spec.cluster_ips = Some(vec![ip]),
@@ -76,15 +84,32 @@ impl Rules for Service {
         let types = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
         one_of(spec.type_.as_deref(), &types, &at.child("type"), causes);
         let affinity = at.child("sessionAffinity");
-        one_of(spec.session_affinity.as_deref(), &["ClientIP", "None"], &affinity, causes);
+        one_of(
+            spec.session_affinity.as_deref(),
+            &["ClientIP", "None"],
+            &affinity,
+            causes,
+        );
         let policy = at.child("internalTrafficPolicy");
-        one_of(spec.internal_traffic_policy.as_deref(), &["Cluster", "Local"], &policy, causes);
+        one_of(
+            spec.internal_traffic_policy.as_deref(),
+            &["Cluster", "Local"],
+            &policy,
+            causes,
+        );
         let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
-        one_of(spec.ip_family_policy.as_deref(), &policies, &at.child("ipFamilyPolicy"), causes);
+        one_of(
+            spec.ip_family_policy.as_deref(),
+            &policies,
+            &at.child("ipFamilyPolicy"),
+            causes,
+        );
     }
 
     fn validate_update(&self, old: &Self, causes: &mut Causes) {
-        let (Some(new), Some(old)) = (&self.spec, &old.spec) else { return };
+        let (Some(new), Some(old)) = (&self.spec, &old.spec) else {
+            return;
+        };
         let at = Field::root("spec");
         let ip = |spec: &ServiceSpec| spec.cluster_ip.clone().unwrap_or_default();
         if !ip(old).is_empty() && ip(new) != ip(old) {
@@ -124,7 +149,11 @@ fn validate_addresses(spec: &ServiceSpec, at: &Field, causes: &mut Causes) {
         }
     }
     if ips.len() > 1 {
-        causes.invalid(&all, ips, "may only hold up to 1 value: dual stack is not supported by Hydrofoil yet");
+        causes.invalid(
+            &all,
+            ips,
+            "may only hold up to 1 value: dual stack is not supported by Hydrofoil yet",
+        );
     }
 }
 

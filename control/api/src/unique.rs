@@ -15,7 +15,10 @@ use crate::invalid::Cause;
 pub fn from_json(text: &[u8]) -> Result<Value, Cause> {
     match serde_json::from_slice::<Unique>(text) {
         Ok(Unique(value)) => Ok(value),
-        Err(error) => Err(Cause { field: String::new(), message: error.to_string() }),
+        Err(error) => Err(Cause {
+            field: String::new(),
+            message: error.to_string(),
+        }),
     }
 }
 
@@ -26,7 +29,9 @@ pub struct Unique(pub Value);
 
 impl<'de> Deserialize<'de> for Unique {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        UniqueSeed { path: &Path::Root }.deserialize(deserializer).map(Self)
+        UniqueSeed { path: &Path::Root }
+            .deserialize(deserializer)
+            .map(Self)
     }
 }
 
@@ -72,7 +77,9 @@ impl<'de> Visitor<'de> for UniqueSeed<'_> {
         let mut items = Vec::new();
         loop {
             let path = Path::Index(self.path, items.len());
-            let Some(item) = seq.next_element_seed(UniqueSeed { path: &path })? else { break };
+            let Some(item) = seq.next_element_seed(UniqueSeed { path: &path })? else {
+                break;
+            };
             items.push(item);
         }
         Ok(Value::Array(items))

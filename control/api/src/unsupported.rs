@@ -28,11 +28,29 @@ pub struct Unsupported {
     pub effect: Effect,
 }
 
-const fn refuse(kind: &'static str, path: &'static str, except: &'static [&'static str]) -> Unsupported {
-    Unsupported { kind, path, except, effect: Effect::Refuse }
+const fn refuse(
+    kind: &'static str,
+    path: &'static str,
+    except: &'static [&'static str],
+) -> Unsupported {
+    Unsupported {
+        kind,
+        path,
+        except,
+        effect: Effect::Refuse,
+    }
 }
-const fn warn(kind: &'static str, path: &'static str, except: &'static [&'static str]) -> Unsupported {
-    Unsupported { kind, path, except, effect: Effect::Warn }
+const fn warn(
+    kind: &'static str,
+    path: &'static str,
+    except: &'static [&'static str],
+) -> Unsupported {
+    Unsupported {
+        kind,
+        path,
+        except,
+        effect: Effect::Warn,
+    }
 }
 
 /// The table.
@@ -61,24 +79,72 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     refuse("PodSpec", "securityContext.seLinuxOptions", &[]),
     refuse("PodSpec", "securityContext.seLinuxChangePolicy", &[]),
     refuse("PodSpec", "securityContext.windowsOptions", &[]),
-    refuse("PodSpec", "securityContext.appArmorProfile.type", &["Unconfined"]),
-    refuse("PodSpec", "securityContext.supplementalGroupsPolicy", &["Merge"]),
-    warn("PodSpec", "securityContext.fsGroupChangePolicy", &["Always"]),
-    refuse("PodSpec", "securityContext.seccompProfile.type", &["RuntimeDefault", "Unconfined"]),
+    refuse(
+        "PodSpec",
+        "securityContext.appArmorProfile.type",
+        &["Unconfined"],
+    ),
+    refuse(
+        "PodSpec",
+        "securityContext.supplementalGroupsPolicy",
+        &["Merge"],
+    ),
+    warn(
+        "PodSpec",
+        "securityContext.fsGroupChangePolicy",
+        &["Always"],
+    ),
+    refuse(
+        "PodSpec",
+        "securityContext.seccompProfile.type",
+        &["RuntimeDefault", "Unconfined"],
+    ),
     refuse("PodSpec", "containers[*].ports[*].hostPort", &["0"]),
     refuse("PodSpec", "containers[*].ports[*].hostIP", &[""]),
-    warn("PodSpec", "containers[*].ports[*].protocol", &["TCP", "UDP"]),
+    warn(
+        "PodSpec",
+        "containers[*].ports[*].protocol",
+        &["TCP", "UDP"],
+    ),
     refuse("PodSpec", "containers[*].volumeDevices", &[]),
-    refuse("PodSpec", "containers[*].volumeMounts[*].recursiveReadOnly", &["Disabled"]),
+    refuse(
+        "PodSpec",
+        "containers[*].volumeMounts[*].recursiveReadOnly",
+        &["Disabled"],
+    ),
     refuse("PodSpec", "containers[*].resources.claims", &[]),
-    warn("PodSpec", "containers[*].resources.requests.ephemeral-storage", &[]),
-    warn("PodSpec", "containers[*].resources.limits.ephemeral-storage", &[]),
+    warn(
+        "PodSpec",
+        "containers[*].resources.requests.ephemeral-storage",
+        &[],
+    ),
+    warn(
+        "PodSpec",
+        "containers[*].resources.limits.ephemeral-storage",
+        &[],
+    ),
     warn("PodSpec", "containers[*].resizePolicy", &[]),
     refuse("PodSpec", "containers[*].lifecycle.stopSignal", &[]),
-    refuse("PodSpec", "containers[*].securityContext.seLinuxOptions", &[]),
-    refuse("PodSpec", "containers[*].securityContext.windowsOptions", &[]),
-    refuse("PodSpec", "containers[*].securityContext.appArmorProfile.type", &["Unconfined"]),
-    refuse("PodSpec", "containers[*].securityContext.procMount", &["Default"]),
+    refuse(
+        "PodSpec",
+        "containers[*].securityContext.seLinuxOptions",
+        &[],
+    ),
+    refuse(
+        "PodSpec",
+        "containers[*].securityContext.windowsOptions",
+        &[],
+    ),
+    refuse(
+        "PodSpec",
+        "containers[*].securityContext.appArmorProfile.type",
+        &["Unconfined"],
+    ),
+    refuse(
+        "PodSpec",
+        "containers[*].securityContext.procMount",
+        &["Default"],
+    ),
     refuse(
         "PodSpec",
         "containers[*].securityContext.seccompProfile.type",
@@ -108,8 +174,16 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     refuse("PodSpec", "volumes[*].azureFile", &[]),
     refuse("PodSpec", "volumes[*].awsElasticBlockStore", &[]),
     refuse("PodSpec", "volumes[*].gcePersistentDisk", &[]),
-    refuse("PodSpec", "volumes[*].projected.sources[*].serviceAccountToken", &[]),
-    refuse("PodSpec", "volumes[*].projected.sources[*].clusterTrustBundle", &[]),
+    refuse(
+        "PodSpec",
+        "volumes[*].projected.sources[*].serviceAccountToken",
+        &[],
+    ),
+    refuse(
+        "PodSpec",
+        "volumes[*].projected.sources[*].clusterTrustBundle",
+        &[],
+    ),
     refuse("Service", "spec.type", &["ClusterIP"]),
     refuse("Service", "spec.externalName", &[""]),
     refuse("Service", "spec.externalIPs", &[]),
@@ -123,7 +197,11 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     refuse("Service", "spec.loadBalancerSourceRanges", &[]),
     refuse("Service", "spec.allocateLoadBalancerNodePorts", &[]),
     refuse("Service", "spec.healthCheckNodePort", &["0"]),
-    refuse("Service", "spec.ipFamilyPolicy", &["SingleStack", "PreferDualStack"]),
+    refuse(
+        "Service",
+        "spec.ipFamilyPolicy",
+        &["SingleStack", "PreferDualStack"],
+    ),
     refuse("Service", "spec.ipFamilies[*]", &["IPv4"]),
     refuse("Service", "spec.ports[*].nodePort", &["0"]),
     refuse("Service", "spec.ports[*].protocol", &["TCP", "UDP"]),
@@ -133,7 +211,9 @@ pub const UNSUPPORTED: &[Unsupported] = &[
 
 /// Reports each field of `object` that is in the table.
 pub(crate) fn check(kind: &Kind, object: &Value, causes: &mut Causes, warnings: &mut Vec<Warning>) {
-    let pod_spec = (!kind.pod_spec.is_empty()).then(|| at(object, kind.pod_spec)).flatten();
+    let pod_spec = (!kind.pod_spec.is_empty())
+        .then(|| at(object, kind.pod_spec))
+        .flatten();
     for entry in UNSUPPORTED {
         let (root, prefix) = match entry.kind {
             "PodSpec" => (pod_spec, kind.pod_spec),
@@ -141,7 +221,11 @@ pub(crate) fn check(kind: &Kind, object: &Value, causes: &mut Causes, warnings: 
             _other => continue,
         };
         let Some(root) = root else { continue };
-        let start = if prefix.is_empty() { Field::root("") } else { Field::root(prefix) };
+        let start = if prefix.is_empty() {
+            Field::root("")
+        } else {
+            Field::root(prefix)
+        };
         for path in paths(entry) {
             let steps: Vec<&str> = path.split('.').collect();
             walk(root, &steps, &start, &mut |field, value| {
@@ -180,7 +264,11 @@ fn report(
         return;
     }
     // With exceptions, it is the value that is not supported, not the field.
-    let value = if scalar && !entry.except.is_empty() { format!("{shown:?} is ") } else { String::new() };
+    let value = if scalar && !entry.except.is_empty() {
+        format!("{shown:?} is ")
+    } else {
+        String::new()
+    };
     match entry.effect {
         Effect::Refuse => {
             causes.push(field, format!("{value}not supported by Hydrofoil yet"));

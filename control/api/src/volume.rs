@@ -1,9 +1,7 @@
 //! Volumes: defaults and rules. Sources that we do not have are in
 //! `unsupported`. Called by `podspec`.
 
-use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, KeyToPath, ProjectedVolumeSource, Volume,
-};
+use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, ProjectedVolumeSource, Volume};
 
 use crate::invalid::{Causes, Field};
 use crate::podspec::validate_field_ref;
@@ -14,12 +12,21 @@ pub const DEFAULT_MODE: i32 = 0o644;
 
 /// What `fieldRef` in a volume may name.
 const VOLUME_FIELDS: &[&str] = &[
-    "metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace",
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
     "metadata.uid",
 ];
 
 const HOST_PATH_TYPES: &[&str] = &[
-    "", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate",
+    "",
+    "BlockDevice",
+    "CharDevice",
+    "Directory",
+    "DirectoryOrCreate",
+    "File",
+    "FileOrCreate",
     "Socket",
 ];
 
@@ -37,7 +44,10 @@ pub(crate) fn set_defaults(v: &mut Volume) {
     if let Some(source) = &mut v.projected {
         source.default_mode.get_or_insert(DEFAULT_MODE);
         for projection in source.sources.iter_mut().flatten() {
-            let items = projection.downward_api.as_mut().and_then(|d| d.items.as_deref_mut());
+            let items = projection
+                .downward_api
+                .as_mut()
+                .and_then(|d| d.items.as_deref_mut());
             set_downward_defaults(items.unwrap_or_default());
         }
     }
@@ -60,7 +70,9 @@ fn set_downward_defaults(items: &mut [DownwardAPIVolumeFile]) {
 
 /// How many sources the volume names, whatever they are.
 fn sources(v: &Volume) -> usize {
-    let known = serde_json::to_value(v).ok().and_then(|v| v.as_object().map(|fields| fields.len()));
+    let known = serde_json::to_value(v)
+        .ok()
+        .and_then(|v| v.as_object().map(|fields| fields.len()));
     known.unwrap_or(1).saturating_sub(1)
 }
 
@@ -73,7 +85,11 @@ pub(crate) fn validate(v: &Volume, at: &Field, causes: &mut Causes) {
         let medium = dir.medium.as_deref().unwrap_or_default();
         let at = at.child("emptyDir");
         if !matches!(medium, "" | "Memory") {
-            causes.invalid(&at.child("medium"), medium, "not supported by Hydrofoil yet");
+            causes.invalid(
+                &at.child("medium"),
+                medium,
+                "not supported by Hydrofoil yet",
+            );
         }
         let bad = |text: &k8s_openapi::apimachinery::pkg::api::resource::Quantity| {
             crate::quantity::Quantity::of(text).is_none_or(|q| q.is_negative())
@@ -126,7 +142,9 @@ fn validate_projected(source: &ProjectedVolumeSource, at: &Field, causes: &mut C
     for (i, projection) in source.sources.iter().flatten().enumerate() {
         let at = at.child("sources").index(i);
         let fields = serde_json::to_value(projection).ok();
-        let count = fields.and_then(|f| f.as_object().map(|f| f.len())).unwrap_or(1);
+        let count = fields
+            .and_then(|f| f.as_object().map(|f| f.len()))
+            .unwrap_or(1);
         match count {
             0 => causes.required(&at, "must specify at least 1 volume type"),
             1 => {}
@@ -145,7 +163,11 @@ fn validate_projected(source: &ProjectedVolumeSource, at: &Field, causes: &mut C
             validate_items(secret.items.as_deref(), &at.child("secret.items"), causes);
         }
         if let Some(downward) = &projection.downward_api {
-            validate_downward(downward.items.as_deref(), &at.child("downwardAPI.items"), causes);
+            validate_downward(
+                downward.items.as_deref(),
+                &at.child("downwardAPI.items"),
+                causes,
+            );
         }
     }
 }
@@ -184,9 +206,15 @@ fn validate_downward(items: Option<&[DownwardAPIVolumeFile]>, at: &Field, causes
                 resources::validate_field_ref(resource, true, &at, causes);
             }
             (Some(_), Some(_)) => {
-                causes.invalid(&at, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously");
+                causes.invalid(
+                    &at,
+                    "resource",
+                    "fieldRef and resourceFieldRef can not be specified simultaneously",
+                );
             }
-            (None, None) => causes.required(&at, "one of fieldRef and resourceFieldRef is required"),
+            (None, None) => {
+                causes.required(&at, "one of fieldRef and resourceFieldRef is required")
+            }
         }
     }
 }

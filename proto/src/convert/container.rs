@@ -1,0 +1,174 @@
+//! One container: command, environment, resources, mounts, probes, all resolved.
+//! What cannot be resolved is in `config_error`. Called by `pod`.
+
+use control_api::quantity::Quantity;
+use k8s_openapi::api::core::v1::{Container, ResourceRequirements, SecurityContext, VolumeMount};
+
+use super::expand::expand;
+use super::pod::PodInput;
+use super::{env, probe};
+use crate::v1;
+
+/// A container of the pod.
+pub fn container(input: &PodInput<'_>, c: &Container) -> v1::ContainerSpec {
+    let mut errors: Vec<String> = Vec::new();
+    let variables = env::resolve(input, c).unwrap_or_else(|error| {
+        errors.push(error);
+        Vec::new()
+    });
+    let lookup = |name: &str| {
+        let found = variables
+            .iter()
+            .rev()
+            .find(|variable| variable.name == name);
+        found.map(|variable| variable.value.clone())
+    };
+    let expanded = |words: &Option<Vec<String>>| -> Vec<String> {
+        words
+            .iter()
+            .flatten()
+            .map(|word| expand(word, &lookup))
+            .collect()
+    };
+    let command = expanded(&c.command);
+    let args = expanded(&c.args);
+    let mut keep = |result: Result<Option<v1::Probe>, String>| {
+        result.unwrap_or_else(|error| {
+            errors.push(error);
+            None
+        })
+    };
+    let probe_of = |p: &Option<_>| p.as_ref().map(|p| probe::probe(p, c)).transpose();
+    let liveness = keep(probe_of(&c.liveness_probe));
+    let readiness = keep(probe_of(&c.readiness_probe));
+    let startup = keep(probe_of(&c.startup_probe));
+    let hooks = c.lifecycle.as_ref();
+    let mut hook = |h: Option<&_>| {
+        h.and_then(|h| match probe::hook(h, c) {
+            Ok(handler) => Some(handler),
+            Err(error) => {
+                errors.push(error);
+                None
+            }
+        })
+    };
+    let post_start = hook(hooks.and_then(|hooks| hooks.post_start.as_ref()));
+    let pre_stop = hook(hooks.and_then(|hooks| hooks.pre_stop.as_ref()));
+    let mut mounts = Vec::new();
+    for m in c.volume_mounts.iter().flatten() {
+        match mount(m, &lookup) {
+            Ok(mount) => mounts.push(mount),
+            Err(error) => errors.push(error),
+        }
+    }
+    v1::ContainerSpec {
+        name: c.name.clone(),
+        image: c.image.clone().unwrap_or_default(),
+        image_pull_policy: c.image_pull_policy.clone().unwrap_or_default(),
+        command,
+        args,
+        working_dir: c.working_dir.clone().unwrap_or_default(),
+        resources: Some(resources(c.resources.as_ref())),
+        mounts,
+        ports: c.ports.iter().flatten().map(port).collect(),
+        security: Some(security(c.security_context.as_ref())),
+        liveness,
+        readiness,
+        startup,
+        post_start,
+        pre_stop,
+        stdin: c.stdin.unwrap_or_default(),
+        stdin_once: c.stdin_once.unwrap_or_default(),
+        tty: c.tty.unwrap_or_default(),
+        termination_message_path: c.termination_message_path.clone().unwrap_or_default(),
+        termination_message_policy: c.termination_message_policy.clone().unwrap_or_default(),
+        restart_policy: c.restart_policy.clone().unwrap_or_default(),
+        config_error: errors.join("; "),
+        env: variables,
+    }
+}
+
+fn port(port: &k8s_openapi::api::core::v1::ContainerPort) -> v1::ContainerPort {
+    v1::ContainerPort {
+        name: port.name.clone().unwrap_or_default(),
+        container_port: u32::try_from(port.container_port).unwrap_or_default(),
+        protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+    }
+}
+
+fn mount(
+    mount: &VolumeMount,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<v1::VolumeMount, String> {
+    let sub_path = match mount
+        .sub_path_expr
+        .as_deref()
+        .filter(|text| !text.is_empty())
+    {
+        Some(expression) => {
+            let path = expand(expression, lookup);
+            if path.contains("$(") {
+                return Err(format!("missing value for {expression:?} in subPathExpr"));
+            }
+            path
+        }
+        None => mount.sub_path.clone().unwrap_or_default(),
+    };
+    if sub_path.starts_with('/') || sub_path.split('/').any(|step| step == "..") {
+        let message = format!("subPath {sub_path:?} must be a relative path without '..'");
+        return Err(message);
+    }
+    Ok(v1::VolumeMount {
+        volume: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        sub_path,
+        read_only: mount.read_only.unwrap_or_default(),
+        propagation: mount
+            .mount_propagation
+            .clone()
+            .unwrap_or_else(|| "None".to_owned()),
+    })
+}
+
+fn resources(r: Option<&ResourceRequirements>) -> v1::Resources {
+    let find = |list: Option<&std::collections::BTreeMap<String, _>>, name: &str| {
+        list.and_then(|list| list.get(name))
+            .and_then(Quantity::of)
+            .unwrap_or_default()
+    };
+    let requests = r.and_then(|r| r.requests.as_ref());
+    let limits = r.and_then(|r| r.limits.as_ref());
+    // A limit without a request is a request.
+    let request = |name: &str| match requests.is_some_and(|list| list.contains_key(name)) {
+        true => find(requests, name),
+        false => find(limits, name),
+    };
+    v1::Resources {
+        cpu_request_millis: request("cpu").millis(),
+        cpu_limit_millis: find(limits, "cpu").millis(),
+        memory_request_bytes: request("memory").units(),
+        memory_limit_bytes: find(limits, "memory").units(),
+    }
+}
+
+fn security(context: Option<&SecurityContext>) -> v1::ContainerSecurity {
+    let Some(context) = context else {
+        return v1::ContainerSecurity::default();
+    };
+    let capabilities = context.capabilities.clone().unwrap_or_default();
+    v1::ContainerSecurity {
+        run_as_user: context.run_as_user,
+        run_as_group: context.run_as_group,
+        run_as_non_root: context.run_as_non_root,
+        privileged: context.privileged.unwrap_or_default(),
+        read_only_root_filesystem: context.read_only_root_filesystem.unwrap_or_default(),
+        allow_privilege_escalation: context.allow_privilege_escalation,
+        capabilities_add: capabilities.add.unwrap_or_default(),
+        capabilities_drop: capabilities.drop.unwrap_or_default(),
+        seccomp: context
+            .seccomp_profile
+            .as_ref()
+            .map(|p| p.type_.clone())
+            .unwrap_or_default(),
+    }
+}

@@ -1,0 +1,243 @@
+//! The environment of a container: services, then envFrom, then env, resolved to
+//! plain values in the order and with the precedence of Kubernetes. Not the
+//! image's own environment. Called by `container`.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource, Service};
+
+use super::expand::expand;
+use super::field;
+use super::pod::PodInput;
+use crate::v1;
+
+/// All variables, each once; or the first thing that is missing.
+pub fn resolve(input: &PodInput<'_>, container: &Container) -> Result<Vec<v1::EnvVar>, String> {
+    let services = service_links(input);
+    let mut own = Variables::default();
+    for source in container.env_from.iter().flatten() {
+        for (name, value) in env_from(input, source)? {
+            own.set(&name, value);
+        }
+    }
+    for env in container.env.iter().flatten() {
+        if let Some(value) = value_of(input, container, env, &own, &services)? {
+            own.set(&env.name, value);
+        }
+    }
+    let mut all = own.list.clone();
+    for service in services.list {
+        if own.get(&service.name).is_none() {
+            all.push(service);
+        }
+    }
+    Ok(all)
+}
+
+/// Variables in the order in which they were first set.
+#[derive(Default)]
+struct Variables {
+    list: Vec<v1::EnvVar>,
+    index: BTreeMap<String, usize>,
+}
+
+impl Variables {
+    fn set(&mut self, name: &str, value: String) {
+        match self.index.get(name).and_then(|at| self.list.get_mut(*at)) {
+            Some(there) => there.value = value,
+            None => {
+                self.index.insert(name.to_owned(), self.list.len());
+                self.list.push(v1::EnvVar {
+                    name: name.to_owned(),
+                    value,
+                });
+            }
+        }
+    }
+    fn get(&self, name: &str) -> Option<&str> {
+        self.index
+            .get(name)
+            .and_then(|at| self.list.get(*at))
+            .map(|env| env.value.as_str())
+    }
+}
+
+fn value_of(
+    input: &PodInput<'_>,
+    container: &Container,
+    env: &EnvVar,
+    own: &Variables,
+    services: &Variables,
+) -> Result<Option<String>, String> {
+    let plain = env.value.as_deref().unwrap_or_default();
+    let lookup = |name: &str| {
+        own.get(name)
+            .or_else(|| services.get(name))
+            .map(str::to_owned)
+    };
+    match (&env.value_from, plain) {
+        (Some(from), "") => value_from(input, container, from),
+        (Some(_) | None, text) => Ok(Some(expand(text, &lookup))),
+    }
+}
+
+/// `None`: an optional reference to nothing; the variable is not set.
+fn value_from(
+    input: &PodInput<'_>,
+    container: &Container,
+    from: &EnvVarSource,
+) -> Result<Option<String>, String> {
+    let namespace = input.namespace();
+    if let Some(reference) = &from.field_ref {
+        let path = &reference.field_path;
+        let value = field::pod_field(input, path);
+        return value
+            .map(Some)
+            .ok_or_else(|| format!("unsupported fieldPath: {path}"));
+    }
+    if let Some(reference) = &from.resource_field_ref {
+        let named = reference
+            .container_name
+            .as_deref()
+            .filter(|name| !name.is_empty());
+        let of = named.map_or(Some(container), |name| input.container(name));
+        let Some(of) = of else {
+            return Err(format!("container {} not found", named.unwrap_or_default()));
+        };
+        let value = field::resource_field(input, of, reference);
+        let resource = &reference.resource;
+        return value
+            .map(Some)
+            .ok_or_else(|| format!("unsupported container resource: {resource}"));
+    }
+    if let Some(reference) = &from.config_map_key_ref {
+        let (name, key) = (&reference.name, &reference.key);
+        let optional = reference.optional == Some(true);
+        let Some(map) = (input.config_map)(name) else {
+            return missing(optional, || format!("configmap {name:?} not found"));
+        };
+        let value = map.data.as_ref().and_then(|data| data.get(key)).cloned();
+        return match value {
+            Some(value) => Ok(Some(value)),
+            None => missing(optional, || {
+                format!("couldn't find key {key} in ConfigMap {namespace}/{name}")
+            }),
+        };
+    }
+    if let Some(reference) = &from.secret_key_ref {
+        let (name, key) = (&reference.name, &reference.key);
+        let optional = reference.optional == Some(true);
+        let Some(secret) = (input.secret)(name) else {
+            return missing(optional, || format!("secret {name:?} not found"));
+        };
+        let value = secret.data.as_ref().and_then(|data| data.get(key));
+        return match value {
+            Some(value) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
+            None => missing(optional, || {
+                format!("couldn't find key {key} in Secret {namespace}/{name}")
+            }),
+        };
+    }
+    Ok(Some(String::new()))
+}
+
+fn missing<T>(optional: bool, message: impl FnOnce() -> String) -> Result<Option<T>, String> {
+    if optional { Ok(None) } else { Err(message()) }
+}
+
+fn env_from(input: &PodInput<'_>, source: &EnvFromSource) -> Result<Vec<(String, String)>, String> {
+    let prefix = source.prefix.as_deref().unwrap_or_default();
+    let named = |key: &String| format!("{prefix}{key}");
+    if let Some(reference) = &source.config_map_ref {
+        let name = &reference.name;
+        return match (input.config_map)(name) {
+            Some(map) => {
+                let data = map.data.unwrap_or_default();
+                Ok(data
+                    .iter()
+                    .map(|(key, value)| (named(key), value.clone()))
+                    .collect())
+            }
+            None if reference.optional == Some(true) => Ok(Vec::new()),
+            None => Err(format!("configmap {name:?} not found")),
+        };
+    }
+    if let Some(reference) = &source.secret_ref {
+        let name = &reference.name;
+        return match (input.secret)(name) {
+            Some(secret) => {
+                let data = secret.data.unwrap_or_default();
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                Ok(data
+                    .iter()
+                    .map(|(key, value)| (named(key), text(&value.0)))
+                    .collect())
+            }
+            None if reference.optional == Some(true) => Ok(Vec::new()),
+            None => Err(format!("secret {name:?} not found")),
+        };
+    }
+    Ok(Vec::new())
+}
+
+/// The variables that name the services of the pod's namespace.
+fn service_links(input: &PodInput<'_>) -> Variables {
+    let mut links = Variables::default();
+    let spec = input.pod.spec.as_ref();
+    if spec.is_some_and(|spec| spec.enable_service_links == Some(false)) {
+        return links;
+    }
+    for service in input.services {
+        for (name, value) in links_of(service) {
+            links.set(&name, value);
+        }
+    }
+    links
+}
+
+/// `{SVC}_SERVICE_HOST`, `{SVC}_SERVICE_PORT`, and the docker-link forms; nothing
+/// for services without an address.
+fn links_of(service: &Service) -> Vec<(String, String)> {
+    let shout = |name: &str| name.to_uppercase().replace('-', "_");
+    let name = shout(service.metadata.name.as_deref().unwrap_or_default());
+    let Some(spec) = &service.spec else {
+        return Vec::new();
+    };
+    let ip = spec.cluster_ip.as_deref().unwrap_or_default();
+    let ports = spec.ports.as_deref().unwrap_or_default();
+    let Some(first) = ports.first() else {
+        return Vec::new();
+    };
+    if ip.is_empty() || ip == control_api::service::HEADLESS {
+        return Vec::new();
+    }
+    let host = if ip.contains(':') {
+        format!("[{ip}]")
+    } else {
+        ip.to_owned()
+    };
+    let mut links = vec![
+        (format!("{name}_SERVICE_HOST"), ip.to_owned()),
+        (format!("{name}_SERVICE_PORT"), first.port.to_string()),
+    ];
+    for port in ports {
+        if let Some(port_name) = port.name.as_deref().filter(|name| !name.is_empty()) {
+            let variable = format!("{name}_SERVICE_PORT_{}", shout(port_name));
+            links.push((variable, port.port.to_string()));
+        }
+    }
+    for (i, port) in ports.iter().enumerate() {
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        let number = port.port;
+        let url = format!("{}://{host}:{number}", protocol.to_lowercase());
+        if i == 0 {
+            links.push((format!("{name}_PORT"), url.clone()));
+        }
+        let prefix = format!("{name}_PORT_{number}_{}", protocol.to_uppercase());
+        links.push((prefix.clone(), url));
+        links.push((format!("{prefix}_PROTO"), protocol.to_lowercase()));
+        links.push((format!("{prefix}_PORT"), number.to_string()));
+        links.push((format!("{prefix}_ADDR"), ip.to_owned()));
+    }
+    links
+}

@@ -1,0 +1,67 @@
+//! `$(NAME)` in commands, arguments and environment, as Kubernetes expands it.
+//! Not a shell. Called by `env` and `container`.
+
+/// Replaces each `$(NAME)` that `lookup` knows; leaves those that it does not.
+/// `$$` is a `$`, so that `$$(NAME)` stays `$(NAME)`.
+pub fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        if let Some(tail) = after.strip_prefix('$') {
+            out.push('$');
+            rest = tail;
+        } else if let Some((name, tail)) = after
+            .strip_prefix('(')
+            .and_then(|inner| inner.split_once(')'))
+        {
+            match lookup(name) {
+                Some(value) => out.push_str(&value),
+                None => out.push_str(&format!("$({name})")),
+            }
+            rest = tail;
+        } else {
+            out.push('$');
+            rest = after;
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expands_as_kubernetes_does() {
+        let rows = [
+            ("$(A)", "1"),
+            ("___$(A)___", "___1___"),
+            ("$(A)$(B)", "12"),
+            ("$(UNKNOWN)-$(A)", "$(UNKNOWN)-1"),
+            ("$$(A)", "$(A)"),
+            ("$$$(A)", "$1"),
+            ("$$$$(A)", "$$(A)"),
+            ("$(EMPTY)x", "x"),
+            ("$A $(A", "$A $(A"),
+            ("a$", "a$"),
+            ("$()", "$()"),
+            ("$(A", "$(A"),
+            ("((A))", "((A))"),
+            ("$(NESTED)", "$(A)"),
+            ("äö$(B)ü", "äö2ü"),
+        ];
+        let lookup = |name: &str| match name {
+            "A" => Some("1".to_owned()),
+            "B" => Some("2".to_owned()),
+            "EMPTY" => Some(String::new()),
+            "NESTED" => Some("$(A)".to_owned()),
+            _ => None,
+        };
+        for (text, expected) in rows {
+            assert_eq!(expand(text, &lookup), expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Kubernetes objects to node specs, and what nodes report back to Kubernetes'
+//! status: the only door between the two. Pure and total: what cannot be
+//! resolved becomes an error in the message (`config_error`, `Files.error`),
+//! never a failure. Called by `control-server`.
+
+pub mod container;
+pub mod env;
+pub mod expand;
+pub mod field;
+pub mod pod;
+pub mod probe;
+pub mod pull;
+pub mod service;
+pub mod status;
+pub mod volume;

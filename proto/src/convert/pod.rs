@@ -1,0 +1,294 @@
+//! A pod, ready to run. Called by `control-server` for each pod of a node, when
+//! it or one of the objects that it names has changed.
+
+use std::collections::BTreeSet;
+
+use control_api::podspec;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, Pod, PodSecurityContext, PodSpec, Secret, Service,
+};
+
+use super::{container, pull, volume};
+use crate::v1;
+
+/// The node that the pod runs on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    pub name: String,
+    /// Best first; the first is the pod's `status.hostIP`.
+    pub addresses: Vec<String>,
+    /// What pods may use: the value of a limit that is not set.
+    pub cpu_millis: u64,
+    pub memory_bytes: u64,
+}
+
+/// All that a pod's message is made of.
+pub struct PodInput<'a> {
+    /// As stored: defaulted and validated.
+    pub pod: &'a Pod,
+    /// Of the pod's namespace, by name.
+    pub config_map: &'a dyn Fn(&str) -> Option<ConfigMap>,
+    /// Of the pod's namespace, by name.
+    pub secret: &'a dyn Fn(&str) -> Option<Secret>,
+    /// Of the pod's namespace, for the variables that name them.
+    pub services: &'a [Service],
+    pub node: &'a NodeFacts,
+    pub cluster: &'a v1::ClusterConfig,
+    /// Allocated addresses; with hostNetwork the node's are used.
+    pub ips: Vec<String>,
+    pub identity: u32,
+    pub generation: u64,
+    /// Present: stop the pod, and kill it after so many seconds.
+    pub stop_grace_seconds: Option<i64>,
+}
+
+impl PodInput<'_> {
+    pub(crate) fn namespace(&self) -> &str {
+        self.pod.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// A container or init container of the pod.
+    pub(crate) fn container(&self, name: &str) -> Option<&Container> {
+        let spec = self.pod.spec.as_ref()?;
+        let mut all = spec
+            .containers
+            .iter()
+            .chain(spec.init_containers.iter().flatten());
+        all.find(|container| container.name == name)
+    }
+
+    pub(crate) fn pod_ips(&self) -> &[String] {
+        let host = self
+            .pod
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.host_network == Some(true));
+        if host {
+            &self.node.addresses
+        } else {
+            &self.ips
+        }
+    }
+}
+
+/// Names of the objects that a pod's message is made of besides the pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct References {
+    pub config_maps: BTreeSet<String>,
+    pub secrets: BTreeSet<String>,
+}
+
+/// What `pod` names, in its own namespace.
+pub fn references(pod: &Pod) -> References {
+    let mut found = References::default();
+    let Some(spec) = &pod.spec else { return found };
+    let (maps, secrets) = (&mut found.config_maps, &mut found.secrets);
+    for c in spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+    {
+        for source in c.env_from.iter().flatten() {
+            maps.extend(source.config_map_ref.iter().map(|r| r.name.clone()));
+            secrets.extend(source.secret_ref.iter().map(|r| r.name.clone()));
+        }
+        for from in c
+            .env
+            .iter()
+            .flatten()
+            .filter_map(|env| env.value_from.as_ref())
+        {
+            maps.extend(from.config_map_key_ref.iter().map(|r| r.name.clone()));
+            secrets.extend(from.secret_key_ref.iter().map(|r| r.name.clone()));
+        }
+    }
+    for v in spec.volumes.iter().flatten() {
+        maps.extend(v.config_map.iter().map(|source| source.name.clone()));
+        secrets.extend(
+            v.secret
+                .iter()
+                .filter_map(|source| source.secret_name.clone()),
+        );
+        let sources = v
+            .projected
+            .iter()
+            .flat_map(|projected| projected.sources.iter().flatten());
+        for source in sources {
+            maps.extend(source.config_map.iter().map(|r| r.name.clone()));
+            secrets.extend(source.secret.iter().map(|r| r.name.clone()));
+        }
+    }
+    secrets.extend(
+        spec.image_pull_secrets
+            .iter()
+            .flatten()
+            .map(|r| r.name.clone()),
+    );
+    found
+}
+
+/// The message. Total: a pod without a spec gives one without containers.
+pub fn pod_spec(input: &PodInput<'_>) -> v1::PodSpec {
+    let meta = &input.pod.metadata;
+    let none = PodSpec::default();
+    let spec = input.pod.spec.as_ref().unwrap_or(&none);
+    let host_network = spec.host_network.unwrap_or_default();
+    let containers = |list: &[Container]| -> Vec<v1::ContainerSpec> {
+        list.iter()
+            .map(|c| container::container(input, c))
+            .collect()
+    };
+    let pull_secrets = spec.image_pull_secrets.iter().flatten();
+    let pull_secrets = pull_secrets.filter_map(|reference| (input.secret)(&reference.name));
+    v1::PodSpec {
+        uid: meta.uid.clone().unwrap_or_default(),
+        namespace: input.namespace().to_owned(),
+        name: meta.name.clone().unwrap_or_default(),
+        generation: input.generation,
+        labels: meta
+            .labels
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
+        annotations: meta
+            .annotations
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
+        ips: if host_network {
+            Vec::new()
+        } else {
+            input.ips.clone()
+        },
+        identity: input.identity,
+        host_network,
+        host_pid: spec.host_pid.unwrap_or_default(),
+        host_ipc: spec.host_ipc.unwrap_or_default(),
+        share_process_namespace: spec.share_process_namespace.unwrap_or_default(),
+        hostname: hostname(input.pod, spec),
+        restart_policy: spec
+            .restart_policy
+            .clone()
+            .unwrap_or_else(|| "Always".to_owned()),
+        termination_grace_period_seconds: spec.termination_grace_period_seconds.unwrap_or(30),
+        stop_grace_seconds: input.stop_grace_seconds,
+        init_containers: containers(spec.init_containers.as_deref().unwrap_or_default()),
+        containers: containers(&spec.containers),
+        volumes: spec
+            .volumes
+            .iter()
+            .flatten()
+            .map(|v| volume::volume(input, v))
+            .collect(),
+        host_aliases: spec
+            .host_aliases
+            .iter()
+            .flatten()
+            .map(|alias| v1::HostAlias {
+                ip: alias.ip.clone(),
+                hostnames: alias.hostnames.clone().unwrap_or_default(),
+            })
+            .collect(),
+        dns: Some(dns(input, spec)),
+        security: Some(security(spec.security_context.as_ref())),
+        pull_secrets: pull_secrets
+            .flat_map(|secret| pull::pull_secrets(&secret))
+            .collect(),
+        qos_class: podspec::qos_class(spec).to_owned(),
+        readiness_gates: spec
+            .readiness_gates
+            .iter()
+            .flatten()
+            .map(|gate| gate.condition_type.clone())
+            .collect(),
+    }
+}
+
+/// "" with hostNetwork: the node's own. Else up to 63 characters, as the kernel takes it.
+fn hostname(pod: &Pod, spec: &PodSpec) -> String {
+    if spec.host_network == Some(true) {
+        return String::new();
+    }
+    let own = spec.hostname.as_deref().filter(|name| !name.is_empty());
+    let name = own.or(pod.metadata.name.as_deref()).unwrap_or_default();
+    let cut: String = name.chars().take(63).collect();
+    cut.trim_end_matches(['-', '.']).to_owned()
+}
+
+fn dns(input: &PodInput<'_>, spec: &PodSpec) -> v1::Dns {
+    let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
+    let host_network = spec.host_network == Some(true);
+    let cluster = match policy {
+        "ClusterFirstWithHostNet" => true,
+        "ClusterFirst" => !host_network,
+        _other => false,
+    };
+    let domain = match input.cluster.cluster_domain.as_str() {
+        "" => "cluster.local",
+        domain => domain,
+    };
+    // Without a DNS server of the cluster, pods ask whom the node asks.
+    let mut dns = if cluster && !input.cluster.dns_servers.is_empty() {
+        v1::Dns {
+            nameservers: input.cluster.dns_servers.clone(),
+            searches: vec![
+                format!("{}.svc.{domain}", input.namespace()),
+                format!("svc.{domain}"),
+                domain.to_owned(),
+            ],
+            options: vec!["ndots:5".to_owned()],
+            from_node: false,
+        }
+    } else {
+        v1::Dns {
+            from_node: policy != "None",
+            ..Default::default()
+        }
+    };
+    let Some(config) = &spec.dns_config else {
+        return dns;
+    };
+    let extend = |list: &mut Vec<String>, more: &Option<Vec<String>>| {
+        for item in more.iter().flatten() {
+            if !list.contains(item) {
+                list.push(item.clone());
+            }
+        }
+    };
+    extend(&mut dns.nameservers, &config.nameservers);
+    extend(&mut dns.searches, &config.searches);
+    for option in config.options.iter().flatten() {
+        let name = option.name.clone().unwrap_or_default();
+        dns.options
+            .retain(|there| there.split(':').next() != Some(name.as_str()));
+        dns.options.push(match &option.value {
+            Some(value) => format!("{name}:{value}"),
+            None => name,
+        });
+    }
+    dns
+}
+
+fn security(context: Option<&PodSecurityContext>) -> v1::PodSecurity {
+    let Some(context) = context else {
+        return v1::PodSecurity::default();
+    };
+    let sysctls = context.sysctls.iter().flatten();
+    v1::PodSecurity {
+        run_as_user: context.run_as_user,
+        run_as_group: context.run_as_group,
+        run_as_non_root: context.run_as_non_root.unwrap_or_default(),
+        supplemental_groups: context.supplemental_groups.clone().unwrap_or_default(),
+        fs_group: context.fs_group,
+        sysctls: sysctls
+            .map(|s| (s.name.replace('/', "."), s.value.clone()))
+            .collect(),
+        seccomp: context
+            .seccomp_profile
+            .as_ref()
+            .map(|p| p.type_.clone())
+            .unwrap_or_default(),
+    }
+}

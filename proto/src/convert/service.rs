@@ -1,0 +1,128 @@
+//! A Service with its EndpointSlices: what a node's maps are filled from. Called
+//! by `control-server` when one of them has changed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use control_api::service::HEADLESS;
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+
+use crate::v1;
+use crate::v1::backend::State;
+
+/// Numbers that the control plane has given to a service; they never change.
+pub struct ServiceIds<'a> {
+    pub service: u32,
+    /// By the name of the port ("" for the only one).
+    pub port: &'a dyn Fn(&str) -> u32,
+}
+
+/// The message; `None` for a service that has no address: a headless one, or one
+/// that waits for its address. `slices` are those of the service.
+pub fn service(
+    service: &Service,
+    slices: &[EndpointSlice],
+    ids: &ServiceIds<'_>,
+    generation: u64,
+) -> Option<v1::Service> {
+    let spec = service.spec.as_ref()?;
+    let first = spec.cluster_ip.iter().cloned();
+    let ips: Vec<String> = match &spec.cluster_ips {
+        Some(ips) if !ips.is_empty() => ips.clone(),
+        Some(_) | None => first.collect(),
+    };
+    let ips: Vec<String> = ips
+        .into_iter()
+        .filter(|ip| !ip.is_empty() && ip != HEADLESS)
+        .collect();
+    if ips.is_empty() {
+        return None;
+    }
+    let ports = spec.ports.iter().flatten().map(|port| {
+        let name = port.name.clone().unwrap_or_default();
+        v1::ServicePort {
+            id: (ids.port)(&name),
+            protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+            port: u32::try_from(port.port).unwrap_or_default(),
+            backends: backends(port, slices),
+            name,
+        }
+    });
+    Some(v1::Service {
+        namespace: service.metadata.namespace.clone().unwrap_or_default(),
+        name: service.metadata.name.clone().unwrap_or_default(),
+        id: ids.service,
+        generation,
+        ports: ports.collect(),
+        cluster_ips: ips,
+    })
+}
+
+/// Backends of one port, each once, in the order of their addresses.
+fn backends(port: &ServicePort, slices: &[EndpointSlice]) -> Vec<v1::Backend> {
+    let mut found: BTreeMap<(IpAddr, u32), v1::Backend> = BTreeMap::new();
+    for slice in slices {
+        for number in numbers(port, slice) {
+            for endpoint in &slice.endpoints {
+                // All addresses of an endpoint are the same; the first is used.
+                let Some(address) = endpoint.addresses.first() else {
+                    continue;
+                };
+                let Ok(ip) = address.parse::<IpAddr>() else {
+                    continue;
+                };
+                let backend = backend(endpoint, address, number);
+                let better = found
+                    .get(&(ip, number))
+                    .is_none_or(|there| there.state() != State::Active);
+                if better {
+                    found.insert((ip, number), backend);
+                }
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+/// Target ports of the service's port in a slice: matched by name.
+fn numbers(port: &ServicePort, slice: &EndpointSlice) -> Vec<u32> {
+    let name = port.name.as_deref().unwrap_or_default();
+    let protocol = port.protocol.as_deref().unwrap_or("TCP");
+    let ports = slice.ports.iter().flatten().filter(|p| {
+        p.name.as_deref().unwrap_or_default() == name
+            && p.protocol.as_deref().unwrap_or("TCP") == protocol
+    });
+    ports
+        .filter_map(|p| u32::try_from(p.port?).ok())
+        .filter(|p| *p > 0)
+        .collect()
+}
+
+fn backend(endpoint: &Endpoint, address: &str, port: u32) -> v1::Backend {
+    let conditions = endpoint.conditions.as_ref();
+    // Unknown readiness counts as ready (EndpointConditions).
+    let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+    let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
+    // One that is not ready keeps its connections too: only new ones go elsewhere.
+    let state = if ready && !terminating {
+        State::Active
+    } else {
+        State::Terminating
+    };
+    let pod = endpoint
+        .target_ref
+        .as_ref()
+        .filter(|r| r.kind.as_deref() == Some("Pod"));
+    let text = |field: Option<&Option<String>>| field.cloned().flatten().unwrap_or_default();
+    v1::Backend {
+        address: address.to_owned(),
+        port,
+        node: endpoint.node_name.clone().unwrap_or_default(),
+        pod: text(pod.map(|r| &r.uid)),
+        pod_name: pod
+            .map(|r| format!("{}/{}", text(Some(&r.namespace)), text(Some(&r.name))))
+            .unwrap_or_default(),
+        state: state.into(),
+    }
+}

@@ -1,0 +1,223 @@
+//! What nodes report, as Kubernetes' status and events (JSON). Not whether it is
+//! written: `control-server` compares with what is there.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::v1;
+use crate::v1::container_state::State;
+
+/// RFC 3339 in whole seconds; null for 0.
+fn time(ms: i64) -> Value {
+    match Timestamp::from_second(ms.div_euclid(1000)) {
+        Ok(time) if ms > 0 => json!(time.to_string()),
+        Ok(_) | Err(_) => Value::Null,
+    }
+}
+
+/// Without what is empty: null, "", and empty lists and objects.
+fn compact(fields: Value) -> Value {
+    let Value::Object(fields) = fields else {
+        return fields;
+    };
+    let full = |value: &Value| match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => true,
+    };
+    Value::Object(
+        fields
+            .into_iter()
+            .filter(|(_, value)| full(value))
+            .collect(),
+    )
+}
+
+fn condition(c: &v1::Condition) -> Value {
+    compact(json!({
+        "type": c.r#type,
+        "status": c.status,
+        "reason": c.reason,
+        "message": c.message,
+        "lastTransitionTime": time(c.last_transition_ms),
+    }))
+}
+
+/// The node's conditions, and those of others that it does not speak of.
+fn conditions(reported: &[v1::Condition], old: Option<&Value>) -> Value {
+    let kept = old
+        .and_then(|old| old.get("conditions"))
+        .and_then(Value::as_array);
+    let kept = kept.into_iter().flatten().filter(|there| {
+        let kind = there
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        !reported.iter().any(|c| c.r#type == kind)
+    });
+    let all: Vec<Value> = kept
+        .cloned()
+        .chain(reported.iter().map(condition))
+        .collect();
+    json!(all)
+}
+
+/// `status` of a Pod. `old` is its `status` before: conditions that are not the
+/// node's (PodScheduled, readiness gates) are kept from it.
+pub fn pod_status(status: &v1::PodStatus, old: Option<&Value>) -> Value {
+    let ips = |ips: &[String]| json!(ips.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>());
+    let host: Vec<String> = Some(status.host_ip.clone())
+        .filter(|ip| !ip.is_empty())
+        .into_iter()
+        .collect();
+    compact(json!({
+        "phase": status.phase,
+        "conditions": conditions(&status.conditions, old),
+        "message": status.message,
+        "reason": status.reason,
+        "hostIP": status.host_ip,
+        "hostIPs": ips(&host),
+        "podIP": status.pod_ips.first(),
+        "podIPs": ips(&status.pod_ips),
+        "startTime": time(status.start_time_ms),
+        "initContainerStatuses": containers(&status.init_containers),
+        "containerStatuses": containers(&status.containers),
+        "qosClass": status.qos_class,
+    }))
+}
+
+fn containers(list: &[v1::ContainerStatus]) -> Value {
+    json!(list.iter().map(container).collect::<Vec<_>>())
+}
+
+/// The fields that Kubernetes demands are there, also when empty.
+fn container(c: &v1::ContainerStatus) -> Value {
+    let mut fields = json!({
+        "name": c.name,
+        "state": c.state.as_ref().map(state).unwrap_or_else(|| json!({})),
+        "lastState": c.last_state.as_ref().map(state).unwrap_or_else(|| json!({})),
+        "ready": c.ready,
+        "restartCount": c.restart_count,
+        "image": c.image,
+        "imageID": c.image_id,
+        "started": c.started,
+    });
+    if !c.container_id.is_empty() {
+        fields["containerID"] = json!(c.container_id);
+    }
+    fields
+}
+
+fn state(state: &v1::ContainerState) -> Value {
+    match &state.state {
+        None => json!({}),
+        Some(State::Waiting(w)) => {
+            json!({"waiting": compact(json!({"reason": w.reason, "message": w.message}))})
+        }
+        Some(State::Running(r)) => {
+            json!({"running": compact(json!({"startedAt": time(r.started_ms)}))})
+        }
+        Some(State::Terminated(t)) => {
+            let mut fields = compact(json!({
+                "reason": t.reason,
+                "message": t.message,
+                "startedAt": time(t.started_ms),
+                "finishedAt": time(t.finished_ms),
+                "containerID": t.container_id,
+            }));
+            fields["exitCode"] = json!(t.exit_code);
+            if t.signal != 0 {
+                fields["signal"] = json!(t.signal);
+            }
+            json!({"terminated": fields})
+        }
+    }
+}
+
+/// `status` of a Node. `version` is the agent's; `old` the `status` before.
+pub fn node_status(status: &v1::NodeStatus, version: &str, old: Option<&Value>) -> Value {
+    let mut addresses: Vec<Value> = status
+        .addresses
+        .iter()
+        .map(|address| json!({"type": "InternalIP", "address": address}))
+        .collect();
+    if !status.hostname.is_empty() {
+        addresses.push(json!({"type": "Hostname", "address": status.hostname}));
+    }
+    let cpu = match status.cpu_millis % 1000 {
+        0 => (status.cpu_millis / 1000).to_string(),
+        _part => format!("{}m", status.cpu_millis),
+    };
+    let capacity = json!({
+        "cpu": cpu,
+        "memory": format!("{}Ki", status.memory_bytes / 1024),
+        "pods": status.max_pods.to_string(),
+    });
+    let mut fields = old.and_then(Value::as_object).cloned().unwrap_or_default();
+    fields.extend(object(json!({
+        "addresses": addresses,
+        "capacity": capacity,
+        "allocatable": capacity,
+        "conditions": conditions(&status.conditions, old),
+        "nodeInfo": {
+            "machineID": status.machine_id,
+            "systemUUID": status.machine_id,
+            "bootID": status.boot_id,
+            "kernelVersion": status.kernel_version,
+            "osImage": status.os_image,
+            "operatingSystem": "linux",
+            "architecture": status.architecture,
+            "containerRuntimeVersion": format!("hydrofoil://{version}"),
+            "kubeletVersion": version,
+            "kubeProxyVersion": version,
+        },
+    })));
+    Value::Object(fields)
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Map::new()
+        }
+    }
+}
+
+/// An Event object, but for uid and creationTimestamp. Its name has the time in
+/// it, as Kubernetes' events do. `host`: the node that reports.
+pub fn event(event: &v1::NodeEvent, host: &str) -> Value {
+    let namespace = if event.namespace.is_empty() {
+        "default"
+    } else {
+        event.namespace.as_str()
+    };
+    let time = time(event.time_ms);
+    json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "name": format!("{}.{:x}", event.name, event.time_ms.max(0)),
+            "namespace": namespace,
+        },
+        "involvedObject": compact(json!({
+            "apiVersion": "v1",
+            "kind": event.kind,
+            "namespace": event.namespace,
+            "name": event.name,
+            "uid": event.uid,
+            "fieldPath": event.field_path,
+        })),
+        "reason": event.reason,
+        "message": event.message,
+        "type": event.r#type,
+        "source": {"component": "foil-agent", "host": host},
+        "firstTimestamp": time,
+        "lastTimestamp": time,
+        "count": 1,
+        "reportingComponent": "foil-agent",
+        "reportingInstance": host,
+    })
+}
