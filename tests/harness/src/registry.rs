@@ -42,3 +42,27 @@ pub fn start(wire: &NetNs, root: &Path) -> Process {
 pub fn address() -> String {
     format!("{WIRE_IP}:{PORT}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::Topology;
+    use crate::{image, process};
+
+    #[test]
+    fn an_image_that_was_pushed_can_be_inspected() {
+        let topology = Topology::create(&crate::unique_name(), 0);
+        let folder = tempfile::tempdir().expect("a folder");
+        let registry = start(topology.wire(), folder.path());
+        let layout = image::busybox_layout(folder.path());
+        let reference = format!("{}/library/busybox:latest", address());
+        image::push(topology.wire(), &layout, &reference);
+        let mut skopeo = topology.wire().command("skopeo");
+        skopeo
+            .args(["inspect", "--tls-verify=false"])
+            .arg(format!("docker://{reference}"));
+        let seen = process::run(&mut skopeo).success();
+        assert!(seen.contains("\"Layers\""), "{seen}");
+        drop(registry);
+    }
+}
