@@ -48,7 +48,8 @@ impl Node {
         let text = format!(
             "node_name = \"{name}\"\ncontrol = \"https://{WIRE_IP}:{CONTROL_PORT}\"\n\
              root = \"{folder}/lib\"\nrun = \"{folder}/run\"\nbpffs = \"{pins}\"\n\
-             cgroup = \"{cgroup}\"\nuplinks = [\"eth0\"]\nnode_ip = \"{ip}\"\n\n\
+             cgroup = \"{cgroup}\"\nuplinks = [\"eth0\"]\nnode_ip = \"{ip}\"\n\
+             restart_backoff_base_ms = 2000\nimage_backoff_base_ms = 2000\n\n\
              [join]\n{join}\n\n[[registry]]\nhost = \"docker.io\"\nendpoint = \"http://{registry}\"\n",
             name = self.name,
             folder = folder.display(),
