@@ -141,7 +141,7 @@ impl Container {
     /// Reads why the program was not executed; `true` when the report is complete.
     pub(crate) fn read_report(&mut self) -> bool {
         let Some(report) = &mut self.ends.report else {
-            return true;
+            return false;
         };
         let mut piece = [0; 1024];
         match report.read(&mut piece) {

@@ -3,7 +3,7 @@
 //! Its containers' parent: makes them by libcontainer, keeps their logs and exit
 //! statuses, answers on one socket (`proto/v1/shim.proto`). One thread, and no
 //! async runtime: libcontainer forks and changes its caller. Reading order: `serve`,
-//! `request`, `container`, `session`, `create`, `worker`, `executor`.
+//! `request`, `progress`, `container`, `session`, `create`, `worker`, `executor`.
 
 mod capability;
 mod clock;
@@ -14,6 +14,7 @@ mod executor;
 mod group;
 mod log;
 mod profile;
+mod progress;
 mod request;
 mod seccomp;
 mod serve;

@@ -1,29 +1,25 @@
 //! The loop: sockets, ends of processes, output. One thread, poll(2), no waiting
 //! anywhere else.
 //!
-//! Requests are done in `request.rs`. Called by `main.rs`.
+//! Requests are done in `request.rs`, what comes of them in `progress.rs`. Called by
+//! `main.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
-use proto::v1::ShimOk;
 use proto::v1::shim_response::Response;
 
 use crate::connection::{Connection, Role};
 use crate::container::{Container, Exit, Phase};
-use crate::create::{self, Folders, Making};
+use crate::create::{self, Folders};
 use crate::log::Stream;
-use crate::request::{error, ok};
 use crate::session::Session;
-use crate::worker::Outcome;
 
 /// Connections beyond this are closed at once.
 const MOST_CONNECTIONS: usize = 256;
@@ -34,12 +30,12 @@ pub(crate) struct Shim {
     pub(crate) folders: Folders,
     listener: UnixListener,
     /// SIGCHLD.
-    signals: SignalFd,
+    pub(crate) signals: SignalFd,
     pub(crate) connections: BTreeMap<u64, Connection>,
     pub(crate) containers: Vec<Container>,
     pub(crate) sessions: BTreeMap<u64, Session>,
     /// Children that ended before their worker told whose they were.
-    unclaimed: HashMap<Pid, Exit>,
+    pub(crate) unclaimed: HashMap<Pid, Exit>,
     /// Numbers of connections and sessions, never used twice.
     last_number: u64,
     pub(crate) is_done: bool,
@@ -112,7 +108,7 @@ impl Shim {
     }
 
     /// Answers a waiting connection, and does what it asked for meanwhile.
-    fn answer(&mut self, connection: u64, role: Role, response: Response) {
+    pub(crate) fn answer(&mut self, connection: u64, role: Role, response: Response) {
         if let Some(waiting) = self.connections.get_mut(&connection) {
             waiting.role = role;
             waiting.send(response);
@@ -196,14 +192,14 @@ impl Shim {
             Source::Listener => self.accept(),
             Source::Signals => self.reap()?,
             Source::Connection(number) => self.serve(number, flags),
-            Source::Making(index) => self.made(index),
+            Source::Making(index) => self.made(index, false),
             Source::Report(index) => self.started(index),
             Source::Output(index, stream) => {
                 if let Some(container) = self.containers.get_mut(index) {
                     container.read_output(stream);
                 }
             }
-            Source::SessionMaking(number) => self.session_made(number),
+            Source::SessionMaking(number) => self.session_made(number, false),
             Source::SessionOutput(number, stream) => self.session_output(number, stream),
             Source::SessionInput(number) => {
                 if let Some(session) = self.sessions.get_mut(&number) {
@@ -280,210 +276,6 @@ impl Shim {
             .collect();
         for number in over {
             self.close(number);
-        }
-    }
-
-    fn reap(&mut self) -> io::Result<()> {
-        // Signals are merged; what counts is who has ended.
-        while self.signals.read_signal()?.is_some() {}
-        loop {
-            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(status) => match Exit::of(status) {
-                    Some((pid, exit)) => self.ended(pid, exit),
-                    None => return Ok(()),
-                },
-                Err(Errno::ECHILD) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-
-    fn ended(&mut self, pid: Pid, exit: Exit) {
-        if let Some(container) = self
-            .containers
-            .iter_mut()
-            .find(|c| c.pid == Some(pid) && !c.has_ended())
-        {
-            container.ended(exit);
-            container.drain_output();
-            if let Some(status) = container.status() {
-                self.publish(&status);
-            }
-        } else if let Some(session) = self
-            .sessions
-            .values_mut()
-            .find(|s| s.pid == Some(pid) && s.exit.is_none())
-        {
-            session.exit = Some(exit);
-        } else if self.makes_something(pid) {
-            self.unclaimed.insert(pid, exit);
-        }
-    }
-
-    /// Whether a child that is not known may yet turn out to be somebody's.
-    fn makes_something(&self, pid: Pid) -> bool {
-        let makes = |making: &Making| making.worker.pid() != pid;
-        self.containers
-            .iter()
-            .any(|c| matches!(&c.phase, Phase::Making(m) if makes(m)))
-            || self
-                .sessions
-                .values()
-                .any(|s| s.making.as_ref().is_some_and(makes))
-    }
-
-    /// Tells all watchers.
-    fn publish(&mut self, status: &proto::v1::ShimContainer) {
-        for connection in self
-            .connections
-            .values_mut()
-            .filter(|c| c.role == Role::Watch)
-        {
-            connection.send(Response::Event(status.clone()));
-        }
-    }
-
-    fn made(&mut self, index: usize) {
-        let Some(container) = self.containers.get_mut(index) else {
-            return;
-        };
-        let Phase::Making(making) = &mut container.phase else {
-            return;
-        };
-        let Some(outcome) = making.worker.read() else {
-            return;
-        };
-        let phase = mem::replace(&mut container.phase, Phase::Created);
-        let connection = container.waiting.take();
-        let answer = match (outcome, phase) {
-            (Outcome::Made { pid, warnings }, Phase::Making(making)) => {
-                container.pid = Some(pid);
-                match making.finish() {
-                    Ok(ends) => container.ends = ends,
-                    Err(e) => eprintln!("terminal of {}: {e}", container.create.id),
-                }
-                if let Some(exit) = self.unclaimed.remove(&pid) {
-                    container.ended(exit);
-                }
-                if let Some(status) = container.status() {
-                    self.publish(&status);
-                }
-                Response::Ok(ShimOk { warnings })
-            }
-            (Outcome::Failed { kind, message }, _) => {
-                self.containers.remove(index);
-                error(kind, message)
-            }
-            (Outcome::Made { .. }, _) => return,
-        };
-        self.forget_unclaimed();
-        if let Some(connection) = connection {
-            self.answer(connection, Role::Calls, answer);
-        }
-    }
-
-    fn started(&mut self, index: usize) {
-        let Some(container) = self.containers.get_mut(index) else {
-            return;
-        };
-        if !container.read_report() {
-            return;
-        }
-        let connection = container.waiting.take();
-        let report = mem::take(&mut container.report);
-        if matches!(container.phase, Phase::Starting) {
-            container.phase = Phase::Running;
-        }
-        if let Some(status) = container.status().filter(|_| report.is_empty()) {
-            self.publish(&status);
-        }
-        let answer = if report.is_empty() {
-            ok()
-        } else {
-            match create::failure(&String::from_utf8_lossy(&report)) {
-                Outcome::Failed { kind, message } => error(kind, message),
-                Outcome::Made { .. } => return,
-            }
-        };
-        if let Some(connection) = connection {
-            self.answer(connection, Role::Calls, answer);
-        }
-    }
-
-    fn session_made(&mut self, number: u64) {
-        let Some(session) = self.sessions.get_mut(&number) else {
-            return;
-        };
-        let Some(outcome) = session.making.as_mut().and_then(|m| m.worker.read()) else {
-            return;
-        };
-        let Some(making) = session.making.take() else {
-            return;
-        };
-        let connection = session.connection;
-        match outcome {
-            Outcome::Made { pid, .. } => {
-                let ends = making.finish().unwrap_or_else(|e| {
-                    eprintln!("terminal in {}: {e}", session.container);
-                    create::Ends::default()
-                });
-                session.made(pid, ends);
-                session.exit = self.unclaimed.remove(&pid);
-                if !self.connections.contains_key(&connection) {
-                    session.kill();
-                }
-                self.answer(connection, Role::Session(number), ok());
-            }
-            Outcome::Failed { kind, message } => {
-                self.sessions.remove(&number);
-                self.answer(connection, Role::Calls, error(kind, message));
-            }
-        }
-        self.forget_unclaimed();
-    }
-
-    fn session_output(&mut self, number: u64, stream: Stream) {
-        let Some(session) = self.sessions.get_mut(&number) else {
-            return;
-        };
-        let connection = session.connection;
-        if let Some(bytes) = session.read(stream) {
-            self.send(
-                connection,
-                match stream {
-                    Stream::Stdout => Response::Stdout(bytes),
-                    Stream::Stderr => Response::Stderr(bytes),
-                },
-            );
-        }
-    }
-
-    /// Tells the exit codes of processes whose output is all sent.
-    fn end_sessions(&mut self) {
-        let over: Vec<u64> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| s.is_over())
-            .map(|(number, _)| *number)
-            .collect();
-        for number in over {
-            if let Some(Session {
-                connection,
-                exit: Some(exit),
-                ..
-            }) = self.sessions.remove(&number)
-                && let Some(connection) = self.connections.get_mut(&connection)
-            {
-                connection.send(Response::ExecExitCode(exit.code));
-                connection.finish();
-            }
-        }
-    }
-
-    fn forget_unclaimed(&mut self) {
-        if !self.makes_something(Pid::from_raw(0)) {
-            self.unclaimed.clear();
         }
     }
 }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 use proto::v1::shim_error::Kind;
 
@@ -36,6 +36,10 @@ pub(crate) struct Worker {
     buffer: Vec<u8>,
 }
 
+/// Ends what a worker says. The end of the pipe does not: the container's process
+/// has a copy of it until it executes its program.
+const END: u8 = 0;
+
 impl Worker {
     /// Forks. Only single-threaded processes may (no lock is held by another thread).
     /// In the child all descriptors but `keep`, and stdio, are closed first: else a
@@ -46,6 +50,7 @@ impl Worker {
         match unsafe { fork() }? {
             ForkResult::Parent { child } => {
                 drop(write);
+                fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
                 Ok(Self {
                     pid: child,
                     result: read.into(),
@@ -75,21 +80,26 @@ impl Worker {
         self.result.as_fd()
     }
 
-    /// Reads what is there; the outcome when the worker has ended.
-    pub(crate) fn read(&mut self) -> Option<Outcome> {
+    /// Reads what is there; the outcome when that was all. `has_ended`: the process
+    /// was reaped, nothing more will come.
+    pub(crate) fn read(&mut self, has_ended: bool) -> Option<Outcome> {
         let mut piece = [0; 4096];
-        match self.result.read(&mut piece) {
-            Ok(0) => Some(decode(&self.buffer)),
-            Ok(n) => {
-                self.buffer.extend_from_slice(&piece[..n]);
-                None
+        loop {
+            match self.result.read(&mut piece) {
+                Ok(0) => return Some(decode(&self.buffer)),
+                Ok(n) => self.buffer.extend_from_slice(&piece[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => {
+                    let message = format!("worker's pipe: {e}");
+                    return Some(Outcome::Failed {
+                        kind: Kind::Runtime,
+                        message,
+                    });
+                }
             }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => None,
-            Err(e) => Some(Outcome::Failed {
-                kind: Kind::Runtime,
-                message: e.to_string(),
-            }),
         }
+        (has_ended || self.buffer.ends_with(&[END])).then(|| decode(&self.buffer))
     }
 }
 
@@ -112,17 +122,19 @@ fn close_others(keep: &[RawFd], result: &OwnedFd) {
     }
 }
 
-/// "+PID", then a line per warning; or "-KIND", then the message.
+/// "+PID", then a line per warning; or "-KIND", then the message; then [`END`].
 fn encode(outcome: &Outcome) -> Vec<u8> {
-    match outcome {
+    let mut bytes = match outcome {
         Outcome::Made { pid, warnings } => format!("+{pid}\n{}", warnings.join("\n")),
         Outcome::Failed { kind, message } => format!("-{}\n{message}", *kind as i32),
     }
-    .into_bytes()
+    .into_bytes();
+    bytes.push(END);
+    bytes
 }
 
 fn decode(bytes: &[u8]) -> Outcome {
-    let text = String::from_utf8_lossy(bytes);
+    let text = String::from_utf8_lossy(bytes.strip_suffix(&[END]).unwrap_or_default());
     let (head, rest) = text.split_once('\n').unwrap_or((&text, ""));
     let number = |from: &str| from.parse::<i32>().ok();
     if let Some(pid) = head.strip_prefix('+').and_then(number) {

@@ -1,0 +1,154 @@
+//! Groups of pods and containers: limits are in the kernel, kills are seen, nothing stays.
+
+use std::fs;
+use std::path::Path;
+
+use agent_sys::cgroup::{Limits, Version};
+use proto::v1::{ShimCreate, ShimResources};
+use tests_harness::wait_until;
+
+use crate::pod::Pod;
+
+fn limited(create: ShimCreate, memory_limit: i64) -> ShimCreate {
+    ShimCreate {
+        resources: Some(ShimResources {
+            cpu_shares: 204,
+            cpu_quota: 50_000,
+            cpu_period: 100_000,
+            memory_limit,
+            pids_limit: 20,
+        }),
+        ..create
+    }
+}
+
+#[test]
+fn a_containers_limits_are_in_its_group() {
+    let mut pod = Pod::new();
+    let create = limited(pod.message("web", &["sleep", "1000"]), 64 << 20);
+    pod.run(create);
+    let values = match pod.groups.version() {
+        Version::V1 => [
+            ("cpu", "cpu.shares", "204"),
+            ("cpu", "cpu.cfs_quota_us", "50000"),
+            ("cpu", "cpu.cfs_period_us", "100000"),
+            ("memory", "memory.limit_in_bytes", "67108864"),
+            ("pids", "pids.max", "20"),
+        ]
+        .to_vec(),
+        Version::V2 => [
+            ("", "cpu.weight", "28"),
+            ("", "cpu.max", "50000 100000"),
+            ("", "memory.max", "67108864"),
+            ("", "pids.max", "20"),
+        ]
+        .to_vec(),
+    };
+    for (controller, file, expected) in values {
+        assert_eq!(pod.group_file(controller, "web", file), expected, "{file}");
+    }
+}
+
+#[test]
+fn too_much_memory_is_an_oom_kill() {
+    let mut pod = Pod::new();
+    let hungry = "tail -c 200000000 /dev/zero";
+    let create = limited(pod.message("direct", &["sh", "-c", &format!("exec {hungry}")]), 16 << 20);
+    let (end, _) = pod.finish(create);
+    assert_eq!((end.exit_code, end.signal, end.oom_killed), (137, libc::SIGKILL, true));
+    // The child is killed, and its parent fails because of that.
+    let create = limited(pod.message("child", &["sh", "-c", &format!("{hungry}; exit 4")]), 16 << 20);
+    let (end, _) = pod.finish(create);
+    assert_eq!((end.exit_code, end.oom_killed), (4, true));
+    // One that was killed otherwise was not killed for that.
+    let create = limited(pod.message("other", &["sh", "-c", "kill -9 $$; sleep 1; exit 1"]), 16 << 20);
+    assert!(!pod.finish(create).0.oom_killed);
+}
+
+#[test]
+fn processes_are_limited() {
+    let mut pod = Pod::new();
+    let script = "i=0; while [ $i -lt 40 ]; do sleep 1000 & i=$((i+1)); done";
+    let create = limited(pod.message("web", &["sh", "-c", script]), 64 << 20);
+    let (_, lines) = pod.finish(create);
+    assert!(lines.iter().any(|l| l.contains("can't fork")), "{lines:?}");
+}
+
+#[test]
+fn a_memory_limit_that_is_too_small_to_start_is_an_error() {
+    let mut pod = Pod::new();
+    let create = limited(pod.message("web", &["sleep", "1000"]), 4096);
+    let id = create.id.clone();
+    match pod.create(create) {
+        Err(_) => assert_eq!(pod.list().0, [], "nothing half made"),
+        // Some kernels charge so little before execve that it only dies later.
+        Ok(_) => match pod.start(&id) {
+            Ok(()) | Err(_) => assert_ne!(pod.exited(&id).exit_code, 0),
+        },
+    }
+    let create = pod.message("good", &["true"]);
+    assert_eq!(pod.finish(create).0.exit_code, 0);
+}
+
+#[test]
+fn a_pods_group_is_made_set_read_and_removed() {
+    let mut pod = Pod::new();
+    let limits = Limits {
+        cpu_shares: 512,
+        cpu_quota: 20_000,
+        cpu_period: 100_000,
+        memory_bytes: 128 << 20,
+        pids: 50,
+    };
+    pod.groups.create(&pod.uid, &limits).unwrap();
+    let group = pod.groups.pod_path(&pod.uid);
+    let read = |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).unwrap();
+    match pod.groups.version() {
+        Version::V1 => {
+            assert_eq!(read(&format!("memory{group}/memory.limit_in_bytes")), "134217728\n");
+            assert_eq!(read(&format!("cpu{group}/cpu.cfs_quota_us")), "20000\n");
+            assert_eq!(read(&format!("pids{group}/pids.max")), "50\n");
+            pod.groups.set(&pod.uid, &Limits::default()).unwrap();
+            assert_eq!(read(&format!("cpu{group}/cpu.cfs_quota_us")), "-1\n");
+            assert_eq!(read(&format!("pids{group}/pids.max")), "max\n");
+        }
+        Version::V2 => {
+            assert_eq!(read(&format!("{group}/memory.max")), "134217728\n");
+            assert_eq!(read(&format!("{group}/cpu.max")), "20000 100000\n");
+        }
+    }
+    assert_eq!(pod.groups.list().unwrap(), [pod.uid.clone()]);
+
+    let create = pod.message("web", &["sh", "-c", "while :; do :; done"]);
+    pod.run(create);
+    wait_until("usage", || {
+        let of_pod = pod.groups.usage(&pod.uid, None).unwrap();
+        let of_container = pod.groups.usage(&pod.uid, Some("web")).unwrap();
+        let enough = of_container.cpu_ns > 10_000_000
+            && of_container.memory_bytes > 0
+            && of_container.pids == 1
+            && of_pod.cpu_ns >= of_container.cpu_ns;
+        if enough { Ok(()) } else { Err(format!("{of_pod:?} {of_container:?}")) }
+    });
+}
+
+#[test]
+fn what_a_dead_shim_leaves_is_killed_and_removed() {
+    let mut pod = Pod::new();
+    let create = pod.message("web", &["sh", "-c", "sleep 1000 & exec sleep 1000"]);
+    let id = pod.run(create);
+    let pid = pod.list().0[0].pid;
+    let watch = pod.wait(pod.client().watch()).unwrap();
+    let shim = agent_sys::process::Pidfd::open(pod.shim_pid).unwrap();
+    shim.signal(libc::SIGKILL).unwrap();
+    let mut watch = watch;
+    pod.wait(async {
+        while let Ok(Some(state)) = watch.next().await {
+            assert_eq!(state.id, id);
+        }
+    });
+    assert!(Path::new(&format!("/proc/{pid}")).exists(), "the container outlives its shim");
+    assert!(pod.groups.kill(&pod.uid).unwrap() >= 1);
+    pod.groups.remove(&pod.uid).unwrap();
+    assert_eq!(pod.groups.list().unwrap(), Vec::<String>::new());
+}
