@@ -1,2 +1,64 @@
-//! Entry point.
-fn main() {}
+//! `foil`: the operator's command line.
+//!
+//! Reads the arguments, runs one command on one thread, prints its error. What
+//! commands there are is in `args.rs`; each is a file in `command/`.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod client;
+mod command;
+mod config;
+mod describe;
+mod duration;
+mod error;
+mod follow;
+mod kinds;
+mod manifest;
+mod output;
+mod printer;
+mod reach;
+mod session;
+mod terminal;
+mod yaml;
+
+use std::io::{BufWriter, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+
+use error::CommandError;
+
+fn main() -> anyhow::Result<ExitCode> {
+    // Usage errors end the process here, with exit code 2.
+    let args = args::Foil::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the event loop")?;
+    let mut out = BufWriter::new(std::io::stdout());
+    let session = session::Session::new(args.global);
+    let result = runtime.block_on(command::run(args.command, &session, &mut out));
+    // A read of standard input may still be waiting; nobody wants what it would bring.
+    runtime.shutdown_background();
+    let result = result.and_then(|()| Ok(out.flush()?));
+    let Err(error) = result else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    if error.is_broken_pipe() {
+        // `foil get pods | head -1`: the reader has what it wanted. What is still in the buffer goes nowhere.
+        std::mem::forget(out);
+        return Ok(ExitCode::SUCCESS);
+    }
+    // What was printed before the error comes first; a failure here would only repeat the error below.
+    out.flush()
+        .or_else(|_closed| Ok::<(), std::io::Error>(()))?;
+    match &error {
+        CommandError::Reported => {}
+        CommandError::Call(client::CallError::Refused { .. }) => eprintln!("{error}"),
+        CommandError::Exit(_) => eprintln!("{error}"),
+        other => eprintln!("error: {other}"),
+    }
+    Ok(ExitCode::from(error.exit_code()))
+}

@@ -1,0 +1,373 @@
+//! `foil apply`: objects become what their manifests say.
+//!
+//! A document is applied whole or not at all: all its objects are judged before
+//! the first is sent. Other documents go on; the exit code tells.
+
+use std::io::Write;
+
+use serde_json::Value;
+
+use crate::client::{CallError, Client};
+use crate::error::CommandError;
+use crate::kinds::{self, Kind};
+use crate::manifest::{self, Document, Place};
+use crate::output::{self, Format};
+use crate::session::Session;
+use proto::v1::apply_response::Outcome;
+
+/// Create objects, or change them to what manifests say
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Fields that you applied earlier and that are gone from the manifest are removed;
+fields that others own stay (this is what Kubernetes calls server-side apply).
+
+A document that is refused changes nothing; the other documents are applied, and
+the exit code is 1. Every error names the file, the document, the object and the
+field.
+
+Examples:
+  foil apply -f web.yaml                  one file, with as many documents as it has
+  foil apply -f deploy/ -R                a folder and those below it
+  kustomize build . | foil apply -f -     standard input
+  foil apply -f web.yaml --dry-run=server would it be accepted, and what would it become?
+  foil apply -f web.yaml --dry-run=client the same without a control plane")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    /// Judge only, here or at the server
+    #[arg(long, value_name = "WHERE", num_args = 0..=1, default_value = "none", default_missing_value = "client", require_equals = true)]
+    dry_run: DryRun,
+    /// Take over fields that somebody else manages, instead of stopping
+    #[arg(long)]
+    force_conflicts: bool,
+    /// Accepted and ignored: every apply is server-side
+    #[arg(long)]
+    server_side: bool,
+    /// Print objects as name, yaml, json or jsonpath=TEMPLATE
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// Where manifests come from.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Files {
+    /// File, folder, or "-" for standard input; may be repeated
+    #[arg(
+        short = 'f',
+        long = "filename",
+        value_name = "FILE",
+        required = true,
+        value_delimiter = ','
+    )]
+    pub(crate) files: Vec<String>,
+    /// Look into folders below as well
+    #[arg(short = 'R', long)]
+    pub(crate) recursive: bool,
+}
+
+/// How far to go.
+#[derive(Debug, Clone, Copy, PartialEq, clap::ValueEnum)]
+pub(crate) enum DryRun {
+    /// Do it
+    None,
+    /// Judge here, without a control plane
+    Client,
+    /// Let the control plane judge, and store nothing
+    Server,
+}
+
+impl DryRun {
+    /// What is added to "pod/x created".
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Client => " (dry run)",
+            Self::Server => " (server dry run)",
+        }
+    }
+}
+
+pub(crate) async fn run(
+    args: Args,
+    session: &Session,
+    out: &mut dyn Write,
+) -> Result<(), CommandError> {
+    let mut documents = manifest::read(&args.files.files, args.files.recursive)?;
+    if args.dry_run == DryRun::Client {
+        manifest::refuse_duplicates(&mut documents, &session.namespace_offline());
+        return finish(documents, |document| judge_here(document, &args, out));
+    }
+    let mut client = session.connect().await?;
+    let namespace = session.namespace(&client);
+    manifest::refuse_duplicates(&mut documents, &namespace);
+    let mut refused = Refused::default();
+    for document in documents {
+        let Some((place, objects)) = refused.unless_broken(document) else {
+            continue;
+        };
+        let applying = Applying {
+            args: &args,
+            session,
+            namespace: &namespace,
+            place: &place,
+        };
+        match applying.document(&mut client, &objects, out).await {
+            Ok(()) => refused.applied.push(place),
+            Err(Stop::Document(lines)) => refused.report(place, lines),
+            Err(Stop::Command(error)) => return Err(error),
+        }
+    }
+    refused.end()
+}
+
+/// Why to stop, and how much of it.
+enum Stop {
+    /// This document, for these reasons.
+    Document(Vec<String>),
+    /// Everything: the others would fail as well.
+    Command(CommandError),
+}
+
+impl From<CommandError> for Stop {
+    fn from(error: CommandError) -> Self {
+        Self::Command(error)
+    }
+}
+
+/// What is the same for all objects of a document.
+struct Applying<'a> {
+    args: &'a Args,
+    session: &'a Session,
+    namespace: &'a str,
+    place: &'a Place,
+}
+
+impl Applying<'_> {
+    async fn document(
+        &self,
+        client: &mut Client,
+        objects: &[Value],
+        out: &mut dyn Write,
+    ) -> Result<(), Stop> {
+        let mut kinds = Vec::new();
+        for object in objects {
+            check_name(object)?;
+            kinds.push(self.session.kind_of(client, object).await.map_err(
+                |error| match error {
+                    CommandError::Target(error) => {
+                        Stop::Document(vec![format!("{}: {error}", manifest::label(object))])
+                    }
+                    other => Stop::Command(other),
+                },
+            )?);
+        }
+        if objects.len() > 1 && self.args.dry_run == DryRun::None {
+            for object in objects {
+                self.rehearse(client, object).await?;
+            }
+        }
+        for (object, kind) in objects.iter().zip(&kinds) {
+            self.one(client, object, kind, out).await?;
+        }
+        Ok(())
+    }
+
+    /// Would the server take it? One that needs an earlier object of the same
+    /// document (its namespace, say) cannot be told yet.
+    async fn rehearse(&self, client: &mut Client, object: &Value) -> Result<(), Stop> {
+        match client
+            .apply(object, self.namespace, self.args.force_conflicts, true)
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_not_found() => check_here(object),
+            Err(error) => Err(self.stop(object, error)),
+        }
+    }
+
+    async fn one(
+        &self,
+        client: &mut Client,
+        object: &Value,
+        kind: &Kind,
+        out: &mut dyn Write,
+    ) -> Result<(), Stop> {
+        let dry_run = self.args.dry_run == DryRun::Server;
+        let answer = client
+            .apply(object, self.namespace, self.args.force_conflicts, dry_run)
+            .await
+            .map_err(|error| self.stop(object, error))?;
+        for warning in &answer.warnings {
+            eprintln!(
+                "Warning: {}: {}: {warning}",
+                self.place,
+                manifest::label(object)
+            );
+        }
+        let word = match answer.outcome() {
+            Outcome::Created => "created",
+            Outcome::Configured => "configured",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Unspecified => "applied",
+        };
+        let stored = crate::client::value_of(answer.object).map_err(CommandError::from)?;
+        let outcome = format!("{word}{}", self.args.dry_run.suffix());
+        Ok(output::report(
+            out,
+            self.args.output.as_ref(),
+            kind,
+            &stored,
+            &outcome,
+        )?)
+    }
+
+    fn stop(&self, object: &Value, error: CallError) -> Stop {
+        match &error {
+            CallError::Refused { code, .. } => {
+                let label = manifest::label(object);
+                let mut lines: Vec<String> = error
+                    .lines()
+                    .iter()
+                    .map(|line| format!("{label}: {line}"))
+                    .collect();
+                if *code == tonic::Code::Aborted && !self.args.force_conflicts {
+                    lines.push(format!("{label}: --force-conflicts takes the fields over"));
+                }
+                Stop::Document(lines)
+            }
+            CallError::Unreachable(_) | CallError::Json(_) => Stop::Command(error.into()),
+        }
+    }
+}
+
+/// What is applied has a name: it is how it is found again.
+fn check_name(object: &Value) -> Result<(), Stop> {
+    if control_api::meta::name(object).is_empty() {
+        return Err(Stop::Document(vec![format!(
+            "{}: metadata.name: Required value",
+            manifest::label(object)
+        )]));
+    }
+    Ok(())
+}
+
+/// What can be said about an object without a control plane: unknown fields,
+/// wrong types, values out of range. It must be whole: parts of an object that
+/// is there already are for the server to judge.
+fn check_here(object: &Value) -> Result<(), Stop> {
+    // A kind that only the control plane knows is left to it.
+    let Ok(kind) = control_api::find_for(object) else {
+        return Ok(());
+    };
+    control_api::admit(object, kind, None)
+        .map(|_| ())
+        .map_err(|invalid| {
+            let label = manifest::label(object);
+            Stop::Document(
+                invalid
+                    .causes
+                    .iter()
+                    .map(|cause| format!("{label}: {cause}"))
+                    .collect(),
+            )
+        })
+}
+
+/// `--dry-run=client`.
+fn judge_here(document: &[Value], args: &Args, out: &mut dyn Write) -> Result<(), Stop> {
+    for object in document {
+        check_name(object)?;
+        check_here(object)?;
+        control_api::find_for(object).map_err(|invalid| {
+            let label = manifest::label(object);
+            Stop::Document(
+                invalid
+                    .causes
+                    .iter()
+                    .map(|cause| format!("{label}: {cause}"))
+                    .collect(),
+            )
+        })?;
+    }
+    for object in document {
+        let kind = control_api::find_for(object).map(Kind::from);
+        let Ok(kind) = kind else { continue };
+        output::report(
+            out,
+            args.output.as_ref(),
+            &kind,
+            object,
+            &format!("created{}", DryRun::Client.suffix()),
+        )?;
+    }
+    Ok(())
+}
+
+/// Goes through all documents with a judge that needs no connection.
+fn finish(
+    documents: Vec<Document>,
+    mut judge: impl FnMut(&[Value]) -> Result<(), Stop>,
+) -> Result<(), CommandError> {
+    let mut refused = Refused::default();
+    for document in documents {
+        let Some((place, objects)) = refused.unless_broken(document) else {
+            continue;
+        };
+        match judge(&objects) {
+            Ok(()) => refused.applied.push(place),
+            Err(Stop::Document(lines)) => refused.report(place, lines),
+            Err(Stop::Command(error)) => return Err(error),
+        }
+    }
+    refused.end()
+}
+
+/// Keeps the count of what was and was not applied.
+#[derive(Debug, Default)]
+pub(crate) struct Refused {
+    pub(crate) applied: Vec<Place>,
+    refused: Vec<Place>,
+}
+
+impl Refused {
+    /// The objects of a document that could be read; else its error is printed.
+    pub(crate) fn unless_broken(&mut self, document: Document) -> Option<(Place, Vec<Value>)> {
+        match document.objects {
+            Ok(objects) => Some((document.place, objects)),
+            Err(error) => {
+                self.report(document.place, vec![error.to_string()]);
+                None
+            }
+        }
+    }
+
+    /// Prints what is wrong with a document, a line for each error.
+    pub(crate) fn report(&mut self, place: Place, lines: Vec<String>) {
+        for line in lines {
+            eprintln!("error: {place}: {line}");
+        }
+        self.refused.push(place);
+    }
+
+    /// Says what was left out, if there is anything else that was not.
+    pub(crate) fn end(self) -> Result<(), CommandError> {
+        if self.refused.is_empty() {
+            return Ok(());
+        }
+        if !self.applied.is_empty() {
+            let places: Vec<String> = self.refused.iter().map(Place::to_string).collect();
+            eprintln!(
+                "error: nothing was done for {}; the other {} documents are through",
+                places.join(", "),
+                self.applied.len()
+            );
+        }
+        Err(CommandError::Reported)
+    }
+}
+
+impl From<&&'static control_api::Kind> for Kind {
+    fn from(known: &&'static control_api::Kind) -> Self {
+        kinds::Kind::from(*known)
+    }
+}

@@ -1,0 +1,487 @@
+//! Map entries as rows: for a table, and with the same keys as JSON.
+//!
+//! Pure: entries come from `bpf.rs`. Numbers get the names that the agent wrote
+//! beside them; without one they stay numbers.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use agent_sys::maps::Counter;
+use ebpf_common::conntrack::{Flow, FlowKey4, SCOPE_HOST, SCOPE_NETDEV, action, state};
+use ebpf_common::endpoint::Endpoint;
+use ebpf_common::name::{BACKEND, ENDPOINT, Name, NameKey, SERVICE_PORT};
+use ebpf_common::net::protocol;
+use ebpf_common::network::{Network, NetworkKey, PODS, SERVICES};
+use ebpf_common::service::{ACTIVE, Backend, BackendStats, Frontend, FrontendKey, TERMINATING};
+use serde_json::{Value, json};
+
+/// One column of a row.
+#[derive(Debug)]
+pub(super) struct Cell {
+    pub(super) key: &'static str,
+    pub(super) text: String,
+    pub(super) value: Value,
+}
+
+/// One entry.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) cells: Vec<Cell>,
+}
+
+/// Begins a row.
+fn row() -> Row {
+    Row { cells: Vec::new() }
+}
+
+impl Row {
+    /// Adds a cell that reads the same in both forms.
+    fn with(self, key: &'static str, value: impl Into<Value>) -> Self {
+        let value = value.into();
+        let text = match &value {
+            Value::String(text) if text.is_empty() => "-".to_string(),
+            Value::String(text) => text.clone(),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::Array(_)
+            | Value::Object(_) => value.to_string(),
+        };
+        self.with_text(key, text, value)
+    }
+
+    /// Adds a cell that a table words differently.
+    fn with_text(mut self, key: &'static str, text: String, value: Value) -> Self {
+        self.cells.push(Cell { key, text, value });
+        self
+    }
+}
+
+/// What the agent calls the numbers.
+#[derive(Debug, Default)]
+pub(super) struct Names(HashMap<(u32, u32), String>);
+
+impl Names {
+    pub(super) fn new(all: Vec<(NameKey, Name)>) -> Self {
+        Self(
+            all.into_iter()
+                .map(|(key, name)| ((key.kind, key.id), name.as_str().to_string()))
+                .collect(),
+        )
+    }
+
+    /// Empty when there is none.
+    fn get(&self, kind: u32, id: u32) -> String {
+        self.0.get(&(kind, id)).cloned().unwrap_or_default()
+    }
+}
+
+fn protocol_name(number: u8) -> String {
+    match number {
+        protocol::TCP => "TCP".into(),
+        protocol::UDP => "UDP".into(),
+        protocol::ICMP => "ICMP".into(),
+        other => other.to_string(),
+    }
+}
+
+fn state_name(state: u8) -> &'static str {
+    match state {
+        ACTIVE => "active",
+        TERMINATING => "terminating",
+        _ => "free",
+    }
+}
+
+fn socket(address: IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(address, port).to_string()
+}
+
+/// Service addresses with the backends that take new connections.
+pub(super) fn services(
+    mut frontends: Vec<(FrontendKey, Frontend)>,
+    choices: &[(u32, Vec<u32>)],
+    backends: &[(u32, Backend)],
+    names: &Names,
+) -> Vec<Row> {
+    let choices: HashMap<u32, &Vec<u32>> =
+        choices.iter().map(|(id, chosen)| (*id, chosen)).collect();
+    let backends: HashMap<u32, &Backend> = backends
+        .iter()
+        .map(|(id, backend)| (*id, backend))
+        .collect();
+    frontends.sort_by_key(|(key, _)| (IpAddr::from(key.addr), key.port.get(), key.protocol));
+    let to_row = |(key, frontend): (FrontendKey, Frontend)| {
+        let mut ids = choices
+            .get(&frontend.service_port)
+            .map(|chosen| (*chosen).clone())
+            .unwrap_or_default();
+        // A backend may stand in the table more than once.
+        ids.sort_unstable();
+        ids.dedup();
+        let address = |id: &u32| {
+            backends.get(id).map_or_else(
+                || format!("#{id}"),
+                |found| socket(found.addr.into(), found.port.get()),
+            )
+        };
+        let addresses: Vec<String> = ids.iter().map(address).collect();
+        let text = if addresses.is_empty() {
+            "<none>".into()
+        } else {
+            addresses.join(",")
+        };
+        row()
+            .with("address", IpAddr::from(key.addr).to_string())
+            .with("port", key.port.get())
+            .with("protocol", protocol_name(key.protocol))
+            .with("service", names.get(SERVICE_PORT, frontend.service_port))
+            .with("id", frontend.service_port)
+            .with_text("backends", text, json!(addresses))
+    };
+    frontends.into_iter().map(to_row).collect()
+}
+
+/// Backends with what went to them from this node.
+pub(super) fn backends(all: Vec<(u32, Backend, BackendStats)>, names: &Names) -> Vec<Row> {
+    let to_row = |(id, backend, stats): (u32, Backend, BackendStats)| {
+        row()
+            .with("id", id)
+            .with("address", IpAddr::from(backend.addr).to_string())
+            .with("port", backend.port.get())
+            .with("protocol", protocol_name(backend.protocol))
+            .with("state", state_name(backend.state))
+            .with("service", names.get(SERVICE_PORT, backend.service_port))
+            .with("pod", names.get(BACKEND, id))
+            .with("connections", stats.connections)
+            .with("packets", stats.packets)
+            .with("bytes", stats.bytes)
+    };
+    all.into_iter().map(to_row).collect()
+}
+
+/// The pods of this node, by id.
+pub(super) fn endpoints(mut all: Vec<Endpoint>, names: &Names) -> Vec<Row> {
+    all.sort_by_key(|endpoint| endpoint.id);
+    let to_row = |endpoint: Endpoint| {
+        row()
+            .with("id", endpoint.id)
+            .with("pod", names.get(ENDPOINT, endpoint.id.into()))
+            .with("address", IpAddr::from(endpoint.addr).to_string())
+            .with("ifindex", endpoint.ifindex)
+            .with("mac", endpoint.mac.to_string())
+            .with("identity", endpoint.identity)
+    };
+    all.into_iter().map(to_row).collect()
+}
+
+/// Flows, by who began them.
+pub(super) fn flows(
+    mut all: Vec<(FlowKey4, Flow)>,
+    endpoints: &[Endpoint],
+    names: &Names,
+) -> Vec<Row> {
+    let pods: HashMap<u32, String> = endpoints
+        .iter()
+        .map(|endpoint| (endpoint.ifindex, names.get(ENDPOINT, endpoint.id.into())))
+        .filter(|(_, name)| !name.is_empty())
+        .collect();
+    let device = |ifindex: u32| {
+        pods.get(&ifindex)
+            .cloned()
+            .unwrap_or_else(|| format!("if{ifindex}"))
+    };
+    let from = |key: &FlowKey4| match key.from() {
+        SCOPE_NETDEV => "netdev".to_string(),
+        SCOPE_HOST => "host".to_string(),
+        ifindex => device(ifindex),
+    };
+    all.sort_by_key(|(key, _)| *key);
+    let to_row = |(key, flow): (FlowKey4, Flow)| {
+        let side = |address, port: u16| socket(IpAddr::V4(Ipv4Addr::from(address)), port);
+        let (source, destination) = (
+            side(key.src, key.sport.get()),
+            side(key.dst, key.dport.get()),
+        );
+        let becomes = (
+            side(flow.src, flow.sport.get()),
+            side(flow.dst, flow.dport.get()),
+        );
+        let translated = match (becomes.0 != source, becomes.1 != destination) {
+            (false, false) => String::new(),
+            (true, false) => format!("{} ->", becomes.0),
+            (false, true) => format!("-> {}", becomes.1),
+            (true, true) => format!("{} -> {}", becomes.0, becomes.1),
+        };
+        let to = if flow.action & action::MASK == action::PASS {
+            String::new()
+        } else {
+            device(flow.ifindex)
+        };
+        row()
+            .with("from", from(&key))
+            .with("protocol", protocol_name(key.protocol()))
+            .with("source", source)
+            .with("destination", destination)
+            .with("translated", translated)
+            .with("action", action::text(flow.action))
+            .with("to", to)
+            .with("state", state::text(flow.state))
+            .with(
+                "direction",
+                if flow.is_reply() { "reply" } else { "forward" },
+            )
+            .with(
+                "backend",
+                if flow.backend == 0 {
+                    String::new()
+                } else {
+                    backend(flow.backend, names)
+                },
+            )
+            .with("packets", flow.packets)
+            .with("bytes", flow.bytes)
+    };
+    all.into_iter().map(to_row).collect()
+}
+
+/// "default/web-1", or its number.
+fn backend(id: u32, names: &Names) -> String {
+    let name = names.get(BACKEND, id);
+    if name.is_empty() {
+        format!("#{id}")
+    } else {
+        name
+    }
+}
+
+/// Why packets did not go on, and where.
+pub(super) fn counters(all: &[Counter]) -> Vec<Row> {
+    let to_row = |counter: &Counter| {
+        let (name, sentence) = match counter.reason {
+            Some(reason) => (reason.name(), reason.sentence()),
+            None => (
+                "DECIDED",
+                "Let on by a decision (first packets, and what the fast path leaves).",
+            ),
+        };
+        row()
+            .with("reason", name)
+            .with("hook", counter.hook.text())
+            .with("packets", counter.count.packets)
+            .with("bytes", counter.count.bytes)
+            .with("meaning", sentence)
+    };
+    all.iter().map(to_row).collect()
+}
+
+/// Layout version, address blocks, and how full the maps are.
+pub(super) fn config(
+    networks: &[(NetworkKey, Network)],
+    full: &[(&str, usize, usize)],
+) -> Vec<Row> {
+    let mut rows = vec![
+        row()
+            .with("name", "abi")
+            .with("value", ebpf_common::ABI_VERSION.to_string()),
+    ];
+    for (key, network) in networks {
+        let name = match network.kind {
+            PODS => "pod network",
+            SERVICES => "service network",
+            _ => "network",
+        };
+        let mapped = if key.addr.as_v4().is_some() { 96 } else { 0 };
+        let prefix = key.prefix_len.saturating_sub(mapped);
+        rows.push(
+            row()
+                .with("name", name)
+                .with("value", format!("{}/{prefix}", IpAddr::from(key.addr))),
+        );
+    }
+    for (name, used, most) in full {
+        rows.push(
+            row()
+                .with("name", *name)
+                .with("value", format!("{used} of {most}")),
+        );
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use ebpf_common::net::{Addr, Be16, Be32, MacAddr};
+
+    use super::*;
+
+    fn ip(text: &str) -> Addr {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    fn names() -> Names {
+        Names::new(vec![
+            (
+                NameKey {
+                    kind: SERVICE_PORT,
+                    id: 7,
+                },
+                Name::new("default/web:http"),
+            ),
+            (
+                NameKey {
+                    kind: BACKEND,
+                    id: 3,
+                },
+                Name::new("default/web-a"),
+            ),
+            (
+                NameKey {
+                    kind: ENDPOINT,
+                    id: 2,
+                },
+                Name::new("default/client"),
+            ),
+        ])
+    }
+
+    fn texts(rows: &[Row]) -> Vec<String> {
+        rows.iter()
+            .map(|row| {
+                row.cells
+                    .iter()
+                    .map(|cell| cell.text.clone())
+                    .collect::<Vec<_>>()
+                    .join("|")
+            })
+            .collect()
+    }
+
+    fn backend(address: &str) -> Backend {
+        Backend {
+            addr: ip(address),
+            service_port: 7,
+            port: Be16::new(8080),
+            protocol: protocol::TCP,
+            state: ACTIVE,
+        }
+    }
+
+    #[test]
+    fn service_rows() {
+        let key = |address: &str, port| FrontendKey {
+            addr: ip(address),
+            port: Be16::new(port),
+            protocol: protocol::TCP,
+            pad: 0,
+        };
+        let frontend = |service_port| Frontend {
+            service_port,
+            service: 1,
+            flags: 0,
+        };
+        let rows = services(
+            vec![
+                (key("10.96.0.9", 443), frontend(8)),
+                (key("10.96.0.9", 80), frontend(7)),
+            ],
+            &[(7, vec![4, 3, 4])],
+            &[(3, backend("10.244.1.5"))],
+            &names(),
+        );
+        assert_eq!(
+            texts(&rows),
+            [
+                "10.96.0.9|80|TCP|default/web:http|7|10.244.1.5:8080,#4",
+                "10.96.0.9|443|TCP|-|8|<none>"
+            ]
+        );
+    }
+
+    #[test]
+    fn backend_rows() {
+        let stats = BackendStats {
+            connections: 100,
+            packets: 5,
+            bytes: 600,
+        };
+        let rows = backends(vec![(3, backend("10.244.1.5"), stats)], &names());
+        assert_eq!(
+            texts(&rows),
+            ["3|10.244.1.5|8080|TCP|active|default/web:http|default/web-a|100|5|600"]
+        );
+    }
+
+    #[test]
+    fn endpoint_and_flow_rows() {
+        let endpoint = Endpoint {
+            addr: ip("10.244.1.4"),
+            ifindex: 12,
+            identity: 9,
+            id: 2,
+            mac: MacAddr {
+                bytes: [2, 0, 0, 0, 0, 1],
+            },
+        };
+        assert_eq!(
+            texts(&endpoints(vec![endpoint], &names())),
+            ["2|default/client|10.244.1.4|12|02:00:00:00:00:01|9"]
+        );
+        let v4 = |a, b, c, d| Be32::from_octets([a, b, c, d]);
+        let key = FlowKey4 {
+            src: v4(10, 244, 1, 4),
+            dst: v4(10, 96, 0, 9),
+            sport: Be16::new(40000),
+            dport: Be16::new(80),
+            scope: FlowKey4::scope(12, protocol::TCP),
+        };
+        let flow = Flow {
+            packets: 6,
+            bytes: 500,
+            backend: 3,
+            backend_gen: 0,
+            peer_gen: 0,
+            node_gen: 0,
+            last_seen: 0,
+            ifindex: 4,
+            nexthop: v4(172, 31, 0, 12),
+            src: v4(10, 244, 1, 4),
+            dst: v4(10, 244, 2, 5),
+            sport: Be16::new(40000),
+            dport: Be16::new(8080),
+            peer: 0,
+            addr_delta: 0,
+            port_delta: 0,
+            action: action::NEIGH | action::NAT,
+            state: state::ESTABLISHED,
+        };
+        assert_eq!(
+            texts(&flows(vec![(key, flow)], &[endpoint], &names())),
+            [
+                "default/client|TCP|10.244.1.4:40000|10.96.0.9:80|-> 10.244.2.5:8080|neigh|if4|ESTAB|forward|default/web-a|6|500"
+            ]
+        );
+    }
+
+    #[test]
+    fn config_rows() {
+        let network =
+            |address: &str, bits, kind| (NetworkKey::new(ip(address), bits), Network { kind });
+        let rows = config(
+            &[
+                network("10.244.0.0", 16, PODS),
+                network("fd00::", 64, SERVICES),
+            ],
+            &[("flows", 2, 10)],
+        );
+        assert_eq!(
+            texts(&rows),
+            [
+                format!("abi|{}", ebpf_common::ABI_VERSION).as_str(),
+                "pod network|10.244.0.0/16",
+                "service network|fd00::/64",
+                "flows|2 of 10"
+            ]
+        );
+    }
+}

@@ -1,0 +1,44 @@
+//! `foil completion`: what the shell needs to complete our words.
+
+use std::io::Write;
+
+use clap::CommandFactory as _;
+
+use crate::error::CommandError;
+
+/// Print a completion script for a shell
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  source <(foil completion bash)
+  foil completion bash > /etc/bash_completion.d/foil
+  foil completion zsh > \"${fpath[1]}/_foil\"
+  foil completion fish > ~/.config/fish/completions/foil.fish")]
+pub(crate) struct Args {
+    /// Which shell
+    shell: Shell,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+pub(crate) fn run(args: Args, out: &mut dyn Write) -> Result<(), CommandError> {
+    let shell = match args.shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    // By way of a buffer: the generator panics when its writer fails, and a pipe may be closed.
+    let mut script = Vec::new();
+    clap_complete::generate(
+        shell,
+        &mut crate::args::Foil::command(),
+        "foil",
+        &mut script,
+    );
+    Ok(out.write_all(&script)?)
+}

@@ -1,0 +1,43 @@
+//! `foil version`: ours, and the control plane's.
+
+use std::io::Write;
+
+use crate::error::CommandError;
+use crate::session::Session;
+
+/// Print the version of foil and of the control plane
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  foil version
+  foil version --client          without asking the control plane")]
+pub(crate) struct Args {
+    /// Ours only
+    #[arg(long)]
+    client: bool,
+}
+
+pub(crate) async fn run(
+    args: Args,
+    session: &Session,
+    out: &mut dyn Write,
+) -> Result<(), CommandError> {
+    writeln!(out, "Client Version: v{}", env!("CARGO_PKG_VERSION"))?;
+    if !args.client {
+        out.flush()?;
+        let mut client = session.connect().await?;
+        let version = client.version().await?;
+        writeln!(
+            out,
+            "Server Version: v{}",
+            version.version.trim_start_matches('v')
+        )?;
+        writeln!(
+            out,
+            "Cluster: {} at {}",
+            version.cluster_id,
+            client.server()
+        )?;
+    }
+    Ok(())
+}

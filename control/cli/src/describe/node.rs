@@ -1,0 +1,186 @@
+//! Nodes: what they are, what they hold, and which pods are on them.
+
+use std::collections::BTreeMap;
+
+use control_api::quantity::Quantity;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::jiff::Timestamp;
+
+use super::pod;
+use super::text::Text;
+use crate::output::age;
+use crate::printer::NONE;
+
+pub(super) fn describe(text: &mut Text, node: &Node, pods: &[Pod], now: Timestamp) {
+    let spec = node.spec.clone().unwrap_or_default();
+    let status = node.status.clone().unwrap_or_default();
+    pod::heading(text, &node.metadata);
+    text.pair(
+        0,
+        "CreationTimestamp",
+        pod::time(node.metadata.creation_timestamp.as_ref()),
+    );
+    let taints: Vec<String> = spec
+        .taints
+        .iter()
+        .flatten()
+        .map(|taint| {
+            format!(
+                "{}={}:{}",
+                taint.key,
+                taint.value.as_deref().unwrap_or_default(),
+                taint.effect
+            )
+        })
+        .collect();
+    text.pair(
+        0,
+        "Taints",
+        if taints.is_empty() {
+            NONE.into()
+        } else {
+            taints.join("\n")
+        },
+    );
+    text.pair(
+        0,
+        "Unschedulable",
+        spec.unschedulable.unwrap_or(false).to_string(),
+    );
+    text.section(0, "Conditions");
+    let mut rows = vec![
+        ["Type", "Status", "LastTransitionTime", "Reason", "Message"]
+            .map(String::from)
+            .to_vec(),
+    ];
+    for condition in status.conditions.unwrap_or_default() {
+        let since = pod::time(condition.last_transition_time.as_ref());
+        let (reason, message) = (
+            condition.reason.unwrap_or_default(),
+            condition.message.unwrap_or_default(),
+        );
+        rows.push(vec![
+            condition.type_,
+            condition.status,
+            since,
+            reason,
+            message,
+        ]);
+    }
+    text.table(1, rows);
+    text.section(0, "Addresses");
+    for address in status.addresses.unwrap_or_default() {
+        text.pair(1, &address.type_, &address.address);
+    }
+    for (name, amounts) in [
+        ("Capacity", status.capacity),
+        ("Allocatable", status.allocatable),
+    ] {
+        text.section(0, name);
+        for (resource, amount) in amounts.unwrap_or_default() {
+            text.pair(1, &resource, &amount.0);
+        }
+    }
+    if let Some(info) = status.node_info {
+        text.section(0, "System Info");
+        for (name, fact) in [
+            ("Machine ID", info.machine_id),
+            ("Boot ID", info.boot_id),
+            ("Kernel Version", info.kernel_version),
+            ("OS Image", info.os_image),
+            ("Operating System", info.operating_system),
+            ("Architecture", info.architecture),
+            ("Container Runtime Version", info.container_runtime_version),
+            ("Agent Version", info.kubelet_version),
+        ] {
+            text.pair(1, name, fact);
+        }
+    }
+    text.pair(0, "PodCIDR", spec.pod_cidr.as_deref().unwrap_or(NONE));
+    on_it(text, pods, now);
+}
+
+/// The pods that have not come to their end, with what they ask for.
+fn on_it(text: &mut Text, pods: &[Pod], now: Timestamp) {
+    let ended = |pod: &&Pod| {
+        let phase = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
+        !matches!(phase, Some("Succeeded" | "Failed"))
+    };
+    let alive: Vec<&Pod> = pods.iter().filter(ended).collect();
+    text.section(0, "Non-terminated Pods");
+    let header = [
+        "Namespace",
+        "Name",
+        "CPU Requests",
+        "CPU Limits",
+        "Memory Requests",
+        "Memory Limits",
+        "Age",
+    ];
+    let mut rows = vec![header.map(String::from).to_vec()];
+    let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for pod in alive {
+        let mut row = vec![
+            pod.metadata.namespace.clone().unwrap_or_default(),
+            pod.metadata.name.clone().unwrap_or_default(),
+        ];
+        for resource in ["cpu", "memory"] {
+            let (request, limit) = amounts(pod, resource);
+            let sum = sums.entry(resource).or_default();
+            *sum = (sum.0 + request, sum.1 + limit);
+            row.extend([shown(resource, request), shown(resource, limit)]);
+        }
+        row.push(age::since(pod.metadata.creation_timestamp.as_ref(), now));
+        rows.push(row);
+    }
+    text.table(1, rows);
+    text.section(0, "Allocated resources");
+    let mut rows = vec![
+        ["Resource", "Requests", "Limits"]
+            .map(String::from)
+            .to_vec(),
+    ];
+    for (resource, (request, limit)) in sums {
+        rows.push(vec![
+            resource.to_string(),
+            shown(resource, request),
+            shown(resource, limit),
+        ]);
+    }
+    text.table(1, rows);
+}
+
+/// What a pod's containers ask for and may have, in thousandths.
+fn amounts(pod: &Pod, resource: &str) -> (u64, u64) {
+    let containers = pod
+        .spec
+        .as_ref()
+        .map(|spec| spec.containers.as_slice())
+        .unwrap_or_default();
+    let mut sums = (0, 0);
+    for container in containers {
+        let resources = container.resources.clone().unwrap_or_default();
+        let amount = |amounts: Option<BTreeMap<String, _>>| {
+            let found = amounts
+                .as_ref()
+                .and_then(|amounts| amounts.get(resource))
+                .and_then(Quantity::of);
+            found.map_or(0, |quantity| quantity.millis())
+        };
+        sums = (
+            sums.0 + amount(resources.requests),
+            sums.1 + amount(resources.limits),
+        );
+    }
+    sums
+}
+
+fn shown(resource: &str, millis: u64) -> String {
+    match resource {
+        "cpu" => format!("{millis}m"),
+        _ => format!("{}Mi", millis / 1000 / (1 << 20)),
+    }
+}

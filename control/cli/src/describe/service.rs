@@ -1,0 +1,146 @@
+//! Services: their addresses, and who answers behind them.
+
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::pod;
+use super::text::Text;
+use crate::printer::{NONE, or_none, pairs};
+
+pub(super) fn describe(text: &mut Text, service: &Service, slices: &[EndpointSlice]) {
+    let spec = service.spec.clone().unwrap_or_default();
+    pod::heading(text, &service.metadata);
+    text.pair(0, "Selector", pairs(spec.selector.iter().flatten(), "="));
+    text.pair(0, "Type", spec.type_.as_deref().unwrap_or("ClusterIP"));
+    text.pair(
+        0,
+        "IP Family Policy",
+        or_none(spec.ip_family_policy.as_deref()),
+    );
+    text.pair(0, "IP", or_none(spec.cluster_ip.as_deref()));
+    text.pair(
+        0,
+        "IPs",
+        or_none(Some(
+            &spec.cluster_ips.clone().unwrap_or_default().join(","),
+        )),
+    );
+    if let Some(external) = spec.external_ips.as_ref().filter(|ips| !ips.is_empty()) {
+        text.pair(0, "External IPs", external.join(","));
+    }
+    for port in spec.ports.iter().flatten() {
+        let name = port
+            .name
+            .as_deref()
+            .filter(|name| !name.is_empty())
+            .unwrap_or("<unset>");
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        text.pair(0, "Port", format!("{name}  {}/{protocol}", port.port));
+        let target = match &port.target_port {
+            Some(IntOrString::Int(number)) => number.to_string(),
+            Some(IntOrString::String(name)) => name.clone(),
+            None => port.port.to_string(),
+        };
+        text.pair(0, "TargetPort", format!("{target}/{protocol}"));
+        if let Some(node_port) = port.node_port.filter(|node_port| *node_port > 0) {
+            text.pair(0, "NodePort", format!("{name}  {node_port}/{protocol}"));
+        }
+        text.pair(
+            0,
+            "Endpoints",
+            endpoints(port, slices, |endpoint| serves(endpoint) && !ends(endpoint)),
+        );
+        let draining = endpoints(port, slices, |endpoint| serves(endpoint) && ends(endpoint));
+        if draining != NONE {
+            text.pair(0, "Terminating Endpoints", draining);
+        }
+    }
+    text.pair(
+        0,
+        "Session Affinity",
+        spec.session_affinity.as_deref().unwrap_or("None"),
+    );
+    text.pair(
+        0,
+        "Internal Traffic Policy",
+        spec.internal_traffic_policy.as_deref().unwrap_or("Cluster"),
+    );
+}
+
+fn serves(endpoint: &Endpoint) -> bool {
+    let conditions = endpoint.conditions.clone().unwrap_or_default();
+    conditions.serving.or(conditions.ready).unwrap_or(true)
+}
+
+fn ends(endpoint: &Endpoint) -> bool {
+    endpoint
+        .conditions
+        .as_ref()
+        .and_then(|conditions| conditions.terminating)
+        .unwrap_or(false)
+}
+
+/// "10.244.1.5:8080,10.244.2.6:8080"
+fn endpoints(
+    port: &ServicePort,
+    slices: &[EndpointSlice],
+    wanted: impl Fn(&Endpoint) -> bool,
+) -> String {
+    let mut found = Vec::new();
+    for slice in slices {
+        let name = port.name.as_deref().unwrap_or_default();
+        let number = slice
+            .ports
+            .iter()
+            .flatten()
+            .find(|of_slice| of_slice.name.as_deref().unwrap_or_default() == name)
+            .and_then(|of_slice| of_slice.port);
+        let Some(number) = number else { continue };
+        let addresses = slice
+            .endpoints
+            .iter()
+            .filter(|endpoint| wanted(endpoint))
+            .flat_map(|endpoint| &endpoint.addresses);
+        found.extend(addresses.map(|address| match address.contains(':') {
+            true => format!("[{address}]:{number}"),
+            false => format!("{address}:{number}"),
+        }));
+    }
+    if found.is_empty() {
+        NONE.into()
+    } else {
+        found.join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn endpoints_are_those_of_the_port() {
+        let service = serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "default"},
+            "spec": {"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "selector": {"app": "web"},
+                "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}, {"name": "other", "port": 81}]}}))
+        .unwrap();
+        let slices = vec![
+            serde_json::from_value(json!({"metadata": {}, "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+                "endpoints": [{"addresses": ["10.244.1.5"], "conditions": {"ready": true}}, {"addresses": ["10.244.1.6"], "conditions": {"ready": false}},
+                    {"addresses": ["10.244.1.7"], "conditions": {"ready": false, "serving": true, "terminating": true}}]}))
+            .unwrap(),
+        ];
+        let mut text = Text::default();
+        describe(&mut text, &service, &slices);
+        let text = text.finish();
+        let line = |name: &str| -> Vec<String> {
+            let of = |line: &str| line.strip_prefix(name).map(|rest| rest.trim().to_string());
+            text.lines().filter_map(of).collect()
+        };
+        assert_eq!(line("Endpoints:"), ["10.244.1.5:8080", "<none>"], "{text}");
+        assert_eq!(line("Terminating Endpoints:"), ["10.244.1.7:8080"]);
+        assert_eq!(line("TargetPort:"), ["http/TCP", "81/TCP"]);
+    }
+}

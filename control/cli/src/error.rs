@@ -1,0 +1,123 @@
+//! What a command ends with when it does not succeed, and the exit code for it.
+//!
+//! Each module has errors of its own; this gathers them for `main`, which prints
+//! them. Usage errors do not come here: clap ends the process with 2.
+
+use std::io;
+
+use crate::client::CallError;
+use crate::config::ConfigError;
+use crate::kinds::TargetError;
+use crate::manifest::SourceError;
+use crate::output::FormatError;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error("write output: {0}")]
+    Output(#[from] io::Error),
+    #[error("{object} is not what was expected: {source}")]
+    Shape {
+        object: String,
+        source: serde_json::Error,
+    },
+    #[error("timed out waiting for {what}")]
+    TimedOut { what: String },
+    #[error("a {kind} has no {what}")]
+    NotForKind { kind: String, what: &'static str },
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error(transparent)]
+    Image(#[from] agent_sys::image::ImageError),
+    #[error(transparent)]
+    Bpf(#[from] crate::command::bpf::BpfError),
+    #[error("no home folder; name the context file by --config or FOIL_CONFIG")]
+    NoHome,
+    /// The errors have been printed already, one by one.
+    #[error("")]
+    Reported,
+    /// The exit code of a process that was run in a container.
+    #[error("command terminated with exit code {0}")]
+    Exit(u8),
+}
+
+/// What was asked for makes no sense, in ways that clap cannot see.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub(crate) enum RequestError {
+    #[error("a name and a selector (-l, --field-selector, --all) exclude each other")]
+    NameAndSelector,
+    #[error("a {kind} can't be named together with all namespaces (-A)")]
+    NameInAllNamespaces { kind: String },
+    #[error("name what to delete: KIND NAME, -f FILE, -l SELECTOR or --all")]
+    NothingToDelete,
+    #[error("name one object: KIND NAME or KIND/NAME")]
+    OneObject,
+    #[error("--watch takes one kind or object, not several")]
+    WatchOne,
+    #[error("\"{word}\" is neither KEY=VALUE nor KEY-")]
+    Pair { word: String },
+    #[error("'{key}' already has a value ({value}), and --overwrite is not given")]
+    AlreadySet { key: String, value: String },
+    #[error("no pods found for {what}")]
+    NoPods { what: String },
+    #[error("container {container} is not in pod {pod}; it has: {has}")]
+    NoContainer {
+        pod: String,
+        container: String,
+        has: String,
+    },
+    #[error(
+        "-f with a selector follows at most {most} pods, and {found} match; narrow the selector or raise --max-log-requests"
+    )]
+    TooManyPods { most: usize, found: usize },
+    #[error("a {kind} cannot be {verb}")]
+    Verb { kind: String, verb: &'static str },
+    #[error("deployment \"{name}\" is paused; `foil rollout resume deployment/{name}` first")]
+    Paused { name: String },
+    #[error("deployment \"{name}\" has no revision {revision}; it has: {has}")]
+    NoRevision {
+        name: String,
+        revision: i64,
+        has: String,
+    },
+    #[error("deployment \"{name}\" has no earlier revision to go back to")]
+    NoEarlier { name: String },
+    #[error("deployment \"{name}\" exceeded its progress deadline")]
+    Deadline { name: String },
+    #[error("\"{text}\" is not a duration: write 30s, 5m, 1h30m or a number of seconds")]
+    Duration { text: String },
+    #[error(
+        "\"{text}\" is not something to wait for: write condition=NAME[=VALUE], jsonpath='{{PATH}}'[=VALUE], create or delete"
+    )]
+    WaitFor { text: String },
+    #[error("-t needs a terminal as standard input")]
+    NotATerminal,
+    #[error("{what}: {message}")]
+    Field { what: String, message: String },
+}
+
+impl CommandError {
+    /// What the process ends with.
+    pub(crate) fn exit_code(&self) -> u8 {
+        if let Self::Exit(code) = self {
+            *code
+        } else {
+            1
+        }
+    }
+
+    /// Is it only that nobody reads our output any more?
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}

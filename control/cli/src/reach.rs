@@ -1,0 +1,238 @@
+//! Why the control plane could not be reached, and what to do about it.
+//!
+//! Reads the chain of sources below a transport error; makes no calls itself.
+//! Called by `client.rs` for connections that fail and for those that break.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use rustls::{AlertDescription, CertificateError};
+
+use crate::config::Access;
+
+/// What went wrong, as far as a person can act on it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Obstacle {
+    Refused,
+    NoRoute,
+    TimedOut,
+    /// Name of the host does not resolve.
+    UnknownHost(String),
+    /// The server's certificate comes from another authority.
+    UnknownAuthority,
+    ServerExpired,
+    ServerNotYetValid,
+    ServerName,
+    /// The server does not speak TLS.
+    NotTls,
+    /// Our own certificate was refused.
+    ClientRefused(String),
+    /// The address in the context file.
+    Address(String),
+    /// Our own certificate or key cannot be read.
+    Identity(String),
+    Other(String),
+}
+
+/// A control plane that cannot be spoken to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) struct Unreachable {
+    pub(crate) server: String,
+    pub(crate) context: String,
+    pub(crate) file: std::path::PathBuf,
+    pub(crate) obstacle: Obstacle,
+}
+
+impl Unreachable {
+    pub(crate) fn new(access: &Access, obstacle: Obstacle) -> Self {
+        Self {
+            server: access.server.clone(),
+            context: access.context.clone(),
+            file: access.file.clone(),
+            obstacle,
+        }
+    }
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, advice) = self.obstacle.words();
+        write!(
+            f,
+            "cannot reach the control plane at {}: {what}\n  {advice}\n  (context \"{}\" of {})",
+            self.server,
+            self.context,
+            self.file.display()
+        )
+    }
+}
+
+impl Obstacle {
+    /// What happened, and what to do.
+    fn words(&self) -> (String, &'static str) {
+        const NEW_CONTEXT: &str = "Was the control plane set up anew? Then take its new data/admin.conf as the context file.";
+        match self {
+            Self::Refused => (
+                "connection refused".into(),
+                "Does foil-control run there, and is this its `listen` address?",
+            ),
+            Self::NoRoute => (
+                "no route to it".into(),
+                "Is this the right address, and is the network up?",
+            ),
+            Self::TimedOut => (
+                "no answer in time".into(),
+                "Is the machine up, and does a firewall let the port pass?",
+            ),
+            Self::UnknownHost(name) => (
+                format!("the name \"{name}\" is not known"),
+                "Write an address that resolves into the context file (clusters[].cluster.server).",
+            ),
+            Self::UnknownAuthority => (
+                "its certificate is not signed by the authority in the context file".into(),
+                NEW_CONTEXT,
+            ),
+            Self::ServerExpired => (
+                "its certificate has expired".into(),
+                "Restart foil-control to renew it; if it is current, compare the clocks of both machines.",
+            ),
+            Self::ServerNotYetValid => (
+                "its certificate is not valid yet".into(),
+                "The clocks of the two machines differ: set them right.",
+            ),
+            Self::ServerName => (
+                "its certificate is for other names".into(),
+                "Add this address to `names` in foil-control's config, or set tls-server-name in the context file.",
+            ),
+            Self::NotTls => (
+                "what listens there does not speak TLS".into(),
+                "Is this the address and port of foil-control?",
+            ),
+            Self::ClientRefused(why) => {
+                (format!("it refuses our certificate ({why})"), NEW_CONTEXT)
+            }
+            Self::Address(why) => (
+                format!("the address cannot be used: {why}"),
+                "It must look like https://HOST:PORT (clusters[].cluster.server).",
+            ),
+            Self::Identity(why) => (
+                format!("the certificate or key in the context file cannot be used: {why}"),
+                "Take data/admin.conf of the control plane as the context file.",
+            ),
+            Self::Other(why) => (
+                why.clone(),
+                "See foil-control's log for the other side of it.",
+            ),
+        }
+    }
+}
+
+/// Finds the obstacle in an error and what lies below it.
+pub(crate) fn obstacle(error: &(dyn Error + 'static)) -> Obstacle {
+    let mut texts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = recognise(error) {
+            return found;
+        }
+        let text = error.to_string();
+        if texts.last() != Some(&text) {
+            texts.push(text);
+        }
+        next = error.source();
+    }
+    Obstacle::Other(texts.join(": "))
+}
+
+fn recognise(error: &(dyn Error + 'static)) -> Option<Obstacle> {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return Some(of_tls(tls));
+    }
+    let io = error.downcast_ref::<io::Error>()?;
+    // An io::Error's own source is what lies below the error that it carries: look at that one here.
+    if let Some(found) = io.get_ref().and_then(|inner| recognise(inner)) {
+        return Some(found);
+    }
+    match io.kind() {
+        io::ErrorKind::ConnectionRefused => Some(Obstacle::Refused),
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            Some(Obstacle::NoRoute)
+        }
+        io::ErrorKind::TimedOut => Some(Obstacle::TimedOut),
+        _ => None,
+    }
+}
+
+fn of_tls(error: &rustls::Error) -> Obstacle {
+    if let rustls::Error::InvalidCertificate(why) = error {
+        return match why {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                Obstacle::ServerExpired
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                Obstacle::ServerNotYetValid
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                Obstacle::ServerName
+            }
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                Obstacle::UnknownAuthority
+            }
+            _ => Obstacle::Other(error.to_string()),
+        };
+    }
+    if let rustls::Error::AlertReceived(alert) = error {
+        let why = match alert {
+            AlertDescription::CertificateExpired => "expired",
+            AlertDescription::UnknownCA => "signed by an unknown authority",
+            AlertDescription::CertificateRequired => "none was given",
+            AlertDescription::BadCertificate | AlertDescription::DecryptError => "bad",
+            AlertDescription::CertificateRevoked => "revoked",
+            AlertDescription::AccessDenied => "access denied",
+            _ => return Obstacle::Other(error.to_string()),
+        };
+        return Obstacle::ClientRefused(why.into());
+    }
+    if matches!(error, rustls::Error::InvalidMessage(_)) {
+        return Obstacle::NotTls;
+    }
+    Obstacle::Other(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn found_below_other_errors() {
+        let tls = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        for (error, want) in [
+            (
+                io::Error::from(io::ErrorKind::ConnectionRefused),
+                Obstacle::Refused,
+            ),
+            (
+                io::Error::from(io::ErrorKind::HostUnreachable),
+                Obstacle::NoRoute,
+            ),
+            (
+                tls(rustls::Error::InvalidCertificate(
+                    CertificateError::UnknownIssuer,
+                )),
+                Obstacle::UnknownAuthority,
+            ),
+            (
+                tls(rustls::Error::InvalidCertificate(CertificateError::Expired)),
+                Obstacle::ServerExpired,
+            ),
+            (
+                tls(rustls::Error::AlertReceived(AlertDescription::UnknownCA)),
+                Obstacle::ClientRefused("signed by an unknown authority".into()),
+            ),
+            (io::Error::other("odd"), Obstacle::Other("odd".into())),
+        ] {
+            assert_eq!(obstacle(&error), want, "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What every command shares: the global options, the context, the connection.
+//!
+//! Nothing is read or connected before a command asks for it, so that `--help`,
+//! `bpf` and `image` work without a context file.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use serde_json::json;
+
+use crate::args::Global;
+use crate::client::{CallError, Client};
+use crate::config::{Access, ConfigFile};
+use crate::error::CommandError;
+use crate::kinds::{self, Kind, Target, TargetError};
+
+/// The options that hold for all commands.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    global: Global,
+}
+
+impl Session {
+    pub(crate) fn new(global: Global) -> Self {
+        Self { global }
+    }
+
+    /// Path of the context file, whether it is there or not.
+    pub(crate) fn config_path(&self) -> Result<PathBuf, CommandError> {
+        match &self.global.config {
+            Some(path) => Ok(path.clone()),
+            None => Ok(std::env::home_dir()
+                .ok_or(CommandError::NoHome)?
+                .join(".foil/config")),
+        }
+    }
+
+    /// `-n`, if it was given.
+    pub(crate) fn namespace_option(&self) -> Option<String> {
+        self.global.namespace.clone()
+    }
+
+    fn access(&self) -> Result<Access, CommandError> {
+        let file = ConfigFile::read(&self.config_path()?)?;
+        Ok(file.access(self.global.context.as_deref())?)
+    }
+
+    /// Connects to the context's control plane.
+    pub(crate) async fn connect(&self) -> Result<Client, CommandError> {
+        Ok(Client::connect(self.access()?).await?)
+    }
+
+    /// `-n`, or the context's namespace.
+    pub(crate) fn namespace(&self, client: &Client) -> String {
+        self.global
+            .namespace
+            .clone()
+            .unwrap_or_else(|| client.namespace().to_string())
+    }
+
+    /// The namespace for work without a connection: a context is not needed for it.
+    pub(crate) fn namespace_offline(&self) -> String {
+        let of_context = || self.access().map(|access| access.namespace).ok();
+        self.global
+            .namespace
+            .clone()
+            .or_else(of_context)
+            .unwrap_or_else(|| "default".into())
+    }
+
+    /// What the words name; the control plane is asked for kinds that we do not know.
+    pub(crate) async fn targets(
+        &self,
+        client: &mut Client,
+        words: &[String],
+    ) -> Result<Vec<Target>, CommandError> {
+        match kinds::targets(&kinds::known(), words) {
+            Err(TargetError::UnknownKind { .. }) => {
+                Ok(kinds::targets(&client.kinds().await?, words)?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// The one object that the words name.
+    pub(crate) async fn target(
+        &self,
+        client: &mut Client,
+        words: &[String],
+    ) -> Result<(Kind, String), CommandError> {
+        let mut found = self.targets(client, words).await?;
+        match (found.pop(), found.is_empty()) {
+            (
+                Some(Target {
+                    kind,
+                    name: Some(name),
+                }),
+                true,
+            ) => Ok((kind, name)),
+            _ => Err(crate::error::RequestError::OneObject.into()),
+        }
+    }
+
+    /// The kind of an object that was read or received.
+    pub(crate) async fn kind_of(
+        &self,
+        client: &mut Client,
+        object: &Value,
+    ) -> Result<Kind, CommandError> {
+        let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (api_version, kind) = (text("apiVersion"), text("kind"));
+        if let Some(known) = kinds::of_object(&kinds::known(), api_version, kind) {
+            return Ok(known);
+        }
+        let unknown = || TargetError::UnknownKind {
+            word: format!("{api_version} {kind}"),
+        };
+        Ok(kinds::of_object(&client.kinds().await?, api_version, kind).ok_or_else(unknown)?)
+    }
+}
+
+/// Objects under one heading, as `-o yaml` and `-o json` print several.
+pub(crate) fn list_of(items: Vec<Value>) -> Value {
+    json!({"apiVersion": "v1", "items": items, "kind": "List", "metadata": {"resourceVersion": ""}})
+}
+
+/// An object's place: "" for those that are in no namespace.
+pub(crate) fn namespace_of(object: &Value) -> &str {
+    control_api::meta::namespace(object)
+}
+
+/// Gives an object its type from the wire.
+pub(crate) fn typed<T: serde::de::DeserializeOwned>(object: &Value) -> Result<T, CommandError> {
+    serde_json::from_value(object.clone()).map_err(|source| CommandError::Shape {
+        object: format!(
+            "{}/{}",
+            object
+                .get("kind")
+                .and_then(Value::as_str)
+                .unwrap_or("object"),
+            control_api::meta::name(object)
+        ),
+        source,
+    })
+}
+
+/// `Ok(None)` when it is not there.
+pub(crate) fn absent_is_none<T>(result: Result<T, CallError>) -> Result<Option<T>, CallError> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
