@@ -95,7 +95,7 @@ fn host_ports(pod: &Pod) -> Vec<(String, i32)> {
 }
 
 /// True when the pod names its node itself, but nobody gave it an address.
-pub(crate) fn lacks_address(pod: &Pod) -> bool {
+pub fn lacks_address(pod: &Pod) -> bool {
     let host = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
     let has = pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).is_some_and(|ip| !ip.is_empty());
     !host && !has

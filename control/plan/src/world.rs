@@ -60,6 +60,17 @@ pub enum Task {
     Events,
 }
 
+/// What services make of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointUse {
+    /// It is in no slice.
+    None,
+    /// A slice has it as one that stays.
+    Open,
+    /// All slices that have it say that it terminates.
+    Closed,
+}
+
 /// Objects and indexes, at one revision of the store.
 #[derive(Debug)]
 pub struct World {
@@ -281,6 +292,28 @@ impl World {
     pub fn pod_at(&self, address: IpAddr) -> Option<&Arc<Pod>> {
         let uid = self.claim_owner(&ClaimKey::PodAddress(address))?;
         self.pods.get(&self.by_uid.get(uid)?.name)
+    }
+
+    /// Whether a pod is in a slice, and whether all slices say that it terminates.
+    pub fn endpoint_use(&self, pod: &Pod) -> EndpointUse {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
+        let uid = object::uid(&pod.metadata);
+        let mut found = EndpointUse::None;
+        for (label, value) in pod.metadata.labels.iter().flatten() {
+            let index = (namespace.to_owned(), label.clone(), value.clone());
+            let services = self.services_by_label.get(&index).into_iter().flatten();
+            for endpoint in services.flat_map(|s| self.slices_of(s)).flat_map(|s| &s.endpoints) {
+                if endpoint.target_ref.as_ref().and_then(|r| r.uid.as_deref()) != Some(uid) {
+                    continue;
+                }
+                let terminating = endpoint.conditions.as_ref().and_then(|c| c.terminating);
+                if terminating != Some(true) {
+                    return EndpointUse::Open;
+                }
+                found = EndpointUse::Closed;
+            }
+        }
+        found
     }
 
     /// uid is in use by an object.

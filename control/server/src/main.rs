@@ -1,2 +1,63 @@
-//! Entry point.
-fn main() {}
+//! The program `foil-control`: reads its configuration, serves until a signal.
+//!
+//! Everything else is in the library beside it.
+
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use control_server::pki::Pki;
+use control_server::{Config, start};
+use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// The control plane of a Hydrofoil cluster: keeps its objects, decides, and
+/// pushes to the nodes' agents.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Configuration, TOML. Only `data`, a folder, has to be in it.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the lines of an agent's [join] section: token and CA hash.
+    JoinToken,
+}
+
+fn main() -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let arguments = Arguments::parse();
+    let path = arguments.config.display();
+    let text = std::fs::read_to_string(&arguments.config).with_context(|| path.to_string())?;
+    let config = Config::parse(&text).with_context(|| path.to_string())?;
+    if let Some(Command::JoinToken) = arguments.command {
+        let now = Timestamp::now();
+        let pki = Pki::open(&config.data, now)?;
+        println!("token = \"{}\"\nca_hash = \"{}\"", pki.token(now)?, pki.ca_hash());
+        return Ok(());
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    tracing::info!("configuration: {config:?}");
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut running = start(&config).await?;
+    tokio::select! {
+        ended = running.wait() => return Ok(ended?),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("ending on a signal");
+    Ok(running.stop().await?)
+}

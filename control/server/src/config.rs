@@ -1,0 +1,180 @@
+//! The configuration file: TOML text to a checked tree, once, at the edge.
+//!
+//! Called by `main.rs`, which logs the outcome.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use control_plan::Settings;
+use ipnet::IpNet;
+use serde::Deserialize;
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not TOML, an unknown key, a wrong type.
+    #[error("{0}")]
+    Parse(#[from] toml::de::Error),
+    /// A value that makes no sense.
+    #[error("{field}: {reason}")]
+    Value {
+        /// Key in the file.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// The file as it is written. Defaults are in the table below.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Address to serve on.
+    #[serde(default = "default::listen")]
+    pub listen: SocketAddr,
+    /// Folder of the store, the CA, the operator's context, the join token.
+    pub data: PathBuf,
+    /// Names and addresses that clients reach this server by. The first one
+    /// goes into the operator's context.
+    #[serde(default = "default::names")]
+    pub names: Vec<String>,
+    /// Range of all pods.
+    #[serde(default = "default::pod_cidr")]
+    pub pod_cidr: IpNet,
+    /// Prefix length of one node's part of it.
+    #[serde(default = "default::node_prefix")]
+    pub node_prefix: u8,
+    /// Range of all services.
+    #[serde(default = "default::service_cidr")]
+    pub service_cidr: IpNet,
+    /// Seconds without a word after which a node counts as lost.
+    #[serde(default = "default::node_lost_after_seconds")]
+    pub node_lost_after_seconds: u64,
+    /// Seconds after which the pods of a lost node start elsewhere, where they
+    /// do not say otherwise (a toleration).
+    #[serde(default = "default::pod_eviction_seconds")]
+    pub pod_eviction_seconds: u32,
+    /// Seconds for which events are kept.
+    #[serde(default = "default::event_seconds")]
+    pub event_seconds: u32,
+    /// DNS domain of the cluster.
+    #[serde(default = "default::cluster_domain")]
+    pub cluster_domain: String,
+    /// Addresses of the cluster's DNS, if there is one.
+    #[serde(default)]
+    pub dns_servers: Vec<std::net::IpAddr>,
+}
+
+/// What a key that is absent stands for.
+mod default {
+    use std::net::SocketAddr;
+
+    use ipnet::{IpNet, Ipv4Net};
+
+    fn net(a: u8, b: u8) -> IpNet {
+        // Always a valid prefix length; the fallback is the whole range.
+        IpNet::V4(Ipv4Net::new([a, b, 0, 0].into(), 16).unwrap_or_default())
+    }
+    pub(super) fn listen() -> SocketAddr {
+        SocketAddr::from(([0, 0, 0, 0], 7443))
+    }
+    pub(super) fn names() -> Vec<String> {
+        vec!["localhost".to_owned(), "127.0.0.1".to_owned()]
+    }
+    pub(super) fn pod_cidr() -> IpNet {
+        net(10, 244)
+    }
+    pub(super) fn node_prefix() -> u8 {
+        24
+    }
+    pub(super) fn service_cidr() -> IpNet {
+        net(10, 96)
+    }
+    pub(super) fn node_lost_after_seconds() -> u64 {
+        40
+    }
+    pub(super) fn pod_eviction_seconds() -> u32 {
+        300
+    }
+    pub(super) fn event_seconds() -> u32 {
+        3600
+    }
+    pub(super) fn cluster_domain() -> String {
+        "cluster.local".to_owned()
+    }
+}
+
+impl Config {
+    /// Reads and checks the text of a file.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |field, reason: &str| Err(ConfigError::Value { field, reason: reason.to_owned() });
+        if self.data.as_os_str().is_empty() {
+            return wrong("data", "must name a folder");
+        }
+        if self.names.is_empty() {
+            return wrong("names", "must have at least one name or address");
+        }
+        for (field, net) in [("pod_cidr", &self.pod_cidr), ("service_cidr", &self.service_cidr)] {
+            if net.addr() != net.network() {
+                return wrong(field, "has bits set behind its prefix");
+            }
+            if !net.addr().is_ipv4() {
+                return wrong(field, "must be a range of IPv4; IPv6 is not supported yet");
+            }
+        }
+        let (pods, services) = (&self.pod_cidr, &self.service_cidr);
+        if pods.contains(services) || services.contains(pods) {
+            return wrong("service_cidr", "overlaps pod_cidr");
+        }
+        if self.node_prefix < self.pod_cidr.prefix_len() || self.node_prefix > 29 {
+            return wrong("node_prefix", "must be from the prefix of pod_cidr to 29");
+        }
+        if self.node_lost_after_seconds == 0 {
+            return wrong("node_lost_after_seconds", "must be at least 1");
+        }
+        Ok(())
+    }
+
+    /// What the controllers need of it.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            pod_cidr: self.pod_cidr,
+            node_prefix: self.node_prefix,
+            service_cidr: self.service_cidr,
+            eviction_seconds: i64::from(self.pod_eviction_seconds),
+            event_seconds: i64::from(self.event_seconds),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_and_refusals() {
+        let config = Config::parse("data = \"/d\"").unwrap();
+        assert_eq!(config.listen.port(), 7443);
+        assert_eq!(config.pod_cidr.to_string(), "10.244.0.0/16");
+        assert_eq!(config.service_cidr.to_string(), "10.96.0.0/16");
+        let rows = [
+            ("", "data"),
+            ("data = 1", "data"),
+            ("data = \"/d\"\nspeed = 1", "speed"),
+            ("data = \"/d\"\nnames = []", "names"),
+            ("data = \"/d\"\npod_cidr = \"10.244.0.1/16\"", "pod_cidr"),
+            ("data = \"/d\"\nservice_cidr = \"10.244.3.0/24\"", "overlaps"),
+            ("data = \"/d\"\nnode_prefix = 8", "node_prefix"),
+        ];
+        for (text, expected) in rows {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The order in which a pod is stopped: first all nodes learn that it is
+//! terminating and open no more connections to it, then it is told to stop.
+//!
+//! Waits for the acknowledgements of the connected nodes, and not for longer
+//! than [`PATIENCE`]. Called by `run.rs`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use control_plan::{Name, Object, World, object};
+use tokio::time::Instant;
+
+use crate::hub::Hub;
+
+/// A node that does not acknowledge for this long holds nobody up any more.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+struct Waiting {
+    uid: String,
+    since: Instant,
+    /// Revision from which the nodes' services say that it is terminating.
+    shown: Option<u64>,
+}
+
+/// Pods that are to stop, but not yet.
+#[derive(Default)]
+pub struct Drain {
+    waiting: HashMap<Name, Waiting>,
+    /// Pods that were told already, by name, with their uid.
+    told: HashMap<Name, String>,
+}
+
+impl Drain {
+    /// An object was written: a pod that is being deleted starts to wait.
+    pub fn seen(&mut self, object: &Object, now: Instant) {
+        let Object::Pod(pod) = object else { return };
+        if !object::deleting(&pod.metadata) || object::pod_node(pod).is_none() {
+            return;
+        }
+        let name = Name::of(&pod.metadata);
+        let uid = object::uid(&pod.metadata);
+        if self.told.get(&name).is_some_and(|told| told == uid) {
+            return;
+        }
+        let waiting = Waiting { uid: uid.to_owned(), since: now, shown: None };
+        let entry = self.waiting.entry(name).or_insert(waiting);
+        if entry.uid != uid {
+            *entry = Waiting { uid: uid.to_owned(), since: now, shown: None };
+        }
+    }
+
+    /// An object is gone from the store.
+    pub fn gone(&mut self, object: &Object) {
+        if let Object::Pod(pod) = object {
+            let name = Name::of(&pod.metadata);
+            self.waiting.remove(&name);
+            self.told.remove(&name);
+        }
+    }
+
+    /// When somebody's patience ends.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.waiting.values().map(|w| w.since + PATIENCE).min()
+    }
+
+    /// Name and uid of pods that are to stop now.
+    pub fn released(&mut self, world: &World, hub: &Hub, now: Instant) -> Vec<(Name, String)> {
+        let mut released = Vec::new();
+        self.waiting.retain(|name, waiting| {
+            let Some(pod) = world.pods.get(name) else { return false };
+            let go = match world.endpoint_use(pod) {
+                control_plan::world::EndpointUse::None => true,
+                control_plan::world::EndpointUse::Open => false,
+                control_plan::world::EndpointUse::Closed => {
+                    let shown = *waiting.shown.get_or_insert_with(|| hub.revision());
+                    hub.all_acked(shown)
+                }
+            };
+            if go || now >= waiting.since + PATIENCE {
+                released.push((name.clone(), waiting.uid.clone()));
+                return false;
+            }
+            true
+        });
+        self.told.extend(released.iter().cloned());
+        released
+    }
+}

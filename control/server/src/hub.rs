@@ -1,0 +1,524 @@
+//! What each node is to have, and the sessions that bring it there.
+//!
+//! A session's mailbox holds keys, not messages: what changes several times
+//! before a slow node takes it is sent once, as it is then; memory is bounded
+//! by the number of things, and nobody waits for anybody.
+//! Filled by `run.rs`; read by `session.rs`. Decides nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use proto::v1::{self, change, node_down};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Removals that are remembered, for nodes that come back and want to know what
+/// changed; who has been away for longer gets a snapshot.
+const REMEMBERED: usize = 10_000;
+/// Changes in one message at most; a snapshot takes several messages.
+const CHANGES: usize = 256;
+
+/// One thing on a node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Item {
+    /// Facts of the cluster and the node.
+    Config,
+    /// Route to the node of this name.
+    Route(String),
+    /// "namespace/name"
+    Service(String),
+    /// uid
+    Pod(String),
+}
+
+/// A message and the revision at which it became what it is.
+struct At<T> {
+    value: Arc<T>,
+    revision: u64,
+}
+
+/// What one node is to have for itself, and who brings it.
+#[derive(Default)]
+struct View {
+    config: Option<At<v1::ClusterConfig>>,
+    pods: BTreeMap<String, At<v1::PodSpec>>,
+    session: Option<Session>,
+    heard: Option<Instant>,
+}
+
+struct Session {
+    id: u64,
+    mailbox: Arc<Mailbox>,
+    acked: u64,
+}
+
+/// What a session has to send. Wakes the session's writer.
+#[derive(Default)]
+pub struct Mailbox {
+    waiting: Mutex<Waiting>,
+    notify: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    snapshot: bool,
+    items: BTreeSet<Item>,
+    opens: VecDeque<v1::Open>,
+    goodbye: Option<String>,
+}
+
+impl Mailbox {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn post(&self, item: &Item) {
+        self.lock().items.insert(item.clone());
+        self.notify.notify_one();
+    }
+
+    /// Waits until there may be something to send.
+    pub async fn wait(&self) {
+        self.notify.notified().await;
+    }
+}
+
+/// All nodes' views.
+pub struct Hub {
+    cluster_id: String,
+    inner: Mutex<Inner>,
+    /// Some node acknowledged, connected or left.
+    pub moved: Notify,
+}
+
+struct Inner {
+    revision: u64,
+    services: BTreeMap<String, At<v1::Service>>,
+    routes: BTreeMap<String, At<v1::NodeRoute>>,
+    views: HashMap<String, View>,
+    /// (revision, node or all, what), oldest first.
+    removed: VecDeque<(u64, Option<String>, Item)>,
+    /// Changes after this revision are known completely.
+    floor: u64,
+    sessions: u64,
+}
+
+/// What became of a hello.
+pub struct Connected {
+    /// Names the session towards the hub.
+    pub id: u64,
+    /// To wait at, and to collect for.
+    pub mailbox: Arc<Mailbox>,
+    /// False: only what changed since is sent.
+    pub snapshot: bool,
+}
+
+impl Hub {
+    /// An empty hub, of a store that is at this revision.
+    pub fn new(cluster_id: String, revision: u64) -> Self {
+        let inner = Inner {
+            revision,
+            services: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            views: HashMap::new(),
+            removed: VecDeque::new(),
+            floor: revision,
+            sessions: 0,
+        };
+        Self { cluster_id, inner: Mutex::new(inner), moved: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Identity of the store, as nodes see it.
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    /// What follows is of this revision.
+    pub fn set_revision(&self, revision: u64) {
+        self.lock().revision = revision;
+    }
+
+    /// What is filled in from here on was all there at this revision: what
+    /// changed before it is not known.
+    pub fn restart(&self, revision: u64) {
+        let mut inner = self.lock();
+        inner.revision = revision;
+        inner.floor = revision;
+    }
+
+    /// The revision of what is here.
+    pub fn revision(&self) -> u64 {
+        self.lock().revision
+    }
+
+    /// A service for all nodes; `None`: it is gone.
+    pub fn put_service(&self, name: &str, service: Option<v1::Service>) {
+        let mut inner = self.lock();
+        let revision = inner.revision;
+        let old = inner.services.get(name);
+        match service {
+            Some(mut service) => {
+                service.generation = old.map_or(revision, |o| o.value.generation);
+                if old.is_some_and(|o| *o.value == service) {
+                    return;
+                }
+                service.generation = revision;
+                let at = At { value: Arc::new(service), revision };
+                inner.services.insert(name.to_owned(), at);
+            }
+            None if old.is_none() => return,
+            None => {
+                inner.services.remove(name);
+                inner.remember(None, Item::Service(name.to_owned()));
+            }
+        }
+        inner.post_all(&Item::Service(name.to_owned()));
+    }
+
+    /// The way to a node's pods, for all other nodes; `None`: there is none.
+    pub fn put_route(&self, node: &str, route: Option<v1::NodeRoute>) {
+        let mut inner = self.lock();
+        let revision = inner.revision;
+        let old = inner.routes.get(node);
+        match route {
+            Some(route) if old.is_some_and(|o| *o.value == route) => return,
+            Some(route) => {
+                let at = At { value: Arc::new(route), revision };
+                inner.routes.insert(node.to_owned(), at);
+            }
+            None if old.is_none() => return,
+            None => {
+                inner.routes.remove(node);
+                inner.remember(None, Item::Route(node.to_owned()));
+            }
+        }
+        inner.post_all(&Item::Route(node.to_owned()));
+    }
+
+    /// Facts for one node.
+    pub fn put_config(&self, node: &str, config: v1::ClusterConfig) {
+        let mut inner = self.lock();
+        let revision = inner.revision;
+        let view = inner.views.entry(node.to_owned()).or_default();
+        if view.config.as_ref().is_some_and(|o| *o.value == config) {
+            return;
+        }
+        view.config = Some(At { value: Arc::new(config), revision });
+        view.post(&Item::Config);
+    }
+
+    /// A pod for one node; `None`: the node is not to have it any more.
+    pub fn put_pod(&self, node: &str, uid: &str, pod: Option<v1::PodSpec>) {
+        let mut inner = self.lock();
+        let revision = inner.revision;
+        let view = inner.views.entry(node.to_owned()).or_default();
+        let item = Item::Pod(uid.to_owned());
+        let old = view.pods.get(uid);
+        match pod {
+            Some(mut pod) => {
+                pod.generation = old.map_or(revision, |o| o.value.generation);
+                if old.is_some_and(|o| *o.value == pod) {
+                    return;
+                }
+                pod.generation = revision;
+                view.pods.insert(uid.to_owned(), At { value: Arc::new(pod), revision });
+                view.post(&item);
+            }
+            None if old.is_none() => {}
+            None => {
+                view.pods.remove(uid);
+                view.post(&item);
+                inner.remember(Some(node), item);
+            }
+        }
+    }
+
+    /// A node opened a session. An older one of the same node gets a goodbye.
+    pub fn connect(&self, node: &str, hello: &v1::Hello) -> Connected {
+        let mut inner = self.lock();
+        inner.sessions += 1;
+        let id = inner.sessions;
+        let mailbox = Arc::new(Mailbox::default());
+        let known = hello.cluster_id == self.cluster_id
+            && hello.revision >= inner.floor
+            && hello.revision <= inner.revision;
+        {
+            let mut waiting = mailbox.lock();
+            if known {
+                waiting.items = inner.since(node, hello.revision);
+            } else {
+                waiting.snapshot = true;
+            }
+        }
+        mailbox.notify.notify_one();
+        let acked = if known { hello.revision } else { 0 };
+        let view = inner.views.entry(node.to_owned()).or_default();
+        view.heard = Some(Instant::now());
+        let session = Session { id, mailbox: mailbox.clone(), acked };
+        if let Some(old) = view.session.replace(session) {
+            let reason = "a newer stream of this node took over".to_owned();
+            old.mailbox.lock().goodbye = Some(reason);
+            old.mailbox.notify.notify_one();
+        }
+        drop(inner);
+        self.moved.notify_one();
+        Connected { id, mailbox, snapshot: !known }
+    }
+
+    /// The session ended.
+    pub fn disconnect(&self, node: &str, id: u64) {
+        let mut inner = self.lock();
+        if let Some(view) = inner.views.get_mut(node)
+            && view.session.as_ref().is_some_and(|s| s.id == id)
+        {
+            view.session = None;
+        }
+        drop(inner);
+        self.moved.notify_one();
+    }
+
+    /// Something came from the node. False: the session is not the node's any more.
+    pub fn heard(&self, node: &str, id: u64) -> bool {
+        let mut inner = self.lock();
+        let Some(view) = inner.views.get_mut(node) else { return false };
+        view.heard = Some(Instant::now());
+        view.session.as_ref().is_some_and(|s| s.id == id)
+    }
+
+    /// When something came from the node last; `None`: never since the start.
+    pub fn last_heard(&self, node: &str) -> Option<Instant> {
+        self.lock().views.get(node).and_then(|v| v.heard)
+    }
+
+    /// All up to this revision is in force on the node.
+    pub fn ack(&self, node: &str, id: u64, revision: u64) {
+        let mut inner = self.lock();
+        if let Some(view) = inner.views.get_mut(node)
+            && let Some(session) = view.session.as_mut().filter(|s| s.id == id)
+        {
+            session.acked = session.acked.max(revision);
+        }
+        drop(inner);
+        self.moved.notify_one();
+    }
+
+    /// True when every connected node has acknowledged this revision.
+    pub fn all_acked(&self, revision: u64) -> bool {
+        let inner = self.lock();
+        inner.views.values().filter_map(|v| v.session.as_ref()).all(|s| s.acked >= revision)
+    }
+
+    /// Asks a node to open a stream for logs or exec. False: it is not connected.
+    pub fn open(&self, node: &str, open: v1::Open) -> bool {
+        let inner = self.lock();
+        let Some(session) = inner.views.get(node).and_then(|v| v.session.as_ref()) else {
+            return false;
+        };
+        session.mailbox.lock().opens.push_back(open);
+        session.mailbox.notify.notify_one();
+        true
+    }
+
+    /// What a session has to send now; true at the end: nothing after it.
+    pub fn collect(&self, node: &str, mailbox: &Mailbox) -> (Vec<v1::NodeDown>, bool) {
+        let waiting = std::mem::take(&mut *mailbox.lock());
+        let mut out: Vec<v1::NodeDown> = Vec::new();
+        if let Some(reason) = waiting.goodbye {
+            out.push(down(node_down::Down::Goodbye(v1::Goodbye { reason })));
+            return (out, true);
+        }
+        let inner = self.lock();
+        let items = if waiting.snapshot { inner.all(node) } else { waiting.items };
+        let changes: Vec<v1::Change> =
+            items.iter().filter_map(|item| inner.change(node, item)).collect();
+        let revision = inner.revision;
+        drop(inner);
+        let parts = changes.chunks(CHANGES).map(<[v1::Change]>::to_vec);
+        let mut parts: VecDeque<Vec<v1::Change>> = parts.collect();
+        if parts.is_empty() && waiting.snapshot {
+            parts.push_back(Vec::new());
+        }
+        let mut first = waiting.snapshot;
+        while let Some(changes) = parts.pop_front() {
+            out.push(down(node_down::Down::Update(v1::Update {
+                cluster_id: self.cluster_id.clone(),
+                revision,
+                snapshot_begin: std::mem::take(&mut first),
+                snapshot_end: waiting.snapshot && parts.is_empty(),
+                changes,
+            })));
+        }
+        out.extend(waiting.opens.into_iter().map(|open| down(node_down::Down::Open(open))));
+        (out, false)
+    }
+}
+
+fn down(down: node_down::Down) -> v1::NodeDown {
+    v1::NodeDown { down: Some(down) }
+}
+
+impl View {
+    fn post(&self, item: &Item) {
+        if let Some(session) = &self.session {
+            session.mailbox.post(item);
+        }
+    }
+}
+
+impl Inner {
+    fn post_all(&self, item: &Item) {
+        for view in self.views.values() {
+            view.post(item);
+        }
+    }
+
+    fn remember(&mut self, node: Option<&str>, item: Item) {
+        self.removed.push_back((self.revision, node.map(str::to_owned), item));
+        while self.removed.len() > REMEMBERED {
+            if let Some((revision, _, _)) = self.removed.pop_front() {
+                self.floor = revision;
+            }
+        }
+    }
+
+    fn all(&self, node: &str) -> BTreeSet<Item> {
+        self.after(node, None)
+    }
+
+    /// What changed after a revision, removals included.
+    fn since(&self, node: &str, revision: u64) -> BTreeSet<Item> {
+        let mut items = self.after(node, Some(revision));
+        for (at, whose, item) in self.removed.iter().rev() {
+            if *at <= revision {
+                break;
+            }
+            if whose.as_deref().is_none_or(|n| n == node) {
+                items.insert(item.clone());
+            }
+        }
+        items
+    }
+
+    fn after(&self, node: &str, revision: Option<u64>) -> BTreeSet<Item> {
+        let newer = |at: u64| revision.is_none_or(|revision| at > revision);
+        let mut items = BTreeSet::new();
+        let services = self.services.iter().filter(|(_, at)| newer(at.revision));
+        items.extend(services.map(|(name, _)| Item::Service(name.clone())));
+        let routes = self.routes.iter().filter(|(_, at)| newer(at.revision));
+        items.extend(routes.map(|(name, _)| Item::Route(name.clone())));
+        if let Some(view) = self.views.get(node) {
+            if view.config.as_ref().is_some_and(|at| newer(at.revision)) {
+                items.insert(Item::Config);
+            }
+            let pods = view.pods.iter().filter(|(_, at)| newer(at.revision));
+            items.extend(pods.map(|(uid, _)| Item::Pod(uid.clone())));
+        }
+        items
+    }
+
+    /// An item as it is now, or its removal.
+    fn change(&self, node: &str, item: &Item) -> Option<v1::Change> {
+        let view = self.views.get(node);
+        let change = match item {
+            Item::Config => {
+                let config = view.and_then(|v| v.config.as_ref())?;
+                change::Change::Config(v1::ClusterConfig::clone(&config.value))
+            }
+            Item::Route(other) if other == node => return None,
+            Item::Route(other) => match self.routes.get(other) {
+                Some(at) => change::Change::Route(v1::NodeRoute::clone(&at.value)),
+                None => change::Change::RouteRemoved(other.clone()),
+            },
+            Item::Service(name) => match self.services.get(name) {
+                Some(at) => change::Change::Service(v1::Service::clone(&at.value)),
+                None => change::Change::ServiceRemoved(name.clone()),
+            },
+            Item::Pod(uid) => match view.and_then(|v| v.pods.get(uid)) {
+                Some(at) => change::Change::Pod(v1::PodSpec::clone(&at.value)),
+                None => change::Change::PodRemoved(uid.clone()),
+            },
+        };
+        Some(v1::Change { change: Some(change) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(cluster: &str, revision: u64) -> v1::Hello {
+        let cluster_id = cluster.to_owned();
+        v1::Hello { cluster_id, revision, ..v1::Hello::default() }
+    }
+
+    fn service(id: u32) -> v1::Service {
+        v1::Service { name: "web".to_owned(), id, ..v1::Service::default() }
+    }
+
+    fn updates(hub: &Hub, node: &str, mailbox: &Mailbox) -> Vec<v1::Update> {
+        let (down, _) = hub.collect(node, mailbox);
+        let update = |d: v1::NodeDown| match d.down {
+            Some(node_down::Down::Update(update)) => Some(update),
+            Some(node_down::Down::Open(_) | node_down::Down::Goodbye(_)) | None => None,
+        };
+        down.into_iter().filter_map(update).collect()
+    }
+
+    #[test]
+    fn changes_are_coalesced_and_deltas_resume() {
+        let hub = Hub::new("c".to_owned(), 10);
+        let connected = hub.connect("n1", &hello("other", 10));
+        assert!(connected.snapshot);
+        let got = updates(&hub, "n1", &connected.mailbox);
+        assert!(got[0].snapshot_begin && got[0].snapshot_end, "{got:?}");
+
+        // Three changes of one service are one message.
+        for revision in 11..14 {
+            hub.set_revision(revision);
+            hub.put_service("d/web", Some(service(u32::try_from(revision).unwrap())));
+        }
+        let got = updates(&hub, "n1", &connected.mailbox);
+        assert_eq!(got.len(), 1);
+        assert_eq!(got[0].changes.len(), 1);
+        assert_eq!(got[0].revision, 13);
+        // The same again is no change.
+        hub.set_revision(14);
+        hub.put_service("d/web", Some(service(13)));
+        assert!(updates(&hub, "n1", &connected.mailbox).is_empty());
+
+        hub.disconnect("n1", connected.id);
+        hub.set_revision(15);
+        hub.put_service("d/web", None);
+        hub.put_pod("n2", "u", Some(v1::PodSpec::default()));
+        let again = hub.connect("n1", &hello("c", 13));
+        assert!(!again.snapshot);
+        let got = updates(&hub, "n1", &again.mailbox);
+        assert_eq!(got.len(), 1);
+        let removed = change::Change::ServiceRemoved("d/web".to_owned());
+        assert_eq!(got[0].changes, vec![v1::Change { change: Some(removed) }]);
+        // From before this hub's time: everything.
+        assert!(hub.connect("n1", &hello("c", 9)).snapshot);
+    }
+
+    #[test]
+    fn a_newer_stream_takes_over_and_acks_count_for_it_only() {
+        let hub = Hub::new("c".to_owned(), 1);
+        let first = hub.connect("n1", &hello("", 0));
+        let second = hub.connect("n1", &hello("", 0));
+        let (down, over) = hub.collect("n1", &first.mailbox);
+        assert!(over);
+        assert!(matches!(down[0].down, Some(node_down::Down::Goodbye(_))));
+        assert!(!hub.heard("n1", first.id));
+        hub.ack("n1", first.id, 5);
+        assert!(!hub.all_acked(5));
+        hub.ack("n1", second.id, 5);
+        assert!(hub.all_acked(5));
+        assert!(!hub.all_acked(6));
+        hub.disconnect("n1", second.id);
+        assert!(hub.all_acked(6));
+    }
+}

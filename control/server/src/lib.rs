@@ -1,0 +1,32 @@
+//! The control plane's server: store, controllers, and the two gRPC services
+//! over mutual TLS, wired together.
+//!
+//! A library so that tests run it in their own process; `main.rs` is the
+//! program. Reading order: `config`, `pki`, `auth`, `tls` (who is let in),
+//! `objects` (the store as objects), `serve` (operators), `run`, `write`,
+//! `view`, `hub`, `drain` (controllers and what nodes get), `session`,
+//! `report`, `record`, `attach` (nodes).
+
+#![forbid(unsafe_code)]
+
+pub mod attach;
+pub mod auth;
+pub mod config;
+pub mod drain;
+pub mod hub;
+pub mod load;
+pub mod objects;
+pub mod pki;
+pub mod record;
+pub mod refusal;
+pub mod report;
+pub mod run;
+pub mod serve;
+pub mod session;
+pub mod start;
+pub mod tls;
+pub mod view;
+pub mod write;
+
+pub use config::{Config, ConfigError};
+pub use start::{StartError, start};

@@ -1,0 +1,201 @@
+//! Events: what controllers and nodes have to tell about objects, stored as
+//! Event objects. The same said again counts up the one that is there.
+//!
+//! Never in anybody's way: a full queue drops and counts. Old events are
+//! removed by control-plan's `gc.rs`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use control_api::meta;
+use control_plan::hash::fnv64;
+use control_plan::{Notice, Severity};
+use futures::future::join_all;
+use jiff::Timestamp;
+use proto::v1;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::objects::{Change, Objects, known};
+use crate::refusal::Refusal;
+
+/// Events that may wait to be written.
+const QUEUE: usize = 4096;
+/// Events written together.
+const BATCH: usize = 128;
+
+/// One thing to tell.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Said {
+    api_version: String,
+    kind: String,
+    namespace: String,
+    name: String,
+    uid: String,
+    field_path: String,
+    severity: String,
+    reason: String,
+    message: String,
+    component: String,
+    host: String,
+}
+
+impl Said {
+    /// The Event's name: the same for the same thing said again.
+    fn event_name(&self) -> String {
+        let parts = [
+            &self.uid,
+            &self.field_path,
+            &self.severity,
+            &self.reason,
+            &self.message,
+            &self.component,
+            &self.host,
+        ];
+        let bytes: Vec<&[u8]> = parts.iter().map(|p| p.as_bytes()).collect();
+        format!("{}.{:016x}", self.name, fnv64(&bytes))
+    }
+}
+
+/// Takes what is to be told.
+#[derive(Clone)]
+pub struct Recorder {
+    queue: mpsc::Sender<(Said, Timestamp)>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Recorder {
+    /// Starts the writer.
+    pub fn start(objects: Arc<Objects>) -> Self {
+        let (queue, receiver) = mpsc::channel(QUEUE);
+        let dropped = Arc::new(AtomicU64::new(0));
+        tokio::spawn(write_all(objects, receiver, dropped.clone()));
+        Self { queue, dropped }
+    }
+
+    /// Tells what a plan had to say.
+    pub fn record(&self, notices: Vec<Notice>) {
+        for notice in notices {
+            let key = &notice.about;
+            let kind = control_api::kinds().iter().find(|k| k.kind == key.kind && k.group == key.group);
+            self.push(Said {
+                api_version: kind.map(|k| k.api_version()).unwrap_or_default(),
+                kind: key.kind.clone(),
+                namespace: key.name.namespace.clone(),
+                name: key.name.name.clone(),
+                uid: notice.uid,
+                field_path: String::new(),
+                severity: notice.severity.as_str().to_owned(),
+                reason: notice.reason.to_owned(),
+                message: notice.message,
+                component: notice.component.to_owned(),
+                host: String::new(),
+            });
+        }
+    }
+
+    /// Tells what a node had to say.
+    pub fn record_node(&self, node: &str, event: v1::NodeEvent) {
+        let warning = event.r#type == Severity::Warning.as_str();
+        let severity = if warning { Severity::Warning } else { Severity::Normal };
+        self.push(Said {
+            api_version: "v1".to_owned(),
+            kind: event.kind,
+            namespace: event.namespace,
+            name: event.name,
+            uid: event.uid,
+            field_path: event.field_path,
+            severity: severity.as_str().to_owned(),
+            reason: event.reason,
+            message: event.message,
+            component: "foil-agent".to_owned(),
+            host: node.to_owned(),
+        });
+    }
+
+    fn push(&self, said: Said) {
+        if self.queue.try_send((said, Timestamp::now())).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn write_all(
+    objects: Arc<Objects>,
+    mut queue: mpsc::Receiver<(Said, Timestamp)>,
+    dropped: Arc<AtomicU64>,
+) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while queue.recv_many(&mut batch, BATCH).await > 0 {
+        let mut counted: HashMap<Said, (i32, Timestamp)> = HashMap::new();
+        for (said, time) in batch.drain(..) {
+            let entry = counted.entry(said).or_insert((0, time));
+            *entry = (entry.0 + 1, time);
+        }
+        let writes = counted.iter().map(|(said, (count, last))| write(&objects, said, *count, *last));
+        for result in join_all(writes).await {
+            match result {
+                // The namespace is going, or gone: nobody will look for it.
+                Ok(()) | Err(Refusal::NotFound { .. } | Refusal::Forbidden(_)) => {}
+                Err(refusal) => tracing::warn!("an event was not stored: {refusal}"),
+            }
+        }
+        let shed = dropped.swap(0, Ordering::Relaxed);
+        if shed > 0 {
+            tracing::warn!(shed, "events were dropped: more than can be stored");
+        }
+    }
+}
+
+async fn write(
+    objects: &Objects,
+    said: &Said,
+    count: i32,
+    last: Timestamp,
+) -> Result<(), Refusal> {
+    let kind = known("", "v1", "Event")?;
+    let namespace = if said.namespace.is_empty() { "default" } else { &said.namespace };
+    let name = said.event_name();
+    let time = meta::time_text(last);
+    let again = objects
+        .change(kind, namespace, &name, false, false, |old| {
+            let mut next = old.value.clone();
+            let before = next.get("count").and_then(Value::as_i64).unwrap_or(1);
+            next["count"] = json!(before + i64::from(count));
+            next["lastTimestamp"] = json!(time);
+            Ok(Change::To(next))
+        })
+        .await;
+    match again {
+        Err(Refusal::NotFound { .. }) => {}
+        Ok(_) => return Ok(()),
+        Err(refusal) => return Err(refusal),
+    }
+    let mut about = json!({
+        "apiVersion": said.api_version, "kind": said.kind, "name": said.name, "uid": said.uid,
+    });
+    if !said.namespace.is_empty() {
+        about["namespace"] = json!(said.namespace);
+    }
+    if !said.field_path.is_empty() {
+        about["fieldPath"] = json!(said.field_path);
+    }
+    let mut source = json!({"component": said.component});
+    if !said.host.is_empty() {
+        source["host"] = json!(said.host);
+    }
+    let event = json!({
+        "apiVersion": "v1", "kind": "Event",
+        "metadata": {"name": name, "namespace": namespace},
+        "involvedObject": about,
+        "type": said.severity, "reason": said.reason, "message": said.message,
+        "source": source, "reportingComponent": said.component, "reportingInstance": said.host,
+        "firstTimestamp": time, "lastTimestamp": time, "count": count,
+    });
+    match objects.create(kind, &event, &[], false).await {
+        // Somebody said it first: then it was said, which is what matters.
+        Ok(_) | Err(Refusal::AlreadyExists { .. }) => Ok(()),
+        Err(refusal) => Err(refusal),
+    }
+}

@@ -1,0 +1,232 @@
+//! What nodes report, into the store: themselves, their pods' statuses, and
+//! pods that are gone.
+//!
+//! Pod reports are coalesced by pod, so a burst is written together and a slow
+//! store costs no more memory than there are pods. A node speaks for its own
+//! pods only. Called by `session.rs`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use control_api::{condition, equality, meta};
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use proto::v1;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tonic::Status;
+
+use crate::objects::{Change, DeleteOptions, Objects, known};
+use crate::refusal::Refusal;
+
+/// Reports that may wait; more pods than this no node has.
+const MOST: usize = 10_000;
+/// Reports written at once.
+const TOGETHER: usize = 64;
+
+/// The last word about a pod.
+enum Report {
+    Status(v1::PodStatus),
+    Gone(v1::PodGone),
+}
+
+/// One node's reports that are not written yet.
+pub struct Reports {
+    queue: Arc<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    notify: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    reports: HashMap<String, Report>,
+    ended: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Reports {
+    fn drop(&mut self) {
+        self.queue.lock().ended = true;
+        self.queue.notify.notify_one();
+    }
+}
+
+impl Reports {
+    /// Starts the writer; it ends, with all written, when this is dropped.
+    pub fn start(objects: Arc<Objects>, node: String) -> Self {
+        let queue = Arc::new(Queue::default());
+        tokio::spawn(write_all(objects, node, queue.clone()));
+        Self { queue }
+    }
+
+    /// A pod's status.
+    pub fn status(&self, status: v1::PodStatus) -> Result<(), Status> {
+        self.push(status.uid.clone(), Report::Status(status))
+    }
+
+    /// A pod is gone from the node. Nothing about it comes after this.
+    pub fn gone(&self, gone: v1::PodGone) -> Result<(), Status> {
+        self.push(gone.uid.clone(), Report::Gone(gone))
+    }
+
+    fn push(&self, uid: String, report: Report) -> Result<(), Status> {
+        let mut waiting = self.queue.lock();
+        if waiting.reports.len() >= MOST && !waiting.reports.contains_key(&uid) {
+            return Err(Status::resource_exhausted("reports about too many pods"));
+        }
+        waiting.reports.insert(uid, report);
+        drop(waiting);
+        self.queue.notify.notify_one();
+        Ok(())
+    }
+}
+
+async fn write_all(objects: Arc<Objects>, node: String, queue: Arc<Queue>) {
+    loop {
+        queue.notify.notified().await;
+        let (reports, ended) = {
+            let mut waiting = queue.lock();
+            (std::mem::take(&mut waiting.reports), waiting.ended)
+        };
+        let (objects, node) = (&objects, &node);
+        let writes = reports.into_values().map(|report| async move {
+            let done = match &report {
+                Report::Status(status) => write_status(objects, node, status).await,
+                Report::Gone(gone) => write_gone(objects, node, gone).await,
+            };
+            match done {
+                // Removed by force meanwhile: the node will hear of it.
+                Ok(()) | Err(Refusal::NotFound { .. }) => {}
+                Err(refusal) => tracing::warn!(node, "a pod's report was not stored: {refusal}"),
+            }
+        });
+        futures::stream::iter(writes).buffer_unordered(TOGETHER).collect::<()>().await;
+        if ended {
+            return;
+        }
+    }
+}
+
+/// True when the object is the pod that this node speaks of.
+fn is_mine(pod: &Value, uid: &str, node: &str) -> bool {
+    let bound = pod.pointer("/spec/nodeName").and_then(Value::as_str);
+    meta::uid(pod) == uid && bound == Some(node)
+}
+
+async fn write_status(
+    objects: &Objects,
+    node: &str,
+    status: &v1::PodStatus,
+) -> Result<(), Refusal> {
+    let kind = known("", "v1", "Pod")?;
+    objects
+        .change(kind, &status.namespace, &status.name, false, false, |old| {
+            if !is_mine(&old.value, &status.uid, node) {
+                return Ok(Change::Nothing);
+            }
+            let mut next = old.value.clone();
+            let before = old.value.get("status");
+            next["status"] = proto::convert::status::pod_status(status, before);
+            // Addresses were given when the pod was bound; a node that has not
+            // come to them yet does not take them away.
+            for field in ["podIP", "podIPs", "hostIP", "hostIPs"] {
+                let said = next["status"].get(field).is_some();
+                if let Some(known) = before.and_then(|b| b.get(field)).filter(|_| !said) {
+                    next["status"][field] = known.clone();
+                }
+            }
+            Ok(Change::To(next))
+        })
+        .await?;
+    Ok(())
+}
+
+/// Completes a pod's deletion: takes it out of the store, unless a finalizer
+/// still holds it.
+async fn write_gone(objects: &Objects, node: &str, gone: &v1::PodGone) -> Result<(), Refusal> {
+    let kind = known("", "v1", "Pod")?;
+    let pod = objects.get(kind, &gone.namespace, &gone.name).await?;
+    if !is_mine(&pod.value, &gone.uid, node) || !meta::is_terminating(&pod.value) {
+        return Ok(());
+    }
+    let options = DeleteOptions {
+        grace_seconds: Some(0),
+        uid: gone.uid.clone(),
+        ..DeleteOptions::default()
+    };
+    objects.delete(kind, &gone.namespace, &gone.name, &options).await?;
+    Ok(())
+}
+
+/// Writes what a node says of itself, if it differs from what is known; makes
+/// the Node object when there is none.
+pub async fn register(
+    objects: &Objects,
+    node: &str,
+    status: &v1::NodeStatus,
+    version: &str,
+) -> Result<(), Refusal> {
+    let kind = known("", "v1", "Node")?;
+    let now = Timestamp::now();
+    for _ in 0..2 {
+        let changed = objects
+            .change(kind, "", node, false, false, |old| {
+                let mut next = old.value.clone();
+                next["status"] = proto::convert::status::node_status(status, version, old.value.get("status"));
+                ready(&mut next, status, now);
+                let same = equality::unchanged(&next, &old.value);
+                Ok(if same { Change::Nothing } else { Change::To(next) })
+            })
+            .await;
+        match changed {
+            Ok(_) => return Ok(()),
+            Err(Refusal::NotFound { .. }) => {}
+            Err(refusal) => return Err(refusal),
+        }
+        let value = json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": node, "labels": {
+                "kubernetes.io/hostname": node,
+                "kubernetes.io/os": "linux",
+                "kubernetes.io/arch": architecture(&status.architecture),
+            }},
+        });
+        match objects.create(kind, &value, &[], false).await {
+            Ok(_) | Err(Refusal::AlreadyExists { .. }) => {}
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    Err(Refusal::Unavailable(format!("node {node:?} comes and goes")))
+}
+
+/// Kubernetes calls the machines by Go's names.
+fn architecture(machine: &str) -> &str {
+    match machine {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// A node that is connected is ready, unless it says otherwise itself.
+fn ready(node: &mut Value, status: &v1::NodeStatus, now: Timestamp) {
+    if status.conditions.iter().any(|c| c.r#type == "Ready") {
+        return;
+    }
+    let said = condition::Condition {
+        kind: "Ready".to_owned(),
+        status: "True".to_owned(),
+        reason: "AgentReady".to_owned(),
+        message: "The agent is connected.".to_owned(),
+    };
+    condition::set(node, &said, now);
+}

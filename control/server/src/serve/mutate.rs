@@ -1,0 +1,234 @@
+//! Apply, Create, Update, Patch, Scale, Delete.
+
+use control_api::kind::Kind;
+use control_api::{Cause, Invalid, Warning, apply as server_side, meta, patch as merge};
+use jiff::Timestamp;
+use proto::v1;
+use proto::v1::apply_response::Outcome;
+use serde_json::{Value, json};
+
+use super::{MOST_BYTES, kind_of, namespace_of, sent};
+use crate::objects::{Change, DeleteOptions, Objects, Propagation, Stored};
+use crate::refusal::Refusal;
+
+/// Reads an object that somebody wrote: its kind, and itself with a namespace.
+fn read(json: &[u8], namespace: &str) -> Result<(&'static Kind, Value), Refusal> {
+    if json.len() > MOST_BYTES {
+        let message = format!("the object has {} bytes, at most {MOST_BYTES} are allowed", json.len());
+        return Err(Refusal::BadRequest(message));
+    }
+    let mut value = control_api::unique::from_json(json)
+        .map_err(|cause| Refusal::BadRequest(cause.to_string()))?;
+    let kind = control_api::find_for(&value)?;
+    if !kind.namespaced {
+        return Ok((kind, value));
+    }
+    let own = meta::namespace(&value).to_owned();
+    if own.is_empty() {
+        meta::set_namespace(&mut value, namespace_of(kind, namespace));
+    } else if !namespace.is_empty() && own != namespace {
+        let message = format!(
+            "the namespace of the object ({own}) does not match the namespace of the request \
+             ({namespace})"
+        );
+        return Err(Refusal::BadRequest(message));
+    }
+    Ok((kind, value))
+}
+
+fn named(kind: &Kind, value: &Value) -> Result<String, Refusal> {
+    match meta::name(value) {
+        "" => Err(Invalid::one(kind.kind, "", "metadata.name", "Required value").into()),
+        name => Ok(name.to_owned()),
+    }
+}
+
+pub(super) async fn apply(
+    objects: &Objects,
+    request: &v1::ApplyRequest,
+) -> Result<v1::ApplyResponse, Refusal> {
+    let (kind, value) = read(&request.json, &request.namespace)?;
+    let name = named(kind, &value)?;
+    let manager = match request.field_manager.as_str() {
+        "" => return Err(Refusal::BadRequest("fieldManager is required".to_owned())),
+        manager => manager,
+    };
+    let namespace = meta::namespace(&value).to_owned();
+    let merged = |current: Option<&Value>| {
+        server_side::apply(kind, current, &value, manager, request.force, Timestamp::now())
+            .map_err(|conflicts| conflict(&conflicts))
+    };
+    for _ in 0..3 {
+        let changed = objects
+            .change(kind, &namespace, &name, true, request.dry_run, |old| {
+                same_revision(kind, &value, old)?;
+                Ok(Change::To(merged(Some(&old.value))?))
+            })
+            .await;
+        let (stored, warnings, outcome) = match changed {
+            Ok((stored, warnings, true)) => (stored, warnings, Outcome::Configured),
+            Ok((stored, warnings, false)) => (stored, warnings, Outcome::Unchanged),
+            Err(Refusal::NotFound { resource, name: missing }) if missing == name => {
+                if meta::revision(&value).is_some() {
+                    return Err(Refusal::NotFound { resource, name });
+                }
+                let created = merged(None)?;
+                match objects.create(kind, &created, &[], request.dry_run).await {
+                    Ok((stored, warnings)) => (stored, warnings, Outcome::Created),
+                    // Somebody else was faster: then it is a change.
+                    Err(Refusal::AlreadyExists { .. }) => continue,
+                    Err(refusal) => return Err(refusal),
+                }
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        return Ok(v1::ApplyResponse {
+            object: Some(sent(&stored)?),
+            outcome: outcome.into(),
+            warnings: warnings.iter().map(Warning::to_string).collect(),
+        });
+    }
+    Err(Refusal::Unavailable(format!("{} {name:?} comes and goes", kind.resource())))
+}
+
+fn conflict(conflicts: &server_side::Conflicts) -> Refusal {
+    let causes: Vec<Cause> = conflicts.0.clone();
+    Refusal::Conflict { message: conflicts.to_string(), causes }
+}
+
+/// A write that names a resourceVersion is for that one only.
+fn same_revision(kind: &Kind, value: &Value, old: &Stored) -> Result<(), Refusal> {
+    let asked = meta::resource_version(value);
+    if asked.is_empty() || asked == old.revision.to_string() {
+        return Ok(());
+    }
+    let message = format!(
+        "Operation cannot be fulfilled on {} {:?}: the object has been modified; please apply \
+         your changes to the latest version and try again",
+        kind.resource(),
+        meta::name(value),
+    );
+    Err(Refusal::Conflict { message, causes: Vec::new() })
+}
+
+pub(super) async fn create(
+    objects: &Objects,
+    request: &v1::CreateRequest,
+) -> Result<v1::Object, Refusal> {
+    let (kind, value) = read(&request.json, &request.namespace)?;
+    if !meta::resource_version(&value).is_empty() {
+        let message = "resourceVersion should not be set on objects to be created".to_owned();
+        return Err(Refusal::BadRequest(message));
+    }
+    let (stored, _) = objects.create(kind, &value, &[], request.dry_run).await?;
+    sent(&stored)
+}
+
+pub(super) async fn update(
+    objects: &Objects,
+    request: &v1::UpdateRequest,
+) -> Result<v1::Object, Refusal> {
+    let (kind, value) = read(&request.json, "")?;
+    let name = named(kind, &value)?;
+    let namespace = meta::namespace(&value).to_owned();
+    let status = match request.subresource.as_str() {
+        "" => false,
+        "status" => true,
+        other => {
+            return Err(Refusal::BadRequest(format!("there is no subresource {other:?}")));
+        }
+    };
+    let changed = objects
+        .change(kind, &namespace, &name, !status, request.dry_run, |old| {
+            same_revision(kind, &value, old)?;
+            if status {
+                let (next, _) = control_api::admit_status(&value, kind, &old.value)?;
+                return Ok(Change::To(next));
+            }
+            Ok(Change::To(value.clone()))
+        })
+        .await?;
+    sent(&changed.0)
+}
+
+pub(super) async fn patch(
+    objects: &Objects,
+    request: &v1::PatchRequest,
+) -> Result<v1::Object, Refusal> {
+    let kind = kind_of(request.kind.as_ref())?;
+    let namespace = namespace_of(kind, &request.namespace);
+    let patch = control_api::unique::from_json(&request.merge_patch)
+        .map_err(|cause| Refusal::BadRequest(cause.to_string()))?;
+    if !patch.is_object() {
+        return Err(Refusal::BadRequest("a patch must be an object".to_owned()));
+    }
+    merged(objects, kind, namespace, &request.name, &patch, request.dry_run).await
+}
+
+async fn merged(
+    objects: &Objects,
+    kind: &'static Kind,
+    namespace: &str,
+    name: &str,
+    patch: &Value,
+    dry_run: bool,
+) -> Result<v1::Object, Refusal> {
+    let changed = objects
+        .change(kind, namespace, name, true, dry_run, |old| {
+            let mut next = old.value.clone();
+            merge::merge(&mut next, patch);
+            same_revision(kind, &next, old)?;
+            Ok(Change::To(next))
+        })
+        .await?;
+    sent(&changed.0)
+}
+
+pub(super) async fn scale(
+    objects: &Objects,
+    request: &v1::ScaleRequest,
+) -> Result<v1::Object, Refusal> {
+    let kind = kind_of(request.kind.as_ref())?;
+    if !matches!(kind.kind, "Deployment" | "ReplicaSet") {
+        let message = format!("a {} cannot be scaled", kind.kind);
+        return Err(Refusal::BadRequest(message));
+    }
+    let namespace = namespace_of(kind, &request.namespace);
+    let patch = json!({"spec": {"replicas": request.replicas}});
+    merged(objects, kind, namespace, &request.name, &patch, false).await
+}
+
+pub(super) async fn delete(
+    objects: &Objects,
+    request: &v1::DeleteRequest,
+) -> Result<v1::DeleteResponse, Refusal> {
+    let kind = kind_of(request.kind.as_ref())?;
+    let namespace = namespace_of(kind, &request.namespace);
+    let propagation = match request.propagation_policy.as_str() {
+        "" | "Background" => Propagation::Background,
+        "Foreground" => Propagation::Foreground,
+        "Orphan" => Propagation::Orphan,
+        other => {
+            let message = format!(
+                "propagationPolicy {other:?}: supported values: \"Background\", \"Foreground\", \
+                 \"Orphan\""
+            );
+            return Err(Refusal::BadRequest(message));
+        }
+    };
+    if request.grace_period_seconds.is_some_and(|seconds| seconds < 0) {
+        return Err(Refusal::BadRequest("gracePeriodSeconds must not be negative".to_owned()));
+    }
+    if kind.kind == "Namespace" && matches!(request.name.as_str(), "default" | "kube-system") {
+        let message = format!("namespace {:?} is always there", request.name);
+        return Err(Refusal::Forbidden(message));
+    }
+    let options = DeleteOptions {
+        grace_seconds: request.grace_period_seconds,
+        propagation,
+        uid: request.uid.clone(),
+        dry_run: request.dry_run,
+    };
+    let (stored, gone) = objects.delete(kind, namespace, &request.name, &options).await?;
+    Ok(v1::DeleteResponse { object: Some(sent(&stored)?), gone })
+}

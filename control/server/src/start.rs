@@ -1,0 +1,151 @@
+//! Start: PKI, store, controllers, services, in the order in which each needs
+//! the one before. Called by `main.rs` and by tests.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_plan::World;
+use control_store::{Embedded, Options, Store, StoreError};
+use jiff::Timestamp;
+use proto::v1::cluster_server::ClusterServer;
+use proto::v1::node_server::NodeServer;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use crate::attach::Attachments;
+use crate::config::Config;
+use crate::objects::Objects;
+use crate::pki::{Pki, PkiError};
+use crate::record::Recorder;
+use crate::refusal::Refusal;
+use crate::run::{Controllers, RunError};
+use crate::serve::ClusterService;
+use crate::session::NodeService;
+use crate::tls::{self, TlsError};
+use crate::view::ClusterFacts;
+
+/// Longest message that is read.
+const MOST_BYTES: usize = 4 << 20;
+/// Revisions kept for watchers that come back.
+const HISTORY: u64 = 50_000;
+/// The store's page cache.
+const CACHE_BYTES: usize = 64 << 20;
+/// A connection that does not answer pings for this long is closed.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// The control plane cannot start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Keys and certificates.
+    #[error("keys and certificates: {0}")]
+    Pki(#[from] PkiError),
+    /// The store.
+    #[error("the store: {0}")]
+    Store(#[from] StoreError),
+    /// Reading what is stored.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// The controllers.
+    #[error("controllers: {0}")]
+    Run(#[from] RunError),
+    /// TLS, or the address to listen on.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// The server's socket failed.
+    #[error("serving: {0}")]
+    Serve(#[from] tonic::transport::Error),
+    /// A task of ours panicked.
+    #[error("a task ended: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// A control plane that serves.
+pub struct Running {
+    /// Where it serves.
+    pub address: SocketAddr,
+    /// Its keys.
+    pub pki: Arc<Pki>,
+    stop: CancellationToken,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    controllers: JoinHandle<Result<(), RunError>>,
+}
+
+impl Running {
+    /// Serves until it is stopped, or fails.
+    pub async fn wait(&mut self) -> Result<(), StartError> {
+        tokio::select! {
+            served = &mut self.serving => Ok(served??),
+            ended = &mut self.controllers => Ok(ended??),
+        }
+    }
+
+    /// Ends it: no more requests, open streams are closed.
+    pub async fn stop(self) -> Result<(), StartError> {
+        self.stop.cancel();
+        self.controllers.abort();
+        // Streams never end by themselves; half a second for what is under way.
+        let ended = tokio::time::timeout(Duration::from_millis(500), self.serving).await;
+        match ended {
+            Ok(served) => Ok(served??),
+            Err(_streams_are_open) => Ok(()),
+        }
+    }
+}
+
+/// Starts everything. Serving when this returns.
+pub async fn start(config: &Config) -> Result<Running, StartError> {
+    let now = Timestamp::now();
+    let pki = Arc::new(Pki::open(&config.data, now)?);
+    let signed = pki.server(&config.names, now)?;
+    let acceptor = tls::acceptor(&signed, pki.ca_pem())?;
+
+    let options = Options { history: HISTORY, cache_bytes: CACHE_BYTES };
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.data.join("store.redb"), options)?);
+    let objects = Arc::new(Objects::new(store, config.settings()));
+    objects.make_builtin().await?;
+    let recorder = Recorder::start(objects.clone());
+    let facts = ClusterFacts {
+        domain: config.cluster_domain.clone(),
+        dns_servers: config.dns_servers.iter().map(ToString::to_string).collect(),
+    };
+    let lost_after = Duration::from_secs(config.node_lost_after_seconds);
+    let world = World::new(config.settings());
+    let (controllers, hub) =
+        Controllers::load(objects.clone(), recorder.clone(), world, facts, lost_after).await?;
+
+    let attachments = Arc::new(Attachments::default());
+    let cluster = ClusterService {
+        objects: objects.clone(),
+        hub: hub.clone(),
+        attachments: attachments.clone(),
+    };
+    let node = NodeService { objects, hub, recorder, pki: pki.clone(), attachments };
+    let listener = tls::listen(config.listen).await?;
+    let address = listener
+        .local_addr()
+        .map_err(|source| TlsError::Listen { address: config.listen, source })?;
+    let host = config.names.first().map_or("localhost", String::as_str);
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let server = format!("https://{host}:{}", address.port());
+    let context = pki.write_context(&config.data, &server, now)?;
+    pki.token(now)?;
+
+    let stop = CancellationToken::new();
+    let router = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(ClusterServer::new(cluster).max_decoding_message_size(MOST_BYTES))
+        .add_service(NodeServer::new(node).max_decoding_message_size(MOST_BYTES));
+    let incoming = tls::accept(listener, acceptor);
+    let stopped = stop.clone().cancelled_owned();
+    let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped));
+    let controllers = tokio::spawn(controllers.run());
+    tracing::info!(
+        %address, context = %context.display(), ca_hash = pki.ca_hash(),
+        "serving; certificates of nodes and operators are valid for {} years and are not renewed \
+         by themselves", crate::pki::LEAF_YEARS
+    );
+    Ok(Running { address, pki, stop, serving, controllers })
+}
