@@ -59,6 +59,9 @@ map_abi! {
     }
 }
 
+/// Reason number under which events are counted that found no place in the ring.
+pub const EVENT_SHED: u32 = REASONS as u32 - 1;
+
 /// Index of (reason number, hook) in `counters`; reason 0 counts decisions (slow path) that let
 /// the packet go on.
 #[inline(always)]

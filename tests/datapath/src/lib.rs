@@ -1,1 +1,29 @@
-//! Reading order follows as the crate grows.
+//! The datapath tier: the real programs on real packets.
+//!
+//! Most tests run a program on a packet with `test_run` and look at all that it left: verdict,
+//! packet, maps, counters. `live` sends real traffic between namespaces. All of it happens in
+//! namespaces and pins of their own; root and the built object are needed.
+//!
+//! Reading order: `node` (the world of a test), `packet` (building and judging packets), then
+//! one file per noun.
+#![forbid(unsafe_code)]
+
+pub mod node;
+pub mod packet;
+
+#[cfg(test)]
+mod conntrack;
+#[cfg(test)]
+mod direct;
+#[cfg(test)]
+mod live;
+#[cfg(test)]
+mod parse;
+#[cfg(test)]
+mod pins;
+#[cfg(test)]
+mod refuse;
+#[cfg(test)]
+mod service;
+#[cfg(test)]
+mod verify;
