@@ -15,7 +15,7 @@ pub(crate) use pins::check_pins;
 pub(crate) use table::Raw;
 
 use ebpf_common::conntrack::{Flow, FlowKey4};
-use ebpf_common::counter::{COUNTERS, Count, Hook, index};
+use ebpf_common::counter::{COUNTERS, Count, EVENT_SHED, Hook, index};
 use ebpf_common::drop::{Drop as Reason, REASONS};
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::maps::name as map;
@@ -95,11 +95,37 @@ pub struct Maps {
     names: Table<NameKey, Name>,
 }
 
+/// What a counter counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counted {
+    /// Packets that took the slow path and went on.
+    Decided,
+    /// Packets that were dropped or refused.
+    Dropped(Reason),
+    /// Events that found the ring full.
+    EventShed,
+    /// A reason that this build does not know.
+    Unknown(u8),
+}
+
+impl Counted {
+    fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Decided,
+            EVENT_SHED => Self::EventShed,
+            _ => {
+                let number = number as u8;
+                Reason::from_u8(number).map_or(Self::Unknown(number), Self::Dropped)
+            }
+        }
+    }
+}
+
 /// One row of the counters, all CPUs together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counter {
-    /// Why; `None` counts decisions that let the packet go on.
-    pub reason: Option<Reason>,
+    /// What.
+    pub what: Counted,
     /// Where.
     pub hook: Hook,
     /// How many.
@@ -251,7 +277,7 @@ impl Maps {
                 }
                 if count.packets > 0 {
                     all.push(Counter {
-                        reason: Reason::from_u8(number as u8),
+                        what: Counted::from_number(number),
                         hook,
                         count,
                     });

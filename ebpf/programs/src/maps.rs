@@ -1,0 +1,252 @@
+//! The maps as the programs see them: statics, and lookups that give references.
+//!
+//! The other room for unsafe code. A value in a map stays mapped while a program runs; what
+//! another CPU writes to it meanwhile is plain data, and no decision rests on two reads of
+//! one field being equal.
+
+use aya_ebpf::Global;
+use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::helpers;
+use aya_ebpf::macros::btf_map;
+use ebpf_common::ABI_VERSION;
+use ebpf_common::config::NodeConfig;
+use ebpf_common::conntrack::{Flow, FlowKey4};
+use ebpf_common::counter::{COUNTERS as COUNTER_COUNT, Count};
+use ebpf_common::endpoint::Endpoint;
+use ebpf_common::event::Event;
+use ebpf_common::maps::{
+    EVENT_BYTES, INNER_MAP, MAX_BACKENDS, MAX_CHOICES, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRONTENDS,
+    MAX_NAMES, MAX_NETWORKS, NO_PREALLOC,
+};
+use ebpf_common::name::{Name, NameKey};
+use ebpf_common::net::{Addr, Be32};
+use ebpf_common::network::Network;
+use ebpf_common::service::{Backend, BackendStats, Frontend, FrontendKey};
+
+/// Facts of the node; the loader writes over it.
+#[unsafe(no_mangle)]
+static NODE_CONFIG: Global<NodeConfig> = Global::new(NodeConfig {
+    abi_version: ABI_VERSION,
+    flags: 0,
+    node: Addr {
+        words: [Be32 { be: 0 }; 4],
+    },
+    hairpin: Be32 { be: 0 },
+    service_ifindex: 0,
+    service_mac: [0; 3],
+    pad: 0,
+    jiffies_per_second: 250,
+    seed: 0,
+});
+
+#[btf_map(name = "endpoints")]
+static ENDPOINTS: HashMap<u32, Endpoint, MAX_ENDPOINTS, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "local_addrs")]
+static LOCAL_ADDRS: HashMap<Addr, Endpoint, MAX_ENDPOINTS, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "endpoint_gens")]
+static ENDPOINT_GENS: Array<u32, MAX_ENDPOINTS> = Array::new();
+#[btf_map(name = "networks")]
+static NETWORKS: LpmTrie<Addr, Network, MAX_NETWORKS> = LpmTrie::new();
+#[btf_map(name = "node_gen")]
+static NODE_GEN: Array<u32, 1> = Array::new();
+#[btf_map(name = "frontends")]
+static FRONTENDS: HashMap<FrontendKey, Frontend, MAX_FRONTENDS, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "choices")]
+static CHOICES: HashOfMaps<u32, Array<u32, MAX_CHOICES, INNER_MAP>, MAX_FRONTENDS, NO_PREALLOC> =
+    HashOfMaps::new();
+#[btf_map(name = "backends")]
+static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
+#[btf_map(name = "backend_gens")]
+static BACKEND_GENS: Array<u32, MAX_BACKENDS> = Array::new();
+#[btf_map(name = "backend_stats")]
+static BACKEND_STATS: Array<BackendStats, MAX_BACKENDS> = Array::new();
+#[btf_map(name = "flows")]
+static FLOWS: LruHashMap<FlowKey4, Flow, MAX_FLOWS> = LruHashMap::new();
+#[btf_map(name = "counters")]
+static COUNTERS: PerCpuArray<Count, COUNTER_COUNT> = PerCpuArray::new();
+#[btf_map(name = "events")]
+static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
+/// For tools only: no program reads it, but it is made with the others and has its BTF.
+#[btf_map(name = "names")]
+static NAMES: HashMap<NameKey, Name, MAX_NAMES, NO_PREALLOC> = HashMap::new();
+
+/// `BPF_ANY`
+pub(crate) const ANY: u64 = 0;
+/// `BPF_NOEXIST`
+pub(crate) const NOEXIST: u64 = 1;
+
+#[inline(always)]
+pub(crate) fn config() -> NodeConfig {
+    NODE_CONFIG.load()
+}
+
+#[inline(always)]
+pub(crate) fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
+    // SAFETY: elements of the map are freed after a grace period, and we are inside one.
+    unsafe { ENDPOINTS.get(&ifindex) }
+}
+
+#[inline(always)]
+pub(crate) fn local(addr: Be32) -> Option<&'static Endpoint> {
+    // SAFETY: as above.
+    unsafe { LOCAL_ADDRS.get(Addr::v4(addr)) }
+}
+
+/// What block of the cluster an address is in; 0 for none.
+#[inline(always)]
+pub(crate) fn network(addr: Be32) -> u32 {
+    let key = aya_ebpf::btf_maps::lpm_trie::Key::new(128, Addr::v4(addr));
+    match NETWORKS.get(&key) {
+        Some(network) => network.kind,
+        None => 0,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn frontend(key: &FrontendKey) -> Option<&'static Frontend> {
+    // SAFETY: as above.
+    unsafe { FRONTENDS.get(key) }
+}
+
+/// The choice table's element; 0 is the count.
+#[inline(always)]
+pub(crate) fn choice(service_port: u32, index: u32) -> u32 {
+    // SAFETY: as above; an inner map lives until a grace period after it was replaced.
+    match unsafe { CHOICES.get_value(&service_port, &index) } {
+        Some(value) => *value,
+        None => 0,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn backend(id: u32) -> Option<&'static Backend> {
+    BACKENDS.get(id)
+}
+
+/// Generation of a backend. A generation that does not exist equals none that was written down.
+#[inline(always)]
+pub(crate) fn backend_gen(id: u32) -> u32 {
+    generation(BACKEND_GENS.get_ptr(id))
+}
+
+#[inline(always)]
+pub(crate) fn endpoint_gen(id: u16) -> u32 {
+    generation(ENDPOINT_GENS.get_ptr(id as u32))
+}
+
+#[inline(always)]
+pub(crate) fn node_gen() -> u32 {
+    generation(NODE_GEN.get_ptr(0))
+}
+
+#[inline(always)]
+fn generation(at: Option<*const u32>) -> u32 {
+    match at {
+        // SAFETY: an array's element, mapped as long as the array.
+        Some(at) => unsafe { at.read_volatile() },
+        None => u32::MAX,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn flow(key: &FlowKey4) -> Option<&'static mut Flow> {
+    let at = FLOWS.get_ptr_mut(key)?;
+    // SAFETY: the map is preallocated, so the memory stays an entry while we are here. Should
+    // it be given to another flow meanwhile, a counter is wrong by one packet.
+    Some(unsafe { &mut *at })
+}
+
+#[inline(always)]
+pub(crate) fn put_flow(key: &FlowKey4, flow: &Flow, flags: u64) -> bool {
+    FLOWS.insert(key, flow, flags).is_ok()
+}
+
+#[inline(always)]
+pub(crate) fn remove_flow(key: &FlowKey4) {
+    // Not there any more is what was wanted.
+    if FLOWS.remove(key).is_err() {}
+}
+
+/// Runs `each` on every flow; it may remove the one that it is given.
+#[inline(always)]
+pub(crate) fn for_each_flow<T>(
+    each: extern "C" fn(*mut core::ffi::c_void, *const FlowKey4, *mut Flow, *mut T) -> i64,
+    with: &mut T,
+) -> i64 {
+    let map = (&raw const FLOWS).cast_mut().cast();
+    let with: *mut T = with;
+    // SAFETY: `each` has the signature that the kernel calls for a hash map, and `with` lives
+    // longer than the call.
+    unsafe { helpers::bpf_for_each_map_elem(map, each as *mut _, with.cast(), 0) }
+}
+
+/// Key and flow that a walk was given.
+#[inline(always)]
+pub(crate) fn walked(key: *const FlowKey4, flow: *mut Flow) -> Option<(FlowKey4, &'static Flow)> {
+    // SAFETY: the kernel calls back with pointers to an element.
+    let key = unsafe { key.as_ref() }?;
+    // SAFETY: as above.
+    let flow = unsafe { flow.as_ref() }?;
+    Some((*key, flow))
+}
+
+/// What a walk was given to carry along.
+#[inline(always)]
+pub(crate) fn carried<T>(with: *mut T) -> Option<&'static mut T> {
+    // SAFETY: the kernel hands on the pointer that `for_each_flow` gave it.
+    unsafe { with.as_mut() }
+}
+
+#[inline(always)]
+pub(crate) fn count(index: u32, bytes: u32) {
+    if let Some(at) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: this CPU's own element; programs of one CPU do not interrupt each other here.
+        let count = unsafe { &mut *at };
+        count.packets += 1;
+        count.bytes += bytes as u64;
+    }
+}
+
+/// One more connection for a backend; exact, whatever other CPUs do.
+#[inline(always)]
+pub(crate) fn count_connection(backend: u32) {
+    if let Some(at) = BACKEND_STATS.get_ptr_mut(backend) {
+        // SAFETY: a field of an array's element.
+        add(unsafe { &raw mut (*at).connections }, 1);
+    }
+}
+
+/// What an ended flow had sent to its backend.
+#[inline(always)]
+pub(crate) fn count_traffic(backend: u32, packets: u64, bytes: u64) {
+    if let Some(at) = BACKEND_STATS.get_ptr_mut(backend) {
+        // SAFETY: a field of an array's element.
+        add(unsafe { &raw mut (*at).packets }, packets);
+        // SAFETY: as above.
+        add(unsafe { &raw mut (*at).bytes }, bytes);
+    }
+}
+
+/// `BPF_ATOMIC | BPF_ADD`; core's atomics have no fetch_add on this target.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+fn add(at: *mut u64, by: u64) {
+    // SAFETY: `at` points into a map's element, aligned to 8 bytes.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({at} + 0) += {by}",
+            at = in(reg) at,
+            by = in(reg) by,
+        );
+    }
+}
+
+/// On the host nothing runs.
+#[cfg(not(target_arch = "bpf"))]
+fn add(_at: *mut u64, _by: u64) {}
+
+/// Puts an event into the ring; false when it is full.
+#[inline(always)]
+pub(crate) fn emit(event: &Event) -> bool {
+    EVENTS.output(*event, 0).is_ok()
+}

@@ -1,0 +1,250 @@
+//! The packet: bounds-checked loads and stores, and the helpers that take it.
+//!
+//! One of the two rooms for unsafe code. Offsets are constants and are checked against the
+//! bounds that were proven when the headers were borrowed, by the compiler.
+
+use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup, bpf_redir_neigh};
+use aya_ebpf::helpers;
+use core::marker::PhantomData;
+use ebpf_common::net::Be32;
+
+/// `TCX_NEXT`: the next program, or the stack.
+pub(crate) const NEXT: i32 = -1;
+/// `TCX_DROP`
+pub(crate) const SHOT: i32 = 2;
+
+/// `BPF_F_PSEUDO_HDR`
+pub(crate) const PSEUDO_HEADER: u64 = 0x10;
+/// `BPF_F_MARK_MANGLED_0`
+pub(crate) const MANGLED_ZERO: u64 = 0x20;
+/// `BPF_F_INGRESS`
+const INGRESS: u64 = 1;
+/// `AF_INET`
+const AF_INET: u32 = 2;
+
+/// A packet at a hook.
+pub(crate) struct Skb {
+    raw: *mut __sk_buff,
+}
+
+/// The first `N` bytes of a packet, readable and writable in place.
+///
+/// Any helper that changes the packet ends it; the compiler does not know, the verifier does.
+pub(crate) struct Headers<'a, const N: usize> {
+    start: *mut u8,
+    packet: PhantomData<&'a Skb>,
+}
+
+/// What the routing table says.
+pub(crate) enum Route {
+    /// Out of this interface to this next hop.
+    Forward { ifindex: u32, nexthop: Be32 },
+    /// An address of this host, or something that only the stack can judge.
+    Stack,
+    /// Nowhere.
+    None,
+}
+
+impl Skb {
+    #[inline(always)]
+    pub(crate) fn new(raw: *mut __sk_buff) -> Self {
+        Self { raw }
+    }
+
+    /// The context, for another function of the program.
+    #[inline(always)]
+    #[cfg(target_arch = "bpf")]
+    pub(crate) fn context(&self) -> *mut __sk_buff {
+        self.raw
+    }
+
+    /// Bytes from the Ethernet header on.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> u32 {
+        // SAFETY: `raw` is the context that the kernel gave to the program.
+        unsafe { (*self.raw).len }
+    }
+
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.raw).ifindex }
+    }
+
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.raw).mark }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_mark(&self, mark: u32) {
+        // SAFETY: as above; the kernel lets classifiers write the mark.
+        unsafe { (*self.raw).mark = mark }
+    }
+
+    /// The first `N` bytes, when they are in the linear part.
+    #[inline(always)]
+    pub(crate) fn headers<const N: usize>(&self) -> Option<Headers<'_, N>> {
+        // SAFETY: as above.
+        let data = unsafe { (*self.raw).data };
+        // SAFETY: as above.
+        let end = unsafe { (*self.raw).data_end };
+        let (data, end) = (data as usize, end as usize);
+        if data + N > end {
+            return None;
+        }
+        Some(Headers {
+            start: data as *mut u8,
+            packet: PhantomData,
+        })
+    }
+
+    /// Brings the first `len` bytes into the linear part and makes them ours to write.
+    #[inline(always)]
+    pub(crate) fn pull(&self, len: u32) -> bool {
+        // SAFETY: `raw` is the context.
+        unsafe { helpers::bpf_skb_pull_data(self.raw, len) == 0 }
+    }
+
+    /// Copies bytes out, wherever they are; false when the packet has fewer.
+    #[inline(always)]
+    pub(crate) fn load<const N: usize>(&self, at: u32, into: &mut [u8; N]) -> bool {
+        let to = into.as_mut_ptr().cast();
+        // SAFETY: `to` has room for `N` bytes.
+        unsafe { helpers::bpf_skb_load_bytes(self.raw.cast(), at, to, N as u32) == 0 }
+    }
+
+    /// Copies bytes in.
+    #[inline(always)]
+    pub(crate) fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> bool {
+        let from = bytes.as_ptr().cast();
+        // SAFETY: `from` has `N` bytes.
+        unsafe { helpers::bpf_skb_store_bytes(self.raw, at, from, N as u32, 0) == 0 }
+    }
+
+    /// Makes the packet this long.
+    #[inline(always)]
+    pub(crate) fn resize(&self, len: u32) -> bool {
+        // SAFETY: `raw` is the context.
+        unsafe { helpers::bpf_skb_change_tail(self.raw, len, 0) == 0 }
+    }
+
+    /// Adds `delta` to what the checksum field at `at` covers.
+    #[inline(always)]
+    pub(crate) fn l4_checksum(&self, at: u32, delta: u16, flags: u64) -> bool {
+        // SAFETY: `raw` is the context.
+        unsafe { helpers::bpf_l4_csum_replace(self.raw, at, 0, delta as u64, flags) == 0 }
+    }
+
+    /// Asks the routing table as if the packet were forwarded from where it came in.
+    #[inline(always)]
+    pub(crate) fn route(&self, src: Be32, dst: Be32) -> Route {
+        // struct bpf_fib_lookup as words: 0 family, 2 ifindex, 4 source, 8 destination.
+        let mut words = [0u32; 16];
+        words[0] = AF_INET;
+        words[2] = self.ifindex();
+        words[4] = src.be;
+        words[8] = dst.be;
+        let params: *mut bpf_fib_lookup = words.as_mut_ptr().cast();
+        // SAFETY: `params` has the 64 bytes of a bpf_fib_lookup.
+        let answer = unsafe {
+            helpers::bpf_fib_lookup(self.raw.cast(), params, size_of_val(&words) as i32, 0)
+        };
+        match answer {
+            // Success, or no neighbour yet: the redirect resolves it.
+            0 | 7 => Route::Forward {
+                ifindex: words[2],
+                nexthop: Be32 { be: words[8] },
+            },
+            // Blackhole, unreachable, prohibited.
+            1..=3 => Route::None,
+            _ => Route::Stack,
+        }
+    }
+
+    /// Into the pod whose veth's host side is `ifindex`. From an ingress hook only.
+    #[inline(always)]
+    pub(crate) fn redirect_peer(&self, ifindex: u32) -> i32 {
+        // SAFETY: takes numbers only.
+        unsafe { helpers::bpf_redirect_peer(ifindex, 0) as i32 }
+    }
+
+    /// Out of `ifindex` to a next hop whose link address the kernel knows or finds out.
+    #[inline(always)]
+    pub(crate) fn redirect_neigh(&self, ifindex: u32, nexthop: Be32) -> i32 {
+        let mut words = [AF_INET, nexthop.be, 0, 0, 0];
+        let params: *mut bpf_redir_neigh = words.as_mut_ptr().cast();
+        let len = size_of_val(&words) as i32;
+        // SAFETY: `params` has the 20 bytes of a bpf_redir_neigh.
+        unsafe { helpers::bpf_redirect_neigh(ifindex, params, len, 0) as i32 }
+    }
+
+    /// Into the stack, as if it had come in on `ifindex`.
+    #[inline(always)]
+    pub(crate) fn redirect_ingress(&self, ifindex: u32) -> i32 {
+        // SAFETY: takes numbers only.
+        unsafe { helpers::bpf_redirect(ifindex, INGRESS) as i32 }
+    }
+}
+
+impl<const N: usize> Headers<'_, N> {
+    #[inline(always)]
+    pub(crate) fn u8<const AT: usize>(&self) -> u8 {
+        const { assert!(AT < N) }
+        // SAFETY: `AT` is below `N`, and `N` bytes were proven.
+        let at = unsafe { self.start.add(AT) };
+        // SAFETY: in bounds as above.
+        unsafe { at.read() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn u16<const AT: usize>(&self) -> u16 {
+        const { assert!(AT + 2 <= N) }
+        // SAFETY: `AT + 2` is at most `N`, and `N` bytes were proven.
+        let at = unsafe { self.start.add(AT) }.cast::<u16>();
+        // SAFETY: in bounds; the BPF machine has no alignment on the targets that we build for.
+        unsafe { at.read() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn u32<const AT: usize>(&self) -> u32 {
+        const { assert!(AT + 4 <= N) }
+        // SAFETY: `AT + 4` is at most `N`, and `N` bytes were proven.
+        let at = unsafe { self.start.add(AT) }.cast::<u32>();
+        // SAFETY: as above.
+        unsafe { at.read() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_u16<const AT: usize>(&self, value: u16) {
+        const { assert!(AT + 2 <= N) }
+        // SAFETY: `AT + 2` is at most `N`, and `N` bytes were proven.
+        let at = unsafe { self.start.add(AT) }.cast::<u16>();
+        // SAFETY: as above; packets are not shared while a program runs on them.
+        unsafe { at.write(value) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_u32<const AT: usize>(&self, value: u32) {
+        const { assert!(AT + 4 <= N) }
+        // SAFETY: `AT + 4` is at most `N`, and `N` bytes were proven.
+        let at = unsafe { self.start.add(AT) }.cast::<u32>();
+        // SAFETY: as above.
+        unsafe { at.write(value) }
+    }
+}
+
+/// Low 32 bits of the kernel's ticks.
+#[inline(always)]
+pub(crate) fn jiffies() -> u32 {
+    // SAFETY: takes nothing.
+    unsafe { helpers::bpf_jiffies64() as u32 }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds; for events, not for every packet.
+#[inline(always)]
+pub(crate) fn nanoseconds() -> u64 {
+    // SAFETY: takes nothing.
+    unsafe { helpers::bpf_ktime_get_ns() }
+}

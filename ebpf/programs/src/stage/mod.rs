@@ -1,0 +1,11 @@
+//! One file per stage of the path, in the order in which a packet meets them.
+
+pub(crate) mod conntrack;
+pub(crate) mod established;
+pub(crate) mod nat;
+pub(crate) mod origin;
+pub(crate) mod parse;
+pub(crate) mod route;
+pub(crate) mod send;
+pub(crate) mod service;
+pub(crate) mod transit;

@@ -1,0 +1,62 @@
+//! Sends a packet where its flow says.
+
+use crate::flow::{Origin, Verdict};
+use crate::maps;
+use crate::packet::{NEXT, Skb};
+use crate::stage::nat;
+use ebpf_common::config::TRANSLATED_MARK;
+use ebpf_common::conntrack::{Flow, FlowKey4, action};
+use ebpf_common::counter::Hook;
+use ebpf_common::drop::Drop;
+
+/// The packet as it is, by the flow's action.
+#[inline(always)]
+pub(crate) fn out(skb: &Skb, flow: &Flow) -> i32 {
+    match flow.action & action::MASK {
+        action::PEER => skb.redirect_peer(flow.ifindex),
+        action::NEIGH => skb.redirect_neigh(flow.ifindex, flow.nexthop),
+        action::POD_NEIGH => {
+            // The pod's own hook must not take the translated packet for another flow.
+            skb.set_mark(TRANSLATED_MARK);
+            skb.redirect_neigh(flow.ifindex, flow.nexthop)
+        }
+        action::SERVICE => into_host(skb, flow.ifindex),
+        _ => NEXT,
+    }
+}
+
+/// Translates if the flow says so, then sends.
+#[inline(always)]
+pub(crate) fn translated(skb: &Skb, key: &FlowKey4, flow: &Flow) -> Result<Verdict, Drop> {
+    if flow.translates() {
+        nat::rewrite(skb, flow, key.protocol())?;
+    }
+    Ok(if flow.action & action::MASK == action::PASS {
+        Verdict::Pass
+    } else {
+        Verdict::Redirected(out(skb, flow))
+    })
+}
+
+/// Back to a sender of this node: the pod behind the interface, or the host.
+#[inline(always)]
+pub(crate) fn back(skb: &Skb, origin: &Origin) -> Result<i32, Drop> {
+    match origin.hook {
+        Hook::FromPod => Ok(skb.redirect_peer(skb.ifindex())),
+        Hook::ToNetdev => Ok(into_host(skb, skb.ifindex())),
+        Hook::FromNetdev | Hook::ToPod => Err(Drop::NoRoute),
+    }
+}
+
+/// Into the host's stack through the service device, which the answers to service addresses
+/// must come in by (strict reverse path filtering); its address is what the packet is for.
+#[inline(always)]
+fn into_host(skb: &Skb, ifindex: u32) -> i32 {
+    if let Some(head) = skb.headers::<14>() {
+        let [first, second, third] = maps::config().service_mac;
+        head.set_u16::<0>(first);
+        head.set_u16::<2>(second);
+        head.set_u16::<4>(third);
+    }
+    skb.redirect_ingress(ifindex)
+}

@@ -1,0 +1,410 @@
+//! A node in a namespace of its own, with pods, an uplink, the service device and the data
+//! plane on them.
+//!
+//! The same shape that the agent makes, made here with `ip`, so that this tier needs no agent.
+
+use agent_sys::bpf::{Config, Datapath, NodeFacts, Program, Ran, Role};
+use agent_sys::maps::Counted;
+use ebpf_common::counter::{Count, Hook};
+use ebpf_common::drop::Drop as Reason;
+use ebpf_common::endpoint::{Endpoint, FIRST_POD};
+use ebpf_common::net::{Addr, Be16, MacAddr, protocol};
+use ebpf_common::network::{NetworkKey, PODS, SERVICES};
+use ebpf_common::service::{ACTIVE, Backend, Frontend, FrontendKey};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use tests_harness::{NetNs, binary, unique_name};
+
+/// Block of all pods.
+pub const POD_NET: (Ipv4Addr, u32) = (Ipv4Addr::new(10, 244, 0, 0), 16);
+/// Block of all services.
+pub const SERVICE_NET: (Ipv4Addr, u32) = (Ipv4Addr::new(10, 96, 0, 0), 16);
+/// Address of the first service.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 7);
+/// Address of another service.
+pub const OTHER_VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 8);
+/// Port of the services.
+pub const PORT: u16 = 80;
+
+/// One pod: its namespace and the host side of its veth.
+pub struct Pod {
+    /// Its own namespace.
+    pub netns: NetNs,
+    /// Its address.
+    pub addr: Ipv4Addr,
+    /// Host side.
+    pub ifindex: u32,
+    /// Endpoint id.
+    pub id: u16,
+}
+
+/// One node.
+pub struct Node {
+    /// Pods, in the order in which they were asked for.
+    pub pods: Vec<Pod>,
+    /// Its namespace.
+    pub netns: NetNs,
+    /// Address on the wire.
+    pub addr: Ipv4Addr,
+    /// The uplink's ifindex, 0 without a wire.
+    pub uplink: u32,
+    /// The service device's.
+    pub service: u32,
+    /// Programs and maps.
+    pub datapath: Datapath,
+    folder: Folder,
+}
+
+/// A folder for pins, removed with all that is in it.
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// A name that nobody else has; made by whoever pins into it.
+    pub fn new() -> Self {
+        Self {
+            path: std::env::temp_dir().join(format!("{}-pins", unique_name())),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = agent_sys::bpf::remove(&self.path) {
+            eprintln!("pins stay: {error}");
+        }
+    }
+}
+
+/// `ifindex` and Ethernet address of a link.
+///
+/// # Panics
+/// If there is no such link.
+pub fn link(netns: &NetNs, name: &str) -> (u32, [u8; 6]) {
+    netns.enter(|| {
+        // /sys shows the namespace of its mount, so ask by address instead.
+        let all = nix::ifaddrs::getifaddrs().expect("getifaddrs");
+        let address = all
+            .filter(|one| one.interface_name == name)
+            .find_map(|one| {
+                one.address?
+                    .as_link_addr()?
+                    .addr()
+                    .map(|mac| (one.interface_name, mac))
+            });
+        let (name, mac) = address.unwrap_or_else(|| panic!("no link {name}"));
+        let index = nix::net::if_::if_nametoindex(name.as_str()).expect("if_nametoindex");
+        (index, mac)
+    })
+}
+
+impl Node {
+    /// A node with these pods and no wire.
+    pub fn new(pods: &[Ipv4Addr]) -> Self {
+        Self::with(Ipv4Addr::new(172, 31, 0, 11), pods, Folder::new())
+    }
+
+    /// A node with these pods; `addr` is on the device `eth0`, a veth whose other end `wire` is
+    /// still in the node's namespace.
+    ///
+    /// # Panics
+    /// If anything of it cannot be made.
+    pub fn with(addr: Ipv4Addr, pods: &[Ipv4Addr], folder: Folder) -> Self {
+        let netns = NetNs::create("node");
+        netns.enter(|| {
+            for (name, value) in [
+                ("ipv4/ip_forward", "1"),
+                ("ipv4/conf/all/rp_filter", "1"),
+                ("ipv4/conf/default/rp_filter", "1"),
+                ("ipv6/conf/all/disable_ipv6", "1"),
+                ("ipv6/conf/default/disable_ipv6", "1"),
+            ] {
+                // A kernel without IPv6 has nothing to switch off.
+                if std::fs::write(format!("/proc/sys/net/{name}"), value).is_err() {
+                    assert!(name.starts_with("ipv6"), "{name}");
+                }
+            }
+        });
+        netns.ip(&[
+            "link", "add", "eth0", "type", "veth", "peer", "name", "wire",
+        ]);
+        netns.ip(&["addr", "add", &format!("{addr}/24"), "dev", "eth0"]);
+        netns.ip(&["link", "set", "eth0", "up"]);
+        netns.ip(&["link", "set", "wire", "up"]);
+        netns.ip(&[
+            "link", "add", "foil0", "type", "veth", "peer", "name", "foil0p",
+        ]);
+        for name in ["foil0", "foil0p"] {
+            netns.ip(&["link", "set", name, "arp", "off", "up"]);
+        }
+        let services = format!("{}/{}", SERVICE_NET.0, SERVICE_NET.1);
+        let own = addr.to_string();
+        netns.ip(&["route", "add", &services, "dev", "foil0", "src", &own]);
+        let (uplink, _) = link(&netns, "eth0");
+        let (service, mac) = link(&netns, "foil0");
+        let config = Config {
+            object: binary("hydrofoil.bpf.o"),
+            folder: folder.path().to_owned(),
+            node: NodeFacts {
+                address: addr,
+                service_device: Some((service, mac)),
+                flow_events: true,
+            },
+        };
+        let datapath = netns.enter(|| {
+            let mut datapath = Datapath::open(&config).expect("open the data plane");
+            datapath
+                .attach(uplink, Role::Uplink)
+                .expect("attach uplink");
+            datapath
+                .attach(service, Role::Service)
+                .expect("attach foil0");
+            datapath
+        });
+        for ((addr, prefix), kind) in [(POD_NET, PODS), (SERVICE_NET, SERVICES)] {
+            let key = NetworkKey::new(addr.into(), prefix);
+            datapath
+                .maps()
+                .put_network(&key, kind)
+                .expect("put network");
+        }
+        let mut this = Self {
+            pods: Vec::new(),
+            netns,
+            addr,
+            uplink,
+            service,
+            datapath,
+            folder,
+        };
+        for addr in pods {
+            this.add_pod(*addr);
+        }
+        this
+    }
+
+    /// Where the pins are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The configuration that the data plane was opened with.
+    pub fn config(&self) -> Config {
+        let (service, mac) = link(&self.netns, "foil0");
+        Config {
+            object: binary("hydrofoil.bpf.o"),
+            folder: self.folder.path().to_owned(),
+            node: NodeFacts {
+                address: self.addr,
+                service_device: Some((service, mac)),
+                flow_events: true,
+            },
+        }
+    }
+
+    /// Makes a pod as the agent does, and its endpoint.
+    ///
+    /// # Panics
+    /// If anything of it cannot be made.
+    pub fn add_pod(&mut self, addr: Ipv4Addr) {
+        let number = self.pods.len();
+        let host = format!("foilp{number}");
+        let pod = NetNs::create("pod");
+        let node = &self.netns;
+        node.ip(&[
+            "link",
+            "add",
+            &host,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            pod.name(),
+        ]);
+        node.ip(&["link", "set", &host, "up"]);
+        pod.ip(&["link", "set", "eth0", "up"]);
+        let text = format!("{addr}/32");
+        pod.ip(&["addr", "add", &text, "dev", "eth0"]);
+        let (ifindex, host_mac) = link(node, &host);
+        let (_, pod_mac) = link(&pod, "eth0");
+        let mac = |mac: [u8; 6]| MacAddr { bytes: mac }.to_string();
+        let gateway = "169.254.1.1";
+        pod.ip(&[
+            "neigh",
+            "add",
+            gateway,
+            "lladdr",
+            &mac(host_mac),
+            "dev",
+            "eth0",
+            "nud",
+            "permanent",
+        ]);
+        pod.ip(&[
+            "route", "add", "default", "via", gateway, "dev", "eth0", "onlink",
+        ]);
+        node.ip(&[
+            "route",
+            "add",
+            &text,
+            "dev",
+            &host,
+            "src",
+            &self.addr.to_string(),
+        ]);
+        node.ip(&[
+            "neigh",
+            "add",
+            &addr.to_string(),
+            "lladdr",
+            &mac(pod_mac),
+            "dev",
+            &host,
+            "nud",
+            "permanent",
+        ]);
+        let endpoint = Endpoint {
+            addr: addr.into(),
+            ifindex,
+            identity: 0,
+            id: FIRST_POD + number as u16,
+            mac: MacAddr { bytes: pod_mac },
+        };
+        let datapath = &mut self.datapath;
+        node.enter(|| datapath.attach(ifindex, Role::Pod).expect("attach pod"));
+        datapath
+            .maps()
+            .put_endpoint(&endpoint, &format!("test/pod-{number}"))
+            .expect("put endpoint");
+        self.pods.push(Pod {
+            netns: pod,
+            addr,
+            ifindex,
+            id: endpoint.id,
+        });
+    }
+
+    /// A service port on `vip` for `protocol` with these backends, whose ids are given.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn put_service(
+        &self,
+        vip: Ipv4Addr,
+        id: u32,
+        protocol: u8,
+        backends: &[(u32, Ipv4Addr, u16)],
+    ) {
+        let maps = self.datapath.maps();
+        for (backend, addr, port) in backends {
+            let value = Backend {
+                addr: Addr::from(*addr),
+                service_port: id,
+                port: Be16::new(*port),
+                protocol,
+                state: ACTIVE,
+            };
+            maps.put_backend(*backend, &value, &format!("test/backend-{backend}"))
+                .expect("put backend");
+        }
+        let ids = backends.iter().map(|(id, _, _)| *id).collect();
+        maps.put_choices(&[(id, ids)]).expect("put choices");
+        let frontend = Frontend {
+            service_port: id,
+            service: id,
+            flags: 0,
+        };
+        maps.put_frontend(&frontend_key(vip, protocol), &frontend, "test/service:port")
+            .expect("put frontend");
+    }
+
+    /// Runs the program of a hook on a packet as if it were on `ifindex`.
+    ///
+    /// # Panics
+    /// If the kernel does not run it.
+    pub fn run(&self, program: Program, ifindex: u32, packet: &[u8]) -> Ran {
+        self.netns.enter(|| {
+            self.datapath
+                .test_run(program, packet, ifindex, 0, 1)
+                .expect("test_run")
+        })
+    }
+
+    /// Runs `tc_from_pod` on a packet of a pod.
+    pub fn from_pod(&self, pod: usize, packet: &[u8]) -> Ran {
+        self.run(Program::FromPod, self.pods[pod].ifindex, packet)
+    }
+
+    /// All counters that are not zero, in order.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn counters(&self) -> Vec<(Counted, Hook, u64)> {
+        let all = self.datapath.maps().counters().expect("counters");
+        all.into_iter()
+            .map(|one| {
+                let Count { packets, .. } = one.count;
+                (one.what, one.hook, packets)
+            })
+            .collect()
+    }
+
+    /// Asserts that exactly these were counted.
+    ///
+    /// # Panics
+    /// If others were, or others as often.
+    pub fn assert_counters(&self, mut wanted: Vec<(Counted, Hook, u64)>) {
+        wanted.sort_unstable();
+        let mut found = self.counters();
+        found.sort_unstable();
+        assert_eq!(found, wanted);
+    }
+
+    /// Connections that were given to a backend.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn connections(&self, backend: u32) -> u64 {
+        let stats = self.datapath.maps().backend_stats(backend);
+        stats.expect("backend stats").connections
+    }
+}
+
+/// Key of a frontend on `PORT`.
+pub fn frontend_key(vip: Ipv4Addr, protocol: u8) -> FrontendKey {
+    FrontendKey {
+        addr: vip.into(),
+        port: Be16::new(PORT),
+        protocol,
+        pad: 0,
+    }
+}
+
+/// A counter of drops.
+pub fn dropped(reason: Reason, hook: Hook, packets: u64) -> (Counted, Hook, u64) {
+    (Counted::Dropped(reason), hook, packets)
+}
+
+/// A counter of decisions.
+pub fn decided(hook: Hook, packets: u64) -> (Counted, Hook, u64) {
+    (Counted::Decided, hook, packets)
+}
+
+/// TCP, for services.
+pub const TCP: u8 = protocol::TCP;
+/// UDP, for services.
+pub const UDP: u8 = protocol::UDP;

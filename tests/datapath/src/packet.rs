@@ -1,0 +1,149 @@
+//! Packets: built by etherparse, and judged by it and by sums from scratch.
+
+use ebpf_common::conntrack::FlowKey4;
+use ebpf_common::net::{Be16, protocol};
+use ebpf_logic::parse::flag;
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+/// `TC_ACT_UNSPEC`, also `TCX_NEXT`: on to the stack.
+pub const NEXT: i32 = -1;
+/// `TC_ACT_SHOT`, also `TCX_DROP`.
+pub const SHOT: i32 = 2;
+/// `TC_ACT_REDIRECT`, also `TCX_REDIRECT`.
+pub const REDIRECT: i32 = 7;
+
+/// A place on the network.
+pub type At = SocketAddrV4;
+
+/// An address and a port.
+pub fn at(addr: Ipv4Addr, port: u16) -> At {
+    SocketAddrV4::new(addr, port)
+}
+
+/// What an Ethernet frame of a pod begins with.
+fn ethernet() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+}
+
+/// A TCP segment with these flags.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn tcp(from: At, to: At, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let header = TcpHeader {
+        syn: flags & flag::SYN != 0,
+        ack: flags & flag::ACK != 0,
+        fin: flags & flag::FIN != 0,
+        rst: flags & flag::RST != 0,
+        acknowledgment_number: 77,
+        ..TcpHeader::new(from.port(), to.port(), 1_000, 4_096)
+    };
+    let builder = ethernet()
+        .ipv4(from.ip().octets(), to.ip().octets(), 64)
+        .tcp_header(header);
+    let mut out = Vec::new();
+    builder.write(&mut out, payload).expect("build TCP");
+    out
+}
+
+/// A UDP datagram.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn udp(from: At, to: At, payload: &[u8]) -> Vec<u8> {
+    let builder = ethernet()
+        .ipv4(from.ip().octets(), to.ip().octets(), 64)
+        .udp(from.port(), to.port());
+    let mut out = Vec::new();
+    builder.write(&mut out, payload).expect("build UDP");
+    out
+}
+
+/// An ICMP echo request.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn echo(from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    let builder = ethernet()
+        .ipv4(from.octets(), to.octets(), 64)
+        .icmpv4_echo_request(7, 1);
+    let mut out = Vec::new();
+    builder.write(&mut out, b"ping").expect("build ICMP");
+    out
+}
+
+/// What a packet says, after all its checksums were computed from scratch and found right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Source.
+    pub from: At,
+    /// Destination.
+    pub to: At,
+    /// IP protocol.
+    pub protocol: u8,
+    /// TCP flags.
+    pub flags: u8,
+}
+
+/// Reads a TCP or UDP packet and checks every checksum in it.
+///
+/// # Panics
+/// If it is neither, or a checksum is wrong.
+pub fn see(frame: &[u8]) -> Seen {
+    let sliced = SlicedPacket::from_ethernet(frame).expect("a frame");
+    let Some(NetSlice::Ipv4(ip)) = &sliced.net else {
+        panic!("not IPv4: {frame:02x?}");
+    };
+    let header = ip.header().to_header();
+    assert_eq!(
+        header.header_checksum,
+        header.calc_header_checksum(),
+        "IP checksum"
+    );
+    let (src, dst) = (ip.header().source_addr(), ip.header().destination_addr());
+    match &sliced.transport {
+        Some(TransportSlice::Tcp(slice)) => {
+            let tcp = slice.to_header();
+            let right = tcp
+                .calc_checksum_ipv4(&header, slice.payload())
+                .expect("length");
+            assert_eq!(tcp.checksum, right, "TCP checksum");
+            Seen {
+                from: at(src, tcp.source_port),
+                to: at(dst, tcp.destination_port),
+                protocol: protocol::TCP,
+                flags: frame[47],
+            }
+        }
+        Some(TransportSlice::Udp(slice)) => {
+            let udp = slice.to_header();
+            let right = udp
+                .calc_checksum_ipv4(&header, slice.payload())
+                .expect("length");
+            assert!(
+                udp.checksum == right || udp.checksum == 0,
+                "UDP checksum {:04x}, {right:04x} is right",
+                udp.checksum
+            );
+            Seen {
+                from: at(src, udp.source_port),
+                to: at(dst, udp.destination_port),
+                protocol: protocol::UDP,
+                flags: 0,
+            }
+        }
+        other => panic!("neither TCP nor UDP: {other:?}"),
+    }
+}
+
+/// Key of the flow of a packet that came from `scope` (ifindex of a pod, or `SCOPE_*`).
+pub fn key(scope: u32, protocol: u8, from: At, to: At) -> FlowKey4 {
+    FlowKey4 {
+        src: (*from.ip()).into(),
+        dst: (*to.ip()).into(),
+        sport: Be16::new(from.port()),
+        dport: Be16::new(to.port()),
+        scope: FlowKey4::scope(scope, protocol),
+    }
+}
