@@ -13,6 +13,14 @@ pub mod frame;
 pub use prost::Message;
 
 /// Generated from `v1/*.proto`, where the documentation is.
+#[cfg_attr(
+    feature = "grpc",
+    expect(
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        reason = "generated: tonic writes such attributes"
+    )
+)]
 #[expect(
     clippy::large_enum_variant,
     reason = "generated: which variant is large is the protocol's choice"
