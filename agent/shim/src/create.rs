@@ -15,12 +15,13 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{Pid, pipe2};
 use proto::v1::shim_error::Kind;
-use proto::v1::{ShimCreate, ShimExec};
+use proto::v1::{ShimCreate, ShimExec, ShimResize};
 
 use crate::capability::CapabilitySet;
 use crate::executor::{COMMAND_ERROR, Launch};
 use crate::group;
 use crate::seccomp::Filter;
+use crate::session::winsize;
 use crate::spec;
 use crate::worker::{Outcome, Worker};
 
@@ -96,6 +97,7 @@ pub(crate) fn container(folders: &Folders, create: &ShimCreate) -> io::Result<Ma
             filter,
             capabilities,
             report: Some(report_end.as_raw_fd()),
+            window: None,
         };
         let path = create.tty.then_some(console_path.as_path());
         outcome(build_container(folders, create, theirs, path, launch))
@@ -176,12 +178,19 @@ fn build_process(
     let path = folders.state.join(format!("{}.{number}.json", create.id));
     fs::write(&path, serde_json::to_vec(&process)?)?;
     let warnings = set_oom_score(create.oom_score_adj).into_iter().collect();
+    let window = ShimResize {
+        columns: exec.columns,
+        rows: exec.rows,
+    };
+    let window = winsize(window).filter(|_| exec.tty);
+    let launch = Launch {
+        filter,
+        capabilities,
+        report: None,
+        window,
+    };
     let built = builder(folders, create, stdio, console)?
-        .with_executor(Launch {
-            filter,
-            capabilities,
-            report: None,
-        })
+        .with_executor(launch)
         .as_tenant()
         .with_process(Some(&path))
         .with_detach(true)

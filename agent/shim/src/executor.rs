@@ -29,6 +29,8 @@ pub(crate) struct Launch {
     pub(crate) capabilities: CapabilitySet,
     /// Closed by a successful execve; else the reason is written to it.
     pub(crate) report: Option<RawFd>,
+    /// Size of the terminal, if it has one and somebody looks at it.
+    pub(crate) window: Option<libc::winsize>,
 }
 
 impl Executor for Launch {
@@ -71,6 +73,9 @@ impl Launch {
             .collect::<Result<_, _>>()
             .map_err(|e| format!("{COMMAND_ERROR}exec {name:?}: {e}"))?;
         fresh_signals().map_err(|e| format!("reset signals: {e}"))?;
+        if let Some(window) = self.window {
+            set_window(window).map_err(|e| format!("size the terminal: {e}"))?;
+        }
         if let Some(filter) = &self.filter {
             filter
                 .load()
@@ -84,13 +89,36 @@ impl Launch {
     }
 }
 
-/// The shim blocks signals and ignores SIGPIPE; both would survive execve.
+/// The shim blocks signals and ignores SIGPIPE, and was itself started with who knows
+/// what ignored; all that would survive execve.
 fn fresh_signals() -> nix::Result<()> {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: the default action; no handler of ours is involved.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// The kernel's struct sigaction: handler SIG_DFL, no flags, no restorer, empty mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    const MASK_SIZE: usize = 8;
+    let none = std::ptr::null_mut::<u64>();
+    for signal in 1..=64 {
+        if matches!(signal, libc::SIGKILL | libc::SIGSTOP) {
+            continue;
+        }
+        // By the system call: the library keeps two signals to itself.
+        // SAFETY: the kernel reads one struct; no handler of ours is involved.
+        Errno::result(unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                none,
+                MASK_SIZE,
+            )
+        })?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Sizes the terminal, before the program looks.
+fn set_window(window: libc::winsize) -> nix::Result<()> {
+    // SAFETY: the kernel reads one winsize.
+    Errno::result(unsafe { libc::ioctl(0, libc::TIOCSWINSZ, &window) }).map(drop)
 }
 
 /// argv, and PATH's value.

@@ -53,8 +53,8 @@ impl Log {
     /// Takes output as it comes.
     pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8]) -> io::Result<()> {
         let now = clock::unix();
+        let mut batch = Batch::default();
         let mut pending = std::mem::take(&mut self.pending[stream as usize]);
-        let mut lines = Vec::new();
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
             let (text, ended) = match piece.strip_suffix(b"\n") {
                 Some(text) => (text, true),
@@ -63,44 +63,86 @@ impl Log {
             pending.extend_from_slice(text);
             while pending.len() > LONGEST {
                 let rest = pending.split_off(LONGEST);
-                line(&mut lines, now, stream, b'P', &pending);
+                batch.add(now, stream, b'P', &pending);
                 pending = rest;
             }
             if ended {
-                line(&mut lines, now, stream, b'F', &pending);
+                batch.add(now, stream, b'F', &pending);
                 pending.clear();
             }
         }
         // A quiet container keeps no buffer.
         pending.shrink_to_fit();
         self.pending[stream as usize] = pending;
-        self.put(&lines)
+        self.put(&batch)
     }
 
     /// The stream has ended: what has no line end is a line nevertheless.
     pub(crate) fn end(&mut self, stream: Stream) -> io::Result<()> {
         let pending = std::mem::take(&mut self.pending[stream as usize]);
-        if pending.is_empty() {
-            return Ok(());
+        let mut batch = Batch::default();
+        if !pending.is_empty() {
+            batch.add(clock::unix(), stream, b'F', &pending);
         }
-        let mut lines = Vec::new();
-        line(&mut lines, clock::unix(), stream, b'F', &pending);
-        self.put(&lines)
+        self.put(&batch)
     }
 
-    fn put(&mut self, lines: &[u8]) -> io::Result<()> {
-        if lines.is_empty() {
-            return Ok(());
+    /// Writes lines, as many as there is room for at a time.
+    fn put(&mut self, batch: &Batch) -> io::Result<()> {
+        let mut written = 0;
+        let mut room = self.room();
+        for (from, to) in [0].iter().chain(&batch.ends).zip(&batch.ends) {
+            let (from, to) = (*from, *to);
+            if (to - written) as u64 > room && (from > written || self.size > 0) {
+                self.append(&batch.bytes[written..from])?;
+                written = from;
+                fs::rename(&self.path, rotated(&self.path))?;
+                self.file = append(&self.path)?;
+                self.size = 0;
+                room = self.room();
+            }
         }
-        let length = lines.len() as u64;
-        if self.max > 0 && self.size > 0 && self.size + length > self.max {
-            fs::rename(&self.path, rotated(&self.path))?;
-            self.file = append(&self.path)?;
-            self.size = 0;
+        self.append(&batch.bytes[written..])
+    }
+
+    /// Bytes that the file may still take.
+    fn room(&self) -> u64 {
+        if self.max == 0 {
+            u64::MAX
+        } else {
+            self.max.saturating_sub(self.size)
         }
-        self.file.write_all(lines)?;
-        self.size += length;
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if !bytes.is_empty() {
+            self.file.write_all(bytes)?;
+            self.size += bytes.len() as u64;
+        }
         Ok(())
+    }
+}
+
+/// Lines to be written, and where each ends.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Batch {
+    fn add(&mut self, now: Duration, stream: Stream, tag: u8, text: &[u8]) {
+        let to = &mut self.bytes;
+        to.extend_from_slice(clock::rfc3339(now).as_bytes());
+        to.extend_from_slice(match stream {
+            Stream::Stdout => b" stdout ",
+            Stream::Stderr => b" stderr ",
+        });
+        to.push(tag);
+        to.push(b' ');
+        to.extend_from_slice(text);
+        to.push(b'\n');
+        self.ends.push(to.len());
     }
 }
 
@@ -118,18 +160,6 @@ fn append(path: &Path) -> io::Result<File> {
         .append(true)
         .mode(0o640)
         .open(path)
-}
-
-fn line(to: &mut Vec<u8>, now: Duration, stream: Stream, tag: u8, text: &[u8]) {
-    to.extend_from_slice(clock::rfc3339(now).as_bytes());
-    to.extend_from_slice(match stream {
-        Stream::Stdout => b" stdout ",
-        Stream::Stderr => b" stderr ",
-    });
-    to.push(tag);
-    to.push(b' ');
-    to.extend_from_slice(text);
-    to.push(b'\n');
 }
 
 #[cfg(test)]
@@ -195,9 +225,10 @@ mod tests {
     #[test]
     fn a_full_file_becomes_the_earlier_one() {
         let (_folder, path, mut log) = log(200);
-        for n in 0..20 {
-            log.write(Stream::Stdout, format!("line {n:02}\n").as_bytes())
-                .unwrap();
+        let all: String = (0..20).map(|n| format!("line {n:02}\n")).collect();
+        // Several lines at once, and pieces of lines.
+        for piece in all.as_bytes().chunks(61) {
+            log.write(Stream::Stdout, piece).unwrap();
         }
         let (now, before) = (lines(&path), lines(&rotated(&path)));
         assert_eq!(now.last().unwrap(), "stdout F line 19");

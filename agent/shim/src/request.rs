@@ -160,11 +160,7 @@ impl Shim {
         match create::process(&self.folders, &container.create, &exec, number) {
             Ok(making) => {
                 self.wait(connection);
-                let window = ShimResize {
-                    columns: exec.columns,
-                    rows: exec.rows,
-                };
-                let session = Session::new(exec.id, connection, making, exec.tty, window);
+                let session = Session::new(exec.id, connection, making, exec.tty);
                 self.sessions.insert(number, session);
                 None
             }

@@ -29,19 +29,12 @@ pub(crate) struct Session {
     pub(crate) ends: Ends,
     pub(crate) exit: Option<Exit>,
     tty: bool,
-    window: ShimResize,
     input: VecDeque<u8>,
     input_closed: bool,
 }
 
 impl Session {
-    pub(crate) fn new(
-        container: String,
-        connection: u64,
-        making: Making,
-        tty: bool,
-        window: ShimResize,
-    ) -> Self {
+    pub(crate) fn new(container: String, connection: u64, making: Making, tty: bool) -> Self {
         Self {
             container,
             connection,
@@ -50,7 +43,6 @@ impl Session {
             ends: Ends::default(),
             exit: None,
             tty,
-            window,
             input: VecDeque::new(),
             input_closed: false,
         }
@@ -60,7 +52,6 @@ impl Session {
     pub(crate) fn made(&mut self, pid: Pid, ends: Ends) {
         self.pid = Some(pid);
         self.ends = ends;
-        self.resize(self.window);
         self.write();
     }
 
@@ -116,20 +107,10 @@ impl Session {
 
     /// Sets the terminal's size; nothing without one, or for a size of nothing.
     pub(crate) fn resize(&mut self, window: ShimResize) {
-        self.window = window;
         let Some(terminal) = self.ends.stdout.as_ref().filter(|_| self.tty) else {
             return;
         };
-        let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
-        if window.columns == 0 || window.rows == 0 {
-            return;
-        }
-        let size = libc::winsize {
-            ws_row: clamp(window.rows),
-            ws_col: clamp(window.columns),
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let Some(size) = winsize(window) else { return };
         // SAFETY: the descriptor is open, and the kernel reads one winsize.
         let set =
             Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) });
@@ -167,4 +148,17 @@ impl Session {
             kill(pid, Signal::SIGKILL).ok();
         }
     }
+}
+
+/// A size as the kernel has it; `None` for a size of nothing.
+pub(crate) fn winsize(window: ShimResize) -> Option<libc::winsize> {
+    let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+    let (ws_col, ws_row) = (clamp(window.columns), clamp(window.rows));
+    let is_size = ws_col > 0 && ws_row > 0;
+    is_size.then_some(libc::winsize {
+        ws_row,
+        ws_col,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    })
 }

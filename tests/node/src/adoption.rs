@@ -17,8 +17,13 @@ const STARTER: &str = "FOIL_TEST_STARTER";
 /// Plays the agent: starts the shim of the pod whose folder it is told, and stays.
 #[test]
 fn starter() {
-    #[expect(clippy::disallowed_methods, reason = "how the parent test tells this one its pod")]
-    let Ok(told) = std::env::var(STARTER) else { return };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how the parent test tells this one its pod"
+    )]
+    let Ok(told) = std::env::var(STARTER) else {
+        return;
+    };
     let (folder, uid) = told.split_once(' ').expect("FOLDER UID");
     let layout = agent_sys::state::Layout::new(format!("{folder}/lib"), format!("{folder}/run"));
     shim::spawn(&layout, &binary("foil-shim"), uid).expect("shim");
@@ -54,9 +59,11 @@ fn a_shim_survives_kill_9_of_its_agent_and_is_adopted() {
     agent.wait().unwrap();
     drop(client);
     let written = log_lines(&log).len();
-    wait_until("lines after the agent's death", || match log_lines(&log).len() {
-        n if n > written + 3 => Ok(()),
-        n => Err(n.to_string()),
+    wait_until("lines after the agent's death", || {
+        match log_lines(&log).len() {
+            n if n > written + 3 => Ok(()),
+            n => Err(n.to_string()),
+        }
     });
 
     assert!(shim::list(&pod.layout).unwrap().contains(&uid.to_owned()));
@@ -69,11 +76,19 @@ fn a_shim_survives_kill_9_of_its_agent_and_is_adopted() {
         let target = fs::read_link(entry.unwrap().path()).unwrap_or_default();
         let target = target.display().to_string();
         let ours = target.contains(&pod.folder().display().to_string())
-            || ["/dev/null", "pipe:", "socket:", "anon_inode:"].iter().any(|p| target.starts_with(p));
+            || ["/dev/null", "pipe:", "socket:", "anon_inode:"]
+                .iter()
+                .any(|p| target.starts_with(p));
         assert!(ours, "{target} is open");
     }
     let stat = fs::read_to_string(format!("/proc/{shim_pid}/stat")).unwrap();
-    let session = stat.rsplit(')').next().unwrap().split_whitespace().nth(3).unwrap();
+    let session = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .nth(3)
+        .unwrap();
     assert_eq!(session, shim_pid.to_string(), "a session of its own");
 
     pod.wait(client.kill(&id, libc::SIGKILL, false)).unwrap();
@@ -101,7 +116,10 @@ fn a_container_that_is_killed_is_reported_to_a_watcher() {
     let pid = pod.list().0[0].pid;
     let mut watch = pod.wait(pod.client().watch()).unwrap();
     let first = pod.wait(watch.next()).unwrap().unwrap();
-    assert_eq!((first.id.as_str(), first.state()), (id.as_str(), State::Running));
+    assert_eq!(
+        (first.id.as_str(), first.state()),
+        (id.as_str(), State::Running)
+    );
     // As from outside, by whoever.
     Pidfd::open(pid).unwrap().signal(libc::SIGKILL).unwrap();
     let second = pod.wait(watch.next()).unwrap().unwrap();
@@ -109,8 +127,9 @@ fn a_container_that_is_killed_is_reported_to_a_watcher() {
     let again = pod.message("again", &["true"]);
     pod.create(again.clone()).unwrap();
     pod.start(&again.id).unwrap();
-    let states: Vec<State> =
-        (0..3).map(|_| pod.wait(watch.next()).unwrap().unwrap().state()).collect();
+    let states: Vec<State> = (0..3)
+        .map(|_| pod.wait(watch.next()).unwrap().unwrap().state())
+        .collect();
     assert_eq!(states, [State::Created, State::Running, State::Exited]);
 }
 

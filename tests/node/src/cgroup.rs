@@ -53,15 +53,27 @@ fn a_containers_limits_are_in_its_group() {
 fn too_much_memory_is_an_oom_kill() {
     let mut pod = Pod::new();
     let hungry = "tail -c 200000000 /dev/zero";
-    let create = limited(pod.message("direct", &["sh", "-c", &format!("exec {hungry}")]), 16 << 20);
+    let create = limited(
+        pod.message("direct", &["sh", "-c", &format!("exec {hungry}")]),
+        16 << 20,
+    );
     let (end, _) = pod.finish(create);
-    assert_eq!((end.exit_code, end.signal, end.oom_killed), (137, libc::SIGKILL, true));
+    assert_eq!(
+        (end.exit_code, end.signal, end.oom_killed),
+        (137, libc::SIGKILL, true)
+    );
     // The child is killed, and its parent fails because of that.
-    let create = limited(pod.message("child", &["sh", "-c", &format!("{hungry}; exit 4")]), 16 << 20);
+    let create = limited(
+        pod.message("child", &["sh", "-c", &format!("{hungry}; exit 4")]),
+        16 << 20,
+    );
     let (end, _) = pod.finish(create);
     assert_eq!((end.exit_code, end.oom_killed), (4, true));
     // One that was killed otherwise was not killed for that.
-    let create = limited(pod.message("other", &["sh", "-c", "kill -9 $$; sleep 1; exit 1"]), 16 << 20);
+    let create = limited(
+        pod.message("other", &["sh", "-c", "kill -9 $$; sleep 1; exit 1"]),
+        16 << 20,
+    );
     assert!(!pod.finish(create).0.oom_killed);
 }
 
@@ -105,7 +117,10 @@ fn a_pods_group_is_made_set_read_and_removed() {
     let read = |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).unwrap();
     match pod.groups.version() {
         Version::V1 => {
-            assert_eq!(read(&format!("memory{group}/memory.limit_in_bytes")), "134217728\n");
+            assert_eq!(
+                read(&format!("memory{group}/memory.limit_in_bytes")),
+                "134217728\n"
+            );
             assert_eq!(read(&format!("cpu{group}/cpu.cfs_quota_us")), "20000\n");
             assert_eq!(read(&format!("pids{group}/pids.max")), "50\n");
             pod.groups.set(&pod.uid, &Limits::default()).unwrap();
@@ -128,7 +143,11 @@ fn a_pods_group_is_made_set_read_and_removed() {
             && of_container.memory_bytes > 0
             && of_container.pids == 1
             && of_pod.cpu_ns >= of_container.cpu_ns;
-        if enough { Ok(()) } else { Err(format!("{of_pod:?} {of_container:?}")) }
+        if enough {
+            Ok(())
+        } else {
+            Err(format!("{of_pod:?} {of_container:?}"))
+        }
     });
 }
 
@@ -147,7 +166,10 @@ fn what_a_dead_shim_leaves_is_killed_and_removed() {
             assert_eq!(state.id, id);
         }
     });
-    assert!(Path::new(&format!("/proc/{pid}")).exists(), "the container outlives its shim");
+    assert!(
+        Path::new(&format!("/proc/{pid}")).exists(),
+        "the container outlives its shim"
+    );
     assert!(pod.groups.kill(&pod.uid).unwrap() >= 1);
     pod.groups.remove(&pod.uid).unwrap();
     assert_eq!(pod.groups.list().unwrap(), Vec::<String>::new());

@@ -25,7 +25,10 @@ fn exit_codes_and_output_are_kept() {
     let id = pod.run(pod.message("web", &["sh", "-c", script]));
     let end = pod.exited(&id);
     assert_eq!((end.exit_code, end.signal, end.oom_killed), (7, 0, false));
-    assert!(end.started_ms > 0 && end.finished_ms >= end.started_ms, "{end:?}");
+    assert!(
+        end.started_ms > 0 && end.finished_ms >= end.started_ms,
+        "{end:?}"
+    );
     // Kept until it is deleted, over connections.
     pod.connect();
     assert_eq!(pod.list().0, [end]);
@@ -34,7 +37,11 @@ fn exit_codes_and_output_are_kept() {
     assert_eq!(lines, ["stderr F err", "stdout F out"]);
     pod.delete(&id).unwrap();
     assert_eq!(pod.list().0, []);
-    assert_eq!(log_lines(&pod.log_path("web")).len(), 2, "the log outlives the container");
+    assert_eq!(
+        log_lines(&pod.log_path("web")).len(),
+        2,
+        "the log outlives the container"
+    );
 }
 
 #[test]
@@ -61,7 +68,8 @@ fn the_life_of_a_container() {
     pod.kill(&id, libc::SIGKILL, false).unwrap();
     let end = pod.exited(&id);
     assert_eq!((end.exit_code, end.signal), (137, libc::SIGKILL));
-    pod.kill(&id, libc::SIGTERM, false).expect("too late is no error");
+    pod.kill(&id, libc::SIGTERM, false)
+        .expect("too late is no error");
     pod.delete(&id).unwrap();
     for call in [Pod::start, Pod::delete] {
         assert_eq!(refusal(call(&mut pod, &id)).0, Kind::NotFound);
@@ -116,11 +124,17 @@ fn a_command_that_cannot_run_is_the_users_error() {
     let text = "unable to start container process: exec: ";
     for (command, reason) in [
         ("nosuch", "\"nosuch\": executable file not found in $PATH"),
-        ("/nosuch", "\"/nosuch\": stat /nosuch: no such file or directory"),
+        (
+            "/nosuch",
+            "\"/nosuch\": stat /nosuch: no such file or directory",
+        ),
         ("/etc/plain", "\"/etc/plain\": permission denied"),
     ] {
         let create = pod.message("web", &[command]);
-        assert_eq!(refusal(pod.create(create)), (Kind::Command, format!("{text}{reason}")));
+        assert_eq!(
+            refusal(pod.create(create)),
+            (Kind::Command, format!("{text}{reason}"))
+        );
     }
     // Only execve knows.
     let create = pod.message("web", &["broken"]);
@@ -145,13 +159,55 @@ fn what_makes_no_sense_is_refused() {
     let mut pod = Pod::new();
     let good = pod.message("web", &["true"]);
     let bad: [(&str, ShimCreate); 7] = [
-        ("no args", ShimCreate { args: vec![], ..good.clone() }),
-        ("own cgroup", ShimCreate { cgroup: String::new(), ..good.clone() }),
-        ("root cgroup", ShimCreate { cgroup: "/".into(), ..good.clone() }),
-        ("cgroup above", ShimCreate { cgroup: "/a/../..".into(), ..good.clone() }),
-        ("capability", ShimCreate { capabilities: vec!["CAP_FLY".into()], ..good.clone() }),
-        ("rootfs", ShimCreate { rootfs: "/nonexistent".into(), ..good.clone() }),
-        ("namespace", ShimCreate { net_ns: "/nonexistent".into(), ..good.clone() }),
+        (
+            "no args",
+            ShimCreate {
+                args: vec![],
+                ..good.clone()
+            },
+        ),
+        (
+            "own cgroup",
+            ShimCreate {
+                cgroup: String::new(),
+                ..good.clone()
+            },
+        ),
+        (
+            "root cgroup",
+            ShimCreate {
+                cgroup: "/".into(),
+                ..good.clone()
+            },
+        ),
+        (
+            "cgroup above",
+            ShimCreate {
+                cgroup: "/a/../..".into(),
+                ..good.clone()
+            },
+        ),
+        (
+            "capability",
+            ShimCreate {
+                capabilities: vec!["CAP_FLY".into()],
+                ..good.clone()
+            },
+        ),
+        (
+            "rootfs",
+            ShimCreate {
+                rootfs: "/nonexistent".into(),
+                ..good.clone()
+            },
+        ),
+        (
+            "namespace",
+            ShimCreate {
+                net_ns: "/nonexistent".into(),
+                ..good.clone()
+            },
+        ),
     ];
     for (what, create) in bad {
         assert_eq!(refusal(pod.create(create)).0, Kind::Runtime, "{what}");
@@ -166,7 +222,14 @@ fn environment_folder_and_hostname() {
     let create = ShimCreate {
         env: vec!["A=1".into(), "B=x y=z".into(), "A=2".into()],
         cwd: "/tmp".into(),
-        ..pod.message("web", &["sh", "-c", "echo $A; echo \"$B\"; pwd; hostname; echo $PATH"])
+        ..pod.message(
+            "web",
+            &[
+                "sh",
+                "-c",
+                "echo $A; echo \"$B\"; pwd; hostname; echo $PATH",
+            ],
+        )
     };
     let (_, lines) = pod.finish(create);
     assert_eq!(
@@ -210,13 +273,22 @@ fn mounts_are_those_asked_for() {
     };
     let (end, lines) = pod.finish(create);
     assert_eq!(end.exit_code, 0, "{lines:?}");
-    let out: Vec<_> = lines.iter().filter_map(|l| l.strip_prefix("stdout F ")).collect();
+    let out: Vec<_> = lines
+        .iter()
+        .filter_map(|l| l.strip_prefix("stdout F "))
+        .collect();
     assert_eq!(out, ["content", "content", "/dev/null", "/dev/ptmx"]);
-    let errors = lines.iter().filter(|l| l.ends_with("Read-only file system")).count();
+    let errors = lines
+        .iter()
+        .filter(|l| l.ends_with("Read-only file system"))
+        .count();
     assert_eq!(errors, 2, "{lines:?}");
     assert_eq!(fs::read_to_string(volume.join("other")).unwrap(), "new\n");
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!table.contains("/rootfs/data"), "a container's mounts stay in it");
+    assert!(
+        !table.contains("/rootfs/data"),
+        "a container's mounts stay in it"
+    );
 }
 
 #[test]
@@ -231,11 +303,17 @@ fn nothing_is_left_of_a_container() {
         pod.exited(&id);
         pod.delete(&id).unwrap();
         for pid in pids.lines() {
-            assert!(!fs::exists(format!("/proc/{pid}")).unwrap(), "round {round}: {pid} lives");
+            assert!(
+                !fs::exists(format!("/proc/{pid}")).unwrap(),
+                "round {round}: {pid} lives"
+            );
         }
         for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap() {
             let path = format!("{}{group}", hierarchy.unwrap().path().display());
-            assert!(!fs::exists(&path).unwrap(), "round {round}: {path} is there");
+            assert!(
+                !fs::exists(&path).unwrap(),
+                "round {round}: {path} is there"
+            );
         }
     }
     let state = pod.layout.shim(&pod.uid).join("state");
@@ -253,7 +331,11 @@ fn nothing_is_left_of_a_container() {
     });
     pod.shutdown().unwrap();
     wait_until("the shim's end", || {
-        if fs::exists(format!("/proc/{shim}")).unwrap() { Err("alive".into()) } else { Ok(()) }
+        if fs::exists(format!("/proc/{shim}")).unwrap() {
+            Err("alive".into())
+        } else {
+            Ok(())
+        }
     });
 }
 
@@ -271,7 +353,10 @@ fn orphans_in_the_nodes_pid_namespace_end_with_their_container() {
     pod.delete(&id).unwrap();
     // Their ends are collected after the answer.
     wait_until("their end", || {
-        match pids.lines().find(|pid| fs::exists(format!("/proc/{pid}")).unwrap()) {
+        match pids
+            .lines()
+            .find(|pid| fs::exists(format!("/proc/{pid}")).unwrap())
+        {
             Some(pid) => Err(format!("{pid} lives")),
             None => Ok(()),
         }

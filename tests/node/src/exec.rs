@@ -44,12 +44,25 @@ fn expect(pod: &Pod, exec: &mut Exec, text: &str) {
 fn exit_code_output_and_namespaces() {
     let mut pod = Pod::new();
     let id = sleeper(&mut pod);
-    assert_eq!(pod.exec(&id, &["sh", "-c", "echo hi; exit 5"]).unwrap(), (5, "hi\n".into()));
+    assert_eq!(
+        pod.exec(&id, &["sh", "-c", "echo hi; exit 5"]).unwrap(),
+        (5, "hi\n".into())
+    );
     assert_eq!(pod.exec(&id, &["sh", "-c", "kill -9 $$"]).unwrap().0, 137);
-    let namespaces = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let namespaces = |text: &str| {
+        text.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     let kinds = "cd /proc/PID/ns; for n in net ipc uts pid mnt cgroup; do readlink $n; done";
-    let of_init = pod.exec(&id, &["sh", "-c", &kinds.replace("PID", "1")]).unwrap().1;
-    let own = pod.exec(&id, &["sh", "-c", &kinds.replace("PID", "self")]).unwrap().1;
+    let of_init = pod
+        .exec(&id, &["sh", "-c", &kinds.replace("PID", "1")])
+        .unwrap()
+        .1;
+    let own = pod
+        .exec(&id, &["sh", "-c", &kinds.replace("PID", "self")])
+        .unwrap()
+        .1;
     assert_eq!(namespaces(&of_init).len(), 6);
     assert_eq!(namespaces(&own), namespaces(&of_init));
     // In the container's groups, so its limits hold.
@@ -78,7 +91,13 @@ fn stdin_reaches_the_process_and_ends() {
     let id = sleeper(&mut pod);
     // More than any buffer on the way, so that every one of them fills up.
     let input: Vec<u8> = (0..3_000_000_u32).map(|n| n as u8).collect();
-    let mut exec = begin(&pod, ShimExec { stdin: true, ..message(&id, &["md5sum"]) });
+    let mut exec = begin(
+        &pod,
+        ShimExec {
+            stdin: true,
+            ..message(&id, &["md5sum"])
+        },
+    );
     pod.wait(async {
         for piece in input.chunks(100_000) {
             exec.input.write(piece.to_vec()).await.expect("write");
@@ -88,7 +107,11 @@ fn stdin_reaches_the_process_and_ends() {
     let (code, output) = pod.wait(exec.collect(1000)).unwrap();
     let file = pod.folder().join("input");
     fs::write(&file, &input).unwrap();
-    let expected = std::process::Command::new("md5sum").arg(&file).output().unwrap().stdout;
+    let expected = std::process::Command::new("md5sum")
+        .arg(&file)
+        .output()
+        .unwrap()
+        .stdout;
     assert_eq!(code, 0);
     assert_eq!(output[..32], expected[..32]);
 }
@@ -131,20 +154,28 @@ fn a_terminal() {
             stdin: true,
             columns: 91,
             rows: 23,
-            ..message(&id, &["sh", "-c", "tty; echo size $(stty size) $TERM; exec sh"])
+            ..message(
+                &id,
+                &["sh", "-c", "tty; echo size $(stty size) $TERM; exec sh"],
+            )
         },
     );
     expect(&pod, &mut exec, "size 23 91 xterm");
     pod.wait(async {
         exec.input.resize(100, 30).await.expect("resize");
-        exec.input.write(b"stty size\n".to_vec()).await.expect("write");
+        exec.input
+            .write(b"stty size\n".to_vec())
+            .await
+            .expect("write");
     });
     expect(&pod, &mut exec, "30 100");
     // Control-C ends the command, not the shell.
-    pod.wait(exec.input.write(b"echo up; sleep 1000\n".to_vec())).unwrap();
+    pod.wait(exec.input.write(b"echo up; sleep 1000\n".to_vec()))
+        .unwrap();
     expect(&pod, &mut exec, "up\r\n");
     pod.wait(exec.input.write(b"\x03".to_vec())).unwrap();
-    pod.wait(exec.input.write(b"echo $((40+2)) after; exit 9\n".to_vec())).unwrap();
+    pod.wait(exec.input.write(b"echo $((40+2)) after; exit 9\n".to_vec()))
+        .unwrap();
     expect(&pod, &mut exec, "42 after");
     let (code, _) = pod.wait(exec.collect(1000)).unwrap();
     assert_eq!(code, 9);
@@ -155,7 +186,14 @@ fn a_container_with_a_terminal_logs_it() {
     let mut pod = Pod::new();
     let create = ShimCreate {
         tty: true,
-        ..pod.message("web", &["sh", "-c", "tty; test -t 0 && echo input; test -t 2 && echo error"])
+        ..pod.message(
+            "web",
+            &[
+                "sh",
+                "-c",
+                "tty; test -t 0 && echo input; test -t 2 && echo error",
+            ],
+        )
     };
     let (end, lines) = pod.finish(create);
     assert_eq!(end.exit_code, 0);
@@ -170,7 +208,11 @@ fn a_process_dies_with_its_connection() {
     let mut pod = Pod::new();
     let id = sleeper(&mut pod);
     let exec = begin(&pod, message(&id, &["sleep", "2000"]));
-    let count = |pod: &Pod| pod.group_file("pids", "web", "cgroup.procs").lines().count();
+    let count = |pod: &Pod| {
+        pod.group_file("pids", "web", "cgroup.procs")
+            .lines()
+            .count()
+    };
     wait_until("two processes", || match count(&pod) {
         2 => Ok(()),
         n => Err(n.to_string()),
@@ -187,8 +229,9 @@ fn many_at_once() {
     let mut pod = Pod::new();
     let id = sleeper(&mut pod);
     let script = |n: i32| format!("sleep 0.2; echo {n}; exit {n}");
-    let running: Vec<_> =
-        (0..20).map(|n| begin(&pod, message(&id, &["sh", "-c", &script(n)]))).collect();
+    let running: Vec<_> = (0..20)
+        .map(|n| begin(&pod, message(&id, &["sh", "-c", &script(n)])))
+        .collect();
     for (n, exec) in (0..).zip(running) {
         let (code, output) = pod.wait(exec.collect(100)).unwrap();
         assert_eq!((code, output), (n, format!("{n}\n").into_bytes()));

@@ -44,7 +44,12 @@ fn long_lines_are_partial() {
     let shape: Vec<_> = lines.iter().map(|l| (&l[..8], l.len() - 9)).collect();
     assert_eq!(
         shape,
-        [("stdout P", 16384), ("stdout P", 16384), ("stdout F", 7232), ("stdout F", 5)]
+        [
+            ("stdout P", 16384),
+            ("stdout P", 16384),
+            ("stdout F", 7232),
+            ("stdout F", 5)
+        ]
     );
 }
 
@@ -52,16 +57,25 @@ fn long_lines_are_partial() {
 fn a_full_log_is_rotated_while_the_container_runs() {
     let mut pod = Pod::new();
     let script = "i=100; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); done; exec sleep 1000";
-    let create = ShimCreate { log_max_bytes: 4000, ..pod.message("web", &["sh", "-c", script]) };
+    let create = ShimCreate {
+        log_max_bytes: 4000,
+        ..pod.message("web", &["sh", "-c", script])
+    };
     pod.run(create);
     let path = pod.log_path("web");
-    wait_until("the last line", || match log_lines(&path).last().map(String::as_str) {
-        Some("stdout F line 299") => Ok(()),
-        other => Err(format!("{other:?}")),
+    wait_until("the last line", || {
+        match log_lines(&path).last().map(String::as_str) {
+            Some("stdout F line 299") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     });
     let before = PathBuf::from(format!("{}.1", path.display()));
     for file in [&path, &before] {
-        assert!(fs::metadata(file).unwrap().len() <= 4000, "{}", file.display());
+        assert!(
+            fs::metadata(file).unwrap().len() <= 4000,
+            "{}",
+            file.display()
+        );
     }
     let all = [log_lines(&before), log_lines(&path)].concat();
     let first = 300 - all.len();

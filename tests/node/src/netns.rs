@@ -28,7 +28,9 @@ impl Drop for Folder {
 }
 
 fn own(kind: &str) -> u64 {
-    fs::metadata(format!("/proc/thread-self/ns/{kind}")).unwrap().ino()
+    fs::metadata(format!("/proc/thread-self/ns/{kind}"))
+        .unwrap()
+        .ino()
 }
 
 #[test]
@@ -44,11 +46,17 @@ fn namespaces_are_pinned_entered_and_removed() {
     }
     let before = own("net");
     let (inside, flags) = netns::enter(&pins.join("net"), || {
-        (own("net"), fs::read_to_string("/proc/thread-self/net/dev").unwrap())
+        (
+            own("net"),
+            fs::read_to_string("/proc/thread-self/net/dev").unwrap(),
+        )
     })
     .unwrap();
     assert_eq!(inside, netns::inode(&pins.join("net")).unwrap());
-    assert!(flags.contains("lo:") && flags.lines().count() == 3, "{flags}");
+    assert!(
+        flags.contains("lo:") && flags.lines().count() == 3,
+        "{flags}"
+    );
     assert_eq!(own("net"), before, "the caller stays where it is");
 
     let up = netns::enter(&pins.join("net"), || {

@@ -65,7 +65,10 @@ impl Pod {
         let mut pod = Self {
             uid: "00000000-1111-2222-3333-444444444444".to_owned(),
             groups: Groups::open(&parent).expect("cgroups"),
-            runtime: Builder::new_current_thread().enable_all().build().expect("runtime"),
+            runtime: Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("runtime"),
             layout,
             parent,
             folder,
@@ -73,7 +76,9 @@ impl Pod {
             shim_pid: 0,
         };
         pod.layout.create().expect("folders");
-        pod.groups.create(&pod.uid, &Limits::default()).expect("pod's group");
+        pod.groups
+            .create(&pod.uid, &Limits::default())
+            .expect("pod's group");
         netns::create(&pod.layout.namespace(&pod.uid), "web-0").expect("pod's namespaces");
         install_busybox(&pod.rootfs());
         shim::spawn(&pod.layout, &binary("foil-shim"), &pod.uid).expect("shim");
@@ -89,7 +94,8 @@ impl Pod {
 
     /// A connection beside the pod's own.
     pub fn client(&self) -> Client {
-        self.wait(Client::connect(&self.layout, &self.uid)).expect("connection")
+        self.wait(Client::connect(&self.layout, &self.uid))
+            .expect("connection")
     }
 
     /// Waits for an answer, not for ever.
@@ -216,7 +222,10 @@ impl Pod {
     pub fn group_file(&self, controller: &str, name: &str, file: &str) -> String {
         let group = self.groups.container_path(&self.uid, name);
         let path = format!("/sys/fs/cgroup/{controller}{group}/{file}");
-        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}")).trim().to_owned()
+        fs::read_to_string(&path)
+            .unwrap_or_else(|e| panic!("{path}: {e}"))
+            .trim()
+            .to_owned()
     }
 
     /// Ends and removes everything, and says what stayed.
@@ -230,15 +239,39 @@ impl Pod {
         if let Ok(process) = Pidfd::open(self.shim_pid)
             && is_shim(self.shim_pid, &self.layout)
         {
-            note("shim", process.signal(libc::SIGKILL).map_err(|e| e.to_string()));
-            note("shim", process.wait(10_000).map(drop).map_err(|e| e.to_string()));
+            note(
+                "shim",
+                process.signal(libc::SIGKILL).map_err(|e| e.to_string()),
+            );
+            note(
+                "shim",
+                process.wait(10_000).map(drop).map_err(|e| e.to_string()),
+            );
         }
-        note("processes", self.groups.kill(&self.uid).map(drop).map_err(|e| e.to_string()));
-        note("group", self.groups.remove(&self.uid).map_err(|e| e.to_string()));
-        note("parent group", self.groups.remove_parent().map_err(|e| e.to_string()));
+        note(
+            "processes",
+            self.groups
+                .kill(&self.uid)
+                .map(drop)
+                .map_err(|e| e.to_string()),
+        );
+        note(
+            "group",
+            self.groups.remove(&self.uid).map_err(|e| e.to_string()),
+        );
+        note(
+            "parent group",
+            self.groups.remove_parent().map_err(|e| e.to_string()),
+        );
         let pins = self.layout.namespace(&self.uid);
-        note("namespaces", netns::remove(&pins).map_err(|e| e.to_string()));
-        note("folder", agent_sys::state::remove_folder(&self.folder).map_err(|e| e.to_string()));
+        note(
+            "namespaces",
+            netns::remove(&pins).map_err(|e| e.to_string()),
+        );
+        note(
+            "folder",
+            agent_sys::state::remove_folder(&self.folder).map_err(|e| e.to_string()),
+        );
         problems
     }
 }
@@ -270,14 +303,26 @@ pub fn install_busybox(rootfs: &Path) {
         fs::create_dir_all(rootfs.join(folder)).expect("rootfs");
     }
     fs::set_permissions(rootfs.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("tmp");
-    fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n")
-        .expect("passwd");
+    fs::write(
+        rootfs.join("etc/passwd"),
+        "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n",
+    )
+    .expect("passwd");
     // Copied by another process: a copy that is open for writing in this one would be
     // inherited by whatever another test forks meanwhile, and could not be executed.
-    let copied = Command::new("/bin/cp").arg(BUSYBOX).arg(rootfs.join("bin/busybox")).status();
+    let copied = Command::new("/bin/cp")
+        .arg(BUSYBOX)
+        .arg(rootfs.join("bin/busybox"))
+        .status();
     assert!(copied.expect("cp").success(), "busybox-static is installed");
-    let list = Command::new(BUSYBOX).arg("--list").output().expect("busybox runs");
-    for applet in String::from_utf8_lossy(&list.stdout).lines().filter(|a| *a != "busybox") {
+    let list = Command::new(BUSYBOX)
+        .arg("--list")
+        .output()
+        .expect("busybox runs");
+    for applet in String::from_utf8_lossy(&list.stdout)
+        .lines()
+        .filter(|a| *a != "busybox")
+    {
         symlink("busybox", rootfs.join("bin").join(applet)).expect("applet");
     }
 }
@@ -285,5 +330,7 @@ pub fn install_busybox(rootfs: &Path) {
 /// Lines of a log in CRI format without their times: "stdout F text".
 pub fn log_lines(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines().map(|l| l.split_once(' ').map_or(l, |(_, rest)| rest).to_owned()).collect()
+    text.split_terminator('\n')
+        .map(|l| l.split_once(' ').map_or(l, |(_, rest)| rest).to_owned())
+        .collect()
 }

@@ -15,7 +15,9 @@ fn garbage_closes_its_connection_only() {
     let create = pod.message("web", &["sleep", "1000"]);
     let id = pod.run(create);
     let socket = pod.layout.shim_socket(&pod.uid);
-    let list = frame::encode(&ShimRequest { request: Some(Request::List(ShimList {})) });
+    let list = frame::encode(&ShimRequest {
+        request: Some(Request::List(ShimList {})),
+    });
     let garbage: [&[u8]; 6] = [
         &[0xff; 4096],
         &[0, 0, 0, 0],
@@ -34,11 +36,17 @@ fn garbage_closes_its_connection_only() {
             continue;
         }
         // Closed with our bytes unread is a reset; the point is that it is closed.
-        assert!(matches!(peer.read_to_end(&mut answer), Ok(0) | Err(_)), "{bytes:?}: {answer:?}");
+        assert!(
+            matches!(peer.read_to_end(&mut answer), Ok(0) | Err(_)),
+            "{bytes:?}: {answer:?}"
+        );
     }
     // Cut at every place.
     for cut in 0..list.len() {
-        UnixStream::connect(&socket).unwrap().write_all(&list[..cut]).unwrap();
+        UnixStream::connect(&socket)
+            .unwrap()
+            .write_all(&list[..cut])
+            .unwrap();
     }
     assert_eq!(pod.list().0[0].id, id);
 }
@@ -46,7 +54,9 @@ fn garbage_closes_its_connection_only() {
 #[test]
 fn requests_in_one_piece_are_answered_in_order() {
     let pod = Pod::new();
-    let list = frame::encode(&ShimRequest { request: Some(Request::List(ShimList {})) });
+    let list = frame::encode(&ShimRequest {
+        request: Some(Request::List(ShimList {})),
+    });
     let mut peer = UnixStream::connect(pod.layout.shim_socket(&pod.uid)).unwrap();
     peer.write_all(&list.repeat(100)).unwrap();
     for _ in 0..100 {
@@ -60,7 +70,13 @@ fn input_without_exec_is_an_error_and_no_more() {
     let pod = Pod::new();
     let mut peer = UnixStream::connect(pod.layout.shim_socket(&pod.uid)).unwrap();
     for request in [Request::Stdin(vec![1]), Request::StdinClosed(true)] {
-        frame::write(&mut peer, &ShimRequest { request: Some(request) }).unwrap();
+        frame::write(
+            &mut peer,
+            &ShimRequest {
+                request: Some(request),
+            },
+        )
+        .unwrap();
         let answer = frame::read::<ShimResponse>(&mut peer).unwrap().unwrap();
         assert!(format!("{answer:?}").contains("input without exec"));
     }
