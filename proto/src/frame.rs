@@ -90,7 +90,11 @@ mod tests {
     use crate::v1::ShimKill;
 
     fn kill(id: &str) -> ShimKill {
-        ShimKill { id: id.into(), signal: 15, all: false }
+        ShimKill {
+            id: id.into(),
+            signal: 15,
+            all: false,
+        }
     }
 
     #[test]
@@ -107,7 +111,10 @@ mod tests {
     fn cut_and_oversized_are_errors() {
         let bytes = encode(&kill("a"));
         for cut in 1..bytes.len() {
-            assert!(read::<ShimKill>(&mut &bytes[..cut]).is_err(), "cut at {cut}");
+            assert!(
+                read::<ShimKill>(&mut &bytes[..cut]).is_err(),
+                "cut at {cut}"
+            );
         }
         assert!(matches!(
             read::<ShimKill>(&mut &[0xff, 0xff, 0xff, 0xff][..]),

@@ -66,10 +66,10 @@ pub fn set(object: &mut Value, condition: &Condition, now: Timestamp) -> bool {
         list.push(wanted);
         return true;
     };
-    if found.get("status") == wanted.get("status") {
-        if let Some(since) = found.get("lastTransitionTime") {
-            wanted["lastTransitionTime"] = since.clone();
-        }
+    if found.get("status") == wanted.get("status")
+        && let Some(since) = found.get("lastTransitionTime")
+    {
+        wanted["lastTransitionTime"] = since.clone();
     }
     let own = ["type", "status", "reason", "message", "lastTransitionTime"];
     let same = own.iter().all(|name| found.get(*name) == wanted.get(*name));

@@ -54,10 +54,11 @@ pub(crate) fn set_defaults(c: &mut Container) {
         &mut c.liveness_probe,
         &mut c.readiness_probe,
         &mut c.startup_probe,
-    ] {
-        if let Some(probe) = probe {
-            probe::set_defaults(probe);
-        }
+    ]
+    .into_iter()
+    .flatten()
+    {
+        probe::set_defaults(probe);
     }
     if let Some(hooks) = &mut c.lifecycle {
         lifecycle::set_defaults(hooks);
@@ -227,10 +228,10 @@ fn validate_env(env: &EnvVar, at: &Field, causes: &mut Causes) {
 }
 
 fn validate_env_from(source: &EnvFromSource, at: &Field, causes: &mut Causes) {
-    if let Some(prefix) = source.prefix.as_deref() {
-        if let Err(detail) = name::env_name(prefix) {
-            causes.invalid(&at.child("prefix"), prefix, detail);
-        }
+    if let Some(prefix) = source.prefix.as_deref()
+        && let Err(detail) = name::env_name(prefix)
+    {
+        causes.invalid(&at.child("prefix"), prefix, detail);
     }
     let config = source
         .config_map_ref

@@ -40,14 +40,13 @@ fn validate_hook(hook: &LifecycleHandler, container: &Container, at: &Field, cau
         1 => {}
         _several => causes.forbidden(at, "may not specify more than 1 handler type"),
     }
-    if let Some(exec) = &hook.exec {
-        if exec
+    if let Some(exec) = &hook.exec
+        && exec
             .command
             .as_ref()
             .is_none_or(|command| command.is_empty())
-        {
-            causes.required(&at.child("exec.command"), "");
-        }
+    {
+        causes.required(&at.child("exec.command"), "");
     }
     if let Some(get) = &hook.http_get {
         probe::validate_http(get, container, &at.child("httpGet"), causes);
@@ -55,10 +54,10 @@ fn validate_hook(hook: &LifecycleHandler, container: &Container, at: &Field, cau
     if let Some(tcp) = &hook.tcp_socket {
         probe::validate_port(&tcp.port, container, &at.child("tcpSocket.port"), causes);
     }
-    if let Some(sleep) = &hook.sleep {
-        if sleep.seconds < 0 {
-            let detail = "must be greater than or equal to 0";
-            causes.invalid(&at.child("sleep.seconds"), sleep.seconds, detail);
-        }
+    if let Some(sleep) = &hook.sleep
+        && sleep.seconds < 0
+    {
+        let detail = "must be greater than or equal to 0";
+        causes.invalid(&at.child("sleep.seconds"), sleep.seconds, detail);
     }
 }

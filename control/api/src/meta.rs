@@ -224,15 +224,16 @@ pub(crate) fn validate(meta: &ObjectMeta, kind: &Kind, causes: &mut Causes) {
     if name.is_empty() && prefix.is_empty() {
         causes.required(&at.child("name"), "name or generateName is required");
     }
-    if !name.is_empty() {
-        if let Err(detail) = judge(name) {
-            causes.invalid(&at.child("name"), name, detail);
-        }
+    if !name.is_empty()
+        && let Err(detail) = judge(name)
+    {
+        causes.invalid(&at.child("name"), name, detail);
     }
-    if !prefix.is_empty() && judge(&format!("{prefix}x")).is_err() {
-        if let Err(detail) = judge(&generated_name(prefix, 0)) {
-            causes.invalid(&at.child("generateName"), prefix, detail);
-        }
+    if !prefix.is_empty()
+        && judge(&format!("{prefix}x")).is_err()
+        && let Err(detail) = judge(&generated_name(prefix, 0))
+    {
+        causes.invalid(&at.child("generateName"), prefix, detail);
     }
     let namespace = meta.namespace.as_deref().unwrap_or_default();
     if kind.namespaced {

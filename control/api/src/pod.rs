@@ -24,10 +24,10 @@ impl Rules for Pod {
         let chosen = old
             .and_then(|old| old.spec.as_ref())
             .and_then(|spec| spec.node_name.clone());
-        if let Some(spec) = self.spec.as_mut() {
-            if spec.node_name.as_deref().unwrap_or_default().is_empty() {
-                spec.node_name = chosen;
-            }
+        if let Some(spec) = self.spec.as_mut()
+            && spec.node_name.as_deref().unwrap_or_default().is_empty()
+        {
+            spec.node_name = chosen;
         }
     }
 

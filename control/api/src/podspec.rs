@@ -109,21 +109,21 @@ pub(crate) fn validate(spec: &PodSpec, at: &Field, causes: &mut Causes) {
         let seconds = spec.termination_grace_period_seconds.unwrap_or_default();
         causes.invalid(&at, seconds, "must be greater than or equal to 0");
     }
-    if let Some(seconds) = spec.active_deadline_seconds {
-        if !(1..=i64::from(i32::MAX)).contains(&seconds) {
-            let at = at.child("activeDeadlineSeconds");
-            causes.invalid(&at, seconds, "must be between 1 and 2147483647, inclusive");
-        }
+    if let Some(seconds) = spec.active_deadline_seconds
+        && !(1..=i64::from(i32::MAX)).contains(&seconds)
+    {
+        let at = at.child("activeDeadlineSeconds");
+        causes.invalid(&at, seconds, "must be between 1 and 2147483647, inclusive");
     }
-    if let Some(hostname) = spec.hostname.as_deref().filter(|text| !text.is_empty()) {
-        if let Err(detail) = name::label(hostname) {
-            causes.invalid(&at.child("hostname"), hostname, detail);
-        }
+    if let Some(hostname) = spec.hostname.as_deref().filter(|text| !text.is_empty())
+        && let Err(detail) = name::label(hostname)
+    {
+        causes.invalid(&at.child("hostname"), hostname, detail);
     }
-    if let Some(node) = spec.node_name.as_deref().filter(|text| !text.is_empty()) {
-        if let Err(detail) = name::subdomain(node) {
-            causes.invalid(&at.child("nodeName"), node, detail);
-        }
+    if let Some(node) = spec.node_name.as_deref().filter(|text| !text.is_empty())
+        && let Err(detail) = name::subdomain(node)
+    {
+        causes.invalid(&at.child("nodeName"), node, detail);
     }
     meta::validate_labels(
         spec.node_selector.as_ref(),

@@ -47,14 +47,13 @@ pub(crate) fn validate(
         1 => {}
         _several => causes.forbidden(at, "may not specify more than 1 handler type"),
     }
-    if let Some(exec) = &probe.exec {
-        if exec
+    if let Some(exec) = &probe.exec
+        && exec
             .command
             .as_ref()
             .is_none_or(|command| command.is_empty())
-        {
-            causes.required(&at.child("exec.command"), "");
-        }
+    {
+        causes.required(&at.child("exec.command"), "");
     }
     if let Some(get) = &probe.http_get {
         validate_http(get, container, &at.child("httpGet"), causes);
@@ -62,10 +61,10 @@ pub(crate) fn validate(
     if let Some(tcp) = &probe.tcp_socket {
         validate_port(&tcp.port, container, &at.child("tcpSocket.port"), causes);
     }
-    if let Some(grpc) = &probe.grpc {
-        if let Err(detail) = name::port(grpc.port) {
-            causes.invalid(&at.child("grpc.port"), grpc.port, detail);
-        }
+    if let Some(grpc) = &probe.grpc
+        && let Err(detail) = name::port(grpc.port)
+    {
+        causes.invalid(&at.child("grpc.port"), grpc.port, detail);
     }
     let numbers = [
         ("initialDelaySeconds", probe.initial_delay_seconds),

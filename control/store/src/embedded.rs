@@ -140,10 +140,10 @@ impl Embedded {
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.jobs = None;
-        if let Some(writer) = self.writer.take() {
-            if writer.join().is_err() {
-                tracing::error!("the store's writer panicked");
-            }
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the store's writer panicked");
         }
         self.shared.close();
     }
@@ -338,15 +338,14 @@ impl Store for Embedded {
 }
 
 fn of_io(path: &str, error: &std::io::Error) -> StoreError {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     let path = path.to_owned();
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            StoreError::DiskFull { path }
-        }
-        _other => StoreError::Io {
-            path,
-            reason: error.to_string(),
-        },
+    if matches!(error.kind(), StorageFull | QuotaExceeded) {
+        return StoreError::DiskFull { path };
+    }
+    StoreError::Io {
+        path,
+        reason: error.to_string(),
     }
 }
 

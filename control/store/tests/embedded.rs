@@ -211,7 +211,12 @@ const CHILD: &str = "HYDROFOIL_TEST_STORE_CHILD";
 #[tokio::test]
 #[ignore = "a child process of survives_kill_9_in_the_middle_of_writes"]
 async fn writes_until_it_is_killed() {
-    let Some(path) = std::env::var_os(CHILD).map(PathBuf::from) else {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how the parent test speaks to its child"
+    )]
+    let named = std::env::var_os(CHILD);
+    let Some(path) = named.map(PathBuf::from) else {
         return;
     };
     let store = Arc::new(open(&path).unwrap());
