@@ -29,12 +29,12 @@ fn with(object: &Value, path: &str, value: Value) -> Value {
     let parent = object
         .pointer_mut(parent)
         .unwrap_or_else(|| panic!("no parent of {path}"));
-    match parent {
-        Value::Array(items) => items[name.parse::<usize>().unwrap()] = value,
-        Value::Object(fields) if value.is_null() => {
-            fields.shift_remove(name);
-        }
-        other => other[name] = value,
+    if let Value::Array(items) = parent {
+        items[name.parse::<usize>().unwrap()] = value;
+    } else if value.is_null() {
+        parent.as_object_mut().unwrap().shift_remove(name);
+    } else {
+        parent[name] = value;
     }
     object
 }
@@ -764,5 +764,54 @@ fn qos_classes() {
             resources.clone(),
         ));
         assert_eq!(pod["status"]["qosClass"], expected, "{resources}");
+    }
+}
+
+#[test]
+fn requests_of_a_pod() {
+    let container = |cpu: &str, memory: &str, policy: Option<&str>| json!({"name": "x", "resources": {"requests": {"cpu": cpu, "memory": memory}}, "restartPolicy": policy});
+    let rows = [
+        (
+            json!([container("100m", "1Ki", None), container("1", "1Ki", None)]),
+            json!([]),
+            (1100, 2048),
+        ),
+        // A plain init container runs alone, before the others.
+        (
+            json!([container("100m", "1Ki", None)]),
+            json!([container("1", "1", None)]),
+            (1000, 1024),
+        ),
+        // A sidecar runs beside all that come after it.
+        (
+            json!([container("100m", "1", None)]),
+            json!([container("200m", "2", Some("Always"))]),
+            (300, 3),
+        ),
+        (
+            json!([container("100m", "1", None)]),
+            json!([
+                container("1", "0", None),
+                container("200m", "2", Some("Always")),
+                container("900m", "0", None)
+            ]),
+            (1100, 3),
+        ),
+        (
+            json!([{"name": "x", "resources": {"limits": {"cpu": "2"}}}]),
+            json!([]),
+            (2000, 0),
+        ),
+        (json!([{"name": "x"}]), json!(null), (0, 0)),
+    ];
+    for (containers, init, expected) in rows {
+        let spec = json!({"containers": containers, "initContainers": init});
+        let spec = serde_json::from_value(spec.clone()).unwrap();
+        let got = control_api::podspec::requests(&spec);
+        assert_eq!(
+            (got.cpu_millis, got.memory_bytes),
+            expected,
+            "{containers} {init}"
+        );
     }
 }

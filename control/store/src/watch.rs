@@ -29,6 +29,15 @@ impl Watch {
         }
     }
 
+    /// The next events, at least one, of whole transactions only; waits for them.
+    /// Safe to cancel. `Closed` once it has failed.
+    pub async fn next_batch(&mut self) -> Result<Vec<Event>, StoreError> {
+        let first = self.next().await?;
+        let mut events = vec![first];
+        events.extend(self.ready.drain(..));
+        Ok(events)
+    }
+
     /// The next event; waits for it. Safe to cancel. `Closed` once it has failed.
     pub async fn next(&mut self) -> Result<Event, StoreError> {
         loop {

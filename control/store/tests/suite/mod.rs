@@ -153,6 +153,13 @@ async fn transactions_are_whole(store: &impl Store) {
     assert_eq!(seen, expected, "in key order");
     assert_eq!(events[0].previous.as_ref().unwrap().value, "1");
 
+    let mut batches = store.watch(String::new(), first).await.unwrap();
+    assert_eq!(
+        batches.next_batch().await.unwrap(),
+        events,
+        "a transaction is not torn"
+    );
+
     let torn = Txn::default()
         .put("d", "4", Condition::Absent)
         .check("b", Condition::Revision(first));
