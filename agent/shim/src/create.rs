@@ -19,11 +19,11 @@ use proto::v1::{ShimCreate, ShimExec, ShimResize};
 
 use crate::capability::CapabilitySet;
 use crate::executor::{COMMAND_ERROR, Launch};
-use crate::group;
 use crate::seccomp::Filter;
 use crate::session::winsize;
 use crate::spec;
 use crate::worker::{Outcome, Worker};
+use crate::{group, home};
 
 /// Where things lie; from the command line.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ fn build_container(
     launch: impl FnOnce(Option<Filter>, CapabilitySet) -> Launch,
 ) -> Result<(Pid, Vec<String>), Failure> {
     let bounding = bounding(create);
-    let spec = spec::container(create, bounding)?;
+    let spec = spec::container(create, bounding, &home(create))?;
     let capabilities = spec::capabilities(create, bounding)?;
     let filter = filter(folders, create, capabilities)?;
     let bundle = Path::new(&create.bundle);
@@ -172,7 +172,7 @@ fn build_process(
     console: Option<&Path>,
 ) -> Result<(Pid, Vec<String>), Failure> {
     let bounding = bounding(create);
-    let process = spec::exec(create, exec, bounding)?;
+    let process = spec::exec(create, exec, bounding, &home(create))?;
     let capabilities = spec::capabilities(create, bounding)?;
     let filter = filter(folders, create, capabilities)?;
     let path = folders.state.join(format!("{}.{number}.json", create.id));
@@ -226,6 +226,10 @@ fn bounding(create: &ShimCreate) -> CapabilitySet {
     } else {
         bounding
     }
+}
+
+fn home(create: &ShimCreate) -> String {
+    home::of(create.uid, Path::new(&create.rootfs))
 }
 
 fn filter(

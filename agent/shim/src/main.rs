@@ -12,6 +12,7 @@ mod container;
 mod create;
 mod executor;
 mod group;
+mod home;
 mod log;
 mod profile;
 mod progress;

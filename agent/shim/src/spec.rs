@@ -31,7 +31,7 @@ pub(crate) enum SpecError {
 }
 
 /// What images expect where they say nothing; Docker's.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Hidden from containers that are not privileged; Kubernetes' list.
 const MASKED: [&str; 13] = [
@@ -78,7 +78,11 @@ pub(crate) fn capabilities(
 }
 
 /// The spec of a container.
-pub(crate) fn container(create: &ShimCreate, bounding: CapabilitySet) -> Result<Spec, SpecError> {
+pub(crate) fn container(
+    create: &ShimCreate,
+    bounding: CapabilitySet,
+    home: &str,
+) -> Result<Spec, SpecError> {
     check(create)?;
     let mut linux = LinuxBuilder::default()
         .cgroups_path(PathBuf::from(&create.cgroup))
@@ -115,7 +119,7 @@ pub(crate) fn container(create: &ShimCreate, bounding: CapabilitySet) -> Result<
                 .build()?,
         )
         .mounts(mounts(create)?)
-        .process(process(create, bounding)?)
+        .process(process(create, bounding, home)?)
         .linux(linux)
         .annotations(std::collections::HashMap::new())
         .build()?;
@@ -131,6 +135,7 @@ pub(crate) fn exec(
     create: &ShimCreate,
     exec: &ShimExec,
     bounding: CapabilitySet,
+    home: &str,
 ) -> Result<Process, SpecError> {
     if exec.args.is_empty() {
         return Err(SpecError::Empty("args"));
@@ -143,7 +148,7 @@ pub(crate) fn exec(
         tty: exec.tty,
         ..create.clone()
     };
-    process(&asked, bounding)
+    process(&asked, bounding, home)
 }
 
 fn check(create: &ShimCreate) -> Result<(), SpecError> {
@@ -167,7 +172,7 @@ fn check(create: &ShimCreate) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn process(create: &ShimCreate, bounding: CapabilitySet) -> Result<Process, SpecError> {
+fn process(create: &ShimCreate, bounding: CapabilitySet, home: &str) -> Result<Process, SpecError> {
     let mut env = Vec::with_capacity(create.env.len() + 1);
     for entry in &create.env {
         let name = entry.split('=').next().unwrap_or_default();
@@ -180,11 +185,20 @@ fn process(create: &ShimCreate, bounding: CapabilitySet) -> Result<Process, Spec
             None => env.push(entry.clone()),
         }
     }
-    if !env.iter().any(|e| e.starts_with("PATH=")) {
-        env.push(PATH.to_owned());
-    }
-    if create.tty && !env.iter().any(|e| e.starts_with("TERM=")) {
-        env.push("TERM=xterm".to_owned());
+    let mut default = |name: &str, value: &str| {
+        // Set to nothing is not set: libcontainer and the look-up of programs see it so.
+        env.retain(|e| e.strip_prefix(name) != Some("="));
+        if !env
+            .iter()
+            .any(|e| e.split_once('=').is_some_and(|(n, _)| n == name))
+        {
+            env.push(format!("{name}={value}"));
+        }
+    };
+    default("PATH", PATH);
+    default("HOME", home);
+    if create.tty {
+        default("TERM", "xterm");
     }
     let cwd = if create.cwd.is_empty() {
         "/"
@@ -406,4 +420,199 @@ fn mount(
         .source(PathBuf::from(source))
         .options(options)
         .build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::v1::ShimMount;
+
+    fn create() -> ShimCreate {
+        ShimCreate {
+            id: "uid_web_0".into(),
+            rootfs: "/rootfs".into(),
+            bundle: "/bundle".into(),
+            cgroup: "/hydrofoil/pod-uid/web".into(),
+            net_ns: "/run/ns/uid/net".into(),
+            args: vec!["true".into()],
+            capabilities: vec!["CAP_CHOWN".into(), "CAP_NET_RAW".into()],
+            ..ShimCreate::default()
+        }
+    }
+
+    fn json(create: &ShimCreate) -> serde_json::Value {
+        serde_json::to_value(container(create, CapabilitySet::ALL, "/root").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn nothing_of_oci_specs_own_taste_is_left() {
+        let spec = json(&create());
+        assert_eq!(spec["hostname"], serde_json::Value::Null);
+        assert_eq!(spec["process"]["rlimits"], serde_json::json!([]));
+        assert_eq!(spec["process"]["cwd"], "/");
+        assert_eq!(spec["process"]["noNewPrivileges"], serde_json::Value::Null);
+        assert_eq!(spec["linux"]["seccomp"], serde_json::Value::Null);
+        assert_eq!(spec["linux"]["cgroupsPath"], "/hydrofoil/pod-uid/web");
+        assert_eq!(
+            spec["linux"]["resources"]["memory"],
+            serde_json::Value::Null
+        );
+        assert_eq!(spec["root"]["readonly"], false);
+    }
+
+    #[test]
+    fn capabilities_are_those_asked_for_and_those_of_the_start() {
+        let spec = json(&create());
+        let mut effective: Vec<String> =
+            serde_json::from_value(spec["process"]["capabilities"]["effective"].clone()).unwrap();
+        effective.sort();
+        assert_eq!(
+            effective,
+            ["CAP_CHOWN", "CAP_NET_RAW", "CAP_SETPCAP", "CAP_SYS_ADMIN"]
+        );
+        assert_eq!(
+            spec["process"]["capabilities"]["ambient"],
+            serde_json::json!([])
+        );
+        let wanted = capabilities(&create(), CapabilitySet::ALL).unwrap();
+        assert_eq!(
+            wanted.names().collect::<Vec<_>>(),
+            ["CAP_CHOWN", "CAP_NET_RAW"]
+        );
+        let privileged = ShimCreate {
+            privileged: true,
+            ..create()
+        };
+        let bounding = CapabilitySet::ALL.without("CAP_SYS_RESOURCE");
+        assert_eq!(capabilities(&privileged, bounding).unwrap(), bounding);
+    }
+
+    #[test]
+    fn namespaces_are_joined_made_or_the_nodes() {
+        let of = |create: &ShimCreate| -> Vec<String> {
+            let spec = json(create);
+            let all = spec["linux"]["namespaces"].as_array().unwrap();
+            let one = |n: &serde_json::Value| {
+                format!(
+                    "{}:{}",
+                    n["type"].as_str().unwrap(),
+                    n["path"].as_str().unwrap_or("new")
+                )
+            };
+            all.iter().map(one).collect()
+        };
+        assert_eq!(
+            of(&create()),
+            [
+                "network:/run/ns/uid/net",
+                "ipc:new",
+                "uts:new",
+                "pid:new",
+                "mount:new",
+                "cgroup:new"
+            ]
+        );
+        let host = ShimCreate {
+            net_ns: "host".into(),
+            pid_ns: "host".into(),
+            ..create()
+        };
+        assert_eq!(of(&host), ["ipc:new", "uts:new", "mount:new", "cgroup:new"]);
+    }
+
+    #[test]
+    fn a_mount_of_the_pod_takes_the_place_of_the_usual_one() {
+        let shm = ShimMount {
+            source: "/pod/shm".into(),
+            destination: "/dev/shm".into(),
+            r#type: "bind".into(),
+            options: vec!["rbind".into()],
+        };
+        let spec = json(&ShimCreate {
+            mounts: vec![shm],
+            ..create()
+        });
+        let mounts = spec["mounts"].as_array().unwrap();
+        let places: Vec<_> = mounts
+            .iter()
+            .map(|m| m["destination"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            places,
+            [
+                "/proc",
+                "/dev",
+                "/dev/pts",
+                "/dev/mqueue",
+                "/sys",
+                "/sys/fs/cgroup",
+                "/dev/shm"
+            ]
+        );
+        assert_eq!(mounts[6]["source"], "/pod/shm");
+    }
+
+    #[test]
+    fn limits() {
+        let resources = ShimResources {
+            cpu_shares: 204,
+            cpu_quota: 50_000,
+            memory_limit: 1 << 20,
+            pids_limit: 9,
+            ..ShimResources::default()
+        };
+        let spec = json(&ShimCreate {
+            resources: Some(resources),
+            ..create()
+        });
+        let resources = &spec["linux"]["resources"];
+        assert_eq!(
+            resources["cpu"],
+            serde_json::json!({"shares": 204, "quota": 50_000, "period": 100_000})
+        );
+        assert_eq!(resources["memory"], serde_json::json!({"limit": 1 << 20}));
+        assert_eq!(resources["pids"], serde_json::json!({"limit": 9}));
+    }
+
+    #[test]
+    fn privileged_hides_nothing() {
+        let spec = json(&ShimCreate {
+            privileged: true,
+            ..create()
+        });
+        assert_eq!(spec["linux"]["maskedPaths"], serde_json::json!([]));
+        assert_eq!(spec["linux"]["readonlyPaths"], serde_json::json!([]));
+        assert_eq!(spec["linux"]["resources"]["devices"][0]["allow"], true);
+    }
+
+    #[test]
+    fn the_environment_of_a_further_process() {
+        let create = ShimCreate {
+            env: vec!["A=1".into(), "B=2".into()],
+            ..create()
+        };
+        let asked = ShimExec {
+            args: vec!["sh".into()],
+            env: vec!["A=3".into()],
+            tty: true,
+            ..ShimExec::default()
+        };
+        let process = exec(&create, &asked, CapabilitySet::ALL, "/root").unwrap();
+        let env = process.env().clone().unwrap();
+        assert_eq!(env[..2], ["A=3", "B=2"]);
+        assert_eq!(env[2], format!("PATH={PATH}"));
+        assert_eq!(env[3..], ["HOME=/root", "TERM=xterm"]);
+    }
+
+    #[test]
+    fn groups_that_are_not_below_a_parent_are_refused() {
+        for cgroup in ["", "/", "web", "/web", "/a//b", "/a/../b", "/a/."] {
+            let create = ShimCreate {
+                cgroup: cgroup.into(),
+                ..create()
+            };
+            let refused = container(&create, CapabilitySet::ALL, "/");
+            assert!(matches!(refused, Err(SpecError::Cgroup(_))), "{cgroup:?}");
+        }
+    }
 }

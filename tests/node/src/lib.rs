@@ -14,6 +14,10 @@ mod container;
 #[cfg(test)]
 mod exec;
 #[cfg(test)]
+mod image;
+#[cfg(test)]
+mod link;
+#[cfg(test)]
 mod log;
 #[cfg(test)]
 mod netns;
