@@ -7,14 +7,17 @@
 //! Reading order: `reference`, `manifest`, `store`, `pull`, `import`, `unpack`,
 //! `rootfs`, `user`.
 
-pub(crate) mod archive;
+mod archive;
+mod attributes;
 mod blob;
-pub mod import;
-pub mod manifest;
-pub mod pull;
+mod collect;
+mod import;
+mod lock;
+mod manifest;
+mod pull;
 pub mod reference;
 pub mod rootfs;
-pub mod store;
+mod store;
 pub mod unpack;
 pub mod user;
 
@@ -182,3 +185,6 @@ impl ImageError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

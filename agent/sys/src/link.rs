@@ -10,10 +10,14 @@
 
 mod observe;
 mod pod;
+mod route;
+mod sysctl;
+
+pub use sysctl::set_sysctl;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use futures::StreamExt;
 use rtnetlink::packet_core::{
@@ -22,8 +26,7 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
-use rtnetlink::{Handle, LinkDummy, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec};
 
 /// Names of our links begin with it.
 pub const PREFIX: &str = "foil";
@@ -88,7 +91,7 @@ pub enum LinkError {
 pub struct Link {
     pub name: String,
     pub index: u32,
-    /// "veth", "dummy"
+    /// "veth"
     pub kind: String,
     pub mac: Mac,
     pub mtu: u32,
@@ -305,33 +308,49 @@ impl Netlink {
         Ok(())
     }
 
-    /// Makes a dummy link, up, without address. Returns its index.
+    /// Makes the link that service addresses are routed to: a veth pair `name`
+    /// and `name`p in this namespace, both up, without addresses and without
+    /// ARP. Programs on its egress take every packet; what they leave reaches
+    /// the other side, which forwards nothing. (A dummy would do, but not every
+    /// kernel has one.) Returns the index of `name`.
     ///
     /// # Errors
-    /// [`LinkError::Link`].
-    pub async fn add_dummy(&self, name: &str, mtu: u32) -> Result<u32, LinkError> {
-        let error = |verb| {
-            move |source| LinkError::Link {
-                verb,
-                name: name.to_owned(),
-                source,
-            }
-        };
-        let create = LinkDummy::new(name).mtu(mtu).build();
+    /// [`LinkError`]; nothing is left then.
+    pub async fn add_service_link(&self, name: &str, mtu: u32) -> Result<u32, LinkError> {
+        let peer = format!("{name}p");
+        let create = pod::pair_message(name, &peer, mtu);
         self.request(
             RouteNetlinkMessage::NewLink(create),
             NLM_F_CREATE | NLM_F_EXCL,
         )
         .await
-        .map_err(error("create"))?;
-        let index = self.index_of(name).await?;
-        pod::quiet_ipv6(name)?;
-        set_sysctl(&format!("net/ipv4/conf/{name}/rp_filter"), "0")?;
-        let up = LinkUnspec::new_with_index(index).up().build();
-        self.request(RouteNetlinkMessage::SetLink(up), 0)
-            .await
-            .map_err(error("set up"))?;
-        Ok(index)
+        .map_err(|source| LinkError::Link {
+            verb: "create",
+            name: name.to_owned(),
+            source,
+        })?;
+        let configured = async {
+            set_sysctl(&format!("net/ipv4/conf/{peer}/forwarding"), "0")?;
+            for side in [peer.as_str(), name] {
+                pod::quiet_ipv6(side)?;
+                set_sysctl(&format!("net/ipv4/conf/{side}/rp_filter"), "0")?;
+                let index = self.index_of(side).await?;
+                let up = LinkUnspec::new_with_index(index).arp(false).up().build();
+                self.request(RouteNetlinkMessage::SetLink(up), 0)
+                    .await
+                    .map_err(|source| LinkError::Link {
+                        verb: "set up",
+                        name: side.to_owned(),
+                        source,
+                    })?;
+            }
+            self.index_of(name).await
+        };
+        let result = configured.await;
+        if result.is_err() {
+            self.delete_link(name).await?;
+        }
+        result
     }
 
     /// Deletes a link, and with it its other side, routes and neighbours.
@@ -345,57 +364,6 @@ impl Netlink {
             Err(source) if source.raw_os_error() != Some(libc::ENODEV) => Err(LinkError::Link {
                 verb: "delete",
                 name: name.to_owned(),
-                source,
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Adds the route, or changes the one to the same destination.
-    ///
-    /// # Errors
-    /// [`LinkError::Route`], [`LinkError::NoLink`].
-    pub async fn replace_route(&self, route: &Route) -> Result<(), LinkError> {
-        let index = self.index_of(&route.link).await?;
-        self.replace_route_at(route, index).await
-    }
-
-    async fn replace_route_at(&self, route: &Route, index: u32) -> Result<(), LinkError> {
-        let message = route_message(route, Some(index));
-        self.request(
-            RouteNetlinkMessage::NewRoute(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .await
-        .map_err(|source| LinkError::Route {
-            verb: "replace",
-            route: route.to_string(),
-            source,
-        })
-    }
-
-    /// Deletes a route of ours. One that is not there is success.
-    ///
-    /// # Errors
-    /// [`LinkError::Route`].
-    pub async fn delete_route(&self, route: &Route) -> Result<(), LinkError> {
-        // Without the link: it may be gone, and the destination and our
-        // protocol number name the route well enough.
-        let message = route_message(
-            &Route {
-                via: None,
-                source: None,
-                ..route.clone()
-            },
-            None,
-        );
-        match self
-            .request(RouteNetlinkMessage::DelRoute(message), 0)
-            .await
-        {
-            Err(source) if source.raw_os_error() != Some(libc::ESRCH) => Err(LinkError::Route {
-                verb: "delete",
-                route: route.to_string(),
                 source,
             }),
             _ => Ok(()),
@@ -425,13 +393,14 @@ impl Netlink {
             .request(message)
             .map_err(|e| failed(io::Error::other(e)))?;
         while let Some(answer) = answers.next().await {
-            match answer.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                    return Ok(link);
+            if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = answer.payload
+            {
+                return Ok(link);
+            } else if let NetlinkPayload::Error(error) = answer.payload {
+                if error.raw_code() == -libc::ENODEV {
+                    break;
                 }
-                NetlinkPayload::Error(error) if error.raw_code() == -libc::ENODEV => break,
-                NetlinkPayload::Error(error) => return Err(failed(error.to_io())),
-                _ => {}
+                return Err(failed(error.to_io()));
             }
         }
         Err(LinkError::NoLink {
@@ -457,75 +426,4 @@ impl Netlink {
         }
         Ok(())
     }
-}
-
-fn route_message(route: &Route, index: Option<u32>) -> RouteMessage {
-    let scope = if route.via.is_some() {
-        RouteScope::Universe
-    } else {
-        RouteScope::Link
-    };
-    // The kernel wants RT_SCOPE_NOWHERE in a deletion that leaves the scope open.
-    let scope = if index.is_some() {
-        scope
-    } else {
-        RouteScope::NoWhere
-    };
-    match route.destination.0 {
-        IpAddr::V4(destination) => {
-            let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
-                .destination_prefix(destination, route.destination.1)
-                .protocol(RouteProtocol::Other(PROTOCOL))
-                .scope(scope);
-            if let Some(IpAddr::V4(via)) = route.via {
-                builder = builder.gateway(via);
-            }
-            if let Some(IpAddr::V4(source)) = route.source {
-                builder = builder.pref_source(source);
-            }
-            if let Some(index) = index {
-                builder = builder.output_interface(index);
-            }
-            builder.build()
-        }
-        IpAddr::V6(destination) => {
-            let mut builder = RouteMessageBuilder::<Ipv6Addr>::new()
-                .destination_prefix(destination, route.destination.1)
-                .protocol(RouteProtocol::Other(PROTOCOL));
-            if let Some(IpAddr::V6(via)) = route.via {
-                builder = builder.gateway(via);
-            }
-            if let Some(IpAddr::V6(source)) = route.source {
-                builder = builder.pref_source(source);
-            }
-            if let Some(index) = index {
-                builder = builder.output_interface(index);
-            }
-            builder.build()
-        }
-    }
-}
-
-/// Writes a sysctl (dots or slashes: "net.ipv4.ip_forward") of the calling
-/// thread's network namespace; one that has the value already is not written.
-///
-/// # Errors
-/// [`LinkError::Sysctl`].
-pub fn set_sysctl(name: &str, value: &str) -> Result<(), LinkError> {
-    // With slashes the name is taken as it is: a link's name may hold a dot.
-    let relative = if name.contains('/') {
-        name.to_owned()
-    } else {
-        name.replace('.', "/")
-    };
-    let path = Path::new("/proc/sys").join(relative);
-    let failed = |source| LinkError::Sysctl {
-        name: name.to_owned(),
-        value: value.to_owned(),
-        source,
-    };
-    if std::fs::read_to_string(&path).map_err(failed)?.trim() == value {
-        return Ok(());
-    }
-    std::fs::write(&path, value).map_err(failed)
 }

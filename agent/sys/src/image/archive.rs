@@ -218,6 +218,11 @@ impl Header {
                 "a header's checksum is wrong: no tar archive, or a damaged one",
             ));
         }
+        // In the headers before an entry's own, writers leave these blank.
+        let before = matches!(block[156], b'x' | b'g' | b'L' | b'K');
+        fn or_zero<T: Default>(before: bool, number: io::Result<T>) -> io::Result<T> {
+            number.or_else(|error| if before { Ok(T::default()) } else { Err(error) })
+        }
         let device = |number: io::Result<Option<u32>>| number.ok().flatten().map_or(0, u64::from);
         Ok(Self {
             path: raw.path_bytes().into_owned(),
@@ -226,9 +231,9 @@ impl Header {
                 .map(|name| name.into_owned())
                 .unwrap_or_default(),
             kind: block[156],
-            mode: raw.mode()?,
-            uid: raw.uid()?,
-            gid: raw.gid()?,
+            mode: or_zero(before, raw.mode())?,
+            uid: or_zero(before, raw.uid())?,
+            gid: or_zero(before, raw.gid())?,
             size: raw.entry_size()?,
             mtime: raw.mtime().map_or(0, u64::cast_signed),
             device: (device(raw.device_major()), device(raw.device_minor())),

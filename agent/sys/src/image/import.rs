@@ -48,7 +48,7 @@ impl ImageStore {
         path: &Path,
         name: Option<&Reference>,
     ) -> Result<Vec<Image>, ImageError> {
-        let _adding = self.adding().await;
+        let _adding = self.adding().await?;
         let (store, source, name) = (self.clone(), path.to_owned(), name.cloned());
         let found = blocking("import", move || store.take_in(&source, name.as_ref())).await?;
         let mut images = Vec::new();

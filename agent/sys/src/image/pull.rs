@@ -81,7 +81,7 @@ impl ImageStore {
         endpoints: &[Endpoint],
         secrets: &[PullSecret],
     ) -> Result<Image, ImageError> {
-        let _adding = self.adding().await;
+        let _adding = self.adding().await?;
         let _one = self.lock(&format!("pull {reference}")).await;
         let mut answer = None;
         for url in urls(&reference.registry, endpoints) {

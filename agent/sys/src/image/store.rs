@@ -2,17 +2,19 @@
 //!
 //! Everything is written to `tmp/`, verified, synced, and renamed into place:
 //! what has its final name is whole. `pull.rs` and `import.rs` fill it.
+//! Several processes may use a store (the agent, and `foil image`): names are
+//! read from the disk each time, and changed under a lock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
+use super::lock::{FileLock, Scratch};
 use super::manifest::{
     self, ConfigFile, Descriptor, Document, Index, MAX_DOCUMENT_BYTES, MAX_INDEX_DEPTH, Manifest,
     REF_NAME,
@@ -29,65 +31,44 @@ pub struct ImageStore {
 #[derive(Debug)]
 pub(super) struct Inner {
     root: PathBuf,
-    index: Mutex<Index>,
+    scratch: Scratch,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    /// Held shared by whoever adds blobs that no name leads to yet.
-    collecting: Arc<tokio::sync::RwLock<()>>,
-    next_tmp: AtomicU64,
     pub(super) clients: super::pull::Clients,
 }
 
 impl ImageStore {
     /// Opens or makes the store in `root`, and clears away what interrupted
-    /// pulls left. One process may have a store open.
+    /// pulls left.
     ///
     /// # Errors
-    /// [`ImageError::Io`], [`ImageError::DiskFull`], [`ImageError::InvalidManifest`].
+    /// [`ImageError::Io`], [`ImageError::DiskFull`].
     pub fn open(root: &Path) -> Result<Self, ImageError> {
         // Layers hold set-user-id programs: nobody but root may come here.
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
         let tmp = root.join("tmp");
-        match fs::remove_dir_all(&tmp) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(ImageError::io("clear", &tmp)(error));
-            }
-            _ => {}
-        }
         for dir in [
-            root.to_owned(),
-            tmp,
-            root.join("blobs/sha256"),
-            root.join("layers/sha256"),
+            root,
+            &tmp,
+            &root.join("blobs/sha256"),
+            &root.join("layers/sha256"),
         ] {
-            builder.create(&dir).map_err(ImageError::io("make", &dir))?;
+            builder.create(dir).map_err(ImageError::io("make", dir))?;
         }
-        let path = root.join("index.json");
-        let index = match fs::read(&path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|error| ImageError::InvalidManifest {
-                    what: "table of contents",
-                    digest: path.display().to_string(),
-                    why: error.to_string(),
-                })?
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Index::new(Vec::new()),
-            Err(error) => return Err(ImageError::io("read", &path)(error)),
-        };
+        let lock = root.join("lock");
+        let _changing = FileLock::exclusive(&lock).map_err(ImageError::io("lock", &lock))?;
         let store = Self {
             inner: Arc::new(Inner {
                 root: root.to_owned(),
-                index: Mutex::new(index),
+                scratch: Scratch::open(&tmp).map_err(ImageError::io("clear", &tmp))?,
                 locks: Mutex::default(),
-                collecting: Arc::default(),
-                next_tmp: AtomicU64::new(0),
                 clients: super::pull::Clients::default(),
             }),
         };
-        store.write_file(
-            &root.join("oci-layout"),
-            br#"{"imageLayoutVersion":"1.0.0"}"#,
-        )?;
+        let layout = root.join("oci-layout");
+        if !layout.exists() {
+            store.write_file(&layout, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        }
         Ok(store)
     }
 
@@ -97,7 +78,8 @@ impl ImageStore {
     /// As of reading the store's files.
     pub fn get(&self, reference: &Reference) -> Result<Option<Image>, ImageError> {
         let whole = reference.to_string();
-        let digest = self.index().manifests.iter().find_map(|entry| {
+        let index = self.index()?;
+        let digest = index.manifests.iter().find_map(|entry| {
             let name = entry.annotation(REF_NAME)?;
             // The image that a tag brought is also there by its digest.
             let same = match &reference.version {
@@ -117,7 +99,7 @@ impl ImageStore {
     /// As of reading the store's files.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
         let digests: BTreeSet<String> = self
-            .index()
+            .index()?
             .manifests
             .iter()
             .map(|entry| entry.digest.clone())
@@ -126,86 +108,6 @@ impl ImageStore {
             .iter()
             .filter_map(|digest| self.load(digest).transpose())
             .collect()
-    }
-
-    /// Takes the name away; false if there was none. The blobs and layers that
-    /// no other image needs go too, except those of the images whose digests
-    /// are `in_use` (see [`super::rootfs::image_of`]).
-    ///
-    /// # Errors
-    /// [`ImageError::Io`].
-    pub async fn remove(
-        &self,
-        reference: &Reference,
-        in_use: &BTreeSet<String>,
-    ) -> Result<bool, ImageError> {
-        let whole = reference.to_string();
-        let found = self.change_index(|index| {
-            let before = index.manifests.len();
-            index
-                .manifests
-                .retain(|entry| entry.annotation(REF_NAME) != Some(&whole));
-            index.manifests.len() != before
-        })?;
-        if found {
-            self.collect(in_use).await?;
-        }
-        Ok(found)
-    }
-
-    /// Deletes blobs and layers that belong to no named image and to none whose
-    /// digest is `in_use`. Returns the bytes of blobs freed. Waits for pulls.
-    ///
-    /// # Errors
-    /// [`ImageError::Io`].
-    pub async fn collect(&self, in_use: &BTreeSet<String>) -> Result<u64, ImageError> {
-        let guard = Arc::clone(&self.inner.collecting).write_owned().await;
-        let (store, in_use) = (self.clone(), in_use.clone());
-        blocking("collect", move || {
-            let freed = store.collect_now(&in_use);
-            drop(guard);
-            freed
-        })
-        .await
-    }
-
-    fn collect_now(&self, in_use: &BTreeSet<String>) -> Result<u64, ImageError> {
-        let mut roots = in_use.clone();
-        roots.extend(
-            self.index()
-                .manifests
-                .iter()
-                .map(|entry| entry.digest.clone()),
-        );
-        let (mut blobs, mut layers) = (BTreeSet::new(), BTreeSet::new());
-        for digest in &roots {
-            let Some((path, manifest, config)) = self.resolve(digest)? else {
-                continue;
-            };
-            blobs.extend(path);
-            blobs.insert(manifest.config.digest.clone());
-            blobs.extend(manifest.layers.iter().map(|layer| layer.digest.clone()));
-            layers.extend(chain_ids(&config.rootfs.diff_ids));
-        }
-        let mut freed = 0;
-        for (dir, kept) in [("blobs/sha256", &blobs), ("layers/sha256", &layers)] {
-            let dir = self.inner.root.join(dir);
-            let entries = fs::read_dir(&dir).map_err(ImageError::io("list", &dir))?;
-            for entry in entries {
-                let entry = entry.map_err(ImageError::io("list", &dir))?;
-                if kept.contains(&format!("sha256:{}", entry.file_name().to_string_lossy())) {
-                    continue;
-                }
-                let path = entry.path();
-                if path.is_dir() {
-                    self.discard(&path)?;
-                } else {
-                    freed += entry.metadata().map_or(0, |metadata| metadata.len());
-                    fs::remove_file(&path).map_err(ImageError::io("remove", &path))?;
-                }
-            }
-        }
-        Ok(freed)
     }
 
     /// The image behind a digest; none unless every part of it is here.
@@ -221,7 +123,7 @@ impl ImageStore {
             return Ok(None);
         }
         let mut references: Vec<String> = self
-            .index()
+            .index()?
             .manifests
             .iter()
             .filter(|entry| entry.digest == digest)
@@ -368,26 +270,38 @@ impl ImageStore {
             })
     }
 
-    fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> T) -> Result<T, ImageError> {
-        let mut index = self.index();
+    pub(super) fn change_index<T>(
+        &self,
+        change: impl FnOnce(&mut Index) -> T,
+    ) -> Result<T, ImageError> {
+        let lock = self.inner.root.join("lock");
+        let _changing = FileLock::exclusive(&lock).map_err(ImageError::io("lock", &lock))?;
+        let index = self.index()?;
         let mut next = index.clone();
         let result = change(&mut next);
-        if *index != next {
-            let bytes = serde_json::to_vec(&next).map_err(|error| {
-                ImageError::io("write", &self.inner.root)(io::Error::other(error))
-            })?;
-            self.write_file(&self.inner.root.join("index.json"), &bytes)?;
-            *index = next;
+        if index != next {
+            let path = self.inner.root.join("index.json");
+            let bytes = serde_json::to_vec(&next)
+                .map_err(|error| ImageError::io("write", &path)(io::Error::other(error)))?;
+            self.write_file(&path, &bytes)?;
         }
         Ok(result)
     }
 
-    fn index(&self) -> MutexGuard<'_, Index> {
-        // Whoever panicked left either the old or the new index there.
-        self.inner
-            .index
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// The names, as they are on the disk now.
+    pub(super) fn index(&self) -> Result<Index, ImageError> {
+        let path = self.inner.root.join("index.json");
+        match fs::read(&path) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|error| ImageError::InvalidManifest {
+                    what: "table of contents",
+                    digest: path.display().to_string(),
+                    why: error.to_string(),
+                })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Index::new(Vec::new())),
+            Err(error) => Err(ImageError::io("read", &path)(error)),
+        }
     }
 
     /// Replaces a file as a whole.
@@ -438,13 +352,14 @@ impl ImageStore {
             .join(chain_id.replace(':', "/"))
     }
 
-    /// A name that nobody else uses; what is there is never taken for whole.
+    /// The folder of blobs or of layers, whose entries are named by their digests.
+    pub(super) fn digests_path(&self, kind: &str) -> PathBuf {
+        self.inner.root.join(kind).join("sha256")
+    }
+
+    /// A path that nobody else uses; what is there is never taken for whole.
     pub(super) fn tmp_path(&self) -> PathBuf {
-        let number = self.inner.next_tmp.fetch_add(1, Ordering::Relaxed);
-        self.inner
-            .root
-            .join("tmp")
-            .join(format!("{}-{number}", std::process::id()))
+        self.inner.scratch.path()
     }
 
     /// Removes a folder so that it is never seen half-removed.
@@ -468,9 +383,18 @@ impl ImageStore {
         lock.lock_owned().await
     }
 
-    /// Keeps [`ImageStore::collect`] away while blobs without a name are written.
-    pub(super) async fn adding(&self) -> tokio::sync::OwnedRwLockReadGuard<()> {
-        Arc::clone(&self.inner.collecting).read_owned().await
+    /// Keeps [`ImageStore::collect`] away, in every process, while blobs without
+    /// a name are written.
+    pub(super) async fn adding(&self) -> Result<FileLock, ImageError> {
+        let path = self.adding_path();
+        blocking("add", move || {
+            FileLock::shared(&path).map_err(ImageError::io("lock", &path))
+        })
+        .await
+    }
+
+    pub(super) fn adding_path(&self) -> PathBuf {
+        self.inner.root.join("adding.lock")
     }
 }
 
@@ -506,7 +430,7 @@ pub(super) fn too_deep(digest: &str) -> ImageError {
 /// Names of stacked layers (image-spec, config.md, "Layer ChainID"): the same
 /// archive over other layers is another folder, as it takes attributes of
 /// implied folders from those.
-fn chain_ids(diff_ids: &[String]) -> Vec<String> {
+pub(super) fn chain_ids(diff_ids: &[String]) -> Vec<String> {
     let mut ids: Vec<String> = Vec::with_capacity(diff_ids.len());
     for diff_id in diff_ids {
         let id = match ids.last() {

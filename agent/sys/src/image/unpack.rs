@@ -8,7 +8,7 @@
 //! when all is well.
 
 use std::collections::HashSet;
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -25,6 +25,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, 
 use sha2::{Digest, Sha256};
 
 use super::archive::{Archive, Entry, Kind};
+use super::attributes::{self, set_xattr, time};
 use crate::beneath::{Beneath, Links};
 
 /// Why a layer was refused.
@@ -222,7 +223,7 @@ impl Layer {
                     .map_err(errno("create"))?;
                 let mut file = File::from(fd);
                 self.copy(data, &mut file, path)?;
-                return attributes(entry, file.as_fd())
+                return attributes::set(entry, file.as_fd())
                     .and_then(|()| Ok(futimens(&file, &time(entry), &time(entry))?))
                     .map_err(error("set attributes of"));
             }
@@ -395,7 +396,7 @@ impl Layer {
         path: &Path,
         fd: io::Result<OwnedFd>,
     ) -> Result<(), UnpackError> {
-        fd.and_then(|fd| attributes(entry, fd.as_fd()))
+        fd.and_then(|fd| attributes::set(entry, fd.as_fd()))
             .map_err(|source| failed("set attributes of", path, source))?;
         self.times.push((path.to_owned(), time(entry)));
         Ok(())
@@ -448,52 +449,6 @@ fn inside(bytes: &[u8]) -> Result<PathBuf, UnpackError> {
         return Err(UnpackError::Absolute { entry: entry() });
     }
     Ok(path)
-}
-
-/// Owner first: changing it clears set-user-id bits and capabilities.
-fn attributes(entry: &Entry, fd: BorrowedFd<'_>) -> io::Result<()> {
-    fchown(
-        fd,
-        Some(Uid::from_raw(entry.uid)),
-        Some(Gid::from_raw(entry.gid)),
-    )?;
-    fchmod(fd, Mode::from_bits_truncate(entry.mode))?;
-    for (name, value) in &entry.xattrs {
-        // An archive must not speak to overlayfs itself.
-        if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
-            continue;
-        }
-        match set_xattr(fd, name, value) {
-            // The file system of the store has no such attributes.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
-            result => result?,
-        }
-    }
-    Ok(())
-}
-
-fn set_xattr(fd: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::Result<()> {
-    let name = CString::new(name)?;
-    // SAFETY: the name is a C string and the value a slice, both alive during
-    // the call; the kernel copies them.
-    let result = unsafe {
-        libc::fsetxattr(
-            fd.as_raw_fd(),
-            name.as_ptr(),
-            value.as_ptr().cast(),
-            value.len(),
-            0,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-fn time(entry: &Entry) -> TimeSpec {
-    TimeSpec::new(entry.mtime, 0)
 }
 
 fn failed(verb: &'static str, path: &Path, source: io::Error) -> UnpackError {

@@ -46,6 +46,18 @@ pub(super) fn veth_message(link: &PodLink, netns: &File) -> LinkMessage {
         .build()
 }
 
+/// Both sides here.
+pub(super) fn pair_message(name: &str, peer: &str, mtu: u32) -> LinkMessage {
+    let other = LinkMessageBuilder::<LinkUnspec>::default()
+        .name(peer.to_owned())
+        .mtu(mtu)
+        .build();
+    LinkVeth::new(name, peer)
+        .mtu(mtu)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(other)))
+        .build()
+}
+
 /// A permanent entry: nobody has to ask, and nobody can answer wrongly.
 pub(super) fn neighbour_message(index: u32, address: Ipv4Addr, mac: Mac) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();

@@ -1,7 +1,6 @@
 //! /etc/hosts, /etc/hostname and /etc/resolv.conf of a pod, which all its
 //! containers share.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -95,8 +94,7 @@ fn aliases(text: &mut String, pod: &v1::PodSpec) {
 }
 
 fn line(text: &mut String, ip: &str, names: &[String]) {
-    // Writing to a string cannot fail.
-    drop(writeln!(text, "{ip}\t{}", names.join("\t")));
+    text.push_str(&format!("{ip}\t{}\n", names.join("\t")));
 }
 
 fn resolv_conf(dns: &v1::Dns, node: &str) -> String {
