@@ -7,7 +7,13 @@
     reason = "cargo tells build scripts their features by the environment alone"
 )]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["object.proto", "node.proto", "shim.proto", "state.proto"];
+    let files = [
+        "object.proto",
+        "node.proto",
+        "shim.proto",
+        "state.proto",
+        "health.proto",
+    ];
     println!("cargo::rerun-if-changed=v1");
     let descriptors = protox::compile(files, ["v1"])?;
     let grpc = std::env::var_os("CARGO_FEATURE_GRPC").is_some();

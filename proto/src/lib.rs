@@ -28,3 +28,11 @@ pub use prost::Message;
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/hydrofoil.v1.rs"));
 }
+
+/// gRPC's own health protocol, which probes of kind "grpc" speak.
+pub mod health {
+    /// Generated from `v1/health.proto`.
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
+    }
+}
