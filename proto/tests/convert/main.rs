@@ -1,0 +1,9 @@
+//! Kubernetes objects to node specs, and status back, by rows.
+#![cfg(feature = "convert")]
+
+mod env;
+mod pod;
+mod service;
+mod status;
+mod volume;
+mod world;

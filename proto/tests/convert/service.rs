@@ -1,0 +1,97 @@
+//! Services and their endpoints.
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use proto::convert::service::{ServiceIds, service};
+use proto::v1::backend::State;
+use serde_json::{Value, json};
+
+use crate::world::typed;
+
+#[test]
+fn joins_services_and_endpoints() {
+    let web: Service = typed(
+        json!({"metadata": {"name": "web", "namespace": "team"}, "spec": {"clusterIP": "10.96.0.5", "ports": [
+        {"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]}}),
+    );
+    let slice = |ports: Value, endpoints: Value| -> EndpointSlice {
+        typed(json!({"addressType": "IPv4", "ports": ports, "endpoints": endpoints}))
+    };
+    let http = json!([{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "TCP"}]);
+    let end = |ip: &str, conditions: Value| {
+        json!({"addresses": [ip], "conditions": conditions, "nodeName": "n1",
+            "targetRef": {"kind": "Pod", "uid": format!("u-{ip}"), "namespace": "team", "name": "p"}})
+    };
+    let slices = [
+        slice(
+            http.clone(),
+            json!([
+                end("10.244.1.10", json!({"ready": true})),
+                end("10.244.1.9", json!({})),
+                end(
+                    "10.244.1.11",
+                    json!({"ready": false, "serving": true, "terminating": true})
+                ),
+                end("10.244.1.12", json!({"ready": false})),
+            ]),
+        ),
+        slice(
+            http,
+            json!([
+                end("10.244.1.11", json!({"ready": true})),
+                end("not an address", json!({}))
+            ]),
+        ),
+    ];
+    let port_ids = |name: &str| if name == "http" { 5 } else { 6 };
+    let ids = ServiceIds {
+        service: 9,
+        port: &port_ids,
+    };
+    let message = service(&web, &slices, &ids, 4).unwrap();
+    assert_eq!(
+        (message.id, message.generation, message.name.as_str()),
+        (9, 4, "web")
+    );
+    assert_eq!(message.cluster_ips, ["10.96.0.5"]);
+    let [first, second] = message.ports.as_slice() else {
+        panic!("{:?}", message.ports)
+    };
+    assert_eq!(
+        (first.id, first.port, first.protocol.as_str()),
+        (5, 80, "TCP")
+    );
+    let backends: Vec<(&str, u32, State)> = first
+        .backends
+        .iter()
+        .map(|b| (b.address.as_str(), b.port, b.state()))
+        .collect();
+    assert_eq!(
+        backends,
+        [
+            ("10.244.1.9", 8080, State::Active),
+            ("10.244.1.10", 8080, State::Active),
+            ("10.244.1.11", 8080, State::Active),
+            ("10.244.1.12", 8080, State::Terminating),
+        ]
+    );
+    assert_eq!(
+        (
+            first.backends[0].pod.as_str(),
+            first.backends[0].pod_name.as_str(),
+            first.backends[0].node.as_str()
+        ),
+        ("u-10.244.1.9", "team/p", "n1")
+    );
+    assert_eq!(
+        (second.id, second.backends.len()),
+        (6, 0),
+        "another protocol is another port"
+    );
+
+    for ip in [json!("None"), json!(""), json!(null)] {
+        let mut without = web.clone();
+        without.spec.as_mut().unwrap().cluster_ip = serde_json::from_value(ip.clone()).unwrap();
+        assert_eq!(service(&without, &slices, &ids, 1), None, "{ip}");
+    }
+}
