@@ -26,7 +26,10 @@ impl Plan {
 
     /// Adds an object to be created, or to replace the one at its revision.
     pub fn put(&mut self, object: Object) {
-        self.writes.push(Write::Put { object, claims: Vec::new() });
+        self.writes.push(Write::Put {
+            object,
+            claims: Vec::new(),
+        });
     }
 }
 
@@ -112,5 +115,6 @@ pub struct Notice {
 
 /// `t` and `seconds` more; at the end of time, the end of time.
 pub fn after(t: Timestamp, seconds: i64) -> Timestamp {
-    t.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+    t.checked_add(SignedDuration::from_secs(seconds))
+        .unwrap_or(Timestamp::MAX)
 }

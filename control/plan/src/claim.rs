@@ -36,7 +36,9 @@ impl std::fmt::Display for ClaimKey {
             ClaimKey::ServiceAddress(a) => write!(f, "{PREFIX}service-address/{a}"),
             ClaimKey::ServiceId(n) => write!(f, "{PREFIX}service-id/{n}"),
             ClaimKey::PortId(n) => write!(f, "{PREFIX}port-id/{n}"),
-            ClaimKey::NodeRange(n) => write!(f, "{PREFIX}node-range/{}_{}", n.addr(), n.prefix_len()),
+            ClaimKey::NodeRange(n) => {
+                write!(f, "{PREFIX}node-range/{}_{}", n.addr(), n.prefix_len())
+            }
             ClaimKey::Identity(n) => write!(f, "{PREFIX}identity/{n}"),
         }
     }

@@ -65,8 +65,12 @@ impl Member {
 /// One step of the rollout, and the status.
 pub fn plan(world: &World, name: &Name, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    let Some(deployment) = world.deployments.get(name) else { return plan };
-    let Some(spec) = &deployment.spec else { return plan };
+    let Some(deployment) = world.deployments.get(name) else {
+        return plan;
+    };
+    let Some(spec) = &deployment.spec else {
+        return plan;
+    };
     let deleting = object::deleting(&deployment.metadata);
 
     let (new, old) = sets(world, deployment, deleting, &mut plan);
@@ -92,16 +96,31 @@ pub fn plan(world: &World, name: &Name, now: Timestamp) -> Plan {
     }
     let revision = revision_for(new.as_ref(), &old);
     for member in new.iter().chain(&old) {
-        let is_new = new.as_ref().is_some_and(|n| Arc::ptr_eq(&n.set, &member.set));
-        let replicas = wanted.get(set_name(member)).copied().unwrap_or(member.replicas);
-        let revision = if is_new && !paused { revision.as_deref() } else { None };
+        let is_new = new
+            .as_ref()
+            .is_some_and(|n| Arc::ptr_eq(&n.set, &member.set));
+        let replicas = wanted
+            .get(set_name(member))
+            .copied()
+            .unwrap_or(member.replicas);
+        let revision = if is_new && !paused {
+            revision.as_deref()
+        } else {
+            None
+        };
         update(deployment, member, replicas, revision, &limits, &mut plan);
     }
-    if new.as_ref().is_some_and(|n| rollout::complete(&limits, n, &old)) {
+    if new
+        .as_ref()
+        .is_some_and(|n| rollout::complete(&limits, n, &old))
+    {
         forget_old(spec.revision_history_limit.unwrap_or(10), &old, &mut plan);
     }
     let revision = if paused { None } else { revision };
-    let shown = progress::Shown { collision, revision };
+    let shown = progress::Shown {
+        collision,
+        revision,
+    };
     progress::write_status(deployment, new.as_ref(), &old, Some(shown), now, &mut plan);
     plan
 }
@@ -119,7 +138,9 @@ fn sets(
     plan: &mut Plan,
 ) -> (Option<Member>, Vec<Member>) {
     let uid = object::uid(&deployment.metadata);
-    let Some(spec) = &deployment.spec else { return (None, Vec::new()) };
+    let Some(spec) = &deployment.spec else {
+        return (None, Vec::new());
+    };
     let mut all: Vec<&Arc<ReplicaSet>> = (world.owned_by(uid))
         .filter(|k| k.kind == "ReplicaSet")
         .filter_map(|k| world.replica_sets.get(&k.name))
@@ -127,20 +148,32 @@ fn sets(
         .filter(|s| !object::deleting(&s.metadata))
         .collect();
     if !deleting {
-        for orphan in world.orphan_sets.iter().filter_map(|n| world.replica_sets.get(n)) {
+        for orphan in world
+            .orphan_sets
+            .iter()
+            .filter_map(|n| world.replica_sets.get(n))
+        {
             let mine = orphan.metadata.namespace == deployment.metadata.namespace
                 && !object::deleting(&orphan.metadata)
                 && crate::index::selects(&spec.selector, &orphan.metadata);
             if mine {
                 let mut changed = ReplicaSet::clone(orphan);
                 let owner = object::owned_by("apps/v1", "Deployment", &deployment.metadata);
-                changed.metadata.owner_references.get_or_insert_default().push(owner);
+                changed
+                    .metadata
+                    .owner_references
+                    .get_or_insert_default()
+                    .push(owner);
                 plan.put(Object::ReplicaSet(Arc::new(changed)));
             }
         }
     }
     all.sort_by_key(|s| {
-        let created = s.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |t| t.0);
+        let created = s
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(Timestamp::MIN, |t| t.0);
         (created, s.metadata.name.clone())
     });
     let new = all.iter().position(|s| {
@@ -184,18 +217,30 @@ fn create(
 ) -> Option<i32> {
     let spec = deployment.spec.as_ref()?;
     let name = Name::of(&deployment.metadata);
-    let collisions = deployment.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
+    let collisions = deployment
+        .status
+        .as_ref()
+        .and_then(|s| s.collision_count)
+        .unwrap_or(0);
     let hash = template_hash(&spec.template, collisions);
     let set = format!("{}-{hash}", name.name);
-    if world.replica_sets.contains_key(&Name::new(&name.namespace, &set)) {
+    if world
+        .replica_sets
+        .contains_key(&Name::new(&name.namespace, &set))
+    {
         return Some(collisions + 1);
     }
     let mut template = spec.template.clone();
     let meta = template.metadata.get_or_insert_default();
-    meta.labels.get_or_insert_default().insert(HASH_LABEL.to_owned(), hash.clone());
+    meta.labels
+        .get_or_insert_default()
+        .insert(HASH_LABEL.to_owned(), hash.clone());
     let labels = meta.labels.clone();
     let mut selector = spec.selector.clone();
-    selector.match_labels.get_or_insert_default().insert(HASH_LABEL.to_owned(), hash);
+    selector
+        .match_labels
+        .get_or_insert_default()
+        .insert(HASH_LABEL.to_owned(), hash);
     let replicas = rollout::first(limits, old);
     let revision = revision_for(None, old).unwrap_or_default();
     let mut annotations = inherited(deployment);
@@ -231,11 +276,15 @@ fn create(
 fn inherited(deployment: &Deployment) -> BTreeMap<String, String> {
     let own = [REVISION, HISTORY, DESIRED, MAXIMUM, LAST_APPLIED];
     let all = deployment.metadata.annotations.iter().flatten();
-    all.filter(|(k, _)| !own.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+    all.filter(|(k, _)| !own.contains(&k.as_str()))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect()
 }
 
 fn revision_of(member: &Member) -> i64 {
-    object::annotation(&member.set.metadata, REVISION).and_then(|r| r.parse().ok()).unwrap_or(0)
+    object::annotation(&member.set.metadata, REVISION)
+        .and_then(|r| r.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The number that the new set has, or gets: one above all old ones.
@@ -279,7 +328,12 @@ fn update(
     if changed != *member.set {
         plan.put(Object::ReplicaSet(Arc::new(changed)));
         if replicas != member.replicas {
-            plan.notices.push(scaled(deployment, set_name(member), member.replicas, replicas));
+            plan.notices.push(scaled(
+                deployment,
+                set_name(member),
+                member.replicas,
+                replicas,
+            ));
         }
     }
 }
@@ -304,10 +358,14 @@ fn scaled(deployment: &Deployment, set: &str, from: i32, to: i32) -> Notice {
 /// Deletes the oldest empty sets beyond the limit. The others are what
 /// `rollout undo` goes back to.
 fn forget_old(limit: i32, old: &[Member], plan: &mut Plan) {
-    let mut empty: Vec<&Member> =
-        old.iter().filter(|m| m.replicas == 0 && m.current == 0).collect();
+    let mut empty: Vec<&Member> = old
+        .iter()
+        .filter(|m| m.replicas == 0 && m.current == 0)
+        .collect();
     empty.sort_by_key(|m| revision_of(m));
-    let excess = empty.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+    let excess = empty
+        .len()
+        .saturating_sub(usize::try_from(limit).unwrap_or(0));
     for member in empty.into_iter().take(excess) {
         plan.writes.push(Write::Delete {
             key: Key::new("apps", "ReplicaSet", Name::of(&member.set.metadata)),

@@ -32,10 +32,17 @@ type Ports = Vec<(String, String, i32)>;
 /// Brings the slices of one Service in line with its pods.
 pub fn plan(world: &World, service_name: &Name) -> Plan {
     let mut plan = Plan::default();
-    let ours: Vec<&Arc<EndpointSlice>> =
-        world.slices_of(service_name).filter(|s| is_ours(s)).collect();
-    let service = world.services.get(service_name).filter(|s| !object::deleting(&s.metadata));
-    let selector = service.and_then(|s| s.spec.as_ref()).and_then(|s| s.selector.as_ref());
+    let ours: Vec<&Arc<EndpointSlice>> = world
+        .slices_of(service_name)
+        .filter(|s| is_ours(s))
+        .collect();
+    let service = world
+        .services
+        .get(service_name)
+        .filter(|s| !object::deleting(&s.metadata));
+    let selector = service
+        .and_then(|s| s.spec.as_ref())
+        .and_then(|s| s.selector.as_ref());
     let (Some(service), Some(selector)) = (service, selector.filter(|s| !s.is_empty())) else {
         for slice in ours {
             delete(slice, &mut plan);
@@ -46,7 +53,10 @@ pub fn plan(world: &World, service_name: &Name) -> Plan {
     let mut groups: BTreeMap<Ports, BTreeMap<String, Endpoint>> = BTreeMap::new();
     for pod in selected(world, service_name, selector) {
         if let Some((ports, endpoint)) = endpoint(service, pod) {
-            groups.entry(ports).or_default().insert(object::uid(&pod.metadata).to_owned(), endpoint);
+            groups
+                .entry(ports)
+                .or_default()
+                .insert(object::uid(&pod.metadata).to_owned(), endpoint);
         }
     }
     if groups.is_empty() && service.spec.as_ref().is_some_and(|s| s.ports.is_some()) {
@@ -66,13 +76,22 @@ pub fn plan(world: &World, service_name: &Name) -> Plan {
 }
 
 fn is_ours(slice: &EndpointSlice) -> bool {
-    slice.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).map(String::as_str)
+    slice
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|l| l.get(MANAGED_BY))
+        .map(String::as_str)
         == Some(CONTROLLER)
 }
 
 fn delete(slice: &EndpointSlice, plan: &mut Plan) {
     plan.writes.push(Write::Delete {
-        key: Key::new("discovery.k8s.io", "EndpointSlice", Name::of(&slice.metadata)),
+        key: Key::new(
+            "discovery.k8s.io",
+            "EndpointSlice",
+            Name::of(&slice.metadata),
+        ),
         uid: object::uid(&slice.metadata).to_owned(),
         grace_seconds: Some(0),
         foreground: false,
@@ -84,11 +103,18 @@ fn selected<'a>(
     service: &Name,
     selector: &'a BTreeMap<String, String>,
 ) -> impl Iterator<Item = &'a Arc<Pod>> {
-    let first = selector.iter().next().map_or(("", ""), |(k, v)| (k.as_str(), v.as_str()));
-    world.pods_labelled(&service.namespace, first.0, first.1).filter(|pod| {
-        let labels = pod.metadata.labels.as_ref();
-        selector.iter().all(|(k, v)| labels.is_some_and(|l| l.get(k) == Some(v)))
-    })
+    let first = selector
+        .iter()
+        .next()
+        .map_or(("", ""), |(k, v)| (k.as_str(), v.as_str()));
+    world
+        .pods_labelled(&service.namespace, first.0, first.1)
+        .filter(|pod| {
+            let labels = pod.metadata.labels.as_ref();
+            selector
+                .iter()
+                .all(|(k, v)| labels.is_some_and(|l| l.get(k) == Some(v)))
+        })
 }
 
 /// Where the pod answers for this service; `None` while it has no address, or
@@ -154,7 +180,11 @@ fn target(port: &ServicePort, pod: &Pod) -> Option<i32> {
         .iter()
         .flatten()
         .filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let found = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    let found = spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|c| c.ports.iter().flatten());
     found
         .filter(|p| p.protocol.as_deref().unwrap_or("TCP") == protocol(port))
         .find(|p| p.name.as_deref() == Some(named))
@@ -173,7 +203,11 @@ fn ports_of(slice: &EndpointSlice) -> Ports {
 }
 
 fn pod_uid(endpoint: &Endpoint) -> &str {
-    endpoint.target_ref.as_ref().and_then(|r| r.uid.as_deref()).unwrap_or("")
+    endpoint
+        .target_ref
+        .as_ref()
+        .and_then(|r| r.uid.as_deref())
+        .unwrap_or("")
 }
 
 /// Spreads endpoints over slices: kept where they are, new ones where there is
@@ -189,7 +223,10 @@ fn fill(
     let mut same: Vec<(&Arc<EndpointSlice>, Vec<Endpoint>)> = Vec::new();
     for slice in ours {
         if ports_of(slice) == *ports && !object::deleting(&slice.metadata) {
-            let stay = slice.endpoints.iter().filter_map(|e| wanted.remove(pod_uid(e)));
+            let stay = slice
+                .endpoints
+                .iter()
+                .filter_map(|e| wanted.remove(pod_uid(e)));
             same.push((slice, stay.collect()));
         }
     }
@@ -217,7 +254,9 @@ fn fill(
         let more = rest.split_off(rest.len().min(MOST));
         let meta = new_meta(service, ports, part, ours, kept);
         kept.insert(Name::of(&meta));
-        plan.put(Object::EndpointSlice(Arc::new(slice_of(service, ports, rest, meta))));
+        plan.put(Object::EndpointSlice(Arc::new(slice_of(
+            service, ports, rest, meta,
+        ))));
         if more.is_empty() {
             return;
         }
@@ -261,7 +300,11 @@ fn slice_of(
     mut endpoints: Vec<Endpoint>,
     mut metadata: ObjectMeta,
 ) -> EndpointSlice {
-    endpoints.sort_by(|a, b| a.addresses.cmp(&b.addresses).then(pod_uid(a).cmp(pod_uid(b))));
+    endpoints.sort_by(|a, b| {
+        a.addresses
+            .cmp(&b.addresses)
+            .then(pod_uid(a).cmp(pod_uid(b)))
+    });
     let labels = metadata.labels.get_or_insert_default();
     let service_name = service.metadata.name.clone().unwrap_or_default();
     labels.insert(SERVICE_LABEL.to_owned(), service_name);

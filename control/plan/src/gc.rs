@@ -22,7 +22,9 @@ const BURST: usize = 500;
 /// Judges one object: by its own deletion, or by its owners'.
 pub fn collect(world: &World, key: &Key) -> Plan {
     let mut plan = Plan::default();
-    let Some(object) = world.get(key) else { return plan };
+    let Some(object) = world.get(key) else {
+        return plan;
+    };
     if object::deleting(object.meta()) {
         finish(world, key, &object, &mut plan);
     } else {
@@ -36,7 +38,12 @@ fn delete(world: &World, key: &Key, foreground: bool, plan: &mut Plan) {
     if !object::deleting(object.meta()) {
         let grace_seconds = None;
         let uid = object::uid(object.meta()).to_owned();
-        plan.writes.push(Write::Delete { key: key.clone(), uid, grace_seconds, foreground });
+        plan.writes.push(Write::Delete {
+            key: key.clone(),
+            uid,
+            grace_seconds,
+            foreground,
+        });
     }
 }
 
@@ -65,7 +72,9 @@ fn finish(world: &World, key: &Key, object: &Object, plan: &mut Plan) {
     if has(FOREGROUND) {
         let mut blocked = false;
         for dependent in world.owned_by(uid) {
-            let Some(found) = world.get(dependent) else { continue };
+            let Some(found) = world.get(dependent) else {
+                continue;
+            };
             let references = found.meta().owner_references.iter().flatten();
             let mut blocking = references.filter(|o| o.uid == uid);
             blocked |= blocking.any(|o| o.block_owner_deletion == Some(true));
@@ -83,22 +92,31 @@ fn finish(world: &World, key: &Key, object: &Object, plan: &mut Plan) {
     if held || matches!(object, Object::Namespace(_)) || !may_go(world, object) {
         return;
     }
-    plan.writes.push(Write::Remove { key: key.clone(), revision: object.revision() });
+    plan.writes.push(Write::Remove {
+        key: key.clone(),
+        revision: object.revision(),
+    });
 }
 
 fn unhook(key: &Key, revision: u64, finalizer: &str) -> Write {
     let finalizer = Some(finalizer.to_owned());
-    Write::Unhook { key: key.clone(), revision, finalizer, owners: Vec::new() }
+    Write::Unhook {
+        key: key.clone(),
+        revision,
+        finalizer,
+        owners: Vec::new(),
+    }
 }
 
 /// A pod on a node goes when the node says so, or when nobody waits for that.
 fn may_go(world: &World, object: &Object) -> bool {
-    let Object::Pod(pod) = object else { return true };
+    let Object::Pod(pod) = object else {
+        return true;
+    };
     match object::pod_node(pod) {
         None => true,
         Some(node) => {
-            pod.metadata.deletion_grace_period_seconds == Some(0)
-                || !world.nodes.contains_key(node)
+            pod.metadata.deletion_grace_period_seconds == Some(0) || !world.nodes.contains_key(node)
         }
     }
 }
@@ -110,21 +128,31 @@ fn by_owners(world: &World, key: &Key, meta: &ObjectMeta, plan: &mut Plan) {
     if owners.is_empty() {
         return;
     }
-    let gone: Vec<String> =
-        owners.iter().filter(|o| !world.has_uid(&o.uid)).map(|o| o.uid.clone()).collect();
+    let gone: Vec<String> = owners
+        .iter()
+        .filter(|o| !world.has_uid(&o.uid))
+        .map(|o| o.uid.clone())
+        .collect();
     if gone.len() == owners.len() {
         delete(world, key, false, plan);
     } else if !gone.is_empty() {
         let revision = object::revision(meta);
         let key = key.clone();
-        plan.writes.push(Write::Unhook { key, revision, finalizer: None, owners: gone });
+        plan.writes.push(Write::Unhook {
+            key,
+            revision,
+            finalizer: None,
+            owners: gone,
+        });
     }
 }
 
 /// Deletes what is in a namespace that is being deleted, then the namespace.
 pub fn namespace(world: &World, name: &str) -> Plan {
     let mut plan = Plan::default();
-    let Some(namespace) = world.namespaces.get(name) else { return plan };
+    let Some(namespace) = world.namespaces.get(name) else {
+        return plan;
+    };
     if !object::deleting(&namespace.metadata) {
         return plan;
     }
@@ -135,7 +163,13 @@ pub fn namespace(world: &World, name: &str) -> Plan {
             delete(world, key, false, &mut plan);
         }
     }
-    let held = namespace.metadata.finalizers.iter().flatten().next().is_some();
+    let held = namespace
+        .metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .next()
+        .is_some();
     if empty && !held {
         let key = Key::new("", "Namespace", object::Name::new("", name));
         let revision = object::revision(&namespace.metadata);
@@ -161,7 +195,9 @@ pub fn events(world: &World, now: Timestamp) -> Plan {
             plan.again(end.max(now));
             break;
         }
-        let Some(event) = world.events.get(name) else { continue };
+        let Some(event) = world.events.get(name) else {
+            continue;
+        };
         let key = Key::new("", "Event", name.clone());
         let revision = object::revision(&event.metadata);
         plan.writes.push(Write::Remove { key, revision });

@@ -22,12 +22,18 @@ const FIRST: u32 = 256;
 pub fn canonical(pod: &Pod) -> String {
     let labels = pod.metadata.labels.iter().flatten();
     let labels: Vec<String> = labels.map(|(k, v)| format!("{k}={v}")).collect();
-    format!("{};{}", pod.metadata.namespace.as_deref().unwrap_or(""), labels.join(","))
+    format!(
+        "{};{}",
+        pod.metadata.namespace.as_deref().unwrap_or(""),
+        labels.join(",")
+    )
 }
 
 /// The number that the pod bears, 0 if none.
 pub fn of(pod: &Pod) -> u32 {
-    object::annotation(&pod.metadata, ANNOTATION).and_then(|id| id.parse().ok()).unwrap_or(0)
+    object::annotation(&pod.metadata, ANNOTATION)
+        .and_then(|id| id.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The number for this pod, and the claim if nobody has had these labels.
@@ -44,20 +50,35 @@ pub(crate) fn number(
         return (number, None);
     }
     let last = world.claims.range(ClaimKey::Identity(0)..).next_back();
-    let last = last.and_then(|(k, _)| if let ClaimKey::Identity(n) = k { Some(*n) } else { None });
+    let last = last.and_then(|(k, _)| {
+        if let ClaimKey::Identity(n) = k {
+            Some(*n)
+        } else {
+            None
+        }
+    });
     let taken: BTreeSet<u32> = fresh.iter().map(|(_, n)| *n).collect();
     let mut number = last.map_or(FIRST, |n| n.saturating_add(1)).max(FIRST);
     while taken.contains(&number) {
         number = number.saturating_add(1);
     }
     fresh.push((owner.clone(), number));
-    (number, Some(ClaimWrite { key: ClaimKey::Identity(number), revision: 0, owner }))
+    (
+        number,
+        Some(ClaimWrite {
+            key: ClaimKey::Identity(number),
+            revision: 0,
+            owner,
+        }),
+    )
 }
 
 /// Gives a bound pod whose labels changed the number of its new labels.
 pub fn plan(world: &World, name: &Name) -> Plan {
     let mut plan = Plan::default();
-    let Some(pod) = world.pods.get(name) else { return plan };
+    let Some(pod) = world.pods.get(name) else {
+        return plan;
+    };
     if object::pod_node(pod).is_none() || object::pod_finished(pod) {
         return plan;
     }
@@ -67,7 +88,10 @@ pub fn plan(world: &World, name: &Name) -> Plan {
         let annotations = changed.metadata.annotations.get_or_insert_default();
         annotations.insert(ANNOTATION.to_owned(), number.to_string());
         let object = Object::Pod(Arc::new(changed));
-        plan.writes.push(Write::Put { object, claims: claim.into_iter().collect() });
+        plan.writes.push(Write::Put {
+            object,
+            claims: claim.into_iter().collect(),
+        });
     }
     plan
 }

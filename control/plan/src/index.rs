@@ -6,16 +6,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
+use control_api::selector::Selector;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use control_api::selector::Selector;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use crate::endpointslice::SERVICE_LABEL;
 use crate::object::{self, Key, Name, Object};
 use crate::usage::Usage;
-use crate::{gc, schedule};
 use crate::world::{Task, World, uid_of};
+use crate::{gc, schedule};
 
 fn add<K: Hash + Eq, V: Ord>(index: &mut HashMap<K, BTreeSet<V>>, key: K, value: V) {
     index.entry(key).or_default().insert(value);
@@ -34,7 +34,11 @@ fn sub<K: Hash + Eq, V: Ord>(index: &mut HashMap<K, BTreeSet<V>>, key: &K, value
 /// a pod that it selects has them all.
 fn service_pair(service: &Service) -> Option<(String, String, String)> {
     let (key, value) = service.spec.as_ref()?.selector.as_ref()?.iter().next()?;
-    Some((service.metadata.namespace.clone().unwrap_or_default(), key.clone(), value.clone()))
+    Some((
+        service.metadata.namespace.clone().unwrap_or_default(),
+        key.clone(),
+        value.clone(),
+    ))
 }
 
 /// The same for a label selector; `None` when it has no plain pair.
@@ -48,7 +52,10 @@ pub(crate) fn selector_pair(
 
 fn slice_service(slice: &EndpointSlice) -> Option<Name> {
     let service = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?;
-    Some(Name::new(slice.metadata.namespace.as_deref().unwrap_or(""), service))
+    Some(Name::new(
+        slice.metadata.namespace.as_deref().unwrap_or(""),
+        service,
+    ))
 }
 
 fn spread_key(pod: &Pod) -> Option<(String, String)> {
@@ -66,7 +73,10 @@ fn waits(pod: &Pod) -> bool {
     (object::pod_node(pod).is_none() || schedule::lacks_address(pod))
         && !object::deleting(&pod.metadata)
         && !object::pod_finished(pod)
-        && pod.spec.as_ref().is_some_and(|s| s.scheduling_gates.iter().flatten().next().is_none())
+        && pod
+            .spec
+            .as_ref()
+            .is_some_and(|s| s.scheduling_gates.iter().flatten().next().is_none())
 }
 
 impl World {
@@ -74,7 +84,16 @@ impl World {
         let key = object.key();
         let meta = object.meta();
         let namespace = key.name.namespace.clone();
-        self.by_uid.insert(uid_of(object).to_owned(), key.clone());
+        let uid = uid_of(object).to_owned();
+        let holder = if matches!(object, Object::Node(_)) {
+            &key.name.name
+        } else {
+            &uid
+        };
+        for claim in self.claims_by_owner.get(holder).into_iter().flatten() {
+            self.orphan_claims.remove(claim);
+        }
+        self.by_uid.insert(uid, key.clone());
         for owner in meta.owner_references.iter().flatten() {
             add(&mut self.by_owner, owner.uid.clone(), key.clone());
         }
@@ -92,7 +111,10 @@ impl World {
                 add(&mut self.services_by_label, pair, key.name);
             }
         } else if let Object::ReplicaSet(set) = object {
-            let pair = set.spec.as_ref().and_then(|s| selector_pair(&namespace, &s.selector));
+            let pair = set
+                .spec
+                .as_ref()
+                .and_then(|s| selector_pair(&namespace, &s.selector));
             if let Some(pair) = pair {
                 add(&mut self.sets_by_label, pair, key.name.clone());
             }
@@ -100,7 +122,8 @@ impl World {
                 self.orphan_sets.insert(key.name);
             }
         } else if let Object::Event(event) = object {
-            self.events_by_time.insert((gc::event_time(event), key.name));
+            self.events_by_time
+                .insert((gc::event_time(event), key.name));
         } else if let Object::EndpointSlice(slice) = object
             && let Some(service) = slice_service(slice)
         {
@@ -112,10 +135,15 @@ impl World {
         if waits(pod) {
             self.unbound.insert(name.clone());
         }
-        let Some(node) = object::pod_node(pod) else { return };
+        let Some(node) = object::pod_node(pod) else {
+            return;
+        };
         add(&mut self.pods_by_node, node.to_owned(), name.clone());
         if holds_resources(pod) {
-            self.usage.entry(node.to_owned()).or_default().add(&Usage::of(pod));
+            self.usage
+                .entry(node.to_owned())
+                .or_default()
+                .add(&Usage::of(pod));
             if let Some(spread) = spread_key(pod) {
                 *self.spread.entry(spread).or_default() += 1;
             }
@@ -142,13 +170,17 @@ impl World {
                 sub(&mut self.services_by_label, &pair, &key.name);
             }
         } else if let Object::ReplicaSet(set) = object {
-            let pair = set.spec.as_ref().and_then(|s| selector_pair(&namespace, &s.selector));
+            let pair = set
+                .spec
+                .as_ref()
+                .and_then(|s| selector_pair(&namespace, &s.selector));
             if let Some(pair) = pair {
                 sub(&mut self.sets_by_label, &pair, &key.name);
             }
             self.orphan_sets.remove(&key.name);
         } else if let Object::Event(event) = object {
-            self.events_by_time.remove(&(gc::event_time(event), key.name));
+            self.events_by_time
+                .remove(&(gc::event_time(event), key.name));
         } else if let Object::EndpointSlice(slice) = object
             && let Some(service) = slice_service(slice)
         {
@@ -158,7 +190,9 @@ impl World {
 
     fn unindex_pod(&mut self, pod: &Pod, name: &Name) {
         self.unbound.remove(name);
-        let Some(node) = object::pod_node(pod) else { return };
+        let Some(node) = object::pod_node(pod) else {
+            return;
+        };
         sub(&mut self.pods_by_node, &node.to_owned(), name);
         if holds_resources(pod) {
             if let Some(usage) = self.usage.get_mut(node) {
@@ -209,7 +243,9 @@ impl World {
 
     fn owners_due(&mut self, object: Option<&Object>) {
         let Some(object) = object else { return };
-        let Some(owner) = object::controller(object.meta()) else { return };
+        let Some(owner) = object::controller(object.meta()) else {
+            return;
+        };
         let namespace = object.meta().namespace.as_deref().unwrap_or("");
         let name = Name::new(namespace, &owner.name);
         match owner.kind.as_str() {
@@ -222,8 +258,8 @@ impl World {
     fn collection_due(&mut self, key: &Key, old: Option<&Object>, new: Option<&Object>) {
         if let Some(new) = new {
             let meta = new.meta();
-            let owners_changed = meta.owner_references
-                != old.and_then(|o| o.meta().owner_references.clone());
+            let owners_changed =
+                meta.owner_references != old.and_then(|o| o.meta().owner_references.clone());
             let owned = meta.owner_references.iter().flatten().next().is_some();
             if object::deleting(meta) || (owned && owners_changed) {
                 self.make_due(Task::Collect(key.clone()));
@@ -279,13 +315,21 @@ impl World {
         for owner in owners {
             self.make_due(Task::Collect(owner));
         }
-        let holder = if matches!(old, Object::Node(_)) { &key.name.name } else { &uid };
+        let holder = if matches!(old, Object::Node(_)) {
+            &key.name.name
+        } else {
+            &uid
+        };
         if let Some(keys) = self.claims_by_owner.get(holder) {
             self.orphan_claims.extend(keys.iter().cloned());
             self.make_due(Task::Addresses);
         }
         let namespace = &key.name.namespace;
-        if self.namespaces.get(namespace).is_some_and(|n| object::deleting(&n.metadata)) {
+        if self
+            .namespaces
+            .get(namespace)
+            .is_some_and(|n| object::deleting(&n.metadata))
+        {
             self.make_due(Task::Namespace(namespace.clone()));
         }
     }
@@ -309,6 +353,11 @@ pub(crate) fn candidates<'a>(
 
 /// True when the selector selects an object with this metadata.
 pub(crate) fn selects(selector: &LabelSelector, meta: &ObjectMeta) -> bool {
-    let label = |key: &str| meta.labels.as_ref().and_then(|l| l.get(key)).map(String::as_str);
+    let label = |key: &str| {
+        meta.labels
+            .as_ref()
+            .and_then(|l| l.get(key))
+            .map(String::as_str)
+    };
     Selector::from_label_selector(selector).matches_by(label)
 }

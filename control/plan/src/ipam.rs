@@ -33,7 +33,9 @@ pub fn address(range: &IpNet, offset: u64) -> Option<IpAddr> {
     let address = match range {
         IpNet::V4(net) => {
             let offset = u32::try_from(offset).ok()?;
-            IpAddr::V4(Ipv4Addr::from(u32::from(net.network()).checked_add(offset)?))
+            IpAddr::V4(Ipv4Addr::from(
+                u32::from(net.network()).checked_add(offset)?,
+            ))
         }
         IpNet::V6(net) => {
             let base = u128::from(net.network());
@@ -46,8 +48,14 @@ pub fn address(range: &IpNet, offset: u64) -> Option<IpAddr> {
 /// The addresses of a range that are given out: not its network address, not
 /// the first (a gateway's by custom), not IPv4's broadcast address.
 fn usable(range: &IpNet) -> impl Iterator<Item = IpAddr> + '_ {
-    let broadcast = if let IpNet::V4(net) = range { Some(IpAddr::V4(net.broadcast())) } else { None };
-    (2..).map_while(|offset| address(range, offset)).filter(move |a| Some(*a) != broadcast)
+    let broadcast = if let IpNet::V4(net) = range {
+        Some(IpAddr::V4(net.broadcast()))
+    } else {
+        None
+    };
+    (2..)
+        .map_while(|offset| address(range, offset))
+        .filter(move |a| Some(*a) != broadcast)
 }
 
 /// Picks what nobody ever had, else what was released first; and not what was
@@ -65,7 +73,10 @@ fn pick(
         match claims.get(&key) {
             None => return Some((key, 0)),
             Some(claim) if claim.owner.is_empty() => {
-                if released.as_ref().is_none_or(|(_, revision)| claim.revision < *revision) {
+                if released
+                    .as_ref()
+                    .is_none_or(|(_, revision)| claim.revision < *revision)
+                {
                     released = Some((key, claim.revision));
                 }
             }
@@ -84,9 +95,18 @@ pub fn pod_address(
 ) -> Option<(IpAddr, ClaimWrite)> {
     let candidates = ranges.iter().flat_map(usable).map(ClaimKey::PodAddress);
     let (key, revision) = pick(claims, candidates, taken)?;
-    let ClaimKey::PodAddress(address) = key else { return None };
+    let ClaimKey::PodAddress(address) = key else {
+        return None;
+    };
     taken.insert(key.clone());
-    Some((address, ClaimWrite { key, revision, owner: owner.to_owned() }))
+    Some((
+        address,
+        ClaimWrite {
+            key,
+            revision,
+            owner: owner.to_owned(),
+        },
+    ))
 }
 
 /// A range of pod addresses for a node. `None`: the cluster's range is used up.
@@ -95,8 +115,17 @@ pub fn node_range(world: &World, node: &str) -> Option<(IpNet, ClaimWrite)> {
     let subnets = settings.pod_cidr.subnets(settings.node_prefix).ok()?;
     let candidates = subnets.map(ClaimKey::NodeRange);
     let (key, revision) = pick(&world.claims, candidates, &BTreeSet::new())?;
-    let ClaimKey::NodeRange(range) = key else { return None };
-    Some((range, ClaimWrite { key, revision, owner: node.to_owned() }))
+    let ClaimKey::NodeRange(range) = key else {
+        return None;
+    };
+    Some((
+        range,
+        ClaimWrite {
+            key,
+            revision,
+            owner: node.to_owned(),
+        },
+    ))
 }
 
 /// Releases what belonged to objects that are gone.
@@ -104,7 +133,15 @@ pub fn release(world: &World) -> Plan {
     let writes: Vec<ClaimWrite> = (world.orphan_claims.iter())
         .filter_map(|key| {
             let claim = world.claims.get(key)?;
-            Some(ClaimWrite { key: key.clone(), revision: claim.revision, owner: String::new() })
+            // A claim and its owner come with one write, the claim first.
+            if claim.owner.is_empty() || world.owner_exists(key, &claim.owner) {
+                return None;
+            }
+            Some(ClaimWrite {
+                key: key.clone(),
+                revision: claim.revision,
+                owner: String::new(),
+            })
         })
         .collect();
     let mut plan = Plan::default();
@@ -150,7 +187,9 @@ pub fn service(
 ) -> Result<Vec<ClaimWrite>, ServiceProblem> {
     let owner = object::uid(&service.metadata).to_owned();
     let mut writes = Vec::new();
-    let Some(spec) = &mut service.spec else { return Ok(writes) };
+    let Some(spec) = &mut service.spec else {
+        return Ok(writes);
+    };
     let external = spec.type_.as_deref() == Some("ExternalName");
     let before = old.and_then(|o| o.spec.as_ref());
     let mut asked: Vec<String> = spec.cluster_ips.clone().unwrap_or_default();
@@ -158,7 +197,9 @@ pub fn service(
         asked.extend(spec.cluster_ip.clone().filter(|ip| !ip.is_empty()));
     }
     if asked.is_empty() && !external {
-        asked = before.and_then(|s| s.cluster_ips.clone()).unwrap_or_default();
+        asked = before
+            .and_then(|s| s.cluster_ips.clone())
+            .unwrap_or_default();
     }
     if external || asked.first().is_some_and(|a| a == "None") {
         return Ok(writes);
@@ -171,7 +212,11 @@ pub fn service(
         if let ClaimKey::ServiceAddress(address) = &key {
             asked.push(address.to_string());
         }
-        writes.push(ClaimWrite { key, revision, owner: owner.clone() });
+        writes.push(ClaimWrite {
+            key,
+            revision,
+            owner: owner.clone(),
+        });
     } else {
         for (index, text) in asked.iter().enumerate() {
             writes.extend(asked_address(claims, range, index, text, &owner)?);
@@ -192,7 +237,10 @@ fn asked_address(
     text: &str,
     owner: &str,
 ) -> Result<Option<ClaimWrite>, ServiceProblem> {
-    let out = || ServiceProblem::OutOfRange { index, address: text.to_owned() };
+    let out = || ServiceProblem::OutOfRange {
+        index,
+        address: text.to_owned(),
+    };
     let address: IpAddr = text.parse().map_err(|_: std::net::AddrParseError| out())?;
     let edge = address == range.network() || address == range.broadcast();
     if !range.contains(&address) || edge {
@@ -202,12 +250,19 @@ fn asked_address(
     let revision = match claims.get(&key) {
         Some(claim) if claim.owner == owner => return Ok(None),
         Some(claim) if !claim.owner.is_empty() => {
-            return Err(ServiceProblem::Taken { index, address: text.to_owned() });
+            return Err(ServiceProblem::Taken {
+                index,
+                address: text.to_owned(),
+            });
         }
         Some(claim) => claim.revision,
         None => 0,
     };
-    Ok(Some(ClaimWrite { key, revision, owner: owner.to_owned() }))
+    Ok(Some(ClaimWrite {
+        key,
+        revision,
+        owner: owner.to_owned(),
+    }))
 }
 
 /// Gives numbers to the service and to the ports that have none.
@@ -233,7 +288,11 @@ fn number(
             | ClaimKey::Identity(_) => 0,
         };
         taken.insert(key.clone());
-        writes.push(ClaimWrite { key, revision, owner: owner.to_owned() });
+        writes.push(ClaimWrite {
+            key,
+            revision,
+            owner: owner.to_owned(),
+        });
         Ok(number)
     };
     let id = match old_id {
@@ -251,10 +310,16 @@ fn number(
     }
     // Ports that are gone give their numbers back.
     for (name, number) in &old_ports {
-        let gone = ports.iter().all(|p| p.name.as_deref().unwrap_or("") != name);
+        let gone = ports
+            .iter()
+            .all(|p| p.name.as_deref().unwrap_or("") != name);
         let key = ClaimKey::PortId(*number);
         if let Some(claim) = claims.get(&key).filter(|c| gone && c.owner == owner) {
-            writes.push(ClaimWrite { key, revision: claim.revision, owner: String::new() });
+            writes.push(ClaimWrite {
+                key,
+                revision: claim.revision,
+                owner: String::new(),
+            });
         }
     }
     let annotations = service.metadata.annotations.get_or_insert_default();
@@ -268,5 +333,10 @@ pub fn ids(service: &Service) -> (Option<u32>, BTreeMap<String, u32>) {
     let id = object::annotation(&service.metadata, SERVICE_ID).and_then(|id| id.parse().ok());
     let ports = object::annotation(&service.metadata, PORT_IDS).unwrap_or("");
     let pairs = ports.split(',').filter_map(|pair| pair.rsplit_once('='));
-    (id, pairs.filter_map(|(name, id)| Some((name.to_owned(), id.parse().ok()?))).collect())
+    (
+        id,
+        pairs
+            .filter_map(|(name, id)| Some((name.to_owned(), id.parse().ok()?)))
+            .collect(),
+    )
 }

@@ -49,14 +49,20 @@ pub fn plan(world: &World, name: &str, now: Timestamp) -> Plan {
                 uid: object::uid(&node.metadata).to_owned(),
                 severity: Severity::Warning,
                 reason: "CIDRNotAvailable",
-                message: format!("{} has no range left for this node", world.settings.pod_cidr),
+                message: format!(
+                    "{} has no range left for this node",
+                    world.settings.pod_cidr
+                ),
                 component: COMPONENT,
             }),
         }
     }
     taint(&mut changed, now);
     if changed != **node {
-        plan.writes.push(Write::Put { object: Object::Node(Arc::new(changed.clone())), claims });
+        plan.writes.push(Write::Put {
+            object: Object::Node(Arc::new(changed.clone())),
+            claims,
+        });
     }
     for pod in world.pods_on(name).filter(|p| !object::pod_finished(p)) {
         if !is_ready(node) {
@@ -71,7 +77,10 @@ pub fn plan(world: &World, name: &str, now: Timestamp) -> Plan {
 
 /// Status of condition Ready: "True", "False", "Unknown"; "" when there is none.
 fn ready_status(node: &Node) -> &str {
-    let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let conditions = node
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
     let mut ready = conditions.filter(|c| c.type_ == "Ready");
     ready.next().map_or("", |c| c.status.as_str())
 }
@@ -83,8 +92,12 @@ pub fn is_ready(node: &Node) -> bool {
 
 /// The address that the node is reached by.
 pub fn address(node: &Node) -> Option<&str> {
-    let mut all = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
-    all.find(|a| a.type_ == "InternalIP").map(|a| a.address.as_str())
+    let mut all = node
+        .status
+        .iter()
+        .flat_map(|s| s.addresses.iter().flatten());
+    all.find(|a| a.type_ == "InternalIP")
+        .map(|a| a.address.as_str())
 }
 
 /// The taint of a cordoned node.
@@ -210,7 +223,10 @@ fn not_ready(pod: &Arc<Pod>, now: Timestamp, plan: &mut Plan) {
         return;
     }
     let mut changed = Pod::clone(pod);
-    let conditions = changed.status.iter_mut().flat_map(|s| s.conditions.iter_mut().flatten());
+    let conditions = changed
+        .status
+        .iter_mut()
+        .flat_map(|s| s.conditions.iter_mut().flatten());
     for ready in conditions.filter(|c| c.type_ == "Ready") {
         ready.status = "False".to_owned();
         ready.reason = Some("NodeNotReady".to_owned());
@@ -235,9 +251,16 @@ pub fn unheard(node: &Node, now: Timestamp) -> Option<Node> {
         return None;
     }
     let mut changed = node.clone();
-    let conditions = changed.status.get_or_insert_default().conditions.get_or_insert_default();
+    let conditions = changed
+        .status
+        .get_or_insert_default()
+        .conditions
+        .get_or_insert_default();
     if !conditions.iter().any(|c| c.type_ == "Ready") {
-        conditions.push(NodeCondition { type_: "Ready".to_owned(), ..NodeCondition::default() });
+        conditions.push(NodeCondition {
+            type_: "Ready".to_owned(),
+            ..NodeCondition::default()
+        });
     }
     for condition in conditions {
         condition.status = "Unknown".to_owned();

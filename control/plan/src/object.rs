@@ -23,12 +23,18 @@ pub struct Name {
 impl Name {
     /// From both parts.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// Of an object with this metadata.
     pub fn of(meta: &ObjectMeta) -> Self {
-        Self::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""))
+        Self::new(
+            meta.namespace.as_deref().unwrap_or(""),
+            meta.name.as_deref().unwrap_or(""),
+        )
     }
 }
 
@@ -56,7 +62,11 @@ pub struct Key {
 impl Key {
     /// From its parts.
     pub fn new(group: &str, kind: &str, name: Name) -> Self {
-        Self { group: group.to_owned(), kind: kind.to_owned(), name }
+        Self {
+            group: group.to_owned(),
+            kind: kind.to_owned(),
+            name,
+        }
     }
 }
 
@@ -150,7 +160,10 @@ impl Object {
 
 /// `metadata.resourceVersion` as a number; 0 when there is none.
 pub fn revision(meta: &ObjectMeta) -> u64 {
-    meta.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+    meta.resource_version
+        .as_deref()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0)
 }
 
 /// `metadata.uid`, "" when there is none yet.
@@ -160,7 +173,10 @@ pub fn uid(meta: &ObjectMeta) -> &str {
 
 /// The owner that manages this object, if one does.
 pub fn controller(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references.iter().flatten().find(|o| o.controller == Some(true))
+    meta.owner_references
+        .iter()
+        .flatten()
+        .find(|o| o.controller == Some(true))
 }
 
 /// The reference that a controller puts into the objects that it makes.
@@ -177,7 +193,10 @@ pub fn owned_by(group_version: &str, kind: &str, meta: &ObjectMeta) -> OwnerRefe
 
 /// Annotation `key`, if there.
 pub fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
-    meta.annotations.as_ref().and_then(|a| a.get(key)).map(String::as_str)
+    meta.annotations
+        .as_ref()
+        .and_then(|a| a.get(key))
+        .map(String::as_str)
 }
 
 /// True once somebody asked for the object's deletion.
@@ -195,7 +214,12 @@ pub fn pod_condition<'a>(
     pod: &'a Pod,
     kind: &str,
 ) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
-    pod.status.as_ref()?.conditions.iter().flatten().find(|c| c.type_ == kind)
+    pod.status
+        .as_ref()?
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == kind)
 }
 
 /// True when the pod has run to its end and holds nothing any more.
@@ -206,5 +230,9 @@ pub fn pod_finished(pod: &Pod) -> bool {
 
 /// Name of the node that the pod is bound to, if it is.
 pub fn pod_node(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
+    pod.spec
+        .as_ref()?
+        .node_name
+        .as_deref()
+        .filter(|n| !n.is_empty())
 }

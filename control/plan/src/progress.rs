@@ -61,7 +61,13 @@ pub(crate) fn write_status(
 
 fn counts(deployment: &Deployment, new: Option<&Member>, old: &[Member]) -> DeploymentStatus {
     let all: Vec<&Member> = new.into_iter().chain(old).collect();
-    let ready = |m: &&Member| m.set.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0);
+    let ready = |m: &&Member| {
+        m.set
+            .status
+            .as_ref()
+            .and_then(|s| s.ready_replicas)
+            .unwrap_or(0)
+    };
     let replicas: i32 = all.iter().map(|m| m.current).sum();
     let wanted: i32 = all.iter().map(|m| m.replicas).sum();
     let available: i32 = all.iter().map(|m| m.available).sum();
@@ -90,11 +96,25 @@ struct Said {
 fn available(limits: &Limits, status: &DeploymentStatus) -> Said {
     let enough = status.available_replicas.unwrap_or(0) >= limits.least();
     let (status, reason, message) = if enough {
-        ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
+        (
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.",
+        )
     } else {
-        ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+        (
+            "False",
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.",
+        )
     };
-    Said { kind: "Available", status, reason, message: message.to_owned(), moved: false }
+    Said {
+        kind: "Available",
+        status,
+        reason,
+        message: message.to_owned(),
+        moved: false,
+    }
 }
 
 fn condition<'a>(status: &'a DeploymentStatus, kind: &str) -> Option<&'a DeploymentCondition> {
@@ -112,15 +132,31 @@ fn progressing(
 ) -> Option<Said> {
     let spec = deployment.spec.as_ref()?;
     let said = |status, reason, message: String, moved| {
-        Some(Said { kind: "Progressing", status, reason, message, moved })
+        Some(Said {
+            kind: "Progressing",
+            status,
+            reason,
+            message,
+            moved,
+        })
     };
     let current = condition(status, "Progressing");
     let reason = current.and_then(|c| c.reason.as_deref()).unwrap_or("");
     if spec.paused == Some(true) {
-        return said("Unknown", "DeploymentPaused", "Deployment is paused".to_owned(), false);
+        return said(
+            "Unknown",
+            "DeploymentPaused",
+            "Deployment is paused".to_owned(),
+            false,
+        );
     }
     if reason == "DeploymentPaused" {
-        return said("Unknown", "DeploymentResumed", "Deployment is resumed".to_owned(), true);
+        return said(
+            "Unknown",
+            "DeploymentResumed",
+            "Deployment is resumed".to_owned(),
+            true,
+        );
     }
     let deployment_name = deployment.metadata.name.as_deref().unwrap_or("");
     let Some(new) = new else {
@@ -134,9 +170,7 @@ fn progressing(
         return said("True", "NewReplicaSetAvailable", message, false);
     }
     let before = deployment.status.clone().unwrap_or_default();
-    let left = |s: &DeploymentStatus| {
-        s.replicas.unwrap_or(0) - s.updated_replicas.unwrap_or(0)
-    };
+    let left = |s: &DeploymentStatus| s.replicas.unwrap_or(0) - s.updated_replicas.unwrap_or(0);
     let moved = status.updated_replicas > before.updated_replicas
         || left(status) < left(&before)
         || status.ready_replicas > before.ready_replicas
@@ -153,8 +187,13 @@ fn progressing(
     if finished {
         return None;
     }
-    let since = current.and_then(|c| c.last_update_time.as_ref()).map_or(now, |t| t.0);
-    let deadline = after(since, i64::from(spec.progress_deadline_seconds.unwrap_or(600)));
+    let since = current
+        .and_then(|c| c.last_update_time.as_ref())
+        .map_or(now, |t| t.0);
+    let deadline = after(
+        since,
+        i64::from(spec.progress_deadline_seconds.unwrap_or(600)),
+    );
     if now >= deadline {
         let message = format!("ReplicaSet {name:?} has timed out progressing.");
         return said("False", "ProgressDeadlineExceeded", message, false);
@@ -167,7 +206,10 @@ fn set(status: &mut DeploymentStatus, said: Said, now: Timestamp) {
     let conditions = status.conditions.get_or_insert_default();
     let old = conditions.iter_mut().find(|c| c.type_ == said.kind);
     let same_status = old.as_ref().is_some_and(|c| c.status == said.status);
-    let since = old.as_ref().filter(|_| same_status).and_then(|c| c.last_transition_time.clone());
+    let since = old
+        .as_ref()
+        .filter(|_| same_status)
+        .and_then(|c| c.last_transition_time.clone());
     let next = DeploymentCondition {
         type_: said.kind.to_owned(),
         status: said.status.to_owned(),

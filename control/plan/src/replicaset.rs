@@ -25,7 +25,9 @@ const COMPONENT: &str = "replicaset-controller";
 /// Brings the pods of one set to its count, and its status up to date.
 pub fn plan(world: &World, name: &Name, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    let Some(set) = world.replica_sets.get(name) else { return plan };
+    let Some(set) = world.replica_sets.get(name) else {
+        return plan;
+    };
     let Some(spec) = &set.spec else { return plan };
     let deleting = object::deleting(&set.metadata);
 
@@ -36,8 +38,10 @@ pub fn plan(world: &World, name: &Name, now: Timestamp) -> Plan {
         .collect();
 
     let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
-    let namespace_goes =
-        world.namespaces.get(&name.namespace).is_none_or(|n| object::deleting(&n.metadata));
+    let namespace_goes = world
+        .namespaces
+        .get(&name.namespace)
+        .is_none_or(|n| object::deleting(&n.metadata));
     if !deleting {
         if active.len() < wanted && !namespace_goes {
             create(world, set, (wanted - active.len()).min(BURST), &mut plan);
@@ -63,7 +67,9 @@ fn members<'a>(
     deleting: bool,
     plan: &mut Plan,
 ) -> Vec<&'a Arc<Pod>> {
-    let Some(spec) = &set.spec else { return Vec::new() };
+    let Some(spec) = &set.spec else {
+        return Vec::new();
+    };
     let uid = object::uid(&set.metadata);
     let namespace = set.metadata.namespace.as_deref().unwrap_or("");
     let owned = world.owned_by(uid).filter(|k| k.kind == "Pod");
@@ -92,7 +98,11 @@ fn members<'a>(
         if orphan && crate::index::selects(&spec.selector, &pod.metadata) {
             let mut changed = Pod::clone(pod);
             let owner = object::owned_by("apps/v1", "ReplicaSet", &set.metadata);
-            changed.metadata.owner_references.get_or_insert_default().push(owner);
+            changed
+                .metadata
+                .owner_references
+                .get_or_insert_default()
+                .push(owner);
             plan.put(Object::Pod(Arc::new(changed)));
             pods.push(pod);
         }
@@ -101,7 +111,9 @@ fn members<'a>(
 }
 
 fn create(world: &World, set: &ReplicaSet, count: usize, plan: &mut Plan) {
-    let Some(template) = set.spec.as_ref().and_then(|s| s.template.as_ref()) else { return };
+    let Some(template) = set.spec.as_ref().and_then(|s| s.template.as_ref()) else {
+        return;
+    };
     let set_name = Name::of(&set.metadata);
     let from = template.metadata.as_ref();
     let mut used = BTreeSet::new();
@@ -137,7 +149,11 @@ fn create(world: &World, set: &ReplicaSet, count: usize, plan: &mut Plan) {
             status: None,
         };
         plan.put(Object::Pod(Arc::new(pod)));
-        plan.notices.push(notice(set, "SuccessfulCreate", format!("Created pod: {name}")));
+        plan.notices.push(notice(
+            set,
+            "SuccessfulCreate",
+            format!("Created pod: {name}"),
+        ));
     }
 }
 
@@ -164,7 +180,10 @@ fn delete(set: &ReplicaSet, active: &[&Arc<Pod>], count: usize, now: Timestamp, 
 /// when it is ready, the time at which it will be.
 fn available_at(pod: &Pod, min_ready: i32) -> Option<Timestamp> {
     let ready = object::pod_condition(pod, "Ready").filter(|c| c.status == "True")?;
-    let since = ready.last_transition_time.as_ref().map_or(Timestamp::MIN, |t| t.0);
+    let since = ready
+        .last_transition_time
+        .as_ref()
+        .map_or(Timestamp::MIN, |t| t.0);
     Some(after(since, i64::from(min_ready)))
 }
 
@@ -176,12 +195,17 @@ fn status(
 ) -> ReplicaSetStatus {
     let spec = set.spec.as_ref();
     let min_ready = spec.and_then(|s| s.min_ready_seconds).unwrap_or(0);
-    let template = spec.and_then(|s| s.template.as_ref()).and_then(|t| t.metadata.as_ref());
+    let template = spec
+        .and_then(|s| s.template.as_ref())
+        .and_then(|t| t.metadata.as_ref());
     let wanted = template.and_then(|m| m.labels.clone()).unwrap_or_default();
     let (mut ready, mut available, mut labelled) = (0, 0, 0);
     for pod in active {
         let has = |(k, v): (&String, &String)| {
-            pod.metadata.labels.as_ref().is_some_and(|l| l.get(k) == Some(v))
+            pod.metadata
+                .labels
+                .as_ref()
+                .is_some_and(|l| l.get(k) == Some(v))
         };
         labelled += i32::from(wanted.iter().all(has));
         ready += i32::from(object::pod_ready(pod));

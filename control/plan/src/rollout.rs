@@ -32,17 +32,30 @@ impl Limits {
         let replicas = spec.replicas.unwrap_or(1).max(0);
         let strategy = spec.strategy.as_ref();
         if strategy.and_then(|s| s.type_.as_deref()) == Some("Recreate") {
-            return Self { replicas, surge: 0, unavailable: replicas, recreate: true };
+            return Self {
+                replicas,
+                surge: 0,
+                unavailable: replicas,
+                recreate: true,
+            };
         }
         let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
         let surge = share(rolling.and_then(|r| r.max_surge.as_ref()), replicas, true);
-        let mut unavailable =
-            share(rolling.and_then(|r| r.max_unavailable.as_ref()), replicas, false);
+        let mut unavailable = share(
+            rolling.and_then(|r| r.max_unavailable.as_ref()),
+            replicas,
+            false,
+        );
         if surge == 0 && unavailable == 0 {
             // Percentages may both round to nothing; then nothing would move.
             unavailable = 1;
         }
-        Self { replicas, surge, unavailable: unavailable.min(replicas), recreate: false }
+        Self {
+            replicas,
+            surge,
+            unavailable: unavailable.min(replicas),
+            recreate: false,
+        }
     }
 
     /// Pods at most.
@@ -64,7 +77,11 @@ fn share(value: Option<&IntOrString>, replicas: i32, up: bool) -> i32 {
         None => 25,
     };
     let product = i64::from(replicas) * percent.max(0);
-    let part = if up { (product + 99) / 100 } else { product / 100 };
+    let part = if up {
+        (product + 99) / 100
+    } else {
+        product / 100
+    };
     i32::try_from(part).unwrap_or(i32::MAX)
 }
 
@@ -75,7 +92,11 @@ fn total(sets: &[Member]) -> i32 {
 /// Replicas of a set that has just been made.
 pub(crate) fn first(limits: &Limits, old: &[Member]) -> i32 {
     if limits.recreate {
-        return if old.iter().all(|m| m.pods == 0 && m.replicas == 0) { limits.replicas } else { 0 };
+        return if old.iter().all(|m| m.pods == 0 && m.replicas == 0) {
+            limits.replicas
+        } else {
+            0
+        };
     }
     (limits.most() - total(old)).clamp(0, limits.replicas)
 }
@@ -83,7 +104,11 @@ pub(crate) fn first(limits: &Limits, old: &[Member]) -> i32 {
 /// The next step towards all pods being of the new set.
 pub(crate) fn step(limits: &Limits, new: &Member, old: &[Member]) -> Counts {
     let grown = if limits.recreate {
-        if old.iter().all(|m| m.pods == 0) { limits.replicas } else { new.replicas }
+        if old.iter().all(|m| m.pods == 0) {
+            limits.replicas
+        } else {
+            new.replicas
+        }
     } else {
         let room = (limits.most() - total(old) - new.replicas).max(0);
         (new.replicas + room).min(limits.replicas)
@@ -116,20 +141,31 @@ fn shrink(limits: &Limits, new: &Member, old: &[Member]) -> Counts {
         *replicas -= go;
         spare -= go;
     }
-    let changed = left.into_iter().filter(|(member, replicas)| member.replicas != *replicas);
-    changed.map(|(member, replicas)| (set_name(member).to_owned(), replicas)).collect()
+    let changed = left
+        .into_iter()
+        .filter(|(member, replicas)| member.replicas != *replicas);
+    changed
+        .map(|(member, replicas)| (set_name(member).to_owned(), replicas))
+        .collect()
 }
 
 fn noted(member: &Member, annotation: &str) -> Option<i32> {
-    object::annotation(&member.set.metadata, annotation)?.parse().ok()
+    object::annotation(&member.set.metadata, annotation)?
+        .parse()
+        .ok()
 }
 
 /// When somebody scaled the Deployment: the sets' new counts, each in
 /// proportion to what it had. `None`: nobody did.
 pub(crate) fn rescale(limits: &Limits, new: Option<&Member>, old: &[Member]) -> Option<Counts> {
-    let active: Vec<&Member> =
-        new.into_iter().chain(old).filter(|m| m.replicas > 0).collect();
-    let scaled = active.iter().any(|m| noted(m, DESIRED).is_some_and(|d| d != limits.replicas));
+    let active: Vec<&Member> = new
+        .into_iter()
+        .chain(old)
+        .filter(|m| m.replicas > 0)
+        .collect();
+    let scaled = active
+        .iter()
+        .any(|m| noted(m, DESIRED).is_some_and(|d| d != limits.replicas));
     if !scaled {
         return None;
     }
@@ -139,7 +175,11 @@ pub(crate) fn rescale(limits: &Limits, new: Option<&Member>, old: &[Member]) -> 
             return Some(Counts::from([(set_name(only).to_owned(), limits.replicas)]));
         }
     }
-    let allowed = if limits.replicas > 0 { limits.most() } else { 0 };
+    let allowed = if limits.replicas > 0 {
+        limits.most()
+    } else {
+        0
+    };
     let sum: i32 = active.iter().map(|m| m.replicas).sum();
     let mut to_add = allowed - sum;
     // Largest first, newest first among equals.
@@ -154,8 +194,14 @@ pub(crate) fn rescale(limits: &Limits, new: Option<&Member>, old: &[Member]) -> 
         let exact = i64::from(member.replicas) * i64::from(allowed);
         let most = i64::from(most);
         let target = (exact + most / 2).div_euclid(most);
-        let fraction = i32::try_from(target).unwrap_or(i32::MAX).saturating_sub(member.replicas);
-        let part = if to_add >= 0 { fraction.clamp(0, to_add) } else { fraction.clamp(to_add, 0) };
+        let fraction = i32::try_from(target)
+            .unwrap_or(i32::MAX)
+            .saturating_sub(member.replicas);
+        let part = if to_add >= 0 {
+            fraction.clamp(0, to_add)
+        } else {
+            fraction.clamp(to_add, 0)
+        };
         let part = part.max(-member.replicas);
         to_add -= part;
         counts.insert(set_name(member).to_owned(), member.replicas + part);
@@ -189,7 +235,13 @@ mod tests {
         let mut set = ReplicaSet::default();
         set.metadata.name = Some(name.to_owned());
         let pods = usize::try_from(replicas).unwrap();
-        Member { set: Arc::new(set), replicas, available, current: replicas, pods }
+        Member {
+            set: Arc::new(set),
+            replicas,
+            available,
+            current: replicas,
+            pods,
+        }
     }
 
     fn noting(mut member: Member, desired: i32, most: i32) -> Member {
@@ -202,13 +254,23 @@ mod tests {
     }
 
     fn limits(replicas: i32, surge: i32, unavailable: i32) -> Limits {
-        Limits { replicas, surge, unavailable, recreate: false }
+        Limits {
+            replicas,
+            surge,
+            unavailable,
+            recreate: false,
+        }
     }
 
     #[test]
     fn steps_of_a_rolling_update() {
         // (limits, new (replicas, available), old, expected)
-        type Row = (Limits, (i32, i32), (i32, i32), &'static [(&'static str, i32)]);
+        type Row = (
+            Limits,
+            (i32, i32),
+            (i32, i32),
+            &'static [(&'static str, i32)],
+        );
         let rows: [Row; 8] = [
             (limits(3, 1, 0), (0, 0), (3, 3), &[("new", 1)]),
             // The new pod is not available yet: nothing old goes.
@@ -222,15 +284,27 @@ mod tests {
             (limits(3, 1, 0), (3, 3), (0, 0), &[]),
         ];
         for (limits, new, old, expected) in rows {
-            let got = step(&limits, &member("new", new.0, new.1), &[member("old", old.0, old.1)]);
-            let expected: Counts = expected.iter().map(|(n, c)| ((*n).to_owned(), *c)).collect();
+            let got = step(
+                &limits,
+                &member("new", new.0, new.1),
+                &[member("old", old.0, old.1)],
+            );
+            let expected: Counts = expected
+                .iter()
+                .map(|(n, c)| ((*n).to_owned(), *c))
+                .collect();
             assert_eq!(got, expected, "{limits:?} new {new:?} old {old:?}");
         }
     }
 
     #[test]
     fn recreate_waits_for_the_last_old_pod() {
-        let limits = Limits { replicas: 2, surge: 0, unavailable: 2, recreate: true };
+        let limits = Limits {
+            replicas: 2,
+            surge: 0,
+            unavailable: 2,
+            recreate: true,
+        };
         let mut old = member("old", 2, 2);
         assert_eq!(first(&limits, std::slice::from_ref(&old)), 0);
         let got = step(&limits, &member("new", 0, 0), std::slice::from_ref(&old));
@@ -259,7 +333,10 @@ mod tests {
         let limits_10 = limits(10, 3, 2);
         let old = noting(member("old", 8, 8), 10, 13);
         let new = noting(member("new", 5, 5), 10, 13);
-        assert_eq!(rescale(&limits_10, Some(&new), std::slice::from_ref(&old)), None);
+        assert_eq!(
+            rescale(&limits_10, Some(&new), std::slice::from_ref(&old)),
+            None
+        );
         let counts = rescale(&limits(15, 4, 3), Some(&new), &[old]).unwrap();
         assert_eq!(counts.values().sum::<i32>(), 19, "{counts:?}");
         assert!(counts["old"] > counts["new"], "{counts:?}");

@@ -44,10 +44,16 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
     if world.unbound.is_empty() {
         return plan;
     }
-    let mut places: Vec<Place<'_>> =
-        world.nodes.iter().map(|(name, node)| place(world, name, node)).collect();
-    let mut waiting: Vec<&Arc<Pod>> =
-        world.unbound.iter().filter_map(|n| world.pods.get(n)).collect();
+    let mut places: Vec<Place<'_>> = world
+        .nodes
+        .iter()
+        .map(|(name, node)| place(world, name, node))
+        .collect();
+    let mut waiting: Vec<&Arc<Pod>> = world
+        .unbound
+        .iter()
+        .filter_map(|n| world.pods.get(n))
+        .collect();
     waiting.sort_by_key(|pod| {
         let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
         let created = pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
@@ -57,7 +63,12 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
         waiting.truncate(PASS);
         plan.again(now);
     }
-    let mut pass = Pass { world, now, taken: BTreeSet::new(), fresh: Vec::new() };
+    let mut pass = Pass {
+        world,
+        now,
+        taken: BTreeSet::new(),
+        fresh: Vec::new(),
+    };
     for pod in waiting {
         match choose(world, pod, &places) {
             Ok(at) => pass.bind(pod, &mut places[at], &mut plan),
@@ -69,8 +80,17 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
 
 fn place<'a>(world: &'a World, name: &'a str, node: &'a Arc<Node>) -> Place<'a> {
     let spec = node.spec.as_ref();
-    let ranges = spec.map(|s| s.pod_cidrs.iter().flatten().filter_map(|c| c.parse().ok()).collect());
-    let ports = world.pods_on(name).filter(|p| !object::pod_finished(p)).flat_map(|p| host_ports(p));
+    let ranges = spec.map(|s| {
+        s.pod_cidrs
+            .iter()
+            .flatten()
+            .filter_map(|c| c.parse().ok())
+            .collect()
+    });
+    let ports = world
+        .pods_on(name)
+        .filter(|p| !object::pod_finished(p))
+        .flat_map(|p| host_ports(p));
     Place {
         node,
         name,
@@ -97,7 +117,11 @@ fn host_ports(pod: &Pod) -> Vec<(String, i32)> {
 /// True when the pod names its node itself, but nobody gave it an address.
 pub fn lacks_address(pod: &Pod) -> bool {
     let host = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
-    let has = pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).is_some_and(|ip| !ip.is_empty());
+    let has = pod
+        .status
+        .as_ref()
+        .and_then(|s| s.pod_ip.as_deref())
+        .is_some_and(|ip| !ip.is_empty());
     !host && !has
 }
 
@@ -106,7 +130,9 @@ type Reasons = BTreeMap<String, u32>;
 
 fn choose(world: &World, pod: &Pod, places: &[Place<'_>]) -> Result<usize, String> {
     if let Some(name) = object::pod_node(pod) {
-        let at = places.iter().position(|p| p.name == name && !p.ranges.is_empty());
+        let at = places
+            .iter()
+            .position(|p| p.name == name && !p.ranges.is_empty());
         return at.ok_or_else(|| format!("node {name:?} is not there, or has no addresses"));
     }
     let asked = Usage::of(pod);
@@ -134,14 +160,18 @@ fn choose(world: &World, pod: &Pod, places: &[Place<'_>]) -> Result<usize, Strin
         let any = fnv64(&[object::uid(&pod.metadata).as_bytes(), place.name.as_bytes()]);
         (score, std::cmp::Reverse(place.used.pods), any)
     });
-    best.map(|(at, _)| at).ok_or_else(|| said(places.len(), &reasons))
+    best.map(|(at, _)| at)
+        .ok_or_else(|| said(places.len(), &reasons))
 }
 
 fn said(nodes: usize, reasons: &Reasons) -> String {
     if nodes == 0 {
         return "no nodes available to schedule pods".to_owned();
     }
-    let parts: Vec<String> = reasons.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+    let parts: Vec<String> = reasons
+        .iter()
+        .map(|(reason, n)| format!("{n} {reason}"))
+        .collect();
     format!("0/{nodes} nodes are available: {}.", parts.join(", "))
 }
 
@@ -151,14 +181,24 @@ fn least_allocated(place: &Place<'_>, asked: &Usage) -> u64 {
         let free = offered.saturating_sub(used.saturating_add(asked));
         u128::from(free) * 100 / u128::from(offered.max(1))
     };
-    let cpu = left(place.offered.scored_cpu, place.used.scored_cpu, asked.scored_cpu);
-    let memory = left(place.offered.scored_memory, place.used.scored_memory, asked.scored_memory);
+    let cpu = left(
+        place.offered.scored_cpu,
+        place.used.scored_cpu,
+        asked.scored_cpu,
+    );
+    let memory = left(
+        place.offered.scored_memory,
+        place.used.scored_memory,
+        asked.scored_memory,
+    );
     u64::try_from(u128::midpoint(cpu, memory)).unwrap_or(0)
 }
 
 /// All that keeps the pod off this node; nothing: it fits.
 fn unfit(pod: &Pod, asked: &Usage, place: &Place<'_>) -> Vec<String> {
-    let Some(spec) = &pod.spec else { return vec!["node(s) cannot run an empty pod".to_owned()] };
+    let Some(spec) = &pod.spec else {
+        return vec!["node(s) cannot run an empty pod".to_owned()];
+    };
     if let Some(taint) = node::untolerated(place.node, spec, |t| t.effect != "PreferNoSchedule") {
         return vec![taint_text(taint)];
     }
@@ -172,7 +212,10 @@ fn unfit(pod: &Pod, asked: &Usage, place: &Place<'_>) -> Vec<String> {
     }
     let labels = place.node.metadata.labels.as_ref();
     let wanted = spec.node_selector.iter().flatten();
-    if wanted.into_iter().any(|(k, v)| labels.and_then(|l| l.get(k)) != Some(v)) {
+    if wanted
+        .into_iter()
+        .any(|(k, v)| labels.and_then(|l| l.get(k)) != Some(v))
+    {
         return vec!["node(s) didn't match Pod's node affinity/selector".to_owned()];
     }
     let mut reasons = Vec::new();
@@ -180,10 +223,18 @@ fn unfit(pod: &Pod, asked: &Usage, place: &Place<'_>) -> Vec<String> {
         reasons.push("node(s) didn't have free ports for the requested pod ports".to_owned());
     }
     let short = |asked: u64, used: u64, offered: u64| asked > 0 && used + asked > offered;
-    if short(asked.cpu_millis, place.used.cpu_millis, place.offered.cpu_millis) {
+    if short(
+        asked.cpu_millis,
+        place.used.cpu_millis,
+        place.offered.cpu_millis,
+    ) {
         reasons.push("Insufficient cpu".to_owned());
     }
-    if short(asked.memory_bytes, place.used.memory_bytes, place.offered.memory_bytes) {
+    if short(
+        asked.memory_bytes,
+        place.used.memory_bytes,
+        place.offered.memory_bytes,
+    ) {
         reasons.push("Insufficient memory".to_owned());
     }
     if short(asked.pods, place.used.pods, place.offered.pods) {
@@ -212,14 +263,15 @@ impl Pass<'_> {
         let mut ips = Vec::new();
         if lacks_address(pod) {
             let uid = object::uid(&pod.metadata);
-            let picked =
-                ipam::pod_address(&self.world.claims, &place.ranges, uid, &mut self.taken);
+            let picked = ipam::pod_address(&self.world.claims, &place.ranges, uid, &mut self.taken);
             let Some((address, claim)) = picked else {
                 let why = format!("node {} has no free pod address", place.name);
                 unschedulable(pod, &why, self.now, plan);
                 return;
             };
-            ips.push(PodIP { ip: address.to_string() });
+            ips.push(PodIP {
+                ip: address.to_string(),
+            });
             claims.push(claim);
         }
         let (number, claim) = identity::number(self.world, pod, &mut self.fresh);
@@ -247,8 +299,12 @@ impl Pass<'_> {
         }
         let name = Name::of(&pod.metadata);
         let message = format!("Successfully assigned {name} to {}", place.name);
-        plan.writes.push(Write::Put { object: Object::Pod(Arc::new(changed)), claims });
-        plan.notices.push(notice(pod, Severity::Normal, "Scheduled", message));
+        plan.writes.push(Write::Put {
+            object: Object::Pod(Arc::new(changed)),
+            claims,
+        });
+        plan.notices
+            .push(notice(pod, Severity::Normal, "Scheduled", message));
     }
 }
 
@@ -262,7 +318,12 @@ fn unschedulable(pod: &Arc<Pod>, why: &str, now: Timestamp, plan: &mut Plan) {
     let status = changed.status.get_or_insert_default();
     scheduled(status, "False", Some("Unschedulable"), Some(why), now);
     plan.put(Object::Pod(Arc::new(changed)));
-    plan.notices.push(notice(pod, Severity::Warning, "FailedScheduling", why.to_owned()));
+    plan.notices.push(notice(
+        pod,
+        Severity::Warning,
+        "FailedScheduling",
+        why.to_owned(),
+    ));
 }
 
 fn scheduled(
@@ -273,7 +334,9 @@ fn scheduled(
     now: Timestamp,
 ) {
     let conditions = pod_status.conditions.get_or_insert_default();
-    let old = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == status);
+    let old = conditions
+        .iter()
+        .find(|c| c.type_ == "PodScheduled" && c.status == status);
     let since = old.and_then(|c| c.last_transition_time.clone());
     conditions.retain(|c| c.type_ != "PodScheduled");
     conditions.push(PodCondition {

@@ -31,7 +31,12 @@ impl Usage {
     /// What this pod asks for: the sum of its containers and sidecars, or the
     /// largest init container if that is more; and its overhead.
     pub fn of(pod: &Pod) -> Self {
-        let Some(spec) = &pod.spec else { return Self { pods: 1, ..Self::default() } };
+        let Some(spec) = &pod.spec else {
+            return Self {
+                pods: 1,
+                ..Self::default()
+            };
+        };
         let mut sum = Self::default();
         for container in &spec.containers {
             sum.add(&asked(container));
@@ -67,7 +72,9 @@ impl Usage {
     pub fn allocatable(node: &Node) -> Self {
         let status = node.status.as_ref();
         let offered = status.and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()));
-        let Some(offered) = offered else { return Self::default() };
+        let Some(offered) = offered else {
+            return Self::default();
+        };
         let pods = offered.get("pods").map_or(0, |q| amount(q, 1));
         Self {
             cpu_millis: cpu(offered),
@@ -113,7 +120,9 @@ fn asked(container: &Container) -> Usage {
     let limits = resources.and_then(|r| r.limits.as_ref());
     // A limit without a request is a request.
     let find = |name: &str| {
-        requests.and_then(|r| r.get(name)).or_else(|| limits.and_then(|l| l.get(name)))
+        requests
+            .and_then(|r| r.get(name))
+            .or_else(|| limits.and_then(|l| l.get(name)))
     };
     let cpu = find("cpu").map(|q| amount(q, 1000));
     let memory = find("memory").map(|q| amount(q, 1));
@@ -137,6 +146,12 @@ fn memory(amounts: &BTreeMap<String, Quantity>) -> u64 {
 /// Units times `scale` (1000: thousandths), rounded up; what does not parse was
 /// refused when it was written, and counts as nothing.
 fn amount(quantity: &Quantity, scale: u64) -> u64 {
-    let Some(parsed) = control_api::quantity::Quantity::of(quantity) else { return 0 };
-    if scale == 1000 { parsed.millis() } else { parsed.units() }
+    let Some(parsed) = control_api::quantity::Quantity::of(quantity) else {
+        return 0;
+    };
+    if scale == 1000 {
+        parsed.millis()
+    } else {
+        parsed.units()
+    }
 }

@@ -36,10 +36,14 @@ struct Worth {
 pub fn choose<'a>(pods: &[&'a Arc<Pod>], count: usize, now: Timestamp) -> Vec<&'a Arc<Pod>> {
     let mut on_node: HashMap<&str, usize> = HashMap::new();
     for pod in pods {
-        *on_node.entry(object::pod_node(pod).unwrap_or("")).or_default() += 1;
+        *on_node
+            .entry(object::pod_node(pod).unwrap_or(""))
+            .or_default() += 1;
     }
-    let mut judged: Vec<(Worth, &'a Arc<Pod>)> =
-        pods.iter().map(|pod| (worth(pod, &on_node, now), *pod)).collect();
+    let mut judged: Vec<(Worth, &'a Arc<Pod>)> = pods
+        .iter()
+        .map(|pod| (worth(pod, &on_node, now), *pod))
+        .collect();
     judged.sort_by(|a, b| a.0.cmp(&b.0).then(Ordering::Equal));
     judged.into_iter().take(count).map(|(_, pod)| pod).collect()
 }
@@ -57,10 +61,20 @@ fn worth(pod: &Pod, on_node: &HashMap<&str, usize>, now: Timestamp) -> Worth {
         .filter(|_| ready)
         .and_then(|c| c.last_transition_time.as_ref());
     let age = since.map_or(0, |t| now.duration_since(t.0).as_secs().max(0));
-    let restarts = status
-        .map(|s| s.container_statuses.iter().flatten().map(|c| c.restart_count).max().unwrap_or(0));
+    let restarts = status.map(|s| {
+        s.container_statuses
+            .iter()
+            .flatten()
+            .map(|c| c.restart_count)
+            .max()
+            .unwrap_or(0)
+    });
     let cost = object::annotation(&pod.metadata, DELETION_COST).and_then(|c| c.parse().ok());
-    let created = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |t| t.0);
+    let created = pod
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(Timestamp::MIN, |t| t.0);
     Worth {
         bound: node.is_some(),
         phase,

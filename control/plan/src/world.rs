@@ -179,7 +179,11 @@ impl World {
                 self.slices.get(name).cloned().map(Object::EndpointSlice)
             }
             ("", "Node") => self.nodes.get(&name.name).cloned().map(Object::Node),
-            ("", "Namespace") => self.namespaces.get(&name.name).cloned().map(Object::Namespace),
+            ("", "Namespace") => self
+                .namespaces
+                .get(&name.name)
+                .cloned()
+                .map(Object::Namespace),
             ("", "ConfigMap") => self.config_maps.get(name).cloned().map(Object::ConfigMap),
             ("", "Secret") => self.secrets.get(name).cloned().map(Object::Secret),
             ("", "Event") => self.events.get(name).cloned().map(Object::Event),
@@ -229,7 +233,10 @@ impl World {
         self.orphan_claims.remove(&key);
         let Some(claim) = claim else { return };
         if !claim.owner.is_empty() {
-            self.claims_by_owner.entry(claim.owner.clone()).or_default().insert(key.clone());
+            self.claims_by_owner
+                .entry(claim.owner.clone())
+                .or_default()
+                .insert(key.clone());
             if let ClaimKey::Identity(number) = key {
                 self.identities.entry(claim.owner.clone()).or_insert(number);
             } else if !self.owner_exists(&key, &claim.owner) {
@@ -241,7 +248,7 @@ impl World {
     }
 
     /// True when the object that has this claim is there.
-    fn owner_exists(&self, key: &ClaimKey, owner: &str) -> bool {
+    pub(crate) fn owner_exists(&self, key: &ClaimKey, owner: &str) -> bool {
         match key {
             ClaimKey::PodAddress(_)
             | ClaimKey::ServiceAddress(_)
@@ -254,7 +261,11 @@ impl World {
 
     /// Pods of this node, terminating and finished ones as well.
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Pod>> {
-        self.pods_by_node.get(node).into_iter().flatten().filter_map(|n| self.pods.get(n))
+        self.pods_by_node
+            .get(node)
+            .into_iter()
+            .flatten()
+            .filter_map(|n| self.pods.get(n))
     }
 
     /// Objects that name this uid as an owner.
@@ -269,7 +280,11 @@ impl World {
 
     /// Slices of this service.
     pub fn slices_of(&self, service: &Name) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.slices_by_service.get(service).into_iter().flatten().filter_map(|n| self.slices.get(n))
+        self.slices_by_service
+            .get(service)
+            .into_iter()
+            .flatten()
+            .filter_map(|n| self.slices.get(n))
     }
 
     /// Pods in `namespace` with label `key=value`.
@@ -280,12 +295,19 @@ impl World {
         value: &str,
     ) -> impl Iterator<Item = &Arc<Pod>> {
         let index = (namespace.to_owned(), key.to_owned(), value.to_owned());
-        self.pods_by_label.get(&index).into_iter().flatten().filter_map(|n| self.pods.get(n))
+        self.pods_by_label
+            .get(&index)
+            .into_iter()
+            .flatten()
+            .filter_map(|n| self.pods.get(n))
     }
 
     /// Who has this claim, if somebody has.
     pub fn claim_owner(&self, key: &ClaimKey) -> Option<&str> {
-        self.claims.get(key).map(|c| c.owner.as_str()).filter(|o| !o.is_empty())
+        self.claims
+            .get(key)
+            .map(|c| c.owner.as_str())
+            .filter(|o| !o.is_empty())
     }
 
     /// The pod that has this address.
@@ -302,7 +324,10 @@ impl World {
         for (label, value) in pod.metadata.labels.iter().flatten() {
             let index = (namespace.to_owned(), label.clone(), value.clone());
             let services = self.services_by_label.get(&index).into_iter().flatten();
-            for endpoint in services.flat_map(|s| self.slices_of(s)).flat_map(|s| &s.endpoints) {
+            for endpoint in services
+                .flat_map(|s| self.slices_of(s))
+                .flat_map(|s| &s.endpoints)
+            {
                 if endpoint.target_ref.as_ref().and_then(|r| r.uid.as_deref()) != Some(uid) {
                     continue;
                 }

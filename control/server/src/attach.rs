@@ -49,7 +49,13 @@ impl Attachments {
         let id = uuid::Uuid::new_v4().to_string();
         let (sender, receiver) = oneshot::channel();
         self.lock().insert(id.clone(), (node.to_owned(), sender));
-        let asked = hub.open(node, v1::Open { id: id.clone(), what: Some(what) });
+        let asked = hub.open(
+            node,
+            v1::Open {
+                id: id.clone(),
+                what: Some(what),
+            },
+        );
         let answer = if asked {
             tokio::time::timeout(PATIENCE, receiver).await
         } else {
@@ -74,7 +80,11 @@ impl Attachments {
         if let Some(sender) = self.take(node, &refused.id)
             && sender.send(Err(refused_status(refused))).is_err()
         {
-            tracing::debug!(node, id = refused.id, "refused what nobody waits for any more");
+            tracing::debug!(
+                node,
+                id = refused.id,
+                "refused what nobody waits for any more"
+            );
         }
     }
 

@@ -49,9 +49,17 @@ fn of_certificate(der: &[u8]) -> Caller {
         return Caller::Other("a certificate that does not parse".to_owned());
     };
     let subject = certificate.subject();
-    let names: Vec<&str> = subject.iter_common_name().filter_map(|n| n.as_str().ok()).collect();
-    let groups: Vec<&str> = subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
-    let [name] = names.as_slice() else { return Caller::Other(subject.to_string()) };
+    let names: Vec<&str> = subject
+        .iter_common_name()
+        .filter_map(|n| n.as_str().ok())
+        .collect();
+    let groups: Vec<&str> = subject
+        .iter_organization()
+        .filter_map(|o| o.as_str().ok())
+        .collect();
+    let [name] = names.as_slice() else {
+        return Caller::Other(subject.to_string());
+    };
     if groups.contains(&MASTERS) {
         return Caller::Admin((*name).to_owned());
     }
@@ -62,7 +70,9 @@ fn of_certificate(der: &[u8]) -> Caller {
 }
 
 fn refuse<T>(request: &Request<T>, caller: &Caller, what: &str) -> Status {
-    let from = request.remote_addr().map_or_else(|| "?".to_owned(), |a| a.to_string());
+    let from = request
+        .remote_addr()
+        .map_or_else(|| "?".to_owned(), |a| a.to_string());
     tracing::warn!(%from, "refused: {caller} may not {what}");
     if *caller == Caller::Anonymous {
         Status::unauthenticated(format!("a client certificate is needed to {what}"))

@@ -113,14 +113,22 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |field, reason: &str| Err(ConfigError::Value { field, reason: reason.to_owned() });
+        let wrong = |field, reason: &str| {
+            Err(ConfigError::Value {
+                field,
+                reason: reason.to_owned(),
+            })
+        };
         if self.data.as_os_str().is_empty() {
             return wrong("data", "must name a folder");
         }
         if self.names.is_empty() {
             return wrong("names", "must have at least one name or address");
         }
-        for (field, net) in [("pod_cidr", &self.pod_cidr), ("service_cidr", &self.service_cidr)] {
+        for (field, net) in [
+            ("pod_cidr", &self.pod_cidr),
+            ("service_cidr", &self.service_cidr),
+        ] {
             if net.addr() != net.network() {
                 return wrong(field, "has bits set behind its prefix");
             }
@@ -169,7 +177,10 @@ mod tests {
             ("data = \"/d\"\nspeed = 1", "speed"),
             ("data = \"/d\"\nnames = []", "names"),
             ("data = \"/d\"\npod_cidr = \"10.244.0.1/16\"", "pod_cidr"),
-            ("data = \"/d\"\nservice_cidr = \"10.244.3.0/24\"", "overlaps"),
+            (
+                "data = \"/d\"\nservice_cidr = \"10.244.3.0/24\"",
+                "overlaps",
+            ),
             ("data = \"/d\"\nnode_prefix = 8", "node_prefix"),
         ];
         for (text, expected) in rows {

@@ -42,10 +42,18 @@ impl Drain {
         if self.told.get(&name).is_some_and(|told| told == uid) {
             return;
         }
-        let waiting = Waiting { uid: uid.to_owned(), since: now, shown: None };
+        let waiting = Waiting {
+            uid: uid.to_owned(),
+            since: now,
+            shown: None,
+        };
         let entry = self.waiting.entry(name).or_insert(waiting);
         if entry.uid != uid {
-            *entry = Waiting { uid: uid.to_owned(), since: now, shown: None };
+            *entry = Waiting {
+                uid: uid.to_owned(),
+                since: now,
+                shown: None,
+            };
         }
     }
 
@@ -67,7 +75,9 @@ impl Drain {
     pub fn released(&mut self, world: &World, hub: &Hub, now: Instant) -> Vec<(Name, String)> {
         let mut released = Vec::new();
         self.waiting.retain(|name, waiting| {
-            let Some(pod) = world.pods.get(name) else { return false };
+            let Some(pod) = world.pods.get(name) else {
+                return false;
+            };
             let go = match world.endpoint_use(pod) {
                 control_plan::world::EndpointUse::None => true,
                 control_plan::world::EndpointUse::Open => false,

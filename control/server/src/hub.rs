@@ -125,7 +125,11 @@ impl Hub {
             floor: revision,
             sessions: 0,
         };
-        Self { cluster_id, inner: Mutex::new(inner), moved: Notify::new() }
+        Self {
+            cluster_id,
+            inner: Mutex::new(inner),
+            moved: Notify::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -167,7 +171,10 @@ impl Hub {
                     return;
                 }
                 service.generation = revision;
-                let at = At { value: Arc::new(service), revision };
+                let at = At {
+                    value: Arc::new(service),
+                    revision,
+                };
                 inner.services.insert(name.to_owned(), at);
             }
             None if old.is_none() => return,
@@ -187,7 +194,10 @@ impl Hub {
         match route {
             Some(route) if old.is_some_and(|o| *o.value == route) => return,
             Some(route) => {
-                let at = At { value: Arc::new(route), revision };
+                let at = At {
+                    value: Arc::new(route),
+                    revision,
+                };
                 inner.routes.insert(node.to_owned(), at);
             }
             None if old.is_none() => return,
@@ -207,7 +217,10 @@ impl Hub {
         if view.config.as_ref().is_some_and(|o| *o.value == config) {
             return;
         }
-        view.config = Some(At { value: Arc::new(config), revision });
+        view.config = Some(At {
+            value: Arc::new(config),
+            revision,
+        });
         view.post(&Item::Config);
     }
 
@@ -225,7 +238,13 @@ impl Hub {
                     return;
                 }
                 pod.generation = revision;
-                view.pods.insert(uid.to_owned(), At { value: Arc::new(pod), revision });
+                view.pods.insert(
+                    uid.to_owned(),
+                    At {
+                        value: Arc::new(pod),
+                        revision,
+                    },
+                );
                 view.post(&item);
             }
             None if old.is_none() => {}
@@ -258,7 +277,11 @@ impl Hub {
         let acked = if known { hello.revision } else { 0 };
         let view = inner.views.entry(node.to_owned()).or_default();
         view.heard = Some(Instant::now());
-        let session = Session { id, mailbox: mailbox.clone(), acked };
+        let session = Session {
+            id,
+            mailbox: mailbox.clone(),
+            acked,
+        };
         if let Some(old) = view.session.replace(session) {
             let reason = "a newer stream of this node took over".to_owned();
             old.mailbox.lock().goodbye = Some(reason);
@@ -266,7 +289,11 @@ impl Hub {
         }
         drop(inner);
         self.moved.notify_one();
-        Connected { id, mailbox, snapshot: !known }
+        Connected {
+            id,
+            mailbox,
+            snapshot: !known,
+        }
     }
 
     /// The session ended.
@@ -284,7 +311,9 @@ impl Hub {
     /// Something came from the node. False: the session is not the node's any more.
     pub fn heard(&self, node: &str, id: u64) -> bool {
         let mut inner = self.lock();
-        let Some(view) = inner.views.get_mut(node) else { return false };
+        let Some(view) = inner.views.get_mut(node) else {
+            return false;
+        };
         view.heard = Some(Instant::now());
         view.session.as_ref().is_some_and(|s| s.id == id)
     }
@@ -309,7 +338,11 @@ impl Hub {
     /// True when every connected node has acknowledged this revision.
     pub fn all_acked(&self, revision: u64) -> bool {
         let inner = self.lock();
-        inner.views.values().filter_map(|v| v.session.as_ref()).all(|s| s.acked >= revision)
+        inner
+            .views
+            .values()
+            .filter_map(|v| v.session.as_ref())
+            .all(|s| s.acked >= revision)
     }
 
     /// Asks a node to open a stream for logs or exec. False: it is not connected.
@@ -332,9 +365,15 @@ impl Hub {
             return (out, true);
         }
         let inner = self.lock();
-        let items = if waiting.snapshot { inner.all(node) } else { waiting.items };
-        let changes: Vec<v1::Change> =
-            items.iter().filter_map(|item| inner.change(node, item)).collect();
+        let items = if waiting.snapshot {
+            inner.all(node)
+        } else {
+            waiting.items
+        };
+        let changes: Vec<v1::Change> = items
+            .iter()
+            .filter_map(|item| inner.change(node, item))
+            .collect();
         let revision = inner.revision;
         drop(inner);
         let parts = changes.chunks(CHANGES).map(<[v1::Change]>::to_vec);
@@ -352,7 +391,12 @@ impl Hub {
                 changes,
             })));
         }
-        out.extend(waiting.opens.into_iter().map(|open| down(node_down::Down::Open(open))));
+        out.extend(
+            waiting
+                .opens
+                .into_iter()
+                .map(|open| down(node_down::Down::Open(open))),
+        );
         (out, false)
     }
 }
@@ -377,7 +421,8 @@ impl Inner {
     }
 
     fn remember(&mut self, node: Option<&str>, item: Item) {
-        self.removed.push_back((self.revision, node.map(str::to_owned), item));
+        self.removed
+            .push_back((self.revision, node.map(str::to_owned), item));
         while self.removed.len() > REMEMBERED {
             if let Some((revision, _, _)) = self.removed.pop_front() {
                 self.floor = revision;
@@ -442,7 +487,9 @@ impl Inner {
                 None => change::Change::PodRemoved(uid.clone()),
             },
         };
-        Some(v1::Change { change: Some(change) })
+        Some(v1::Change {
+            change: Some(change),
+        })
     }
 }
 
@@ -452,11 +499,19 @@ mod tests {
 
     fn hello(cluster: &str, revision: u64) -> v1::Hello {
         let cluster_id = cluster.to_owned();
-        v1::Hello { cluster_id, revision, ..v1::Hello::default() }
+        v1::Hello {
+            cluster_id,
+            revision,
+            ..v1::Hello::default()
+        }
     }
 
     fn service(id: u32) -> v1::Service {
-        v1::Service { name: "web".to_owned(), id, ..v1::Service::default() }
+        v1::Service {
+            name: "web".to_owned(),
+            id,
+            ..v1::Service::default()
+        }
     }
 
     fn updates(hub: &Hub, node: &str, mailbox: &Mailbox) -> Vec<v1::Update> {
@@ -499,7 +554,12 @@ mod tests {
         let got = updates(&hub, "n1", &again.mailbox);
         assert_eq!(got.len(), 1);
         let removed = change::Change::ServiceRemoved("d/web".to_owned());
-        assert_eq!(got[0].changes, vec![v1::Change { change: Some(removed) }]);
+        assert_eq!(
+            got[0].changes,
+            vec![v1::Change {
+                change: Some(removed)
+            }]
+        );
         // From before this hub's time: everything.
         assert!(hub.connect("n1", &hello("c", 9)).snapshot);
     }

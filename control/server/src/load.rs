@@ -52,7 +52,11 @@ pub fn object(kind: &Kind, bytes: &[u8], revision: u64) -> Result<Object, serde_
             let mut bare: Bare = serde_json::from_slice(bytes)?;
             bare.metadata.resource_version = Some(revision.to_string());
             let (group, kind) = (group.to_owned(), kind.to_owned());
-            Object::Other { group, kind, meta: Arc::new(bare.metadata) }
+            Object::Other {
+                group,
+                kind,
+                meta: Arc::new(bare.metadata),
+            }
         }
     };
     Ok(object)

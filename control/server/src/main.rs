@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -34,7 +35,12 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .init();
     let arguments = Arguments::parse();
     let path = arguments.config.display();
     let text = std::fs::read_to_string(&arguments.config).with_context(|| path.to_string())?;
@@ -42,10 +48,17 @@ fn main() -> anyhow::Result<()> {
     if let Some(Command::JoinToken) = arguments.command {
         let now = Timestamp::now();
         let pki = Pki::open(&config.data, now)?;
-        println!("token = \"{}\"\nca_hash = \"{}\"", pki.token(now)?, pki.ca_hash());
+        println!(
+            "token = \"{}\"\nca_hash = \"{}\"",
+            pki.token(now)?,
+            pki.ca_hash()
+        );
         return Ok(());
     }
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve(config))
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

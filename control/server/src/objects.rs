@@ -76,7 +76,11 @@ pub enum Change {
 impl Objects {
     /// Over this store.
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Self {
-        Self { store, settings, claims: Mutex::new(Claims::new()) }
+        Self {
+            store,
+            settings,
+            claims: Mutex::new(Claims::new()),
+        }
     }
 
     /// The store beneath.
@@ -86,7 +90,9 @@ impl Objects {
 
     fn claims(&self) -> MutexGuard<'_, Claims> {
         // A panic elsewhere leaves a map that is a hint anyway.
-        self.claims.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.claims
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// A claim changed in the store.
@@ -116,7 +122,9 @@ impl Objects {
         namespace: &str,
         name: &str,
     ) -> Result<Stored, Refusal> {
-        self.find(kind, namespace, name).await?.ok_or_else(|| not_found(kind, name))
+        self.find(kind, namespace, name)
+            .await?
+            .ok_or_else(|| not_found(kind, name))
     }
 
     /// Stores a new object. `value` is what somebody wrote.
@@ -129,7 +137,7 @@ impl Objects {
     ) -> Result<(Stored, Vec<Warning>), Refusal> {
         let (mut stored, warnings) = admit(value, kind, None)?;
         let now = Timestamp::now();
-        for attempt in 0..ATTEMPTS {
+        for _ in 0..ATTEMPTS {
             let generated = meta::name(value).is_empty();
             if generated {
                 let prefix = meta::generate_name(value);
@@ -145,39 +153,50 @@ impl Objects {
             txn = txn.put(key.clone(), encode(&stored)?, Condition::Absent);
             txn = with_claims(txn, &claims);
             if dry_run {
+                self.refresh_claims("", &claims).await?;
                 return match self.store.get(&key).await?.entry {
                     Some(_) => Err(exists(kind, &stored)),
-                    None => Ok((Stored { value: stored, revision: 0 }, warnings)),
+                    None => Ok((
+                        Stored {
+                            value: stored,
+                            revision: 0,
+                        },
+                        warnings,
+                    )),
                 };
             }
             match self.store.txn(txn).await {
                 Ok(revision) => {
                     meta::set_resource_version(&mut stored, revision);
-                    return Ok((Stored { value: stored, revision }, warnings));
+                    return Ok((
+                        Stored {
+                            value: stored,
+                            revision,
+                        },
+                        warnings,
+                    ));
                 }
-                Err(StoreError::Conflict { key: at, .. }) if at == key && !generated => {
-                    return Err(exists(kind, &stored));
-                }
-                // A claim or the namespace moved: another one, or another look.
-                Err(StoreError::Conflict { key: at, .. }) if attempt + 1 < ATTEMPTS => {
-                    self.refresh_claim(&at).await?;
+                Err(StoreError::Conflict { key: at, .. }) => {
+                    self.refresh_claims(&at, &claims).await?;
+                    if at == key && !generated {
+                        return Err(exists(kind, &stored));
+                    }
+                    // A claim or the namespace moved: another one, or another look.
                     if is_service(kind) {
                         stored = admit(value, kind, None)?.0;
                     }
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    self.refresh_claims("", &claims).await?;
+                    return Err(error.into());
+                }
             }
         }
         Err(Refusal::Unavailable("too many writers at once".to_owned()))
     }
 
     /// The namespace must be there, and not on its way out.
-    async fn in_namespace(
-        &self,
-        kind: &Kind,
-        value: &Value,
-        txn: Txn,
-    ) -> Result<Txn, Refusal> {
+    async fn in_namespace(&self, kind: &Kind, value: &Value, txn: Txn) -> Result<Txn, Refusal> {
         if !kind.namespaced {
             return Ok(txn);
         }
@@ -200,11 +219,13 @@ impl Objects {
         Ok(txn.check(key, Condition::Revision(entry.revision)))
     }
 
-    /// Looks again at a claim that was not as the controllers had seen it.
-    async fn refresh_claim(&self, key: &str) -> Result<(), Refusal> {
-        if let Some(claim) = ClaimKey::parse(key) {
-            let entry = self.store.get(key).await?.entry;
-            self.note_claim(claim, entry.as_ref().map(read_claim));
+    /// Looks again at claims that were picked and not taken, and at the one
+    /// that was not as the controllers had seen it.
+    async fn refresh_claims(&self, at: &str, claims: &[ClaimWrite]) -> Result<(), Refusal> {
+        let at = ClaimKey::parse(at);
+        for claim in claims.iter().map(|c| &c.key).chain(at.as_ref()) {
+            let entry = self.store.get(&claim.to_string()).await?.entry;
+            self.note_claim(claim.clone(), entry.as_ref().map(read_claim));
         }
         Ok(())
     }
@@ -217,8 +238,15 @@ impl Objects {
         let mut service: Service = typed(value)?;
         let before = old.map(typed::<Service>).transpose()?;
         let range = &self.settings.service_cidr;
-        let claims = ipam::service(&self.claims(), range, &mut service, before.as_ref())
+        let mut known = self.claims();
+        let claims = ipam::service(&known, range, &mut service, before.as_ref())
             .map_err(|problem| service_problem(&problem, value, range))?;
+        // The next one picks others, before the store has these.
+        for claim in &claims {
+            let (owner, revision) = (claim.owner.clone(), claim.revision);
+            known.insert(claim.key.clone(), Claim { owner, revision });
+        }
+        drop(known);
         *value = serde_json::to_value(&service).map_err(unencodable)?;
         Ok(claims)
     }
@@ -237,7 +265,9 @@ impl Objects {
     ) -> Result<(Stored, Vec<Warning>, bool), Refusal> {
         for _ in 0..ATTEMPTS {
             let old = self.get(kind, namespace, name).await?;
-            let Change::To(next) = change(&old)? else { return Ok((old, Vec::new(), false)) };
+            let Change::To(next) = change(&old)? else {
+                return Ok((old, Vec::new(), false));
+            };
             let (mut next, warnings) = if admitted {
                 admit(&next, kind, Some(&old.value))?
             } else {
@@ -251,21 +281,37 @@ impl Objects {
                 return Ok((old, warnings, false));
             }
             if dry_run {
-                return Ok((Stored { value: next, revision: old.revision }, warnings, true));
+                self.refresh_claims("", &claims).await?;
+                return Ok((
+                    Stored {
+                        value: next,
+                        revision: old.revision,
+                    },
+                    warnings,
+                    true,
+                ));
             }
             let key = kind.key(namespace, name);
-            let txn = Txn::default().put(
-                key,
-                encode(&next)?,
-                Condition::Revision(old.revision),
-            );
+            let txn = Txn::default().put(key, encode(&next)?, Condition::Revision(old.revision));
             match self.store.txn(with_claims(txn, &claims)).await {
                 Ok(revision) => {
                     meta::set_resource_version(&mut next, revision);
-                    return Ok((Stored { value: next, revision }, warnings, true));
+                    return Ok((
+                        Stored {
+                            value: next,
+                            revision,
+                        },
+                        warnings,
+                        true,
+                    ));
                 }
-                Err(StoreError::Conflict { key: at, .. }) => self.refresh_claim(&at).await?,
-                Err(error) => return Err(error.into()),
+                Err(StoreError::Conflict { key: at, .. }) => {
+                    self.refresh_claims(&at, &claims).await?;
+                }
+                Err(error) => {
+                    self.refresh_claims("", &claims).await?;
+                    return Err(error.into());
+                }
             }
         }
         Err(Refusal::Unavailable("too many writers at once".to_owned()))
@@ -284,7 +330,10 @@ impl Objects {
         let entry = self.store.get(&key).await?.entry;
         let Some(entry) = entry.filter(|e| e.revision == old_revision) else {
             let message = format!("{} {:?} has changed", kind.resource(), meta::name(&value));
-            return Err(Refusal::Conflict { message, causes: Vec::new() });
+            return Err(Refusal::Conflict {
+                message,
+                causes: Vec::new(),
+            });
         };
         let old = read(&entry)?;
         if !equality::semantic(value.get("spec"), old.value.get("spec")) {
@@ -309,7 +358,10 @@ impl Objects {
         revision: u64,
     ) -> Result<u64, Refusal> {
         let key = kind.key(namespace, name);
-        Ok(self.store.delete(key, Condition::Revision(revision)).await?)
+        Ok(self
+            .store
+            .delete(key, Condition::Revision(revision))
+            .await?)
     }
 
     /// Deletes: at once, or marked until whoever cleans up has done so. The
@@ -329,12 +381,21 @@ impl Objects {
                     options.uid,
                     meta::uid(&old.value)
                 );
-                return Err(Refusal::Conflict { message, causes: Vec::new() });
+                return Err(Refusal::Conflict {
+                    message,
+                    causes: Vec::new(),
+                });
             }
             let now = Timestamp::now();
             let (mut next, gone) = deleted(kind, &old.value, options, now);
             if options.dry_run {
-                return Ok((Stored { value: next, revision: old.revision }, gone));
+                return Ok((
+                    Stored {
+                        value: next,
+                        revision: old.revision,
+                    },
+                    gone,
+                ));
             }
             if !gone && equality::unchanged(&next, &old.value) {
                 return Ok((old, false));
@@ -349,7 +410,13 @@ impl Objects {
             match done {
                 Ok(revision) => {
                     meta::set_resource_version(&mut next, revision);
-                    return Ok((Stored { value: next, revision }, gone));
+                    return Ok((
+                        Stored {
+                            value: next,
+                            revision,
+                        },
+                        gone,
+                    ));
                 }
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -379,12 +446,7 @@ impl Objects {
 }
 
 /// The object after a delete, and whether it is gone with it.
-fn deleted(
-    kind: &Kind,
-    old: &Value,
-    options: &DeleteOptions,
-    now: Timestamp,
-) -> (Value, bool) {
+fn deleted(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> (Value, bool) {
     let mut next = old.clone();
     let mut finalizers: Vec<String> = meta::finalizers(old).map(str::to_owned).collect();
     if !meta::is_terminating(old) {
@@ -398,7 +460,11 @@ fn deleted(
             meta::set(&mut next, "finalizers", Some(json!(finalizers)));
         }
     }
-    let grace = if kind.kind == "Pod" { pod_grace(old, options.grace_seconds) } else { 0 };
+    let grace = if kind.kind == "Pod" {
+        pod_grace(old, options.grace_seconds)
+    } else {
+        0
+    };
     if grace == 0 && finalizers.is_empty() && kind.kind != "Namespace" {
         return (next, true);
     }
@@ -420,7 +486,9 @@ fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
     if text("/spec/nodeName").is_empty() || finished {
         return 0;
     }
-    let own = pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64);
+    let own = pod
+        .pointer("/spec/terminationGracePeriodSeconds")
+        .and_then(Value::as_i64);
     asked.or(own).unwrap_or(30).max(0)
 }
 
@@ -430,7 +498,11 @@ fn with_claims(mut txn: Txn, claims: &[ClaimWrite]) -> Txn {
             0 => Condition::Absent,
             revision => Condition::Revision(revision),
         };
-        txn = txn.put(claim.key.to_string(), claim.owner.clone().into_bytes(), condition);
+        txn = txn.put(
+            claim.key.to_string(),
+            claim.owner.clone().into_bytes(),
+            condition,
+        );
     }
     txn
 }
@@ -453,28 +525,43 @@ pub fn known(group: &str, version: &str, kind: &str) -> Result<&'static Kind, Re
 }
 
 fn not_found(kind: &Kind, name: &str) -> Refusal {
-    Refusal::NotFound { resource: kind.resource(), name: name.to_owned() }
+    Refusal::NotFound {
+        resource: kind.resource(),
+        name: name.to_owned(),
+    }
 }
 
 fn exists(kind: &Kind, value: &Value) -> Refusal {
-    Refusal::AlreadyExists { resource: kind.resource(), name: meta::name(value).to_owned() }
+    Refusal::AlreadyExists {
+        resource: kind.resource(),
+        name: meta::name(value).to_owned(),
+    }
 }
 
-fn service_problem(
-    problem: &ServiceProblem,
-    value: &Value,
-    range: &ipnet::IpNet,
-) -> Refusal {
+fn service_problem(problem: &ServiceProblem, value: &Value, range: &ipnet::IpNet) -> Refusal {
     let name = meta::name(value);
     match problem {
         ServiceProblem::OutOfRange { index, address } => {
-            let message =
-                format!("Invalid value: {address:?}: must be an address to be given out of {range}");
-            Invalid::one("Service", name, format!("spec.clusterIPs[{index}]"), message).into()
+            let message = format!(
+                "Invalid value: {address:?}: must be an address to be given out of {range}"
+            );
+            Invalid::one(
+                "Service",
+                name,
+                format!("spec.clusterIPs[{index}]"),
+                message,
+            )
+            .into()
         }
         ServiceProblem::Taken { index, address } => {
             let message = format!("Invalid value: {address:?}: provided IP is already allocated");
-            Invalid::one("Service", name, format!("spec.clusterIPs[{index}]"), message).into()
+            Invalid::one(
+                "Service",
+                name,
+                format!("spec.clusterIPs[{index}]"),
+                message,
+            )
+            .into()
         }
         ServiceProblem::UsedUp { what } => {
             Refusal::Unavailable(format!("there are no {what} left for services"))
@@ -484,14 +571,20 @@ fn service_problem(
 
 /// An entry of the store as an object with its resourceVersion.
 pub fn read(entry: &Entry) -> Result<Stored, Refusal> {
-    Ok(Stored { value: decode(&entry.key, &entry.value, entry.revision)?, revision: entry.revision })
+    Ok(Stored {
+        value: decode(&entry.key, &entry.value, entry.revision)?,
+        revision: entry.revision,
+    })
 }
 
 /// Bytes of the store as an object with its resourceVersion.
 pub fn decode(key: &str, bytes: &[u8], revision: u64) -> Result<Value, Refusal> {
     let mut value: Value = serde_json::from_slice(bytes).map_err(|error| {
         let reason = error.to_string();
-        Refusal::Store(StoreError::Corrupt { path: key.to_owned(), reason })
+        Refusal::Store(StoreError::Corrupt {
+            path: key.to_owned(),
+            reason,
+        })
     })?;
     meta::set_resource_version(&mut value, revision);
     Ok(value)

@@ -64,11 +64,17 @@ pub enum PkiError {
 }
 
 fn file(path: &Path) -> impl FnOnce(io::Error) -> PkiError + '_ {
-    move |source| PkiError::File { path: path.to_owned(), source }
+    move |source| PkiError::File {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn certificate(what: &str) -> impl FnOnce(rcgen::Error) -> PkiError + '_ {
-    move |source| PkiError::Certificate { what: what.to_owned(), source }
+    move |source| PkiError::Certificate {
+        what: what.to_owned(),
+        source,
+    }
 }
 
 /// The cluster's CA and its folder.
@@ -107,10 +113,18 @@ impl Pki {
         let key_pem = fs::read_to_string(&key_path).map_err(file(&key_path))?;
         let key = KeyPair::from_pem(&key_pem).map_err(certificate("CA key"))?;
         // kubeadm's form: over the CA's SubjectPublicKeyInfo.
-        let ca_hash = format!("sha256:{}", hex::encode(Sha256::digest(key.subject_public_key_info())));
+        let ca_hash = format!(
+            "sha256:{}",
+            hex::encode(Sha256::digest(key.subject_public_key_info()))
+        );
         let issuer =
             Issuer::from_ca_cert_pem(&ca_pem, key).map_err(certificate("CA certificate"))?;
-        Ok(Self { folder, issuer, ca_pem, ca_hash })
+        Ok(Self {
+            folder,
+            issuer,
+            ca_pem,
+            ca_hash,
+        })
     }
 
     /// The CA's certificate, PEM.
@@ -126,14 +140,26 @@ impl Pki {
     /// A certificate for the server, for these names and addresses.
     pub fn server(&self, names: &[String], now: Timestamp) -> Result<Signed, PkiError> {
         let params = CertificateParams::new(names).map_err(certificate("server names"))?;
-        self.leaf(params, "foil-control", None, ExtendedKeyUsagePurpose::ServerAuth, now)
+        self.leaf(
+            params,
+            "foil-control",
+            None,
+            ExtendedKeyUsagePurpose::ServerAuth,
+            now,
+        )
     }
 
     /// A certificate for an operator: may do everything.
     pub fn admin(&self, now: Timestamp) -> Result<Signed, PkiError> {
         let params = CertificateParams::default();
         let group = Some("system:masters");
-        self.leaf(params, "admin", group, ExtendedKeyUsagePurpose::ClientAuth, now)
+        self.leaf(
+            params,
+            "admin",
+            group,
+            ExtendedKeyUsagePurpose::ClientAuth,
+            now,
+        )
     }
 
     fn leaf(
@@ -150,9 +176,14 @@ impl Pki {
         params.use_authority_key_identifier_extension = true;
         valid(&mut params, LEAF_YEARS, now);
         let key = KeyPair::generate().map_err(certificate("key"))?;
-        let signed = params.signed_by(&key, &self.issuer).map_err(certificate(name))?;
+        let signed = params
+            .signed_by(&key, &self.issuer)
+            .map_err(certificate(name))?;
         let chain_pem = format!("{}{}", signed.pem(), self.ca_pem);
-        Ok(Signed { chain_pem, key_pem: key.serialize_pem() })
+        Ok(Signed {
+            chain_pem,
+            key_pem: key.serialize_pem(),
+        })
     }
 
     /// Signs a node's request: only for its own name, only as a client.
@@ -179,7 +210,9 @@ impl Pki {
         params.use_authority_key_identifier_extension = true;
         valid(&mut params, LEAF_YEARS, now);
         request.params = params;
-        let signed = request.signed_by(&self.issuer).map_err(certificate(&name))?;
+        let signed = request
+            .signed_by(&self.issuer)
+            .map_err(certificate(&name))?;
         Ok(signed.pem())
     }
 
@@ -217,7 +250,11 @@ impl Pki {
         if let Some(token) = self.valid_token(now) {
             return Ok(token);
         }
-        let token = format!("{}.{}", hex::encode(rand::random::<[u8; 3]>()), hex::encode(rand::random::<[u8; 16]>()));
+        let token = format!(
+            "{}.{}",
+            hex::encode(rand::random::<[u8; 3]>()),
+            hex::encode(rand::random::<[u8; 16]>())
+        );
         let end = now.as_second() + TOKEN_SECONDS;
         write_private(&path, &format!("{token} {end}\n"))?;
         Ok(token)
@@ -232,8 +269,9 @@ impl Pki {
     /// True for the token that was given out and has not expired.
     pub fn accepts(&self, token: &str, now: Timestamp) -> bool {
         // Compared as hashes, so that time tells nothing about the token.
-        self.valid_token(now)
-            .is_some_and(|valid| Sha256::digest(valid.as_bytes()) == Sha256::digest(token.as_bytes()))
+        self.valid_token(now).is_some_and(|valid| {
+            Sha256::digest(valid.as_bytes()) == Sha256::digest(token.as_bytes())
+        })
     }
 }
 
@@ -248,14 +286,18 @@ fn make_ca(now: Timestamp) -> Result<(String, String), PkiError> {
     ];
     valid(&mut params, CA_YEARS, now);
     let key = KeyPair::generate().map_err(certificate("CA key"))?;
-    let signed = params.self_signed(&key).map_err(certificate("CA certificate"))?;
+    let signed = params
+        .self_signed(&key)
+        .map_err(certificate("CA certificate"))?;
     Ok((signed.pem(), key.serialize_pem()))
 }
 
 fn subject(params: &mut CertificateParams, name: &str, group: Option<&str>) {
     params.distinguished_name = rcgen::DistinguishedName::new();
     if let Some(group) = group {
-        params.distinguished_name.push(DnType::OrganizationName, group);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, group);
     }
     params.distinguished_name.push(DnType::CommonName, name);
 }
@@ -318,7 +360,8 @@ mod tests {
         let key = fs::metadata(folder.path().join("pki/ca.key")).unwrap();
         assert_eq!(key.permissions().mode() & 0o777, 0o600);
 
-        pki.sign_node(&request("system:node:n1", "system:nodes"), "n1", now).unwrap();
+        pki.sign_node(&request("system:node:n1", "system:nodes"), "n1", now)
+            .unwrap();
         let rows = [
             ("system:node:n2", "system:nodes"),
             ("system:node:n1", "system:masters"),
@@ -326,7 +369,10 @@ mod tests {
         ];
         for (name, group) in rows {
             let refused = pki.sign_node(&request(name, group), "n1", now);
-            assert!(matches!(refused, Err(PkiError::Subject { .. })), "{name} {group}");
+            assert!(
+                matches!(refused, Err(PkiError::Subject { .. })),
+                "{name} {group}"
+            );
         }
         assert!(pki.sign_node("nonsense", "n1", now).is_err());
     }

@@ -78,7 +78,9 @@ impl Recorder {
     pub fn record(&self, notices: Vec<Notice>) {
         for notice in notices {
             let key = &notice.about;
-            let kind = control_api::kinds().iter().find(|k| k.kind == key.kind && k.group == key.group);
+            let kind = control_api::kinds()
+                .iter()
+                .find(|k| k.kind == key.kind && k.group == key.group);
             self.push(Said {
                 api_version: kind.map(|k| k.api_version()).unwrap_or_default(),
                 kind: key.kind.clone(),
@@ -98,7 +100,11 @@ impl Recorder {
     /// Tells what a node had to say.
     pub fn record_node(&self, node: &str, event: v1::NodeEvent) {
         let warning = event.r#type == Severity::Warning.as_str();
-        let severity = if warning { Severity::Warning } else { Severity::Normal };
+        let severity = if warning {
+            Severity::Warning
+        } else {
+            Severity::Normal
+        };
         self.push(Said {
             api_version: "v1".to_owned(),
             kind: event.kind,
@@ -133,7 +139,9 @@ async fn write_all(
             let entry = counted.entry(said).or_insert((0, time));
             *entry = (entry.0 + 1, time);
         }
-        let writes = counted.iter().map(|(said, (count, last))| write(&objects, said, *count, *last));
+        let writes = counted
+            .iter()
+            .map(|(said, (count, last))| write(&objects, said, *count, *last));
         for result in join_all(writes).await {
             match result {
                 // The namespace is going, or gone: nobody will look for it.
@@ -148,14 +156,13 @@ async fn write_all(
     }
 }
 
-async fn write(
-    objects: &Objects,
-    said: &Said,
-    count: i32,
-    last: Timestamp,
-) -> Result<(), Refusal> {
+async fn write(objects: &Objects, said: &Said, count: i32, last: Timestamp) -> Result<(), Refusal> {
     let kind = known("", "v1", "Event")?;
-    let namespace = if said.namespace.is_empty() { "default" } else { &said.namespace };
+    let namespace = if said.namespace.is_empty() {
+        "default"
+    } else {
+        &said.namespace
+    };
     let name = said.event_name();
     let time = meta::time_text(last);
     let again = objects

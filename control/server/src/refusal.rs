@@ -73,8 +73,14 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
         if matches!(error, StoreError::Conflict { .. }) {
-            Refusal::Conflict { message: text, causes: Vec::new() }
-        } else if matches!(error, StoreError::Compacted { .. } | StoreError::Future { .. }) {
+            Refusal::Conflict {
+                message: text,
+                causes: Vec::new(),
+            }
+        } else if matches!(
+            error,
+            StoreError::Compacted { .. } | StoreError::Future { .. }
+        ) {
             Refusal::Expired(text)
         } else {
             Refusal::Store(error)
@@ -85,7 +91,10 @@ impl From<StoreError> for Refusal {
 impl Refusal {
     /// True when doing it again, on what is there now, may succeed.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Refusal::Conflict { .. } | Refusal::AlreadyExists { .. })
+        matches!(
+            self,
+            Refusal::Conflict { .. } | Refusal::AlreadyExists { .. }
+        )
     }
 }
 
@@ -107,10 +116,14 @@ pub fn status_of(refusal: &Refusal) -> Status {
     if let Refusal::Store(error) = refusal {
         tracing::error!("the store failed: {error}");
     }
-    let causes = causes
-        .iter()
-        .map(|c| proto::v1::Cause { field: c.field.clone(), message: c.message.clone() });
-    let detail = proto::v1::StatusDetail { reason: reason.to_owned(), causes: causes.collect() };
+    let causes = causes.iter().map(|c| proto::v1::Cause {
+        field: c.field.clone(),
+        message: c.message.clone(),
+    });
+    let detail = proto::v1::StatusDetail {
+        reason: reason.to_owned(),
+        causes: causes.collect(),
+    };
     let mut metadata = MetadataMap::new();
     metadata.insert_bin(TRAILER, MetadataValue::from_bytes(&detail.encode_to_vec()));
     Status::with_metadata(code, refusal.to_string(), metadata)

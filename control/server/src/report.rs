@@ -109,7 +109,10 @@ async fn write_all(objects: Arc<Objects>, node: String, queue: Arc<Queue>) {
                 Err(refusal) => tracing::warn!(node, "a pod's report was not stored: {refusal}"),
             }
         });
-        futures::stream::iter(writes).buffer_unordered(TOGETHER).collect::<()>().await;
+        futures::stream::iter(writes)
+            .buffer_unordered(TOGETHER)
+            .collect::<()>()
+            .await;
         if ended {
             return;
         }
@@ -163,7 +166,9 @@ async fn write_gone(objects: &Objects, node: &str, gone: &v1::PodGone) -> Result
         uid: gone.uid.clone(),
         ..DeleteOptions::default()
     };
-    objects.delete(kind, &gone.namespace, &gone.name, &options).await?;
+    objects
+        .delete(kind, &gone.namespace, &gone.name, &options)
+        .await?;
     Ok(())
 }
 
@@ -181,10 +186,15 @@ pub async fn register(
         let changed = objects
             .change(kind, "", node, false, false, |old| {
                 let mut next = old.value.clone();
-                next["status"] = proto::convert::status::node_status(status, version, old.value.get("status"));
+                next["status"] =
+                    proto::convert::status::node_status(status, version, old.value.get("status"));
                 ready(&mut next, status, now);
                 let same = equality::unchanged(&next, &old.value);
-                Ok(if same { Change::Nothing } else { Change::To(next) })
+                Ok(if same {
+                    Change::Nothing
+                } else {
+                    Change::To(next)
+                })
             })
             .await;
         match changed {
@@ -205,7 +215,9 @@ pub async fn register(
             Err(refusal) => return Err(refusal),
         }
     }
-    Err(Refusal::Unavailable(format!("node {node:?} comes and goes")))
+    Err(Refusal::Unavailable(format!(
+        "node {node:?} comes and goes"
+    )))
 }
 
 /// Kubernetes calls the machines by Go's names.

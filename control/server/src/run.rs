@@ -118,7 +118,10 @@ impl Controllers {
 
     async fn read_all(&mut self, store: &dyn Store) -> Result<(), RunError> {
         let mut touched = Touched::default();
-        let mut request = ListRequest { limit: PAGE, ..ListRequest::all("") };
+        let mut request = ListRequest {
+            limit: PAGE,
+            ..ListRequest::all("")
+        };
         loop {
             let page = store.list(request.clone()).await?;
             self.revision = page.revision;
@@ -132,7 +135,11 @@ impl Controllers {
                 }
             }
             let Some(next) = page.next else { break };
-            request = ListRequest { after: Some(next), revision: Some(page.revision), ..request };
+            request = ListRequest {
+                after: Some(next),
+                revision: Some(page.revision),
+                ..request
+            };
         }
         // A claim is judged against its owner, which may have come later.
         for (key, claim) in self.world.claims.clone() {
@@ -157,7 +164,10 @@ impl Controllers {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let wake = [self.later.keys().next().copied(), self.drain.next_deadline()];
+            let wake = [
+                self.later.keys().next().copied(),
+                self.drain.next_deadline(),
+            ];
             let wake = wake.into_iter().flatten().min();
             let sleep = tokio::time::sleep_until(
                 wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600)),
@@ -184,7 +194,9 @@ impl Controllers {
     /// Takes in what is there already, so that whole transactions are seen.
     fn take_ready(&mut self, watch: &mut Watch, touched: &mut Touched) -> Result<(), RunError> {
         for _ in 0..BATCH {
-            let Some(event) = watch.next().now_or_never() else { break };
+            let Some(event) = watch.next().now_or_never() else {
+                break;
+            };
             self.take(event?, touched);
         }
         Ok(())
@@ -207,7 +219,9 @@ impl Controllers {
         match event.kind {
             EventKind::Put => self.put(&event.key, &event.value, event.revision, touched),
             EventKind::Delete => {
-                let Some((kind, name)) = load::parse_key(&event.key) else { return };
+                let Some((kind, name)) = load::parse_key(&event.key) else {
+                    return;
+                };
                 let key = load::world_key(kind, name);
                 if let Some(old) = self.world.get(&key) {
                     self.views.touch(touched, &old);
@@ -219,7 +233,9 @@ impl Controllers {
     }
 
     fn put(&mut self, key: &str, bytes: &[u8], revision: u64, touched: &mut Touched) {
-        let Some((kind, name)) = load::parse_key(key) else { return };
+        let Some((kind, name)) = load::parse_key(key) else {
+            return;
+        };
         match load::object(kind, bytes, revision) {
             Ok(object) => {
                 let key = load::world_key(kind, name);
@@ -236,7 +252,8 @@ impl Controllers {
     /// Brings hub and drain up to what the world is now.
     fn settle(&mut self, mut touched: Touched) {
         self.hub.set_revision(self.revision);
-        self.views.push(std::mem::take(&mut touched), &self.world, &self.hub);
+        self.views
+            .push(std::mem::take(&mut touched), &self.world, &self.hub);
         for (name, uid) in self.drain.released(&self.world, &self.hub, Instant::now()) {
             self.views.stopping.insert(uid);
             Views::touch_pod(&mut touched, &name);
@@ -264,7 +281,8 @@ impl Controllers {
             }
         }
         let shown = self.revision;
-        self.busy.retain(|_, busy| !matches!(busy, Busy::Until(revision) if *revision <= shown));
+        self.busy
+            .retain(|_, busy| !matches!(busy, Busy::Until(revision) if *revision <= shown));
         let mut due = std::mem::take(&mut self.held);
         due.extend(self.world.take_due());
         for task in due {
@@ -282,7 +300,10 @@ impl Controllers {
         if let Some(at) = outcome.again_at {
             let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
             // A moment more, so that the time has come for sure.
-            self.at(Instant::now() + wait + Duration::from_millis(1), task.clone());
+            self.at(
+                Instant::now() + wait + Duration::from_millis(1),
+                task.clone(),
+            );
         }
         if outcome.writes.is_empty() {
             self.recorder.record(outcome.notices);
@@ -296,8 +317,14 @@ impl Controllers {
     fn look_for_lost_nodes(&mut self) {
         let mut lost = Vec::new();
         for (name, node) in &self.world.nodes {
-            let heard = self.hub.last_heard(name).unwrap_or(self.started).max(self.started);
-            if heard.elapsed() < self.lost_after || self.busy.contains_key(&Task::Node(name.clone())) {
+            let heard = self
+                .hub
+                .last_heard(name)
+                .unwrap_or(self.started)
+                .max(self.started);
+            if heard.elapsed() < self.lost_after
+                || self.busy.contains_key(&Task::Node(name.clone()))
+            {
                 continue;
             }
             if let Some(node) = control_plan::node::unheard(node, Timestamp::now()) {
@@ -305,17 +332,27 @@ impl Controllers {
             }
         }
         for (name, node) in lost {
-            tracing::warn!(node = name, "nothing heard of it for {:?}: it is lost", self.lost_after);
+            tracing::warn!(
+                node = name,
+                "nothing heard of it for {:?}: it is lost",
+                self.lost_after
+            );
             let object = Object::Node(Arc::new(node));
-            let write = Write::Put { object, claims: Vec::new() };
+            let write = Write::Put {
+                object,
+                claims: Vec::new(),
+            };
             self.write(Task::Node(name), vec![write], Vec::new());
         }
     }
 
     fn write(&mut self, task: Task, writes: Vec<Write>, notices: Vec<Notice>) {
         self.busy.insert(task.clone(), Busy::Writing);
-        let (objects, done, recorder) =
-            (self.objects.clone(), self.done_out.clone(), self.recorder.clone());
+        let (objects, done, recorder) = (
+            self.objects.clone(),
+            self.done_out.clone(),
+            self.recorder.clone(),
+        );
         tokio::spawn(async move {
             let finished = carry_out(&objects, &task, writes, notices, &recorder).await;
             if done.send(finished).await.is_err() {
@@ -333,7 +370,11 @@ async fn carry_out(
     recorder: &Recorder,
 ) -> Done {
     let results = join_all(writes.iter().map(|w| write::apply(objects, w))).await;
-    let mut done = Done { task: task.clone(), revision: 0, retry: None };
+    let mut done = Done {
+        task: task.clone(),
+        revision: 0,
+        retry: None,
+    };
     let mut failed = false;
     for result in results {
         match result {

@@ -52,21 +52,28 @@ impl node_server::Node for NodeService {
         &self,
         request: Request<v1::JoinRequest>,
     ) -> Result<Response<v1::JoinResponse>, Status> {
-        let from = request.remote_addr().map_or_else(|| "?".to_owned(), |a| a.to_string());
+        let from = request
+            .remote_addr()
+            .map_or_else(|| "?".to_owned(), |a| a.to_string());
         let join = request.into_inner();
         let now = Timestamp::now();
         if !self.pki.accepts(&join.token, now) {
             tracing::warn!(%from, node = join.node_name, "refused: unknown or expired join token");
             return Err(Status::permission_denied("unknown or expired join token"));
         }
-        let certificate_pem =
-            self.pki.sign_node(&join.csr_pem, &join.node_name, now).map_err(|error| {
+        let certificate_pem = self
+            .pki
+            .sign_node(&join.csr_pem, &join.node_name, now)
+            .map_err(|error| {
                 tracing::warn!(%from, node = join.node_name, "refused: {error}");
                 Status::invalid_argument(error.to_string())
             })?;
         tracing::info!(%from, node = join.node_name, "signed a node's certificate");
         let ca_pem = self.pki.ca_pem().to_owned();
-        Ok(Response::new(v1::JoinResponse { certificate_pem, ca_pem }))
+        Ok(Response::new(v1::JoinResponse {
+            certificate_pem,
+            ca_pem,
+        }))
     }
 
     async fn session(
@@ -74,7 +81,9 @@ impl node_server::Node for NodeService {
         request: Request<Streaming<v1::NodeUp>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let node = auth::node(&request, "open a session")?;
-        let from = request.remote_addr().map_or_else(|| "?".to_owned(), |a| a.to_string());
+        let from = request
+            .remote_addr()
+            .map_or_else(|| "?".to_owned(), |a| a.to_string());
         let mut up = request.into_inner();
         let hello = hello(&mut up, &node).await.inspect_err(|status| {
             tracing::warn!(%from, node, "refused: {}", status.message());
@@ -87,7 +96,12 @@ impl node_server::Node for NodeService {
             snapshot = connected.snapshot, "a node connected"
         );
         let (sender, receiver) = mpsc::channel(WINDOW);
-        tokio::spawn(send(self.hub.clone(), node.clone(), connected.mailbox.clone(), sender));
+        tokio::spawn(send(
+            self.hub.clone(),
+            node.clone(),
+            connected.mailbox.clone(),
+            sender,
+        ));
         let listener = Listener {
             objects: self.objects.clone(),
             hub: self.hub.clone(),
@@ -122,7 +136,9 @@ async fn hello(up: &mut Streaming<v1::NodeUp>, node: &str) -> Result<v1::Hello, 
     let first = tokio::time::timeout(HELLO, up.message()).await;
     let first = first.map_err(|_elapsed| Status::deadline_exceeded("no hello"))??;
     let Some(node_up::Up::Hello(hello)) = first.and_then(|m| m.up) else {
-        return Err(Status::invalid_argument("the first message must be a hello"));
+        return Err(Status::invalid_argument(
+            "the first message must be a hello",
+        ));
     };
     if hello.node_name != node {
         return Err(Status::permission_denied(format!(
@@ -197,8 +213,11 @@ impl Listener {
             node_up::Up::Ack(ack) => {
                 for failure in &ack.failures {
                     tracing::warn!(
-                        node = self.node, kind = failure.kind, key = failure.key,
-                        "not in force on the node: {}", failure.message
+                        node = self.node,
+                        kind = failure.kind,
+                        key = failure.key,
+                        "not in force on the node: {}",
+                        failure.message
                     );
                 }
                 self.hub.ack(&self.node, session, ack.revision);

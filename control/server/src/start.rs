@@ -101,7 +101,10 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
     let signed = pki.server(&config.names, now)?;
     let acceptor = tls::acceptor(&signed, pki.ca_pem())?;
 
-    let options = Options { history: HISTORY, cache_bytes: CACHE_BYTES };
+    let options = Options {
+        history: HISTORY,
+        cache_bytes: CACHE_BYTES,
+    };
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.data.join("store.redb"), options)?);
     let objects = Arc::new(Objects::new(store, config.settings()));
     objects.make_builtin().await?;
@@ -121,13 +124,24 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
         hub: hub.clone(),
         attachments: attachments.clone(),
     };
-    let node = NodeService { objects, hub, recorder, pki: pki.clone(), attachments };
+    let node = NodeService {
+        objects,
+        hub,
+        recorder,
+        pki: pki.clone(),
+        attachments,
+    };
     let listener = tls::listen(config.listen).await?;
-    let address = listener
-        .local_addr()
-        .map_err(|source| TlsError::Listen { address: config.listen, source })?;
+    let address = listener.local_addr().map_err(|source| TlsError::Listen {
+        address: config.listen,
+        source,
+    })?;
     let host = config.names.first().map_or("localhost", String::as_str);
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    };
     let server = format!("https://{host}:{}", address.port());
     let context = pki.write_context(&config.data, &server, now)?;
     pki.token(now)?;
@@ -147,5 +161,11 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
         "serving; certificates of nodes and operators are valid for {} years and are not renewed \
          by themselves", crate::pki::LEAF_YEARS
     );
-    Ok(Running { address, pki, stop, serving, controllers })
+    Ok(Running {
+        address,
+        pki,
+        stop,
+        serving,
+        controllers,
+    })
 }

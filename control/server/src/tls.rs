@@ -60,10 +60,9 @@ pub fn acceptor(signed: &Signed, ca_pem: &str) -> Result<TlsAcceptor, TlsError> 
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes());
     roots.add(ca.map_err(pem("the CA's certificate"))?)?;
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-            .allow_unauthenticated()
-            .build()?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()?;
     let chain: Result<Vec<_>, _> =
         CertificateDer::pem_slice_iter(signed.chain_pem.as_bytes()).collect();
     let chain = chain.map_err(pem("the server's certificate"))?;
@@ -79,7 +78,9 @@ pub fn acceptor(signed: &Signed, ca_pem: &str) -> Result<TlsAcceptor, TlsError> 
 
 /// Binds the address.
 pub async fn listen(address: SocketAddr) -> Result<TcpListener, TlsError> {
-    TcpListener::bind(address).await.map_err(|source| TlsError::Listen { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| TlsError::Listen { address, source })
 }
 
 /// Connections whose handshake succeeded.

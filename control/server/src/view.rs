@@ -84,7 +84,8 @@ impl Views {
             }
             Object::EndpointSlice(slice) => {
                 let labels = slice.metadata.labels.as_ref();
-                let service = labels.and_then(|l| l.get(control_plan::endpointslice::SERVICE_LABEL));
+                let service =
+                    labels.and_then(|l| l.get(control_plan::endpointslice::SERVICE_LABEL));
                 if let Some(service) = service {
                     touched.services.insert(Name::new(name.namespace, service));
                 }
@@ -94,7 +95,9 @@ impl Views {
             }
             Object::ConfigMap(_) | Object::Secret(_) => {
                 let source = (matches!(object, Object::Secret(_)), name);
-                touched.pods.extend(self.users.get(&source).into_iter().flatten().cloned());
+                touched
+                    .pods
+                    .extend(self.users.get(&source).into_iter().flatten().cloned());
             }
             Object::ReplicaSet(_)
             | Object::Deployment(_)
@@ -121,7 +124,10 @@ impl Views {
         for name in touched.services {
             let service = world.services.get(&name);
             let service = service.filter(|s| !object::deleting(&s.metadata));
-            hub.put_service(&name.to_string(), service.and_then(|s| service_message(world, s)));
+            hub.put_service(
+                &name.to_string(),
+                service.and_then(|s| service_message(world, s)),
+            );
         }
         for name in touched.pods {
             self.push_pod(&name, world, hub);
@@ -143,7 +149,9 @@ impl Views {
             self.placed.remove(name);
         }
         self.forget_sources(name);
-        let (Some(pod), Some((node, uid))) = (pod, place) else { return };
+        let (Some(pod), Some((node, uid))) = (pod, place) else {
+            return;
+        };
         self.note_sources(name, pod);
         let message = self.pod_message(world, pod, &node, &uid);
         hub.put_pod(&node, &uid, Some(message));
@@ -157,7 +165,10 @@ impl Views {
             .chain(references.secrets.iter().map(source(true)))
             .collect();
         for source in &sources {
-            self.users.entry(source.clone()).or_default().insert(name.clone());
+            self.users
+                .entry(source.clone())
+                .or_default()
+                .insert(name.clone());
         }
         if !sources.is_empty() {
             self.sources.insert(name.clone(), sources);
@@ -197,14 +208,18 @@ impl Views {
             found.map(|o| o.as_ref().clone())
         };
         let from = Name::new(&*namespace, "");
-        let services = world.services.range(from..).take_while(|(n, _)| n.namespace == namespace);
+        let services = world
+            .services
+            .range(from..)
+            .take_while(|(n, _)| n.namespace == namespace);
         let services: Vec<Service> = services.map(|(_, s)| s.as_ref().clone()).collect();
         let found = world.nodes.get(node);
         let offered = found.map(|n| Usage::allocatable(n)).unwrap_or_default();
         let ips = pod.status.iter().flat_map(|s| s.pod_ips.iter().flatten());
-        let stop = self.stopping.contains(uid).then(|| {
-            pod.metadata.deletion_grace_period_seconds.unwrap_or(30)
-        });
+        let stop = self
+            .stopping
+            .contains(uid)
+            .then(|| pod.metadata.deletion_grace_period_seconds.unwrap_or(30));
         proto::convert::pod::pod_spec(&PodInput {
             pod,
             config_map: &config_map,
@@ -239,21 +254,35 @@ fn same_for_node(old: &Pod, new: &Pod) -> bool {
 }
 
 fn node_addresses(node: &k8s_openapi::api::core::v1::Node) -> Vec<String> {
-    let all = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
-    all.filter(|a| a.type_ == "InternalIP").map(|a| a.address.clone()).collect()
+    let all = node
+        .status
+        .iter()
+        .flat_map(|s| s.addresses.iter().flatten());
+    all.filter(|a| a.type_ == "InternalIP")
+        .map(|a| a.address.clone())
+        .collect()
 }
 
 fn route(name: &str, node: &k8s_openapi::api::core::v1::Node) -> Option<v1::NodeRoute> {
     let pod_cidrs = node.spec.as_ref()?.pod_cidrs.clone()?;
     node::address(node)?;
-    Some(v1::NodeRoute { node: name.to_owned(), pod_cidrs, node_ips: node_addresses(node) })
+    Some(v1::NodeRoute {
+        node: name.to_owned(),
+        pod_cidrs,
+        node_ips: node_addresses(node),
+    })
 }
 
 fn service_message(world: &World, service: &Service) -> Option<v1::Service> {
     let (id, ports) = ipam::ids(service);
-    let slices: Vec<_> =
-        world.slices_of(&Name::of(&service.metadata)).map(|s| s.as_ref().clone()).collect();
+    let slices: Vec<_> = world
+        .slices_of(&Name::of(&service.metadata))
+        .map(|s| s.as_ref().clone())
+        .collect();
     let port = |name: &str| ports.get(name).copied().unwrap_or(0);
-    let ids = ServiceIds { service: id?, port: &port };
+    let ids = ServiceIds {
+        service: id?,
+        port: &port,
+    };
     proto::convert::service::service(service, &slices, &ids, 0)
 }

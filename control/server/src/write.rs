@@ -20,10 +20,17 @@ pub async fn apply(objects: &Objects, write: &Write) -> Result<u64, Refusal> {
                 let (stored, _) = objects.create(kind, &value, claims, false).await?;
                 return Ok(stored.revision);
             }
-            objects.replace(kind, value, object.revision(), claims).await
+            objects
+                .replace(kind, value, object.revision(), claims)
+                .await
         }
         Write::Claims(claims) => objects.write_claims(claims).await,
-        Write::Delete { key, uid, grace_seconds, foreground } => {
+        Write::Delete {
+            key,
+            uid,
+            grace_seconds,
+            foreground,
+        } => {
             let options = DeleteOptions {
                 grace_seconds: *grace_seconds,
                 propagation: if *foreground {
@@ -35,7 +42,10 @@ pub async fn apply(objects: &Objects, write: &Write) -> Result<u64, Refusal> {
                 dry_run: false,
             };
             let (kind, name) = (kind_of(key)?, &key.name);
-            match objects.delete(kind, &name.namespace, &name.name, &options).await {
+            match objects
+                .delete(kind, &name.namespace, &name.name, &options)
+                .await
+            {
                 Ok((stored, _)) => Ok(stored.revision),
                 Err(Refusal::NotFound { .. }) => Ok(0),
                 Err(error) => Err(error),
@@ -43,16 +53,26 @@ pub async fn apply(objects: &Objects, write: &Write) -> Result<u64, Refusal> {
         }
         Write::Remove { key, revision } => {
             let name = &key.name;
-            objects.remove(kind_of(key)?, &name.namespace, &name.name, *revision).await
+            objects
+                .remove(kind_of(key)?, &name.namespace, &name.name, *revision)
+                .await
         }
-        Write::Unhook { key, revision, finalizer, owners } => {
+        Write::Unhook {
+            key,
+            revision,
+            finalizer,
+            owners,
+        } => {
             let name = &key.name;
             let kind = kind_of(key)?;
             let done = objects
                 .change(kind, &name.namespace, &name.name, false, false, |old| {
                     if old.revision != *revision {
                         let message = format!("{key} has changed");
-                        return Err(Refusal::Conflict { message, causes: Vec::new() });
+                        return Err(Refusal::Conflict {
+                            message,
+                            causes: Vec::new(),
+                        });
                     }
                     Ok(unhook(&old.value, finalizer.as_deref(), owners))
                 })
@@ -79,16 +99,21 @@ fn unhook(old: &Value, finalizer: Option<&str>, owners: &[String]) -> Change {
         let left = (!left.is_empty()).then(|| json!(left));
         meta::set(&mut next, "ownerReferences", left);
     }
-    if equality::unchanged(&next, old) { Change::Nothing } else { Change::To(next) }
+    if equality::unchanged(&next, old) {
+        Change::Nothing
+    } else {
+        Change::To(next)
+    }
 }
 
 fn kind_of(key: &Key) -> Result<&'static Kind, Refusal> {
     let mut all = control_api::kinds().iter().copied();
-    all.find(|k| k.group == key.group && k.kind == key.kind).ok_or_else(|| Refusal::UnknownKind {
-        group: key.group.clone(),
-        version: String::new(),
-        kind: key.kind.clone(),
-    })
+    all.find(|k| k.group == key.group && k.kind == key.kind)
+        .ok_or_else(|| Refusal::UnknownKind {
+            group: key.group.clone(),
+            version: String::new(),
+            kind: key.kind.clone(),
+        })
 }
 
 /// The JSON of an object that a plan made.

@@ -1,8 +1,6 @@
 //! Logs and Exec: a client's stream joined to one of the pod's node.
 
-use proto::v1::{
-    self, attach_down, attach_up, exec_input, exec_output, open,
-};
+use proto::v1::{self, attach_down, attach_up, exec_input, exec_output, open};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,10 +28,17 @@ async fn place(
     container: &str,
 ) -> Result<Place, Refusal> {
     let kind = known("", "v1", "Pod")?;
-    let found = service.objects.get(kind, namespace_of(kind, namespace), pod).await?.value;
+    let found = service
+        .objects
+        .get(kind, namespace_of(kind, namespace), pod)
+        .await?
+        .value;
     let names = |at: &str| -> Vec<String> {
         let list = found.pointer(at).and_then(Value::as_array);
-        let names = list.into_iter().flatten().filter_map(|c| c.get("name")?.as_str());
+        let names = list
+            .into_iter()
+            .flatten()
+            .filter_map(|c| c.get("name")?.as_str());
         names.map(str::to_owned).collect()
     };
     let (main, init) = (names("/spec/containers"), names("/spec/initContainers"));
@@ -48,21 +53,36 @@ async fn place(
     } else if main.iter().chain(&init).any(|name| name == container) {
         container.to_owned()
     } else {
-        return Err(Refusal::BadRequest(format!("container {container} is not valid for pod {pod}")));
+        return Err(Refusal::BadRequest(format!(
+            "container {container} is not valid for pod {pod}"
+        )));
     };
-    let node = found.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
+    let node = found
+        .pointer("/spec/nodeName")
+        .and_then(Value::as_str)
+        .unwrap_or("");
     if node.is_empty() {
         return Err(Refusal::BadRequest(format!("pod {pod} has no node yet")));
     }
     let uid = control_api::meta::uid(&found).to_owned();
-    Ok(Place { node: node.to_owned(), uid, container })
+    Ok(Place {
+        node: node.to_owned(),
+        uid,
+        container,
+    })
 }
 
 pub(super) async fn logs(
     service: &ClusterService,
     request: v1::LogsRequest,
 ) -> Result<ReceiverStream<Result<v1::LogsChunk, Status>>, Status> {
-    let place = place(service, &request.namespace, &request.pod, &request.container).await?;
+    let place = place(
+        service,
+        &request.namespace,
+        &request.pod,
+        &request.container,
+    )
+    .await?;
     let what = open::What::Logs(v1::OpenLogs {
         pod_uid: place.uid,
         container: place.container,
@@ -72,7 +92,10 @@ pub(super) async fn logs(
         since_seconds: request.since_seconds,
         timestamps: request.timestamps,
     });
-    let attached = service.attachments.open(&service.hub, &place.node, what).await?;
+    let attached = service
+        .attachments
+        .open(&service.hub, &place.node, what)
+        .await?;
     let (sender, receiver) = mpsc::channel(WINDOW);
     tokio::spawn(async move {
         let end = copy_logs(attached, &sender).await;
@@ -92,7 +115,9 @@ async fn copy_logs(mut attached: Attached, sender: &LogSender) -> Result<(), Sta
             message = attached.up.message() => message?,
             () = sender.closed() => return Ok(()),
         };
-        let Some(up) = message.and_then(|m| m.up) else { return Ok(()) };
+        let Some(up) = message.and_then(|m| m.up) else {
+            return Ok(());
+        };
         match up {
             attach_up::Up::Stdout(data) | attach_up::Up::Stderr(data) => {
                 if sender.send(Ok(v1::LogsChunk { data })).await.is_err() {
@@ -112,7 +137,9 @@ pub(super) async fn exec(
 ) -> Result<ReceiverStream<Result<v1::ExecOutput, Status>>, Status> {
     let first = input.message().await?.and_then(|m| m.input);
     let Some(exec_input::Input::Start(start)) = first else {
-        return Err(Status::invalid_argument("the first message must be the start"));
+        return Err(Status::invalid_argument(
+            "the first message must be the start",
+        ));
     };
     if start.command.is_empty() {
         let refusal = Refusal::BadRequest("a command is needed".to_owned());
@@ -129,7 +156,10 @@ pub(super) async fn exec(
         columns: size.columns,
         rows: size.rows,
     });
-    let attached = service.attachments.open(&service.hub, &place.node, what).await?;
+    let attached = service
+        .attachments
+        .open(&service.hub, &place.node, what)
+        .await?;
     let (sender, receiver) = mpsc::channel(WINDOW);
     let Attached { up, down } = attached;
     let copying = tokio::spawn(copy_input(input, down));
@@ -153,7 +183,9 @@ async fn copy_output(
             () = sender.closed() => return Ok(()),
         };
         let Some(up) = message.and_then(|m| m.up) else {
-            return Err(Status::unavailable("the node ended the stream without an exit code"));
+            return Err(Status::unavailable(
+                "the node ended the stream without an exit code",
+            ));
         };
         let (output, last) = match up {
             attach_up::Up::Stdout(data) => (exec_output::Output::Stdout(data), false),
@@ -162,7 +194,11 @@ async fn copy_output(
             attach_up::Up::Refused(refused) => return Err(refused_status(&refused)),
             attach_up::Up::Id(_) => return Err(Status::internal("the node sent a second id")),
         };
-        let sent = sender.send(Ok(v1::ExecOutput { output: Some(output) })).await;
+        let sent = sender
+            .send(Ok(v1::ExecOutput {
+                output: Some(output),
+            }))
+            .await;
         if last || sent.is_err() {
             return Ok(());
         }
@@ -185,7 +221,11 @@ async fn copy_input(
                 attach_down::Down::ColumnsRows(columns << 16 | rows)
             }
         };
-        let sent = down.send(Ok(v1::AttachDown { down: Some(down_message) })).await;
+        let sent = down
+            .send(Ok(v1::AttachDown {
+                down: Some(down_message),
+            }))
+            .await;
         if sent.is_err() {
             return;
         }

@@ -49,7 +49,9 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<v1::ApplyRequest>,
     ) -> Result<Response<v1::ApplyResponse>, Status> {
         auth::admin(&request, "apply")?;
-        Ok(Response::new(mutate::apply(&self.objects, &request.into_inner()).await?))
+        Ok(Response::new(
+            mutate::apply(&self.objects, &request.into_inner()).await?,
+        ))
     }
 
     async fn create(
@@ -57,12 +59,16 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<v1::CreateRequest>,
     ) -> Result<Response<v1::Object>, Status> {
         auth::admin(&request, "create")?;
-        Ok(Response::new(mutate::create(&self.objects, &request.into_inner()).await?))
+        Ok(Response::new(
+            mutate::create(&self.objects, &request.into_inner()).await?,
+        ))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Object>, Status> {
         auth::admin(&request, "get")?;
-        Ok(Response::new(read::get(&self.objects, &request.into_inner()).await?))
+        Ok(Response::new(
+            read::get(&self.objects, &request.into_inner()).await?,
+        ))
     }
 
     async fn list(
@@ -70,7 +76,9 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListResponse>, Status> {
         auth::admin(&request, "list")?;
-        Ok(Response::new(read::list(&self.objects, &request.into_inner()).await?))
+        Ok(Response::new(
+            read::list(&self.objects, &request.into_inner()).await?,
+        ))
     }
 
     async fn watch(
@@ -87,7 +95,9 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<v1::UpdateRequest>,
     ) -> Result<Response<v1::Object>, Status> {
         auth::admin(&request, "update")?;
-        Ok(Response::new(mutate::update(&self.objects, &request.into_inner()).await?))
+        Ok(Response::new(
+            mutate::update(&self.objects, &request.into_inner()).await?,
+        ))
     }
 
     async fn patch(
@@ -95,7 +105,9 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<v1::PatchRequest>,
     ) -> Result<Response<v1::Object>, Status> {
         auth::admin(&request, "patch")?;
-        Ok(Response::new(mutate::patch(&self.objects, &request.into_inner()).await?))
+        Ok(Response::new(
+            mutate::patch(&self.objects, &request.into_inner()).await?,
+        ))
     }
 
     async fn delete(
@@ -103,7 +115,9 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
         auth::admin(&request, "delete")?;
-        Ok(Response::new(mutate::delete(&self.objects, &request.into_inner()).await?))
+        Ok(Response::new(
+            mutate::delete(&self.objects, &request.into_inner()).await?,
+        ))
     }
 
     async fn scale(
@@ -111,7 +125,9 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<v1::ScaleRequest>,
     ) -> Result<Response<v1::Object>, Status> {
         auth::admin(&request, "scale")?;
-        Ok(Response::new(mutate::scale(&self.objects, &request.into_inner()).await?))
+        Ok(Response::new(
+            mutate::scale(&self.objects, &request.into_inner()).await?,
+        ))
     }
 
     async fn kinds(
@@ -147,7 +163,10 @@ impl cluster_server::Cluster for ClusterService {
         auth::admin(&request, "ask for the version")?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let cluster_id = self.hub.cluster_id().to_owned();
-        Ok(Response::new(v1::VersionResponse { version, cluster_id }))
+        Ok(Response::new(v1::VersionResponse {
+            version,
+            cluster_id,
+        }))
     }
 }
 
@@ -175,6 +194,7 @@ fn sent(stored: &Stored) -> Result<v1::Object, Refusal> {
 
 fn encode(value: &Value) -> Result<v1::Object, Refusal> {
     let json = serde_json::to_vec(value);
-    let json = json.map_err(|e| Refusal::BadRequest(format!("the object cannot be encoded: {e}")))?;
+    let json =
+        json.map_err(|e| Refusal::BadRequest(format!("the object cannot be encoded: {e}")))?;
     Ok(v1::Object { json })
 }

@@ -14,7 +14,10 @@ use crate::refusal::Refusal;
 /// Reads an object that somebody wrote: its kind, and itself with a namespace.
 fn read(json: &[u8], namespace: &str) -> Result<(&'static Kind, Value), Refusal> {
     if json.len() > MOST_BYTES {
-        let message = format!("the object has {} bytes, at most {MOST_BYTES} are allowed", json.len());
+        let message = format!(
+            "the object has {} bytes, at most {MOST_BYTES} are allowed",
+            json.len()
+        );
         return Err(Refusal::BadRequest(message));
     }
     let mut value = control_api::unique::from_json(json)
@@ -55,8 +58,15 @@ pub(super) async fn apply(
     };
     let namespace = meta::namespace(&value).to_owned();
     let merged = |current: Option<&Value>| {
-        server_side::apply(kind, current, &value, manager, request.force, Timestamp::now())
-            .map_err(|conflicts| conflict(&conflicts))
+        server_side::apply(
+            kind,
+            current,
+            &value,
+            manager,
+            request.force,
+            Timestamp::now(),
+        )
+        .map_err(|conflicts| conflict(&conflicts))
     };
     for _ in 0..3 {
         let changed = objects
@@ -68,7 +78,10 @@ pub(super) async fn apply(
         let (stored, warnings, outcome) = match changed {
             Ok((stored, warnings, true)) => (stored, warnings, Outcome::Configured),
             Ok((stored, warnings, false)) => (stored, warnings, Outcome::Unchanged),
-            Err(Refusal::NotFound { resource, name: missing }) if missing == name => {
+            Err(Refusal::NotFound {
+                resource,
+                name: missing,
+            }) if missing == name => {
                 if meta::revision(&value).is_some() {
                     return Err(Refusal::NotFound { resource, name });
                 }
@@ -88,12 +101,18 @@ pub(super) async fn apply(
             warnings: warnings.iter().map(Warning::to_string).collect(),
         });
     }
-    Err(Refusal::Unavailable(format!("{} {name:?} comes and goes", kind.resource())))
+    Err(Refusal::Unavailable(format!(
+        "{} {name:?} comes and goes",
+        kind.resource()
+    )))
 }
 
 fn conflict(conflicts: &server_side::Conflicts) -> Refusal {
     let causes: Vec<Cause> = conflicts.0.clone();
-    Refusal::Conflict { message: conflicts.to_string(), causes }
+    Refusal::Conflict {
+        message: conflicts.to_string(),
+        causes,
+    }
 }
 
 /// A write that names a resourceVersion is for that one only.
@@ -108,7 +127,10 @@ fn same_revision(kind: &Kind, value: &Value, old: &Stored) -> Result<(), Refusal
         kind.resource(),
         meta::name(value),
     );
-    Err(Refusal::Conflict { message, causes: Vec::new() })
+    Err(Refusal::Conflict {
+        message,
+        causes: Vec::new(),
+    })
 }
 
 pub(super) async fn create(
@@ -135,7 +157,9 @@ pub(super) async fn update(
         "" => false,
         "status" => true,
         other => {
-            return Err(Refusal::BadRequest(format!("there is no subresource {other:?}")));
+            return Err(Refusal::BadRequest(format!(
+                "there is no subresource {other:?}"
+            )));
         }
     };
     let changed = objects
@@ -162,7 +186,15 @@ pub(super) async fn patch(
     if !patch.is_object() {
         return Err(Refusal::BadRequest("a patch must be an object".to_owned()));
     }
-    merged(objects, kind, namespace, &request.name, &patch, request.dry_run).await
+    merged(
+        objects,
+        kind,
+        namespace,
+        &request.name,
+        &patch,
+        request.dry_run,
+    )
+    .await
 }
 
 async fn merged(
@@ -216,8 +248,13 @@ pub(super) async fn delete(
             return Err(Refusal::BadRequest(message));
         }
     };
-    if request.grace_period_seconds.is_some_and(|seconds| seconds < 0) {
-        return Err(Refusal::BadRequest("gracePeriodSeconds must not be negative".to_owned()));
+    if request
+        .grace_period_seconds
+        .is_some_and(|seconds| seconds < 0)
+    {
+        return Err(Refusal::BadRequest(
+            "gracePeriodSeconds must not be negative".to_owned(),
+        ));
     }
     if kind.kind == "Namespace" && matches!(request.name.as_str(), "default" | "kube-system") {
         let message = format!("namespace {:?} is always there", request.name);
@@ -229,6 +266,11 @@ pub(super) async fn delete(
         uid: request.uid.clone(),
         dry_run: request.dry_run,
     };
-    let (stored, gone) = objects.delete(kind, namespace, &request.name, &options).await?;
-    Ok(v1::DeleteResponse { object: Some(sent(&stored)?), gone })
+    let (stored, gone) = objects
+        .delete(kind, namespace, &request.name, &options)
+        .await?;
+    Ok(v1::DeleteResponse {
+        object: Some(sent(&stored)?),
+        gone,
+    })
 }

@@ -14,7 +14,10 @@ use crate::refusal::Refusal;
 /// Entries read at once while looking for those that are selected.
 const PAGE: usize = 500;
 
-pub(super) async fn get(objects: &Objects, request: &v1::GetRequest) -> Result<v1::Object, Refusal> {
+pub(super) async fn get(
+    objects: &Objects,
+    request: &v1::GetRequest,
+) -> Result<v1::Object, Refusal> {
     let kind = kind_of(request.kind.as_ref())?;
     let namespace = namespace_of(kind, &request.namespace);
     sent(&objects.get(kind, namespace, &request.name).await?)
@@ -55,7 +58,12 @@ fn parse_token(token: &str) -> Result<(u64, String), Refusal> {
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_error| bad())?;
     let text = String::from_utf8(bytes).map_err(|_error| bad())?;
     let (revision, after) = text.split_once(' ').ok_or_else(bad)?;
-    Ok((revision.parse().map_err(|_error: std::num::ParseIntError| bad())?, after.to_owned()))
+    Ok((
+        revision
+            .parse()
+            .map_err(|_error: std::num::ParseIntError| bad())?,
+        after.to_owned(),
+    ))
 }
 
 pub(super) async fn list(
@@ -69,14 +77,21 @@ pub(super) async fn list(
         limit => usize::try_from(limit).unwrap_or(usize::MAX),
     };
     let namespace = Some(request.namespace.as_str()).filter(|n| !n.is_empty());
-    let mut page = ListRequest { limit: PAGE, ..ListRequest::all(kind.prefix(namespace)) };
+    let mut page = ListRequest {
+        limit: PAGE,
+        ..ListRequest::all(kind.prefix(namespace))
+    };
     if !request.continue_token.is_empty() {
         let (revision, after) = parse_token(&request.continue_token)?;
         if !after.starts_with(&page.prefix) {
             let message = "the continue token is of another list".to_owned();
             return Err(Refusal::BadRequest(message));
         }
-        page = ListRequest { revision: Some(revision), after: Some(after), ..page };
+        page = ListRequest {
+            revision: Some(revision),
+            after: Some(after),
+            ..page
+        };
     }
     let mut response = v1::ListResponse::default();
     loop {
@@ -92,8 +107,14 @@ pub(super) async fn list(
                 return Ok(response);
             }
         }
-        let Some(next) = listing.next else { return Ok(response) };
-        page = ListRequest { after: Some(next), revision: Some(listing.revision), ..page };
+        let Some(next) = listing.next else {
+            return Ok(response);
+        };
+        page = ListRequest {
+            after: Some(next),
+            revision: Some(listing.revision),
+            ..page
+        };
     }
 }
 
@@ -109,7 +130,9 @@ pub(super) fn kinds() -> v1::KindsResponse {
         short_names: kind.short_names.iter().map(|n| (*n).to_owned()).collect(),
         namespaced: kind.namespaced,
     };
-    v1::KindsResponse { kinds: control_api::kinds().iter().map(info).collect() }
+    v1::KindsResponse {
+        kinds: control_api::kinds().iter().map(info).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -119,8 +142,17 @@ mod tests {
     #[test]
     fn tokens_of_others_are_refused() {
         let token = continue_token(7, "pods/default/a b");
-        assert_eq!(parse_token(&token).unwrap(), (7, "pods/default/a b".to_owned()));
-        for bad in ["", "!", "abc", &URL_SAFE_NO_PAD.encode("x y"), &URL_SAFE_NO_PAD.encode([255])] {
+        assert_eq!(
+            parse_token(&token).unwrap(),
+            (7, "pods/default/a b".to_owned())
+        );
+        for bad in [
+            "",
+            "!",
+            "abc",
+            &URL_SAFE_NO_PAD.encode("x y"),
+            &URL_SAFE_NO_PAD.encode([255]),
+        ] {
             assert!(parse_token(bad).is_err(), "{bad:?}");
         }
     }

@@ -77,7 +77,12 @@ pub(super) async fn watch(
         None => None,
     };
     let (sender, receiver) = mpsc::channel(WINDOW);
-    let subscription = Subscription { objects, prefix, filter, sender };
+    let subscription = Subscription {
+        objects,
+        prefix,
+        filter,
+        sender,
+    };
     tokio::spawn(async move {
         if let Err(End::Refused(refusal)) = subscription.serve(watch).await {
             // The client may be gone; then nobody needs to know.
@@ -94,7 +99,10 @@ impl Subscription {
             None => {
                 let revision = self.list().await?;
                 self.bookmark(revision).await?;
-                self.objects.store().watch(self.prefix.clone(), revision).await?
+                self.objects
+                    .store()
+                    .watch(self.prefix.clone(), revision)
+                    .await?
             }
         };
         loop {
@@ -126,7 +134,10 @@ impl Subscription {
     }
 
     async fn list(&self) -> Result<u64, End> {
-        let mut page = ListRequest { limit: PAGE, ..ListRequest::all(self.prefix.clone()) };
+        let mut page = ListRequest {
+            limit: PAGE,
+            ..ListRequest::all(self.prefix.clone())
+        };
         loop {
             let listing = self.objects.list(page.clone()).await?;
             for entry in &listing.entries {
@@ -134,8 +145,14 @@ impl Subscription {
                     self.send(Type::Added, Some(&value), entry.revision).await?;
                 }
             }
-            let Some(next) = listing.next else { return Ok(listing.revision) };
-            page = ListRequest { after: Some(next), revision: Some(listing.revision), ..page };
+            let Some(next) = listing.next else {
+                return Ok(listing.revision);
+            };
+            page = ListRequest {
+                after: Some(next),
+                revision: Some(listing.revision),
+                ..page
+            };
         }
     }
 
@@ -176,6 +193,9 @@ impl Subscription {
             object: object.map(super::encode).transpose()?,
             resource_version: revision.to_string(),
         };
-        self.sender.send(Ok(event)).await.map_err(|_client| End::Client)
+        self.sender
+            .send(Ok(event))
+            .await
+            .map_err(|_client| End::Client)
     }
 }

@@ -1,0 +1,572 @@
+//! Nodes: scheduling, what reaches their streams, rollouts, deletion, restart.
+
+use std::collections::BTreeSet;
+
+use proto::v1::{self, attach_up, exec_input, exec_output, node_up};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+use crate::harness::*;
+
+fn all_ready(pods: &[Value], count: usize) -> bool {
+    pods.len() == count && pods.iter().all(is_ready)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_lands_on_both_nodes_and_its_service_knows_it() {
+    let mut server = server().await;
+    let (mut n1, mut n2) = (server.agent("n1").await, server.agent("n2").await);
+    server.apply(&service("web")).await;
+    server.apply(&deployment("web", 3, "a")).await;
+    let pods = server
+        .until("pods", "app=web", "3 ready pods", |p| all_ready(p, 3))
+        .await;
+    let nodes: BTreeSet<&str> = pods.iter().map(|p| text(p, "/spec/nodeName")).collect();
+    assert_eq!(nodes, BTreeSet::from(["n1", "n2"]));
+    let addresses: BTreeSet<&str> = pods.iter().map(|p| text(p, "/status/podIP")).collect();
+    assert_eq!(addresses.len(), 3);
+
+    let complete = |told: &Told| {
+        told.services
+            .get("default/web")
+            .is_some_and(|s| s.ports[0].backends.len() == 3)
+    };
+    for agent in [&mut n1, &mut n2] {
+        let told = agent.until("three backends", complete).await;
+        let port = &told.services["default/web"].ports[0];
+        assert!(port.id > 0 && told.services["default/web"].id > 0);
+        let known: BTreeSet<&str> = port.backends.iter().map(|b| b.address.as_str()).collect();
+        assert_eq!(known, addresses);
+        assert!(port.backends.iter().all(|b| b.port == 8080));
+        let config = told.config.unwrap();
+        assert_eq!(config.pod_cidrs, ["10.244.0.0/16"]);
+        // Only the other node's route, and only its own pods.
+        assert_eq!(told.routes.len(), 1);
+        let range: ipnet::IpNet = config.node_pod_cidrs[0].parse().unwrap();
+        for pod in told.pods.values() {
+            assert!(range.contains(&pod.ips[0].parse::<std::net::IpAddr>().unwrap()));
+            assert!(pod.identity > 0 && pod.generation > 0);
+        }
+    }
+    let at_n1 = n1.told.borrow().pods.len();
+    let at_n2 = n2.told.borrow().pods.len();
+    assert_eq!(at_n1 + at_n2, 3);
+    // Quiet: nothing is written once all is as it should be.
+    let web = server
+        .until("deployments", "", "a complete deployment", |all| {
+            all[0]["status"]["availableReplicas"] == 3
+        })
+        .await;
+    let revision = |v: &Value| text(v, "/metadata/resourceVersion").to_owned();
+    let before = revision(&web[0]);
+    server.apply(&deployment("web", 3, "a")).await;
+    assert_eq!(
+        revision(&server.get("deployment", "web").await.unwrap()),
+        before
+    );
+    let events = server.list("events", "").await;
+    let reasons: BTreeSet<&str> = events.iter().map(|e| text(e, "/reason")).collect();
+    for reason in ["Scheduled", "SuccessfulCreate", "ScalingReplicaSet"] {
+        assert!(reasons.contains(reason), "{reason}: {reasons:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_s_secrets_reach_its_node_only_and_follow_changes() {
+    let mut server = server().await;
+    let (mut n1, n2) = (server.agent("n1").await, server.agent("n2").await);
+    let secret = |v: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"},
+            "stringData": {"key": v}})
+    };
+    server.apply(&secret("one")).await;
+    let mut with_secret = pod("p");
+    with_secret["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "n1"});
+    with_secret["spec"]["containers"][0]["env"] =
+        json!([{"name": "K", "valueFrom": {"secretKeyRef": {"name": "s", "key": "key"}}}]);
+    server.apply(&with_secret).await;
+    let env = |told: &Told, value: &str| {
+        let pods: Vec<_> = told.pods.values().collect();
+        pods.iter().any(|p| {
+            p.containers[0]
+                .env
+                .iter()
+                .any(|e| e.name == "K" && e.value == value)
+        })
+    };
+    let first = n1.until("the secret", |told| env(told, "one")).await;
+    server.apply(&secret("two")).await;
+    let second = n1
+        .until("the changed secret", |told| env(told, "two"))
+        .await;
+    let generation = |told: &Told| told.pods.values().next().unwrap().generation;
+    assert!(generation(&second) > generation(&first));
+    assert!(n2.told.borrow().pods.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_update_never_has_too_few() {
+    let mut server = server().await;
+    let (_n1, _n2) = (server.agent("n1").await, server.agent("n2").await);
+    server.apply(&service("web")).await;
+    server.apply(&deployment("web", 3, "a")).await;
+    server
+        .until("pods", "app=web", "3 ready pods", |p| all_ready(p, 3))
+        .await;
+    let request = v1::WatchRequest {
+        kind: kind("deployments"),
+        ..v1::WatchRequest::default()
+    };
+    let mut watch = server.client.watch(request).await.unwrap().into_inner();
+    server.apply(&deployment("web", 3, "b")).await;
+    loop {
+        let event = tokio::time::timeout(PATIENCE, watch.message())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        let Some(object) = event.object else { continue };
+        let value: Value = serde_json::from_slice(&object.json).unwrap();
+        let number = |field: &str| value["status"][field].as_i64().unwrap_or(0);
+        if number("observedGeneration") >= 2 {
+            assert!(number("availableReplicas") >= 3, "{value:#}");
+            assert!(number("replicas") <= 4, "{value:#}");
+            let progress = control_api::condition::get(&value, "Progressing").unwrap();
+            if progress["reason"] == "NewReplicaSetAvailable" && number("updatedReplicas") == 3 {
+                break;
+            }
+        }
+    }
+    let pods = server
+        .until("pods", "app=web", "3 pods", |p| all_ready(p, 3))
+        .await;
+    assert!(
+        pods.iter()
+            .all(|p| text(p, "/spec/containers/0/image") == "b")
+    );
+    let sets = server.list("replicasets", "").await;
+    let revisions: BTreeSet<&str> = sets
+        .iter()
+        .map(|s| {
+            s["metadata"]["annotations"]["deployment.kubernetes.io/revision"]
+                .as_str()
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(revisions, BTreeSet::from(["1", "2"]));
+    // Back again: the old set is used once more, under a new revision.
+    server.apply(&deployment("web", 3, "a")).await;
+    server
+        .until("pods", "app=web", "3 pods of the first image", |p| {
+            all_ready(p, 3) && p.iter().all(|p| text(p, "/spec/containers/0/image") == "a")
+        })
+        .await;
+    assert_eq!(server.list("replicasets", "").await.len(), 2);
+    let web = server.get("deployment", "web").await.unwrap();
+    assert_eq!(
+        web["metadata"]["annotations"]["deployment.kubernetes.io/revision"],
+        "3"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scaling_and_deleting() {
+    let mut server = server().await;
+    let (mut n1, _n2) = (server.agent("n1").await, server.agent("n2").await);
+    server.apply(&deployment("web", 2, "a")).await;
+    server
+        .until("pods", "", "2 ready pods", |p| all_ready(p, 2))
+        .await;
+    let scale = |replicas| v1::ScaleRequest {
+        kind: kind("deployment"),
+        name: "web".to_owned(),
+        replicas,
+        ..v1::ScaleRequest::default()
+    };
+    server.client.scale(scale(5)).await.unwrap();
+    let pods = server
+        .until("pods", "", "5 ready pods", |p| all_ready(p, 5))
+        .await;
+    // A deleted pod is replaced, by one with another name and address.
+    let victim = text(&pods[0], "/metadata/name").to_owned();
+    let address = text(&pods[0], "/status/podIP").to_owned();
+    server.delete("pod", &victim).await;
+    let pods = server
+        .until("pods", "", "a replacement", |p| {
+            all_ready(p, 5) && p.iter().all(|p| text(p, "/metadata/name") != victim)
+        })
+        .await;
+    assert!(pods.iter().all(|p| text(p, "/status/podIP") != address));
+    server.client.scale(scale(1)).await.unwrap();
+    server
+        .until("pods", "", "1 ready pod", |p| all_ready(p, 1))
+        .await;
+    let refused = server.client.scale(v1::ScaleRequest {
+        kind: kind("configmap"),
+        ..scale(1)
+    });
+    assert_eq!(refused.await.unwrap_err().code(), Code::InvalidArgument);
+
+    server.delete("deployment", "web").await;
+    server.until("pods", "", "no pods", |p| p.is_empty()).await;
+    assert!(server.list("replicasets", "").await.is_empty());
+    n1.until("no pods", |told| told.pods.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_stopped_after_all_nodes_know_that_it_terminates() {
+    let mut server = server().await;
+    let mut n1 = server.agent("n1").await;
+    server.apply(&service("web")).await;
+    server.apply(&deployment("web", 1, "a")).await;
+    server
+        .until("pods", "", "a ready pod", |p| all_ready(p, 1))
+        .await;
+    let has = |told: &Told| {
+        told.services.get("default/web").is_some_and(|s| {
+            s.ports[0]
+                .backends
+                .iter()
+                .any(|b| b.state() == v1::backend::State::Active)
+        })
+    };
+    let told = n1.until("an active backend", has).await;
+    let name = told.pods.values().next().unwrap().name.clone();
+    server.delete("deployment", "web").await;
+    let told = n1.until("the pod to go", |told| told.pods.is_empty()).await;
+    let at = |what: &str| {
+        let found = told
+            .story
+            .iter()
+            .position(|s| s.starts_with(what) && s.ends_with(&name));
+        found.unwrap_or_else(|| panic!("{what}: {:?}", told.story))
+    };
+    assert!(at("terminating") < at("stop"), "{:?}", told.story);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_said_and_placed_when_it_does() {
+    let mut server = server().await;
+    let small = Options {
+        cpu_millis: 1000,
+        ..Options::default()
+    };
+    let _n1 = server.agent_with("n1", small).await;
+    let mut big = pod("big");
+    big["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "2"}});
+    server.apply(&big).await;
+    let events = server
+        .until("events", "", "FailedScheduling", |all| {
+            all.iter().any(|e| {
+                text(e, "/reason") == "FailedScheduling"
+                    && text(e, "/message").contains("Insufficient cpu")
+            })
+        })
+        .await;
+    let failed = events
+        .iter()
+        .find(|e| text(e, "/message").contains("Insufficient cpu"))
+        .unwrap();
+    assert_eq!(
+        text(failed, "/message"),
+        "0/1 nodes are available: 1 Insufficient cpu."
+    );
+    let _n2 = server.agent("n2").await;
+    let pods = server
+        .until("pods", "", "a ready pod", |p| all_ready(p, 1))
+        .await;
+    assert_eq!(text(&pods[0], "/spec/nodeName"), "n2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_node_s_pods_start_elsewhere() {
+    let mut server = server_with("node_lost_after_seconds = 1\npod_eviction_seconds = 0").await;
+    let n1 = server.agent("n1").await;
+    server.apply(&service("web")).await;
+    server.apply(&deployment("web", 2, "a")).await;
+    server
+        .until("pods", "", "2 ready pods", |p| all_ready(p, 2))
+        .await;
+    // The second says something now and then; the first has gone silent.
+    let n2 = server.agent("n2").await;
+    let alive = n2.up.clone();
+    let beats = tokio::spawn(async move {
+        while alive
+            .send(up(node_up::Up::Heartbeat(v1::Heartbeat {})))
+            .await
+            .is_ok()
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    });
+    n1.kill();
+    let on_n2 = |p: &[Value]| {
+        p.iter()
+            .filter(|p| text(p, "/spec/nodeName") == "n2" && is_ready(p))
+            .count()
+            == 2
+    };
+    let pods = server.until("pods", "", "2 ready pods on n2", on_n2).await;
+    // Those of the lost node wait for it to say that they are gone.
+    let old: Vec<&Value> = pods
+        .iter()
+        .filter(|p| text(p, "/spec/nodeName") == "n1")
+        .collect();
+    assert_eq!(old.len(), 2);
+    assert!(old.iter().all(|p| !is_ready(p)));
+    let node = server.get("node", "n1").await.unwrap();
+    let ready = control_api::condition::get(&node, "Ready").unwrap();
+    assert_eq!(ready["status"], "Unknown");
+    // It comes back: it is told to stop them, and is of use again.
+    let _n1 = server.agent("n1").await;
+    server
+        .until("pods", "", "2 pods", |p| all_ready(p, 2))
+        .await;
+    // Taken out for good: its pods go with it.
+    server.delete("node", "n1").await;
+    beats.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_everything_and_resumes() {
+    let mut server = server().await;
+    let mut n1 = server.agent("n1").await;
+    server.apply(&service("web")).await;
+    server.apply(&deployment("web", 3, "a")).await;
+    server
+        .until("pods", "", "3 ready pods", |p| all_ready(p, 3))
+        .await;
+    n1.until("three backends", |told| {
+        told.services
+            .get("default/web")
+            .is_some_and(|s| s.ports[0].backends.len() == 3)
+    })
+    .await;
+    let before: Vec<Value> = server.list("pods", "").await;
+    let service_before = server.get("service", "web").await.unwrap();
+    let told_before = n1.told.borrow().clone();
+    n1.kill();
+    server.restart().await;
+    assert_eq!(server.list("pods", "").await, before);
+    assert_eq!(server.get("service", "web").await.unwrap(), service_before);
+
+    let mut n1 = server.agent("n1").await;
+    let told = n1.until("the snapshot", |told| told.pods.len() == 3).await;
+    assert_eq!(
+        told.services["default/web"].id,
+        told_before.services["default/web"].id
+    );
+    let ips = |told: &Told| -> BTreeSet<String> {
+        told.pods.values().map(|p| p.ips[0].clone()).collect()
+    };
+    assert_eq!(ips(&told), ips(&told_before));
+    for (uid, pod) in &told.pods {
+        assert!(pod.generation >= told_before.pods[uid].generation);
+    }
+    // A stream that comes back to the same server gets what it missed, no more.
+    let now = n1.told.borrow().clone();
+    n1.kill();
+    server.apply(&service("other")).await;
+    let from = (now.cluster_id, now.revision);
+    let mut n1 = server
+        .agent_with(
+            "n1",
+            Options {
+                from,
+                ..Options::default()
+            },
+        )
+        .await;
+    let told = n1
+        .until("the new service", |t| {
+            t.services.contains_key("default/other")
+        })
+        .await;
+    assert_eq!((told.snapshots, told.pods.len()), (0, 0));
+    // And the controllers go on.
+    server
+        .client
+        .scale(v1::ScaleRequest {
+            kind: kind("deployment"),
+            name: "web".to_owned(),
+            replicas: 4,
+            ..v1::ScaleRequest::default()
+        })
+        .await
+        .unwrap();
+    server
+        .until("pods", "", "4 ready pods", |p| all_ready(p, 4))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_speaks_for_itself_only() {
+    let mut server = server().await;
+    let (_n1, n2) = (server.agent("n1").await, server.agent("n2").await);
+    let mut fixed = pod("p");
+    fixed["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "n1"});
+    server.apply(&fixed).await;
+    let pods = server
+        .until("pods", "", "a ready pod", |p| all_ready(p, 1))
+        .await;
+    let failed = v1::PodStatus {
+        uid: text(&pods[0], "/metadata/uid").to_owned(),
+        namespace: "default".to_owned(),
+        name: "p".to_owned(),
+        phase: "Failed".to_owned(),
+        ..v1::PodStatus::default()
+    };
+    n2.up
+        .send(up(node_up::Up::PodStatus(failed)))
+        .await
+        .unwrap();
+    // Its own event comes after it, and is stored.
+    let event = v1::NodeEvent {
+        kind: "Node".to_owned(),
+        name: "n2".to_owned(),
+        reason: "Mark".to_owned(),
+        ..v1::NodeEvent::default()
+    };
+    for _ in 0..3 {
+        n2.up
+            .send(up(node_up::Up::Event(event.clone())))
+            .await
+            .unwrap();
+    }
+    let marks = |all: &[Value]| -> Vec<i64> {
+        let mine = all.iter().filter(|e| text(e, "/reason") == "Mark");
+        mine.filter_map(|e| e["count"].as_i64()).collect()
+    };
+    server
+        .until("events", "", "one event, counted", |all| marks(all) == [3])
+        .await;
+    assert_eq!(
+        text(&server.get("pod", "p").await.unwrap(), "/status/phase"),
+        "Running"
+    );
+
+    // A hello with another's name is refused; a second stream takes over.
+    let mut client = node_client(server.running(), "n3").await;
+    let hello = v1::Hello {
+        node_name: "n1".to_owned(),
+        ..v1::Hello::default()
+    };
+    let stream = tokio_stream::iter([up(node_up::Up::Hello(hello))]);
+    assert_eq!(
+        client.session(stream).await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
+    let mut old = n2;
+    let _newer = server.agent("n2").await;
+    old.until("a goodbye", |told| told.goodbye).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_and_exec_go_through_the_node() {
+    let mut server = server().await;
+    let n1 = server.agent("n1").await;
+    server.apply(&pod("p")).await;
+    server
+        .until("pods", "", "a ready pod", |p| all_ready(p, 1))
+        .await;
+    let (mut client, opens) = (n1.client.clone(), n1.opens.clone());
+    // The node's side: answers each stream with what it was asked.
+    let answering = tokio::spawn(async move {
+        let mut taken = std::mem::replace(&mut *opens.lock().unwrap(), mpsc::channel(1).1);
+        while let Some(open) = taken.recv().await {
+            let (sender, receiver) = mpsc::channel(8);
+            let say = |up| v1::AttachUp { up: Some(up) };
+            sender.send(say(attach_up::Up::Id(open.id))).await.unwrap();
+            let down = client.attach(ReceiverStream::new(receiver)).await.unwrap();
+            let mut down = down.into_inner();
+            match open.what.unwrap() {
+                v1::open::What::Logs(logs) => {
+                    let line = format!("{} {}\n", logs.container, logs.follow);
+                    sender
+                        .send(say(attach_up::Up::Stdout(line.into_bytes())))
+                        .await
+                        .unwrap();
+                }
+                v1::open::What::Exec(exec) => {
+                    let input = down.next().await.unwrap().unwrap();
+                    let text = format!("{:?} {:?}", exec.command, input.down.unwrap());
+                    sender
+                        .send(say(attach_up::Up::Stdout(text.into_bytes())))
+                        .await
+                        .unwrap();
+                    sender.send(say(attach_up::Up::ExitCode(7))).await.unwrap();
+                }
+            }
+            // Its side is closed; the stream ends when the server's is, too.
+            drop(sender);
+            while down.next().await.is_some() {}
+        }
+    });
+    let logs = v1::LogsRequest {
+        pod: "p".to_owned(),
+        follow: true,
+        ..v1::LogsRequest::default()
+    };
+    let mut stream = server.client.logs(logs.clone()).await.unwrap().into_inner();
+    assert_eq!(
+        stream.message().await.unwrap().unwrap().data,
+        b"main true\n"
+    );
+    assert!(stream.message().await.unwrap().is_none());
+
+    let start = v1::ExecStart {
+        pod: "p".to_owned(),
+        command: vec!["cat".to_owned()],
+        stdin: true,
+        ..v1::ExecStart::default()
+    };
+    let say = |input| v1::ExecInput { input: Some(input) };
+    let input = [
+        say(exec_input::Input::Start(start)),
+        say(exec_input::Input::Stdin(b"hi".to_vec())),
+    ];
+    let mut stream = server
+        .client
+        .exec(tokio_stream::iter(input))
+        .await
+        .unwrap()
+        .into_inner();
+    let out = stream.message().await.unwrap().unwrap().output.unwrap();
+    assert!(
+        matches!(&out, exec_output::Output::Stdout(data)
+        if String::from_utf8_lossy(data).contains("Stdin([104, 105])")),
+        "{out:?}"
+    );
+    let last = stream.message().await.unwrap().unwrap().output.unwrap();
+    assert_eq!(last, exec_output::Output::ExitCode(7));
+
+    let wrong = v1::LogsRequest {
+        container: "nope".to_owned(),
+        ..logs.clone()
+    };
+    assert_eq!(
+        server.client.logs(wrong).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+    let missing = v1::LogsRequest {
+        pod: "nope".to_owned(),
+        ..logs.clone()
+    };
+    assert_eq!(
+        server.client.logs(missing).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    answering.abort();
+    n1.kill();
+    // The stream's end is noticed, and then nobody is asked.
+    loop {
+        let refused = server.client.logs(logs.clone()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable);
+        if refused.message().contains("is not connected") {
+            break;
+        }
+    }
+}
