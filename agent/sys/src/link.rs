@@ -360,12 +360,21 @@ impl Netlink {
     /// [`LinkError::Link`].
     pub async fn delete_link(&self, name: &str) -> Result<(), LinkError> {
         let message = LinkUnspec::new_with_name(name).build();
-        match self.request(RouteNetlinkMessage::DelLink(message), 0).await {
-            Err(source) if source.raw_os_error() != Some(libc::ENODEV) => Err(LinkError::Link {
-                verb: "delete",
-                name: name.to_owned(),
-                source,
-            }),
+        let failed = |source| LinkError::Link {
+            verb: "delete",
+            name: name.to_owned(),
+            source,
+        };
+        // The kernel answers when nobody can see the link any more, which takes
+        // it 10 ms and more: on a thread that may block, not on the runtime's.
+        let refused = tokio::task::spawn_blocking(move || {
+            pod::send(&[("delete", RouteNetlinkMessage::DelLink(message), 0)])
+        })
+        .await
+        .map_err(|gone| failed(io::Error::other(gone)))?
+        .map_err(failed)?;
+        match refused.into_iter().next() {
+            Some((_, source)) if source.raw_os_error() != Some(libc::ENODEV) => Err(failed(source)),
             _ => Ok(()),
         }
     }

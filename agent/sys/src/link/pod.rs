@@ -164,7 +164,7 @@ fn steps(link: &PodLink, index: u32) -> Vec<Step> {
 }
 
 /// Sends all steps in one write, collects all answers, returns what was refused.
-fn send(steps: &[Step]) -> io::Result<Vec<(&'static str, io::Error)>> {
+pub(super) fn send(steps: &[Step]) -> io::Result<Vec<(&'static str, io::Error)>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
