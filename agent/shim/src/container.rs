@@ -138,28 +138,19 @@ impl Container {
         Ok(())
     }
 
-    /// Reads why the program was not executed; `true` when the report is complete.
+    /// Reads why the program was not executed; `true` once when the report is complete.
     pub(crate) fn read_report(&mut self) -> bool {
         let Some(report) = &mut self.ends.report else {
             return false;
         };
-        let mut piece = [0; 1024];
-        match report.read(&mut piece) {
-            Ok(n) if n > 0 => {
-                self.report.extend_from_slice(&piece[..n]);
-                false
-            }
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
-                false
-            }
-            Ok(_) | Err(_) => {
-                self.ends.report = None;
-                true
+        loop {
+            match read_piece(report) {
+                Piece::Bytes(bytes) => self.report.extend(bytes),
+                Piece::Nothing => return false,
+                Piece::End => {
+                    self.ends.report = None;
+                    return true;
+                }
             }
         }
     }

@@ -38,15 +38,16 @@ impl Shim {
     }
 
     fn ended(&mut self, pid: Pid, exit: Exit) {
-        if let Some(container) = self
-            .containers
-            .iter_mut()
-            .find(|c| c.pid == Some(pid) && !c.has_ended())
-        {
-            container.ended(exit);
-            container.drain_output();
-            if let Some(status) = container.status() {
-                self.publish(&status);
+        if let Some(index) = self.running(pid) {
+            // The report is complete by now: what was executed is seen running first.
+            self.started(index);
+            // An answer may have led to another request, and that to another order.
+            if let Some(container) = self.running(pid).and_then(|i| self.containers.get_mut(i)) {
+                container.ended(exit);
+                container.drain_output();
+                if let Some(status) = container.status() {
+                    self.publish(&status);
+                }
             }
         } else if let Some(session) = self
             .sessions
@@ -77,6 +78,13 @@ impl Shim {
             .iter()
             .find(|(_, s)| made_by(s))
             .map(|(number, _)| *number)
+    }
+
+    /// The container, by index, whose first process this is.
+    fn running(&self, pid: Pid) -> Option<usize> {
+        self.containers
+            .iter()
+            .position(|c| c.pid == Some(pid) && !c.has_ended())
     }
 
     /// Tells all watchers.
@@ -140,9 +148,9 @@ impl Shim {
         let report = mem::take(&mut container.report);
         if matches!(container.phase, Phase::Starting) {
             container.phase = Phase::Running;
-        }
-        if let Some(status) = container.status().filter(|_| report.is_empty()) {
-            self.publish(&status);
+            if let Some(status) = container.status().filter(|_| report.is_empty()) {
+                self.publish(&status);
+            }
         }
         let answer = if report.is_empty() {
             ok()
