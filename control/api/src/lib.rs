@@ -46,6 +46,7 @@ pub mod podspec;
 mod probe;
 mod resources;
 mod security;
+mod taint;
 pub mod volume;
 
 pub use admit::{admit, admit_status};

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::invalid::{Causes, Field};
 use crate::kind::{Kind, NameRule, Rules, Words};
+use crate::taint;
 
 pub(crate) static KIND: Kind = Kind::of::<Node>(Words {
     plural: "nodes",
@@ -39,6 +40,8 @@ impl Rules for Node {
                 causes.invalid(&at.index(i), cidr, detail);
             }
         }
+        let taints = spec.taints.as_deref().unwrap_or_default();
+        taint::validate_taints(taints, &Field::root("spec").child("taints"), causes);
         let first = spec.pod_cidrs.as_ref().and_then(|all| all.first());
         if spec.pod_cidr.as_ref() != first {
             let detail = "node.PodCIDR may only match node.PodCIDRs[0]";

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use crate::invalid::{Causes, Field, Warning};
-use crate::{container, meta, name, resources, security, volume};
+use crate::{container, meta, name, resources, security, taint, volume};
 
 pub(crate) fn set_defaults(spec: &mut PodSpec) {
     spec.restart_policy
@@ -152,6 +152,8 @@ pub(crate) fn validate(spec: &PodSpec, at: &Field, causes: &mut Causes) {
             causes.invalid(&at, &gate.condition_type, detail);
         }
     }
+    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    taint::validate_tolerations(tolerations, &at.child("tolerations"), causes);
     if spec.share_process_namespace == Some(true) && spec.host_pid == Some(true) {
         let at = at.child("shareProcessNamespace");
         causes.invalid(
@@ -275,6 +277,9 @@ pub(crate) fn warnings(spec: &PodSpec, at: &Field, warnings: &mut Vec<Warning>) 
         for (i, c) in containers.iter().enumerate() {
             container::warnings(c, &at.child(list).index(i), warnings);
         }
+    }
+    for (i, v) in spec.volumes.iter().flatten().enumerate() {
+        volume::warnings(v, &at.child("volumes").index(i), warnings);
     }
 }
 

@@ -68,6 +68,8 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     refuse("PodSpec", "resources", &[]),
     refuse("PodSpec", "ephemeralContainers", &[]),
     refuse("PodSpec", "activeDeadlineSeconds", &[]),
+    refuse("PodSpec", "readinessGates", &[]),
+    refuse("PodSpec", "shareProcessNamespace", &["false"]),
     refuse("PodSpec", "hostUsers", &["true"]),
     refuse("PodSpec", "subdomain", &[""]),
     refuse("PodSpec", "setHostnameAsFQDN", &["false"]),
@@ -75,7 +77,6 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     refuse("PodSpec", "serviceAccountName", &["", "default"]),
     refuse("PodSpec", "serviceAccount", &["", "default"]),
     warn("PodSpec", "automountServiceAccountToken", &["false"]),
-    warn("PodSpec", "tolerations", &[]),
     refuse("PodSpec", "securityContext.seLinuxOptions", &[]),
     refuse("PodSpec", "securityContext.seLinuxChangePolicy", &[]),
     refuse("PodSpec", "securityContext.windowsOptions", &[]),
@@ -106,6 +107,7 @@ pub const UNSUPPORTED: &[Unsupported] = &[
         "containers[*].ports[*].protocol",
         &["TCP", "UDP"],
     ),
+    warn("PodSpec", "containers[*].stdinOnce", &["false"]),
     refuse("PodSpec", "containers[*].volumeDevices", &[]),
     refuse(
         "PodSpec",
@@ -205,7 +207,6 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     refuse("Service", "spec.ipFamilies[*]", &["IPv4"]),
     refuse("Service", "spec.ports[*].nodePort", &["0"]),
     refuse("Service", "spec.ports[*].protocol", &["TCP", "UDP"]),
-    refuse("Node", "spec.taints", &[]),
     refuse("Node", "spec.configSource", &[]),
 ];
 

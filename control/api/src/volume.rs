@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, ProjectedVolumeSource, Volume};
 
-use crate::invalid::{Causes, Field};
+use crate::invalid::{Causes, Field, Warning};
 use crate::podspec::validate_field_ref;
 use crate::{name, resources};
 
@@ -229,5 +229,16 @@ fn validate_path(path: &str, at: &Field, causes: &mut Causes) {
         causes.invalid(at, path, "must not contain '..'");
     } else if path.starts_with("..") {
         causes.invalid(at, path, "must not start with '..'");
+    }
+}
+
+pub(crate) fn warnings(v: &Volume, at: &Field, warnings: &mut Vec<Warning>) {
+    let Some(dir) = &v.empty_dir else { return };
+    if dir.size_limit.is_some() && dir.medium.as_deref() != Some("Memory") {
+        warnings.push(Warning {
+            field: at.child("emptyDir.sizeLimit").to_string(),
+            message: "not supported by Hydrofoil yet unless the medium is Memory, has no effect"
+                .to_owned(),
+        });
     }
 }

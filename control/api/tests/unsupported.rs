@@ -143,7 +143,7 @@ fn templates_and_init_containers_are_checked_too() {
             "template": {"metadata": {"labels": {"a": "b"}}, "spec": {
                 "containers": [{"name": "a", "image": "x"}],
                 "initContainers": [{"name": "b", "image": "x", "ports": [{"containerPort": 1, "hostPort": 1}]}],
-                "affinity": {}, "tolerations": [{"operator": "Exists"}],
+                "affinity": {}, "automountServiceAccountToken": true,
             }},
         },
     });
@@ -167,6 +167,8 @@ fn templates_and_init_containers_are_checked_too() {
     assert_eq!(causes, Vec::<String>::new());
     assert_eq!(
         warnings,
-        ["spec.template.spec.tolerations: not supported by Hydrofoil yet, has no effect"]
+        [
+            "spec.template.spec.automountServiceAccountToken: \"true\" is not supported by Hydrofoil yet, has no effect"
+        ]
     );
 }

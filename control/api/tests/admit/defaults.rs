@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::manifest::{admitted, deployment, judge, pod, refused, service, with};
+use crate::manifest::{admitted, deployment, judge, node, pod, refused, service, with};
 
 #[test]
 fn pods_as_found_in_the_wild_are_taken() {
@@ -18,6 +18,7 @@ fn pods_as_found_in_the_wild_are_taken() {
         pod(),
         deployment(),
         service(),
+        node(),
     ];
     for object in rows {
         assert_eq!(refused(&object, None), Vec::<String>::new(), "{object}");
@@ -96,7 +97,7 @@ fn fills_in_what_kubernetes_fills_in() {
 
 #[test]
 fn defaults_are_idempotent() {
-    for object in [pod(), deployment(), service()] {
+    for object in [pod(), deployment(), service(), node()] {
         let once = admitted(&object);
         let twice = judge(&once, Some(&once)).unwrap();
         assert_eq!(once, twice);

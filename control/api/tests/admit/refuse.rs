@@ -3,7 +3,7 @@
 use control_api::{admit, find_for};
 use serde_json::{Value, json};
 
-use crate::manifest::{deployment, pod, refused, service, with};
+use crate::manifest::{deployment, node, pod, refused, service, with};
 
 #[test]
 fn refuses_by_field_and_in_kubernetes_words() {
@@ -42,6 +42,12 @@ fn refuses_by_field_and_in_kubernetes_words() {
         (pod(), "spec.volumes[0].configMap.name".into(), json!(""), "spec.volumes[0].configMap.name: Required value".into()),
         (pod(), "spec.volumes[0].configMap.defaultMode".into(), json!(4096), "spec.volumes[0].configMap.defaultMode: Invalid value: 4096: must be a number between 0 and 0777".into()),
         (pod(), "spec.terminationGracePeriodSeconds".into(), json!(-2), "spec.terminationGracePeriodSeconds: Invalid value: -2".into()),
+        (pod(), "spec.tolerations".into(), json!([{"key": "a", "operator": "In"}]), "spec.tolerations[0].operator: Unsupported value: \"In\": supported values: \"Equal\", \"Exists\"".into()),
+        (pod(), "spec.tolerations".into(), json!([{"value": "a"}]), "spec.tolerations[0].operator: Invalid value: \"\": operator must be Exists when `key` is empty".into()),
+        (pod(), "spec.tolerations".into(), json!([{"key": "a", "tolerationSeconds": 1}]), "spec.tolerations[0].effect: Invalid value: \"\": effect must be 'NoExecute'".into()),
+        (node(), "spec.taints".into(), json!([{"key": "a", "effect": "Never"}]), "spec.taints[0].effect: Unsupported value: \"Never\"".into()),
+        (node(), "spec.taints".into(), json!([{"key": "a", "effect": "NoExecute"}, {"key": "a", "effect": "NoExecute"}]), "spec.taints[1]: Duplicate value: \"a:NoExecute\"".into()),
+        (node(), "spec.podCIDR".into(), json!("10.0.0"), "spec.podCIDRs[0]: Invalid value: \"10.0.0\": must be a valid CIDR value".into()),
         (deployment(), "spec.selector.matchLabels.app".into(), json!("other"), "spec.template.metadata.labels: Invalid value: {\"app\": \"web\"}: `selector` does not match template `labels`".into()),
         (deployment(), "spec.selector".into(), json!({}), "spec.selector: Required value: empty selector is invalid for a workload".into()),
         (deployment(), "spec.selector.matchExpressions".into(), json!([{"key": "a", "operator": "In"}]), "spec.selector.matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'".into()),
