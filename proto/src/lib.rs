@@ -32,6 +32,14 @@ pub mod v1 {
 /// gRPC's own health protocol, which probes of kind "grpc" speak.
 pub mod health {
     /// Generated from `v1/health.proto`.
+    #[cfg_attr(
+        feature = "grpc",
+        expect(
+            clippy::allow_attributes,
+            clippy::allow_attributes_without_reason,
+            reason = "generated: tonic writes such attributes"
+        )
+    )]
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
     }

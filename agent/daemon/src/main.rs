@@ -1,2 +1,231 @@
-//! Entry point.
-fn main() {}
+//! `foil-agent`: one per node. Reads its configuration, opens what it works with,
+//! joins the cluster if it has not yet, adopts what it finds, and runs the loop.
+//!
+//! Exit codes: 0 ended when asked to, 1 could not start or run, 2 wrong usage.
+//! Ending it, in whatever way, ends no pod: `cleanup` does.
+
+#![forbid(unsafe_code)]
+
+mod apply;
+mod check;
+mod cleanup;
+mod config;
+mod event;
+mod facts;
+mod images;
+mod join;
+mod last_words;
+mod logs;
+mod node;
+mod observe;
+mod probes;
+mod pushed;
+mod record;
+mod report;
+mod sandbox;
+mod serve;
+mod services;
+mod shims;
+mod startup;
+mod tls;
+mod watch;
+mod workload;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_sys::clock;
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use proto::v1;
+use tokio::sync::{mpsc, watch as channel};
+
+use crate::apply::Apply;
+use crate::config::Config;
+use crate::node::Node;
+use crate::startup::Sys;
+
+/// Runs the pods of one node of a Hydrofoil cluster.
+///
+/// Without a subcommand it runs until SIGTERM; pods run on without it, and the
+/// next start adopts them.
+#[derive(Debug, Parser)]
+#[command(name = "foil-agent", version)]
+struct Arguments {
+    /// The configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Ends all pods of this node and removes everything of ours: links, pins,
+    /// cgroups, mounts, folders. For a node that leaves its cluster; the agent must
+    /// not be running.
+    #[command(alias = "clean")]
+    Cleanup,
+    /// Reads the configuration, says what is in force, and ends.
+    Check,
+}
+
+/// Events on their way to the loop.
+const EVENTS: usize = 4096;
+/// Another try to join while the control plane cannot be reached.
+const JOIN_PAUSE: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let path = &arguments.config;
+    let config = config::load(path).with_context(|| format!("configuration {}", path.display()))?;
+    // Whoever makes TLS without naming a provider (the registry's client) gets this one.
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        tracing::debug!("a TLS provider is installed already");
+    }
+    // One thread for the loop and what it waits for; slow calls have their own.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(32)
+        .thread_keep_alive(Duration::from_secs(5))
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let ended = match &arguments.command {
+        Some(Command::Check) => {
+            tracing::info!(?config, "configuration");
+            Ok(())
+        }
+        Some(Command::Cleanup) => runtime.block_on(clean(&config)),
+        None => runtime.block_on(serve(config)),
+    };
+    // Tasks that still wait (a pull, a hook) must not hold back the end.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn clean(config: &Config) -> anyhow::Result<()> {
+    let removed = cleanup::run(config).await;
+    for what in &removed.done {
+        tracing::info!("removed {what}");
+    }
+    for what in &removed.failed {
+        tracing::error!("still there: {what}");
+    }
+    anyhow::ensure!(
+        removed.failed.is_empty(),
+        "{} things are still there",
+        removed.failed.len()
+    );
+    Ok(())
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    tracing::info!(?config, "configuration in force");
+    let (events, queue) = mpsc::channel(EVENTS);
+    let (sys, datapath) = startup::open(&config, events)
+        .await
+        .context("this node cannot run")?;
+    let now = clock::unix_ms();
+    let found = observe::observe(&sys, &datapath, now)
+        .await
+        .context("observe the node")?;
+    tracing::info!(
+        pods = found.observed.pods.len(),
+        services = found.desired.services.len(),
+        revision = found.revision,
+        "adopted"
+    );
+    let hello = v1::Hello {
+        node_name: config.node_name.clone(),
+        agent_version: env!("CARGO_PKG_VERSION").into(),
+        cluster_id: found.cluster_id.clone(),
+        revision: found.revision,
+        status: Some(facts::status(&sys.settings, config.max_pods)),
+    };
+    let (hello, said) = channel::channel(hello);
+    let (calls, callable) = channel::channel(None);
+    let node = Node::new(
+        Apply {
+            sys: sys.clone(),
+            datapath,
+        },
+        found,
+        hello,
+        callable,
+        now,
+    );
+    let speak = tokio::spawn(speak(config, sys, said, calls));
+    let run = tokio::spawn(node.run(queue));
+    tokio::select! {
+        ended = run => ended.context("the loop")?.context("signals"),
+        refused = speak => refused.context("the stream")?,
+    }
+}
+
+/// Joins if need be, then holds the stream. Returns only when joining is refused.
+async fn speak(
+    config: Config,
+    sys: Arc<Sys>,
+    hello: channel::Receiver<v1::Hello>,
+    calls: channel::Sender<Option<tonic::transport::Channel>>,
+) -> anyhow::Result<()> {
+    let identity = match join::kept(&config)? {
+        Some(identity) => identity,
+        None => joined(&config).await?,
+    };
+    let tls = tls::mutual(&identity)?;
+    let control = config.control.clone();
+    watch::run(watch::Watch {
+        control,
+        tls,
+        hello,
+        calls,
+        sys,
+    })
+    .await;
+    Ok(())
+}
+
+async fn joined(config: &Config) -> anyhow::Result<tls::Identity> {
+    let mut last = String::new();
+    loop {
+        match join::join(config).await {
+            Ok(identity) => {
+                tracing::info!(node = config.node_name, "joined the cluster");
+                return Ok(identity);
+            }
+            Err(error) if error.is_temporary() => {
+                let text = error.to_string();
+                if text != last {
+                    tracing::warn!("{text}; trying again");
+                }
+                last = text;
+                tokio::time::sleep(JOIN_PAUSE).await;
+            }
+            Err(error) => return Err(error).context("join the cluster"),
+        }
+    }
+}

@@ -258,6 +258,11 @@ pub enum Action {
     },
 
     // The node's network.
+    /// Delete a link of ours that no pod has.
+    DeleteLink {
+        /// Its name.
+        name: String,
+    },
     /// Add the route, or change the one to the same destination.
     PutRoute {
         /// All of it.

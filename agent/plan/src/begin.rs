@@ -174,9 +174,10 @@ impl Observed {
             Action::Probe { instance, kind, .. } => {
                 self.with_container(instance, |c| c.probes.get_mut(*kind).running = true);
             }
-            Action::RemoveSandbox { uid, .. } => {
-                self.with_pod(uid, |p| p.teardown.sandbox.start());
-            }
+            Action::RemoveSandbox { uid, .. } => match self.strays.get_mut(uid) {
+                Some(step) => step.start(),
+                None => self.with_pod(uid, |p| p.teardown.sandbox.start()),
+            },
             Action::RemoveFolders { uid, .. } => {
                 self.with_pod(uid, |p| p.teardown.folders.start());
             }
@@ -186,6 +187,11 @@ impl Observed {
             }
             Action::Forget { uid } => {
                 self.gone.remove(uid);
+            }
+            Action::DeleteLink { name } => {
+                if let Some(step) = self.network.strays.get_mut(name) {
+                    step.start();
+                }
             }
             Action::PutRoute { route } | Action::DeleteRoute { route } => {
                 self.network

@@ -92,6 +92,7 @@ pub fn create(
     let security = container.security.clone().unwrap_or_default();
     let pod_security = pod.security.clone().unwrap_or_default();
     let args = args(container, image);
+    let hostname = hostname(pod, settings);
     if args.is_empty() {
         return Err(ConfigError("no command specified".into()));
     }
@@ -116,7 +117,7 @@ pub fn create(
         },
         args,
         cwd: first_of(&[&container.working_dir, &image.working_dir, "/"]),
-        env: env(pod, container, image),
+        env: env(&hostname, container, image),
         additional_gids,
         resources: Some(cgroup::container(&resources)),
         capabilities: capabilities(&security),
@@ -128,10 +129,15 @@ pub fn create(
         stdin: container.stdin,
         oom_score_adj: cgroup::oom_score_adj(&pod.qos_class, &resources, settings.memory_bytes),
         sysctls: pod_security.sysctls.clone(),
-        hostname: pod.hostname.clone(),
+        hostname,
         log_max_bytes: settings.log_max_bytes,
         ..v1::ShimCreate::default()
     })
+}
+
+/// What the pod's host is called; a pod on the node's network has the node's name.
+pub fn hostname(pod: &v1::PodSpec, settings: &Settings) -> String {
+    first_of(&[&pod.hostname, &settings.node_name])
 }
 
 fn first_of(texts: &[&str]) -> String {
@@ -152,7 +158,7 @@ fn args(container: &v1::ContainerSpec, image: &ImageFacts) -> Vec<String> {
     entry.iter().chain(arguments).cloned().collect()
 }
 
-fn env(pod: &v1::PodSpec, container: &v1::ContainerSpec, image: &ImageFacts) -> Vec<String> {
+fn env(hostname: &str, container: &v1::ContainerSpec, image: &ImageFacts) -> Vec<String> {
     let mut env: Vec<String> = Vec::with_capacity(image.env.len() + container.env.len() + 2);
     let mut put = |entry: String| {
         let name = entry.split('=').next().unwrap_or_default();
@@ -163,7 +169,7 @@ fn env(pod: &v1::PodSpec, container: &v1::ContainerSpec, image: &ImageFacts) -> 
         }
     };
     put(PATH.into());
-    put(format!("HOSTNAME={}", pod.hostname));
+    put(format!("HOSTNAME={hostname}"));
     if container.tty {
         put("TERM=xterm".into());
     }
@@ -349,12 +355,8 @@ mod tests {
             env: vec![variable("A", "1"), variable("B", "x=y"), variable("A", "2")],
             ..Default::default()
         };
-        let pod = v1::PodSpec {
-            hostname: "h".into(),
-            ..Default::default()
-        };
         assert_eq!(
-            env(&pod, &container, &image),
+            env("h", &container, &image),
             texts(&["PATH=/bin", "HOSTNAME=h", "A=2", "B=x=y"])
         );
     }

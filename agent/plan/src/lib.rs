@@ -26,6 +26,7 @@ pub mod restart;
 pub mod service;
 pub mod simulate;
 pub mod status;
+pub mod stray;
 pub mod take;
 pub mod volume;
 pub mod world;
@@ -44,6 +45,7 @@ pub fn plan(
     now: i64,
 ) -> (Vec<Action>, Vec<Problem>) {
     let (mut actions, mut problems) = link::plan(desired, &observed.network, settings, now);
+    actions.extend(stray::plan(desired, observed, now));
     for service in desired.services.values() {
         let (more, bad) = service::plan(service.id, Some(service), &observed.maps);
         problems.extend(bad);

@@ -106,6 +106,8 @@ pub struct Network {
     pub routes: BTreeMap<Cidr, Route>,
     /// Blocks of addresses that the programs know, and what they are.
     pub blocks: BTreeMap<Cidr, u32>,
+    /// Links of ours that no pod has, by name.
+    pub strays: BTreeMap<String, Step>,
     /// Routes that an action is at, or that failed.
     pub pending: BTreeMap<Cidr, Step>,
 }

@@ -129,6 +129,13 @@ pub enum Outcome {
         /// Why it could not be, in words.
         result: Result<(), String>,
     },
+    /// A link that no pod has was deleted.
+    LinkDeleted {
+        /// Its name.
+        name: String,
+        /// Why it could not be, in words.
+        result: Result<(), String>,
+    },
     /// A map was written as an action asked.
     Written {
         /// Which.

@@ -11,7 +11,7 @@ use proto::v1;
 use crate::action::{Action, Problem};
 use crate::cgroup;
 use crate::container::{self, Steps, alive};
-use crate::create::role;
+use crate::create::{self, role};
 use crate::endpoint;
 use crate::link;
 use crate::restart::{self, Role};
@@ -152,7 +152,7 @@ fn sandbox(
         });
     }
     if pod.namespaces.due(now) {
-        let hostname = pod.spec.hostname.clone();
+        let hostname = create::hostname(&pod.spec, settings);
         steps.actions.push(Action::PinNamespaces {
             uid: uid(),
             hostname,

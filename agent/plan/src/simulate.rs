@@ -139,6 +139,10 @@ pub fn success(action: &Action, now: i64) -> Option<Outcome> {
             kind: *kind,
             result: Ok(()),
         }),
+        Action::DeleteLink { name } => Some(Outcome::LinkDeleted {
+            name: name.clone(),
+            result: Ok(()),
+        }),
         Action::PutRoute { route } => Some(Outcome::Route {
             route: route.clone(),
             deleted: false,

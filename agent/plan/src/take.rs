@@ -24,6 +24,9 @@ impl Observed {
         let mut notes = Vec::new();
         match outcome {
             Outcome::Part { uid, part, result } => {
+                if part == Part::NoSandbox && self.strays.contains_key(&uid) {
+                    return self.stray_removed(&uid, result, now);
+                }
                 let Some(pod) = self.pods.get_mut(&uid) else {
                     return notes;
                 };
@@ -110,11 +113,22 @@ impl Observed {
                         notes.extend(self.note(&instance, say));
                     }
                 }
+                if let (Err(_), Some(c)) = (&result, self.container_mut(&instance)) {
+                    // Whoever tried has removed what there was of it.
+                    c.remains.remove(&instance.attempt);
+                }
                 self.refused_or(&instance, result.map(drop), now, |life| {
                     *life = Life::Created
                 });
             }
             Outcome::Started { instance, result } => {
+                // A container that is there and does not start has had its try: it
+                // counts as an instance that failed.
+                let result = result.map_err(|refusal| match refusal {
+                    Refusal::Config(message)
+                    | Refusal::Command(message)
+                    | Refusal::Runtime(message) => Refusal::Command(message),
+                });
                 match &result {
                     Ok(_) => notes.extend(self.note(&instance, event::started)),
                     Err(refusal) => {
@@ -232,9 +246,27 @@ impl Observed {
                     self.network.routes.insert(route.destination, route);
                 }
             }
+            Outcome::LinkDeleted { name, result } => {
+                let done = result.is_ok();
+                if let Some(step) = self.network.strays.get_mut(&name) {
+                    step.end(result, now);
+                }
+                if done {
+                    self.network.strays.remove(&name);
+                }
+            }
             Outcome::Written { action } => self.written(*action),
         }
         notes
+    }
+
+    fn stray_removed(&mut self, uid: &str, result: Result<(), String>, now: i64) -> Vec<Note> {
+        if result.is_ok() {
+            self.strays.remove(uid);
+        } else if let Some(step) = self.strays.get_mut(uid) {
+            step.end(result, now);
+        }
+        Vec::new()
     }
 
     /// The pod's and the container's spec of an instance that is still current.

@@ -159,6 +159,9 @@ impl Step {
 pub struct Observed {
     /// Pods of which anything is left on the node, by uid.
     pub pods: BTreeMap<String, Pod>,
+    /// uids of which something is left on the node, and no record: a pod whose
+    /// removal was cut short.
+    pub strays: BTreeMap<String, Step>,
     /// Links and routes of the node itself.
     pub network: Network,
     /// The endpoint map.

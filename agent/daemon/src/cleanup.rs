@@ -1,0 +1,184 @@
+//! `foil-agent cleanup`: removes everything of ours from this node, for an operator
+//! who takes it out of a cluster. The agent must not be running.
+//!
+//! Does all that it can, says what it removed, and returns what it could not.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use agent_plan::link::DUMMY;
+use agent_sys::cgroup::Groups;
+use agent_sys::image::{ImageStore, rootfs};
+use agent_sys::link::Netlink;
+use agent_sys::state::{self, Layout};
+use agent_sys::{bpf, netns, volume};
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::shims;
+use crate::startup::Sys;
+
+/// What went, and what did not.
+#[derive(Debug, Default)]
+pub(crate) struct Removed {
+    /// Things that are gone, in words.
+    pub(crate) done: Vec<String>,
+    /// Things that are still there, and why.
+    pub(crate) failed: Vec<String>,
+}
+
+impl Removed {
+    fn note(&mut self, what: impl Into<String>, result: Result<(), impl std::fmt::Display>) {
+        let what = what.into();
+        match result {
+            Ok(()) => self.done.push(what),
+            Err(error) => self.failed.push(format!("{what}: {error}")),
+        }
+    }
+}
+
+/// Removes all of it.
+pub(crate) async fn run(config: &Config) -> Removed {
+    let mut removed = Removed::default();
+    let layout = Layout::new(&config.root, &config.run);
+    let groups = match Groups::open(&config.cgroup) {
+        Ok(groups) => groups,
+        Err(error) => {
+            removed
+                .failed
+                .push(format!("cgroup {}: {error}", config.cgroup));
+            return removed;
+        }
+    };
+    let netlink = match Netlink::open() {
+        Ok(netlink) => netlink,
+        Err(error) => {
+            removed.failed.push(error.to_string());
+            return removed;
+        }
+    };
+    pods(&layout, &groups, &netlink, &mut removed).await;
+    if config.bpffs.exists() {
+        let what = format!("pins in {}", config.bpffs.display());
+        removed.note(what, bpf::remove(&config.bpffs));
+    }
+    links(&netlink, &mut removed).await;
+    match groups.list() {
+        Ok(uids) => {
+            for uid in uids {
+                removed.note(format!("cgroup of pod {uid}"), groups.remove(&uid));
+            }
+        }
+        Err(error) => removed
+            .failed
+            .push(format!("cgroup {}: {error}", config.cgroup)),
+    }
+    removed.note(format!("cgroup {}", config.cgroup), groups.remove_parent());
+    for folder in [&config.run, &config.root] {
+        remove_folder(folder, &mut removed);
+    }
+    removed
+}
+
+/// Shims with their containers, namespaces, volumes.
+async fn pods(layout: &Layout, groups: &Groups, netlink: &Netlink, removed: &mut Removed) {
+    let mut uids: BTreeSet<String> = BTreeSet::new();
+    for folder in [layout.pods(), layout.shims(), layout.namespaces()] {
+        uids.extend(state::list(&folder).unwrap_or_default());
+    }
+    uids.extend(groups.list().unwrap_or_default());
+    if uids.is_empty() {
+        return;
+    }
+    let images = match ImageStore::open(&layout.images()) {
+        Ok(images) => images,
+        Err(error) => {
+            removed.failed.push(format!("images: {error}"));
+            return;
+        }
+    };
+    let (events, _nobody) = mpsc::channel(1);
+    let sys = Arc::new(Sys {
+        layout: layout.clone(),
+        groups: groups.clone(),
+        netlink: netlink.clone(),
+        images,
+        endpoints: Vec::new(),
+        shim: Default::default(),
+        settings: nobody(),
+        found: Mutex::default(),
+        events,
+    });
+    for uid in uids {
+        removed.note(
+            format!("containers of pod {uid}"),
+            shims::end(&sys, &uid).await,
+        );
+        let bundles = layout.bundles(&uid);
+        removed.note(format!("roots of pod {uid}"), rootfs::unmount(&bundles));
+        let namespaces = netns::remove(&layout.namespace(&uid));
+        removed.note(format!("namespaces of pod {uid}"), namespaces);
+        let folder = volume::remove_pod_dir(&layout.pod(&uid)).map_err(|errors| {
+            errors
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("; ")
+        });
+        removed.note(format!("volumes of pod {uid}"), folder);
+    }
+}
+
+/// Settings that no plan is asked with.
+fn nobody() -> agent_plan::world::Settings {
+    agent_plan::world::Settings {
+        node_name: String::new(),
+        node_ip: std::net::Ipv4Addr::UNSPECIFIED,
+        uplink: String::new(),
+        mtu: 0,
+        memory_bytes: 0,
+        restart_backoff_base_ms: 0,
+        restart_backoff_max_ms: 0,
+        image_backoff_base_ms: 0,
+        image_backoff_max_ms: 0,
+        log_max_bytes: 0,
+        cgroup: String::new(),
+    }
+}
+
+/// Links, with them their routes and neighbours; then the routes over uplinks.
+async fn links(netlink: &Netlink, removed: &mut Removed) {
+    let observed = match netlink.observe().await {
+        Ok(observed) => observed,
+        Err(error) => {
+            removed.failed.push(error.to_string());
+            return;
+        }
+    };
+    for link in &observed.links {
+        let name = &link.name;
+        // The other side of the service link goes with it.
+        if name.starts_with(DUMMY) && name != DUMMY {
+            continue;
+        }
+        removed.note(format!("link {name}"), netlink.delete_link(name).await);
+    }
+    for route in &observed.routes {
+        if observed.links.iter().any(|link| link.name == route.link) {
+            continue;
+        }
+        let (address, bits) = route.destination;
+        let what = format!("route {address}/{bits} on {}", route.link);
+        removed.note(what, netlink.delete_route(route).await);
+    }
+}
+
+fn remove_folder(folder: &Path, removed: &mut Removed) {
+    if !folder.exists() {
+        return;
+    }
+    let what = format!("folder {}", folder.display());
+    let emptied = rootfs::unmount(folder);
+    removed.note(what, emptied);
+}

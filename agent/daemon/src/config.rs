@@ -1,0 +1,402 @@
+//! The configuration file: TOML to `Config`, once, at the start.
+//!
+//! Nothing else reads the environment or a file for settings. Parsing takes the
+//! text, so that it is tested without files. Defaults are in one table, [`DEFAULTS`].
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Every default, as it would be written in the file.
+///
+/// | key | default | what it is |
+/// | --- | --- | --- |
+/// | `node_name` | none | name of the node, unique in the cluster |
+/// | `control` | none | `https://HOST:PORT` of the control plane |
+/// | `root` | `/var/lib/hydrofoil` | images, pods, logs, state; survives a reboot |
+/// | `run` | `/run/hydrofoil` | sockets, pinned namespaces |
+/// | `bpffs` | `/sys/fs/bpf/hydrofoil` | folder of the pinned maps and links |
+/// | `cgroup` | `/hydrofoil` | parent group of the pods' cgroups |
+/// | `uplinks` | `["eth0"]` | devices that lead to other nodes, the first is the next hop's |
+/// | `node_ip` | first IPv4 address of the first uplink | address of the node |
+/// | `shim` | `foil-shim` beside `foil-agent` | the shim's program |
+/// | `bpf_object` | `hydrofoil.bpf.o` beside `foil-agent` | the programs |
+/// | `max_pods` | 110 | pods that the scheduler may put here |
+/// | `log_max_bytes` | 10485760 | container logs are rotated at this size; 0: never |
+/// | `restart_backoff_base_ms` | 10000 | first delay of CrashLoopBackOff |
+/// | `restart_backoff_max_ms` | 300000 | longest delay of CrashLoopBackOff |
+/// | `image_backoff_base_ms` | 10000 | first delay of ImagePullBackOff |
+/// | `image_backoff_max_ms` | 300000 | longest delay of ImagePullBackOff |
+/// | `[join] token` | none | needed until the node has a certificate |
+/// | `[join] ca_hash` | none | `sha256:HEX` over the CA's public key |
+/// | `[[registry]] host, endpoint` | none | where to ask for a registry's images |
+pub(crate) const DEFAULTS: &str = r#"
+root = "/var/lib/hydrofoil"
+run = "/run/hydrofoil"
+bpffs = "/sys/fs/bpf/hydrofoil"
+cgroup = "/hydrofoil"
+uplinks = ["eth0"]
+max_pods = 110
+log_max_bytes = 10485760
+restart_backoff_base_ms = 10000
+restart_backoff_max_ms = 300000
+image_backoff_base_ms = 10000
+image_backoff_max_ms = 300000
+"#;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// The file cannot be read.
+    #[error("read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, or a wrong type.
+    #[error("{0}")]
+    Parse(#[from] toml::de::Error),
+    /// A value that makes no sense.
+    #[error("{key}: {reason}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The file as it is written: a missing key is the default's.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    node_name: Option<String>,
+    control: Option<String>,
+    root: Option<PathBuf>,
+    run: Option<PathBuf>,
+    bpffs: Option<PathBuf>,
+    cgroup: Option<String>,
+    uplinks: Option<Vec<String>>,
+    node_ip: Option<Ipv4Addr>,
+    shim: Option<PathBuf>,
+    bpf_object: Option<PathBuf>,
+    max_pods: Option<u32>,
+    manifests: Option<PathBuf>,
+    log_max_bytes: Option<u64>,
+    restart_backoff_base_ms: Option<u32>,
+    restart_backoff_max_ms: Option<u32>,
+    image_backoff_base_ms: Option<u32>,
+    image_backoff_max_ms: Option<u32>,
+    join: Option<Join>,
+    #[serde(default)]
+    registry: Vec<Registry>,
+}
+
+/// All settings.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// Name of the node.
+    pub(crate) node_name: String,
+    /// Where the control plane listens.
+    pub(crate) control: ControlAddress,
+    /// Survives a reboot.
+    pub(crate) root: PathBuf,
+    /// Gone with a reboot.
+    pub(crate) run: PathBuf,
+    /// Folder of the pins.
+    pub(crate) bpffs: PathBuf,
+    /// Parent group, "/hydrofoil".
+    pub(crate) cgroup: String,
+    /// Devices that lead to other nodes; at least one.
+    pub(crate) uplinks: Vec<String>,
+    /// `None`: the first uplink's first IPv4 address.
+    pub(crate) node_ip: Option<Ipv4Addr>,
+    /// `None`: beside our own program.
+    pub(crate) shim: Option<PathBuf>,
+    /// `None`: beside our own program.
+    pub(crate) bpf_object: Option<PathBuf>,
+    /// Pods that the scheduler may put here.
+    pub(crate) max_pods: u32,
+    /// Bytes; 0: never rotated.
+    pub(crate) log_max_bytes: u64,
+    /// Milliseconds.
+    pub(crate) restart_backoff_base_ms: u32,
+    /// Milliseconds.
+    pub(crate) restart_backoff_max_ms: u32,
+    /// Milliseconds.
+    pub(crate) image_backoff_base_ms: u32,
+    /// Milliseconds.
+    pub(crate) image_backoff_max_ms: u32,
+    /// How to get a certificate.
+    pub(crate) join: Option<Join>,
+    /// Where to ask for a registry's images.
+    pub(crate) registries: Vec<Registry>,
+}
+
+/// Where the control plane listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ControlAddress {
+    /// Name or address.
+    pub(crate) host: String,
+    /// TCP port.
+    pub(crate) port: u16,
+}
+
+/// What a node needs to be let in.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Join {
+    /// The join token.
+    pub(crate) token: String,
+    /// "sha256:HEX" over the CA's SubjectPublicKeyInfo.
+    pub(crate) ca_hash: String,
+}
+
+// The token is a secret: it does not belong in a log.
+impl std::fmt::Debug for Join {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Join")
+            .field("ca_hash", &self.ca_hash)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where to ask for the images of a registry.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Registry {
+    /// As images name it: "docker.io".
+    pub(crate) host: String,
+    /// "http://HOST:PORT" or "https://HOST".
+    pub(crate) endpoint: String,
+}
+
+/// Reads and checks the file.
+pub(crate) fn load(path: &Path) -> Result<Config, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    parse(&text)
+}
+
+/// Checks a configuration's text.
+pub(crate) fn parse(text: &str) -> Result<Config, ConfigError> {
+    let given: File = toml::from_str(text)?;
+    let defaults: File = toml::from_str(DEFAULTS)?;
+    if given.manifests.is_some() {
+        return Err(value("manifests", "static pods are not supported yet"));
+    }
+    let missing = |key: &'static str| move || value(key, "is missing");
+    let config = Config {
+        node_name: given.node_name.ok_or_else(missing("node_name"))?,
+        control: control(&given.control.ok_or_else(missing("control"))?)?,
+        root: given.root.or(defaults.root).ok_or_else(missing("root"))?,
+        run: given.run.or(defaults.run).ok_or_else(missing("run"))?,
+        bpffs: given
+            .bpffs
+            .or(defaults.bpffs)
+            .ok_or_else(missing("bpffs"))?,
+        cgroup: given
+            .cgroup
+            .or(defaults.cgroup)
+            .ok_or_else(missing("cgroup"))?,
+        uplinks: given
+            .uplinks
+            .or(defaults.uplinks)
+            .ok_or_else(missing("uplinks"))?,
+        node_ip: given.node_ip,
+        shim: given.shim,
+        bpf_object: given.bpf_object,
+        max_pods: given
+            .max_pods
+            .or(defaults.max_pods)
+            .ok_or_else(missing("max_pods"))?,
+        log_max_bytes: given
+            .log_max_bytes
+            .or(defaults.log_max_bytes)
+            .ok_or_else(missing("log_max_bytes"))?,
+        restart_backoff_base_ms: given
+            .restart_backoff_base_ms
+            .or(defaults.restart_backoff_base_ms)
+            .ok_or_else(missing("restart_backoff_base_ms"))?,
+        restart_backoff_max_ms: given
+            .restart_backoff_max_ms
+            .or(defaults.restart_backoff_max_ms)
+            .ok_or_else(missing("restart_backoff_max_ms"))?,
+        image_backoff_base_ms: given
+            .image_backoff_base_ms
+            .or(defaults.image_backoff_base_ms)
+            .ok_or_else(missing("image_backoff_base_ms"))?,
+        image_backoff_max_ms: given
+            .image_backoff_max_ms
+            .or(defaults.image_backoff_max_ms)
+            .ok_or_else(missing("image_backoff_max_ms"))?,
+        join: given.join,
+        registries: given.registry,
+    };
+    check(&config)?;
+    Ok(config)
+}
+
+fn value(key: &'static str, reason: impl Into<String>) -> ConfigError {
+    ConfigError::Value {
+        key,
+        reason: reason.into(),
+    }
+}
+
+fn check(config: &Config) -> Result<(), ConfigError> {
+    let label = |text: &str| {
+        !text.is_empty()
+            && text.len() <= 253
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+    };
+    if !label(&config.node_name) {
+        return Err(value(
+            "node_name",
+            "must be of lower case letters, digits, '-' and '.'",
+        ));
+    }
+    for (key, path) in [
+        ("root", &config.root),
+        ("run", &config.run),
+        ("bpffs", &config.bpffs),
+    ] {
+        if !path.is_absolute() || path.parent().is_none() {
+            return Err(value(key, "must be an absolute path, not the root folder"));
+        }
+    }
+    let group = config.cgroup.strip_prefix('/').unwrap_or_default();
+    if group.is_empty() || group.split('/').any(|p| matches!(p, "" | "." | "..")) {
+        return Err(value(
+            "cgroup",
+            "must be of the form /NAME: never the root group",
+        ));
+    }
+    if config.uplinks.is_empty() {
+        return Err(value("uplinks", "names no device"));
+    }
+    for registry in &config.registries {
+        let schemes = ["http://", "https://"];
+        if !schemes.iter().any(|s| registry.endpoint.starts_with(s)) {
+            return Err(value(
+                "registry",
+                format!("{}: not http:// or https://", registry.endpoint),
+            ));
+        }
+    }
+    if let Some(join) = &config.join {
+        let hex = join.ca_hash.strip_prefix("sha256:").unwrap_or_default();
+        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(value(
+                "join.ca_hash",
+                "must be sha256: and 64 hexadecimal digits",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn control(text: &str) -> Result<ControlAddress, ConfigError> {
+    let wrong = || {
+        value(
+            "control",
+            format!("{text:?} is not of the form https://HOST:PORT"),
+        )
+    };
+    let rest = text
+        .strip_prefix("https://")
+        .ok_or_else(wrong)?
+        .trim_end_matches('/');
+    let (host, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = port.parse().map_err(|_parse_error| wrong())?;
+    if host.is_empty() || host.contains('/') {
+        return Err(wrong());
+    }
+    Ok(ControlAddress {
+        host: host.into(),
+        port,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = "node_name = \"n1\"\ncontrol = \"https://10.77.0.1:7443\"\n";
+
+    #[test]
+    fn defaults_fill_what_is_not_written() {
+        let config = parse(LEAST).unwrap();
+        assert_eq!(
+            config.control,
+            ControlAddress {
+                host: "10.77.0.1".into(),
+                port: 7443
+            }
+        );
+        assert_eq!(config.root, Path::new("/var/lib/hydrofoil"));
+        assert_eq!(config.uplinks, ["eth0"]);
+        assert_eq!(
+            (config.max_pods, config.restart_backoff_base_ms),
+            (110, 10_000)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        // (added lines, word in the message)
+        let rows = [
+            ("colour = 1", "colour"),
+            ("max_pods = \"many\"", "max_pods"),
+            ("manifests = \"/etc/pods\"", "manifests"),
+            ("cgroup = \"/\"", "cgroup"),
+            ("cgroup = \"/a/../b\"", "cgroup"),
+            ("root = \"relative\"", "root"),
+            ("uplinks = []", "uplinks"),
+            ("[join]\ntoken = \"t\"\nca_hash = \"md5:1\"", "ca_hash"),
+            (
+                "[[registry]]\nhost = \"a\"\nendpoint = \"ftp://b\"",
+                "registry",
+            ),
+            ("[join]\ntoken = \"t\"", "ca_hash"),
+        ];
+        for (lines, word) in rows {
+            let error = parse(&format!("{LEAST}{lines}\n")).unwrap_err().to_string();
+            assert!(error.contains(word), "{lines}: {error}");
+        }
+        assert!(
+            parse("node_name = \"n1\"")
+                .unwrap_err()
+                .to_string()
+                .contains("control")
+        );
+        for control in [
+            "http://a:1",
+            "https://a",
+            "https://a:x",
+            "https://:1",
+            "https://a/b:1",
+        ] {
+            let text = format!("node_name = \"n\"\ncontrol = {control:?}");
+            assert!(
+                parse(&text).unwrap_err().to_string().contains("control"),
+                "{control}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_token_is_not_logged() {
+        let hash = "0".repeat(64);
+        let text = format!("{LEAST}[join]\ntoken = \"very-secret\"\nca_hash = \"sha256:{hash}\"");
+        assert!(!format!("{:?}", parse(&text).unwrap()).contains("very-secret"));
+    }
+}

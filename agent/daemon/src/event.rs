@@ -1,0 +1,73 @@
+//! Everything that can happen to a node: the closed set that its loop takes.
+
+use agent_plan::action::Instance;
+use agent_plan::outcome::Outcome;
+use proto::v1;
+use tokio::sync::{mpsc, oneshot};
+
+/// One thing that happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Slow work ended, or a container did something.
+    Outcome(Box<Outcome>),
+    /// The control plane is reachable: where reports go from here on.
+    Connected(mpsc::Sender<v1::NodeUp>),
+    /// It is not any more.
+    Disconnected,
+    /// What the node shall be has changed.
+    Update(Box<v1::Update>),
+    /// Somebody wants to see logs or to run a command.
+    Open(Box<v1::Open>),
+    /// Somebody who serves a request wants to know of a pod.
+    Ask(Question),
+    /// What was pushed last was written to disk, or not.
+    Saved(Result<(), String>),
+}
+
+/// What tasks that serve a request ask the loop, which alone knows.
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// The instances of a container.
+    Instances {
+        /// uid of the pod.
+        uid: String,
+        /// Name of the container; empty: the only one.
+        container: String,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<Instances, Unknown>>,
+    },
+    /// Does the instance run, or may it still?
+    Lives {
+        /// Which.
+        instance: Instance,
+        /// Where the answer goes.
+        answer: oneshot::Sender<bool>,
+    },
+}
+
+/// A container's instances, and where its logs are.
+#[derive(Debug, Clone)]
+pub(crate) struct Instances {
+    /// The pod's namespace.
+    pub(crate) namespace: String,
+    /// The pod's name.
+    pub(crate) pod: String,
+    /// The current one, or the last.
+    pub(crate) current: Instance,
+    /// It has run, or runs: there may be a log.
+    pub(crate) began: bool,
+    /// It runs.
+    pub(crate) running: bool,
+    /// Why it waits or has ended, if it does or has.
+    pub(crate) waits: String,
+}
+
+/// There is no such container, in words.
+#[derive(Debug, Clone)]
+pub(crate) struct Unknown(pub(crate) String);
+
+impl From<Outcome> for Event {
+    fn from(outcome: Outcome) -> Event {
+        Event::Outcome(Box::new(outcome))
+    }
+}

@@ -1,0 +1,88 @@
+//! What the node is, for the control plane: addresses, capacity, kernel.
+//!
+//! Read once at the start. Called by `main.rs`.
+
+use std::fs;
+
+use agent_plan::world::Settings;
+use agent_sys::clock;
+use proto::v1;
+
+fn text(path: &str) -> String {
+    fs::read_to_string(path)
+        .map(|t| t.trim().to_owned())
+        .unwrap_or_default()
+}
+
+/// A value of os-release(5).
+fn os_release(file: &str, key: &str) -> Option<String> {
+    let prefix = format!("{key}=");
+    let line = file.lines().find_map(|line| line.strip_prefix(&prefix))?;
+    Some(line.trim_matches('"').to_owned())
+}
+
+fn condition(kind: &str, holds: bool, reason: &str, message: &str, now: i64) -> v1::Condition {
+    v1::Condition {
+        r#type: kind.into(),
+        status: if holds { "True".into() } else { "False".into() },
+        reason: reason.into(),
+        message: message.into(),
+        last_transition_ms: now,
+    }
+}
+
+/// The node's status at the start.
+pub(crate) fn status(settings: &Settings, max_pods: u32) -> v1::NodeStatus {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let now = clock::unix_ms();
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    v1::NodeStatus {
+        addresses: vec![settings.node_ip.to_string()],
+        hostname: settings.node_name.clone(),
+        cpu_millis: cpus as u64 * 1000,
+        memory_bytes: settings.memory_bytes,
+        max_pods,
+        kernel_version: text("/proc/sys/kernel/osrelease"),
+        os_image: os_release(&text("/etc/os-release"), "PRETTY_NAME").unwrap_or_default(),
+        architecture: architecture.into(),
+        boot_id: text("/proc/sys/kernel/random/boot_id"),
+        machine_id: text("/etc/machine-id"),
+        conditions: vec![
+            condition(
+                "MemoryPressure",
+                false,
+                "KubeletHasSufficientMemory",
+                "",
+                now,
+            ),
+            condition("DiskPressure", false, "KubeletHasNoDiskPressure", "", now),
+            condition("PIDPressure", false, "KubeletHasSufficientPID", "", now),
+            condition(
+                "Ready",
+                true,
+                "KubeletReady",
+                "foil-agent is posting ready status",
+                now,
+            ),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::os_release;
+
+    #[test]
+    fn names_of_systems() {
+        let file = "NAME=\"Debian\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n";
+        assert_eq!(
+            os_release(file, "PRETTY_NAME").unwrap(),
+            "Debian GNU/Linux 12 (bookworm)"
+        );
+        assert_eq!(os_release(file, "ID"), None);
+    }
+}

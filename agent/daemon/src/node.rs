@@ -1,0 +1,404 @@
+//! The loop of the node: takes an event, plans what it touched, carries it out,
+//! reports. It alone owns desired and observed state and the maps' handles.
+//!
+//! Nothing here waits: slow work is spawned by `apply.rs` and comes back as an
+//! event, so that a service update never stands behind an image pull.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use agent_plan::action::{Action, Problem};
+use agent_plan::outcome::Outcome;
+use agent_plan::world::{Desired, Observed};
+use agent_plan::{event as notes, link, pod, status, stray};
+use agent_sys::clock;
+use proto::v1;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::apply::{Applied, Apply, WriteError};
+use crate::event::Event;
+use crate::observe::{self, Found};
+use crate::pushed::Pushed;
+use crate::report::Report;
+use crate::serve;
+use crate::watch::Calls;
+
+/// Plans of one pod in a row; more would be a plan that does not converge.
+const ROUNDS: usize = 64;
+/// Events that are taken before anything is planned.
+const BATCH: usize = 256;
+/// After a start, the maps stay as they were found for so long while the control
+/// plane is asked what has changed; then what is on disk counts. Milliseconds.
+const HOLD_MS: i64 = 3_000;
+/// Flows that are over are removed so often, milliseconds.
+const FLOWS_MS: i64 = 10_000;
+/// After a refused write into a map, milliseconds.
+const MAPS_RETRY_MS: i64 = 1_000;
+/// When the queue upstream is full, milliseconds.
+const FULL_MS: i64 = 20;
+
+/// The node.
+pub(crate) struct Node {
+    pub(crate) apply: Apply,
+    pub(crate) desired: Desired,
+    pub(crate) observed: Observed,
+    pub(crate) report: Report,
+    pub(crate) pushed: Pushed,
+    pub(crate) hello: watch::Sender<v1::Hello>,
+    pub(crate) calls: Calls,
+    /// Pods to plan.
+    pub(crate) pods: BTreeSet<String>,
+    /// Services to plan: id, and their name if they are wanted.
+    pub(crate) services: BTreeMap<u32, Option<String>>,
+    /// Links, routes and leftovers are to be planned.
+    pub(crate) network: bool,
+    /// Maps are to be searched for what nobody wants.
+    pub(crate) sweep: bool,
+    /// What is in force once the network is settled.
+    pub(crate) unacknowledged: Option<v1::Ack>,
+    /// When time makes something of a pod due.
+    wakes: BTreeMap<String, i64>,
+    network_wake: Option<i64>,
+    hold_until: Option<i64>,
+    maps_retry: Option<i64>,
+    flows_due: i64,
+    problems: BTreeSet<Problem>,
+    full: bool,
+}
+
+impl Node {
+    /// A node that starts from what was found.
+    pub(crate) fn new(
+        apply: Apply,
+        found: Found,
+        hello: watch::Sender<v1::Hello>,
+        calls: Calls,
+        now: i64,
+    ) -> Node {
+        let Found {
+            observed,
+            desired,
+            cluster_id,
+            revision,
+        } = found;
+        let pods = observed.pods.keys().cloned().collect();
+        let services = desired
+            .services
+            .iter()
+            .map(|(n, s)| (s.id, Some(n.clone())))
+            .collect();
+        Node {
+            apply,
+            desired,
+            observed,
+            report: Report::default(),
+            pushed: Pushed::new(cluster_id, revision),
+            hello,
+            calls,
+            pods,
+            services,
+            network: true,
+            sweep: true,
+            unacknowledged: None,
+            wakes: BTreeMap::new(),
+            network_wake: None,
+            hold_until: Some(now + HOLD_MS),
+            maps_retry: None,
+            flows_due: now + FLOWS_MS,
+            problems: BTreeSet::new(),
+            full: false,
+        }
+    }
+
+    /// Runs until the agent is asked to end; pods run on.
+    pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) -> std::io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        loop {
+            self.settle();
+            let pause = self.pause(clock::unix_ms());
+            tokio::select! {
+                event = events.recv() => {
+                    let Some(event) = event else { break };
+                    self.handle(event);
+                    for _ in 0..BATCH {
+                        match events.try_recv() {
+                            Ok(event) => self.handle(event),
+                            Err(_empty) => break,
+                        }
+                    }
+                }
+                () = tokio::time::sleep(pause) => {}
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        self.pushed.save_now(&self.desired, &self.apply.sys);
+        tracing::info!("ending; pods run on");
+        Ok(())
+    }
+
+    /// Until something becomes due.
+    fn pause(&self, now: i64) -> Duration {
+        let full = self.full.then_some(now + FULL_MS);
+        let due = [
+            self.network_wake,
+            self.hold_until,
+            self.maps_retry,
+            self.pushed.due(),
+            full,
+        ]
+        .into_iter()
+        .flatten()
+        .chain(self.wakes.values().copied())
+        .fold(self.flows_due, i64::min);
+        // A moment late: rounding must not wake us before it is due.
+        Duration::from_millis(u64::try_from(due - now).unwrap_or(0))
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Outcome(outcome) => self.outcome(*outcome),
+            Event::Connected(stream) => self.report.connected(stream),
+            Event::Disconnected => self.report.disconnected(),
+            Event::Update(update) => self.update(*update),
+            Event::Open(open) => {
+                serve::open(&self.apply.sys, self.calls.clone(), *open);
+            }
+            Event::Ask(question) => self.answer(question),
+            Event::Saved(result) => self.pushed.saved(result, clock::unix_ms()),
+        }
+    }
+
+    /// Something came to pass.
+    fn outcome(&mut self, outcome: Outcome) {
+        let now = clock::unix_ms();
+        if let Some(uid) = uid_of(&outcome) {
+            self.pods.insert(uid.to_owned());
+        }
+        if let Outcome::Route { result, route, .. } = &outcome {
+            match result {
+                Ok(()) => {
+                    if let Err(error) = self.apply.datapath.maps().bump_node_generation() {
+                        tracing::error!(%error, "flows keep the routes they had");
+                    }
+                }
+                Err(error) => tracing::error!(?route, error, "route"),
+            }
+            self.network = true;
+        }
+        if matches!(outcome, Outcome::LinkDeleted { .. } | Outcome::Part { .. }) {
+            self.network = self.network || !self.observed.strays.is_empty();
+        }
+        for note in self.observed.take(outcome, &self.apply.sys.settings, now) {
+            self.report.event(note, now);
+        }
+    }
+
+    /// Brings the node to what is wanted, as far as it can be without waiting.
+    fn settle(&mut self) {
+        let now = clock::unix_ms();
+        if self.hold_until.is_some_and(|at| now >= at) {
+            self.release();
+        }
+        if self.maps_retry.is_some_and(|at| now >= at) {
+            self.reread(now);
+        }
+        if now >= self.flows_due {
+            self.flows_due = now + FLOWS_MS;
+            if let Err(error) = self.apply.datapath.sweep() {
+                tracing::error!(%error, "flows that are over stay");
+            }
+        }
+        if self.hold_until.is_none() && self.maps_retry.is_none() {
+            self.settle_services();
+        }
+        if self.network || self.network_wake.is_some_and(|at| now >= at) {
+            self.settle_network(now);
+        }
+        self.settle_pods(now);
+        self.acknowledge();
+        self.pushed.save_if_due(&self.desired, &self.apply.sys, now);
+        self.full = self.report.flush();
+    }
+
+    /// What was found in the maps no longer counts against what is wanted.
+    pub(crate) fn release(&mut self) {
+        self.hold_until = None;
+    }
+
+    fn settle_network(&mut self, now: i64) {
+        self.network = false;
+        let settings = &self.apply.sys.settings;
+        let (mut actions, problems) =
+            link::plan(&self.desired, &self.observed.network, settings, now);
+        actions.extend(stray::plan(&self.desired, &self.observed, now));
+        self.complain(problems);
+        for action in actions {
+            self.act(&action, now);
+        }
+        let strays = self
+            .observed
+            .strays
+            .values()
+            .chain(self.observed.network.strays.values());
+        let stray_wake = strays.filter_map(agent_plan::world::Step::wake).min();
+        self.network_wake = [link::wake(&self.observed.network), stray_wake]
+            .into_iter()
+            .flatten()
+            .min();
+    }
+
+    fn settle_pods(&mut self, now: i64) {
+        let due: Vec<String> = self
+            .wakes
+            .iter()
+            .filter(|(_, at)| now >= **at)
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        self.pods.extend(due);
+        while let Some(uid) = self.pods.pop_first() {
+            self.settle_pod(&uid, now);
+        }
+    }
+
+    fn settle_pod(&mut self, uid: &str, now: i64) {
+        self.wakes.remove(uid);
+        for round in 0..ROUNDS {
+            let settings = &self.apply.sys.settings;
+            let plan = pod::plan(uid, &self.desired, &self.observed, settings, now);
+            self.complain(plan.problems);
+            if plan.actions.is_empty() || self.maps_retry.is_some() {
+                if let Some(at) = plan.wake_ms {
+                    self.wakes.insert(uid.to_owned(), at);
+                }
+                break;
+            }
+            for action in &plan.actions {
+                self.act(action, now);
+            }
+            if round + 1 == ROUNDS {
+                tracing::error!(pod = uid, actions = ?plan.actions, "the plan does not converge");
+                self.wakes.insert(uid.to_owned(), now + MAPS_RETRY_MS);
+            }
+        }
+        let settings = &self.apply.sys.settings;
+        if let Some(pod) = self.observed.pods.get_mut(uid) {
+            let status = status::of(pod, settings, now);
+            pod.conditions.clone_from(&status.conditions);
+            self.report.status(status);
+        }
+    }
+
+    /// Begins one action.
+    fn act(&mut self, action: &Action, now: i64) {
+        tracing::debug!(?action, "begin");
+        if let Some(note) = notes::begun(action, &self.observed) {
+            self.report.event(note, now);
+        }
+        self.observed.begin(action, &self.apply.sys.settings);
+        if let Action::ReportGone { gone } = action {
+            self.report.gone(gone.clone());
+        } else if let Action::Forget { uid } = action {
+            self.report.forget(uid);
+        }
+        match self.apply.one(action, &self.observed) {
+            Applied::Later | Applied::Done => {}
+            Applied::Now(outcome) => {
+                for note in self.observed.take(outcome, &self.apply.sys.settings, now) {
+                    self.report.event(note, now);
+                }
+            }
+            Applied::Failed(error) => self.write_failed(&error, now),
+        }
+    }
+
+    /// A map or link refused: nobody knows what is in force. All is read again.
+    pub(crate) fn write_failed(&mut self, error: &WriteError, now: i64) {
+        tracing::error!(%error, "the data plane refused a change; trying again");
+        self.maps_retry = Some(now + MAPS_RETRY_MS);
+        if let Some(ack) = &mut self.unacknowledged {
+            ack.failures.push(v1::Failure {
+                kind: "Node".into(),
+                key: self.apply.sys.settings.node_name.clone(),
+                message: error.to_string(),
+            });
+        }
+    }
+
+    fn reread(&mut self, now: i64) {
+        match observe::maps(&mut self.observed, &self.apply.datapath) {
+            Ok(()) => {
+                self.maps_retry = None;
+                self.services.extend(
+                    self.desired
+                        .services
+                        .iter()
+                        .map(|(name, s)| (s.id, Some(name.clone()))),
+                );
+                self.sweep = true;
+                self.network = true;
+                self.pods.extend(self.observed.pods.keys().cloned());
+            }
+            Err(error) => {
+                tracing::error!(%error, "the maps cannot be read");
+                self.maps_retry = Some(now + MAPS_RETRY_MS);
+            }
+        }
+    }
+
+    /// Says each problem once.
+    pub(crate) fn complain(&mut self, problems: Vec<Problem>) {
+        for problem in problems {
+            if self.problems.len() > 1000 {
+                self.problems.clear();
+            }
+            if !self.problems.contains(&problem) {
+                tracing::warn!("{problem}");
+                self.problems.insert(problem);
+            }
+        }
+    }
+
+    /// Acknowledges what is in force, routes included.
+    fn acknowledge(&mut self) {
+        let waits = !self.services.is_empty()
+            || self.maps_retry.is_some()
+            || !link::settled(
+                &self.desired,
+                &self.observed.network,
+                &self.apply.sys.settings,
+            );
+        // A route that cannot be set must not hold back everything else.
+        let failed = self
+            .observed
+            .network
+            .pending
+            .values()
+            .any(|s| s.wake().is_some());
+        if waits && !failed {
+            return;
+        }
+        if let Some(ack) = self.unacknowledged.take() {
+            self.report.ack(ack);
+        }
+    }
+}
+
+/// The pod that an outcome is about.
+fn uid_of(outcome: &Outcome) -> Option<&str> {
+    match outcome {
+        Outcome::Part { uid, .. } | Outcome::Link { uid, .. } | Outcome::ShimLost { uid } => {
+            Some(uid)
+        }
+        Outcome::ImageFound { instance, .. }
+        | Outcome::ImagePulled { instance, .. }
+        | Outcome::Created { instance, .. }
+        | Outcome::Started { instance, .. }
+        | Outcome::Exited { instance, .. }
+        | Outcome::HookDone { instance, .. }
+        | Outcome::Probed { instance, .. } => Some(&instance.uid),
+        Outcome::Route { .. } | Outcome::LinkDeleted { .. } | Outcome::Written { .. } => None,
+    }
+}

@@ -1,0 +1,265 @@
+//! The node as it is when the agent starts: records, shims, namespaces, links,
+//! cgroups, maps. What is found is adopted; nothing is changed here.
+//!
+//! Called once by `main.rs`, before the loop. What nobody wants is removed later,
+//! by the plan, when all that is wanted is known.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use agent_plan::link::{self, Cidr, DUMMY, Route};
+use agent_plan::record as plan_record;
+use agent_plan::world::{Desired, Exit, Life, Observed, Pod, Step, parse_container_id};
+use agent_sys::bpf::Datapath;
+use agent_sys::link::{LinkError, Observed as Links};
+use agent_sys::maps::MapsError;
+use agent_sys::shim::Client;
+use agent_sys::{netns, state};
+use ebpf_common::counter::Hook;
+
+use crate::record;
+use crate::shims;
+use crate::startup::Sys;
+
+/// Why the node cannot be observed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ObserveError {
+    /// Links and routes.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// Maps.
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    /// Programs.
+    #[error(transparent)]
+    Bpf(#[from] agent_sys::bpf::BpfError),
+}
+
+/// What the agent starts from.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// What is.
+    pub(crate) observed: Observed,
+    /// What was last wanted, as far as it is on disk.
+    pub(crate) desired: Desired,
+    /// Cluster that this came from.
+    pub(crate) cluster_id: String,
+    /// Its revision; 0: none.
+    pub(crate) revision: u64,
+}
+
+/// Looks at everything that is ours.
+pub(crate) async fn observe(
+    sys: &Arc<Sys>,
+    datapath: &Datapath,
+    now: i64,
+) -> Result<Found, ObserveError> {
+    let links = sys.netlink.observe().await?;
+    let attached: BTreeSet<u32> = datapath
+        .attached()?
+        .into_iter()
+        .filter(|a| a.hook == Hook::FromPod)
+        .map(|a| a.ifindex)
+        .collect();
+    let groups = sys.groups.list().unwrap_or_default();
+    let mut found = Found {
+        observed: Observed::default(),
+        desired: Desired::default(),
+        cluster_id: String::new(),
+        revision: 0,
+    };
+    if let Some(pushed) = record::read_node(&sys.layout) {
+        found.cluster_id = pushed.cluster_id;
+        found.revision = pushed.revision;
+        found.desired.config = pushed.config.unwrap_or_default();
+        let name = |s: &proto::v1::Service| format!("{}/{}", s.namespace, s.name);
+        found.desired.services = pushed.services.into_iter().map(|s| (name(&s), s)).collect();
+        found.desired.routes = pushed
+            .routes
+            .into_iter()
+            .map(|r| (r.node.clone(), r))
+            .collect();
+        found.desired.complete = true;
+    }
+    for mut pod in record::pods(&sys.layout, now) {
+        adopt(sys, &mut pod, &links, &attached, &groups, now).await;
+        found
+            .desired
+            .pods
+            .insert(pod.spec.uid.clone(), pod.spec.clone());
+        found.observed.pods.insert(pod.spec.uid.clone(), pod);
+    }
+    strays(sys, &mut found.observed, &links, &groups);
+    routes(&mut found.observed, &links, sys);
+    maps(&mut found.observed, datapath)?;
+    Ok(found)
+}
+
+async fn adopt(
+    sys: &Arc<Sys>,
+    pod: &mut Pod,
+    links: &Links,
+    attached: &BTreeSet<u32>,
+    groups: &[String],
+    now: i64,
+) {
+    let uid = pod.spec.uid.clone();
+    if netns::exists(&sys.layout.namespace(&uid)) {
+        pod.namespaces = Step::Ready;
+    }
+    let name = link::name(&uid);
+    let routed = |link: &str| {
+        let address = pod.address().map(IpAddr::V4);
+        links
+            .routes
+            .iter()
+            .any(|r| r.link == link && Some(r.destination.0) == address)
+    };
+    if let Some(link) = links.links.iter().find(|l| l.name == name && l.up)
+        && routed(&name)
+        && pod.namespaces == Step::Ready
+    {
+        pod.link = Step::Ready;
+        pod.ifindex = Some(link.index);
+        if attached.contains(&link.index) {
+            pod.programs = Step::Ready;
+        }
+    }
+    if groups.contains(&uid) {
+        pod.cgroup = Step::Ready;
+    }
+    match shim(sys, pod).await {
+        Ok(()) => {
+            pod.shim = Step::Ready;
+            pod.volumes = Step::Ready;
+        }
+        Err(error) => {
+            tracing::debug!(pod = uid, error, "no shim to adopt");
+            lost(pod, now);
+        }
+    }
+    if pod.finished.is_some() {
+        // Ended for good: whatever is left of its sandbox is to go.
+        pod.teardown.sandbox = Step::Absent;
+    }
+    plan_record::settle(pod);
+}
+
+/// Takes in what the pod's shim says, and listens to it from here on.
+async fn shim(sys: &Arc<Sys>, pod: &mut Pod) -> Result<(), String> {
+    let uid = pod.spec.uid.clone();
+    let mut client = Client::connect(&sys.layout, &uid)
+        .await
+        .map_err(|e| e.to_string())?;
+    let (containers, _) = client.list().await.map_err(|e| e.to_string())?;
+    for container in &containers {
+        let Some((of, name, attempt)) = parse_container_id(&container.id) else {
+            continue;
+        };
+        if of == uid {
+            let life = shims::life(sys, container).await;
+            plan_record::adopt(pod, name, attempt, life);
+        }
+    }
+    shims::watch(sys, &uid).await.map_err(|e| e.to_string())
+}
+
+/// Without a shim nothing runs: what had been started has ended, nobody knows how.
+fn lost(pod: &mut Pod, now: i64) {
+    for c in pod.containers.values_mut() {
+        if c.life == Life::None && !c.image_id.is_empty() {
+            c.life = Life::Exited(Exit {
+                code: 137,
+                signal: 9,
+                reason: "ContainerStatusUnknown".into(),
+                message: "The container could not be located when the agent started".into(),
+                finished_ms: now,
+                attempt: c.attempt,
+                ..Exit::default()
+            });
+            pod.record = Step::Absent;
+        }
+    }
+}
+
+fn strays(sys: &Sys, observed: &mut Observed, links: &Links, groups: &[String]) {
+    let mut uids: BTreeSet<String> = shims::known(sys).into_iter().collect();
+    uids.extend(netns::list(&sys.layout.namespaces()).unwrap_or_default());
+    uids.extend(state::list(&sys.layout.pods()).unwrap_or_default());
+    uids.extend(groups.iter().cloned());
+    for uid in uids {
+        if !observed.pods.contains_key(&uid) {
+            observed.strays.insert(uid, Step::Absent);
+        }
+    }
+    let names: BTreeSet<String> = observed.pods.keys().map(|uid| link::name(uid)).collect();
+    for link in &links.links {
+        if !link.name.starts_with(DUMMY) && !names.contains(&link.name) {
+            observed
+                .network
+                .strays
+                .insert(link.name.clone(), Step::Absent);
+        }
+    }
+}
+
+fn routes(observed: &mut Observed, links: &Links, sys: &Sys) {
+    for route in &links.routes {
+        let (IpAddr::V4(address), bits) = route.destination else {
+            continue;
+        };
+        let v4 = |ip: Option<IpAddr>| match ip {
+            Some(IpAddr::V4(v4)) => Some(v4),
+            Some(IpAddr::V6(_)) | None => None,
+        };
+        // Pods' routes come and go with their links.
+        if route.link == DUMMY || route.link == sys.settings.uplink {
+            let destination = Cidr { address, bits };
+            let (via, source) = (v4(route.via), v4(route.source));
+            let route = Route {
+                destination,
+                link: route.link.clone(),
+                via,
+                source,
+            };
+            observed.network.routes.insert(destination, route);
+        }
+    }
+}
+
+/// The maps as they are; also called when a write failed and nobody knows how far.
+pub(crate) fn maps(observed: &mut Observed, datapath: &Datapath) -> Result<(), MapsError> {
+    let maps = datapath.maps();
+    observed.endpoints.entries.clear();
+    for endpoint in maps.endpoints()? {
+        observed.endpoints.last = observed.endpoints.last.max(endpoint.id);
+        observed.endpoints.entries.insert(endpoint.addr, endpoint);
+    }
+    observed.network.blocks.clear();
+    for (key, network) in maps.networks()? {
+        if let Some(address) = key.addr.as_v4()
+            && let Ok(bits) = u8::try_from(key.prefix_len.saturating_sub(96))
+        {
+            observed.network.blocks.insert(
+                Cidr {
+                    address: address.into(),
+                    bits,
+                },
+                network.kind,
+            );
+        }
+    }
+    observed.maps = Default::default();
+    for (id, backend) in maps.backends()? {
+        observed.maps.put_backend(id, backend);
+    }
+    for (port_id, mut slots) in maps.choices()? {
+        slots.sort_unstable();
+        observed.maps.put_table(port_id, slots);
+    }
+    for (key, frontend) in maps.frontends()? {
+        observed.maps.put_frontend(key, frontend);
+    }
+    Ok(())
+}

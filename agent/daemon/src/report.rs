@@ -1,0 +1,242 @@
+//! What goes up to the control plane, kept while it cannot be reached: the last
+//! status of each pod, pods that are gone, events (the newest), the last
+//! acknowledgement.
+//!
+//! Owned by the loop. Bounded: statuses by the number of pods, events by a limit,
+//! above which the oldest are shed and counted.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use agent_plan::event::Note;
+use proto::v1;
+use proto::v1::node_up::Up;
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+
+/// Events that are kept while the control plane is away.
+const EVENTS: usize = 1000;
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    stream: Option<Sender<v1::NodeUp>>,
+    /// Last status told or to be told, by uid; true: to be told.
+    statuses: BTreeMap<String, (v1::PodStatus, bool)>,
+    /// Pods that are gone, until the control plane has forgotten them; true: to be told.
+    gone: BTreeMap<String, (v1::PodGone, bool)>,
+    events: VecDeque<v1::NodeEvent>,
+    shed: u64,
+    ack: Option<v1::Ack>,
+}
+
+impl Report {
+    /// The control plane is there: all that it may have missed is told again.
+    pub(crate) fn connected(&mut self, stream: Sender<v1::NodeUp>) {
+        self.stream = Some(stream);
+        self.statuses.values_mut().for_each(|(_, due)| *due = true);
+        self.gone.values_mut().for_each(|(_, due)| *due = true);
+    }
+
+    /// It is not there any more. An acknowledgement was for that stream.
+    pub(crate) fn disconnected(&mut self) {
+        self.stream = None;
+        self.ack = None;
+    }
+
+    /// A pod's status; told only if it says something new.
+    pub(crate) fn status(&mut self, status: v1::PodStatus) {
+        match self.statuses.get_mut(&status.uid) {
+            Some((last, _)) if *last == status => {}
+            Some(entry) => *entry = (status, true),
+            None => {
+                self.statuses.insert(status.uid.clone(), (status, true));
+            }
+        }
+    }
+
+    /// Nothing of the pod is left.
+    pub(crate) fn gone(&mut self, gone: v1::PodGone) {
+        self.statuses.remove(&gone.uid);
+        self.gone.insert(gone.uid.clone(), (gone, true));
+    }
+
+    /// The control plane has forgotten the pod.
+    pub(crate) fn forget(&mut self, uid: &str) {
+        self.statuses.remove(uid);
+        self.gone.remove(uid);
+    }
+
+    /// An event.
+    pub(crate) fn event(&mut self, note: Note, now: i64) {
+        tracing::info!(
+            pod = format!("{}/{}", note.namespace, note.name),
+            reason = note.reason,
+            "{}",
+            note.message
+        );
+        if self.events.len() >= EVENTS {
+            self.events.pop_front();
+            self.shed += 1;
+        }
+        self.events.push_back(v1::NodeEvent {
+            kind: "Pod".into(),
+            namespace: note.namespace,
+            name: note.name,
+            uid: note.uid,
+            r#type: if note.warning {
+                "Warning".into()
+            } else {
+                "Normal".into()
+            },
+            reason: note.reason.into(),
+            message: note.message,
+            time_ms: now,
+            field_path: note.field_path,
+        });
+    }
+
+    /// All up to there is in force.
+    pub(crate) fn ack(&mut self, ack: v1::Ack) {
+        self.ack = Some(ack);
+    }
+
+    /// Sends what can be sent without waiting; true when something had to stay.
+    pub(crate) fn flush(&mut self) -> bool {
+        let Some(stream) = self.stream.clone() else {
+            return false;
+        };
+        let mut full = false;
+        let mut closed = false;
+        let mut send = |up: Up| -> bool {
+            if full || closed {
+                return false;
+            }
+            match stream.try_send(v1::NodeUp { up: Some(up) }) {
+                Ok(()) => true,
+                Err(TrySendError::Full(_)) => {
+                    full = true;
+                    false
+                }
+                Err(TrySendError::Closed(_)) => {
+                    closed = true;
+                    false
+                }
+            }
+        };
+        if let Some(ack) = self.ack.clone()
+            && send(Up::Ack(ack))
+        {
+            self.ack = None;
+        }
+        for (status, due) in self.statuses.values_mut().filter(|(_, due)| *due) {
+            *due = !send(Up::PodStatus(status.clone()));
+        }
+        for (gone, due) in self.gone.values_mut().filter(|(_, due)| *due) {
+            *due = !send(Up::PodGone(gone.clone()));
+        }
+        if self.shed > 0 {
+            tracing::warn!(
+                count = self.shed,
+                "events were shed while the control plane was away"
+            );
+            self.shed = 0;
+        }
+        while let Some(event) = self.events.front() {
+            if !send(Up::Event(event.clone())) {
+                break;
+            }
+            self.events.pop_front();
+        }
+        if closed {
+            self.stream = None;
+        }
+        full
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(uid: &str, phase: &str) -> v1::PodStatus {
+        v1::PodStatus {
+            uid: uid.into(),
+            phase: phase.into(),
+            ..Default::default()
+        }
+    }
+
+    fn note(message: String) -> Note {
+        Note {
+            uid: "u".into(),
+            namespace: "n".into(),
+            name: "p".into(),
+            field_path: String::new(),
+            warning: false,
+            reason: "Pulled",
+            message,
+        }
+    }
+
+    fn received(stream: &mut tokio::sync::mpsc::Receiver<v1::NodeUp>) -> Vec<Up> {
+        std::iter::from_fn(|| stream.try_recv().ok().and_then(|up| up.up)).collect()
+    }
+
+    #[test]
+    fn a_status_is_told_once_and_again_to_a_new_stream() {
+        let mut report = Report::default();
+        report.status(status("u", "Pending"));
+        let (sender, mut stream) = tokio::sync::mpsc::channel(8);
+        report.connected(sender);
+        report.status(status("u", "Running"));
+        report.status(status("u", "Running"));
+        assert!(!report.flush());
+        assert_eq!(
+            received(&mut stream),
+            [Up::PodStatus(status("u", "Running"))]
+        );
+        report.flush();
+        assert_eq!(received(&mut stream), []);
+        let (sender, mut stream) = tokio::sync::mpsc::channel(8);
+        report.connected(sender);
+        report.flush();
+        assert_eq!(received(&mut stream).len(), 1);
+    }
+
+    #[test]
+    fn what_does_not_fit_stays_in_order() {
+        let mut report = Report::default();
+        let (sender, mut stream) = tokio::sync::mpsc::channel(2);
+        report.connected(sender);
+        for n in 0..5 {
+            report.event(note(n.to_string()), 0);
+        }
+        let mut seen = Vec::new();
+        while report.flush() {
+            seen.extend(received(&mut stream));
+        }
+        seen.extend(received(&mut stream));
+        let texts: Vec<_> = seen
+            .iter()
+            .map(|up| {
+                if let Up::Event(event) = up {
+                    event.message.as_str()
+                } else {
+                    "other"
+                }
+            })
+            .collect();
+        assert_eq!(texts, ["0", "1", "2", "3", "4"]);
+    }
+
+    #[test]
+    fn the_newest_events_are_kept() {
+        let mut report = Report::default();
+        for n in 0..EVENTS + 3 {
+            report.event(note(n.to_string()), 0);
+        }
+        assert_eq!(report.events.len(), EVENTS);
+        assert_eq!(report.shed, 3);
+        assert_eq!(report.events[0].message, "3");
+    }
+}

@@ -1,0 +1,267 @@
+//! Slow work on what a pod's containers live in, and on routes: each function
+//! spawns a task that ends with one event.
+//!
+//! Called by `apply.rs`. The kernel verbs are `agent-sys`'s.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use agent_plan::link::{PodLink, Route};
+use agent_plan::outcome::{Outcome, Part};
+use agent_plan::volume;
+use agent_sys::cgroup::Limits;
+use agent_sys::{image, link, netns, shim, state, volume as volumes};
+use proto::v1;
+
+use crate::shims;
+use crate::startup::Sys;
+
+/// Runs something blocking for a part of a pod.
+fn part(
+    sys: &Arc<Sys>,
+    uid: &str,
+    part: Part,
+    work: impl FnOnce(&Sys) -> Result<(), String> + Send + 'static,
+) {
+    let (sys, uid) = (sys.clone(), uid.to_owned());
+    tokio::spawn(async move {
+        let result = blocking(&sys, work).await;
+        sys.tell(Outcome::Part { uid, part, result }).await;
+    });
+}
+
+/// Runs something blocking on a thread for that.
+pub(crate) async fn blocking<T: Send + 'static>(
+    sys: &Arc<Sys>,
+    work: impl FnOnce(&Sys) -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    let sys = sys.clone();
+    match tokio::task::spawn_blocking(move || work(&sys)).await {
+        Ok(result) => result,
+        Err(error) => Err(format!("the work was cut off: {error}")),
+    }
+}
+
+/// Pins the namespaces. Half-made ones of a crash are made anew.
+pub(crate) fn pin_namespaces(sys: &Arc<Sys>, uid: &str, hostname: &str) {
+    let (id, hostname) = (uid.to_owned(), hostname.to_owned());
+    part(sys, uid, Part::Namespaces, move |sys| {
+        let folder = sys.layout.namespace(&id);
+        if netns::exists(&folder) {
+            return Ok(());
+        }
+        netns::remove(&folder)
+            .and_then(|()| netns::create(&folder, &hostname))
+            .map_err(|e| e.to_string())
+    });
+}
+
+/// Makes the link of a pod. One that is not whole is made anew.
+pub(crate) fn create_link(sys: &Arc<Sys>, uid: &str, link: &PodLink) {
+    let (sys, uid) = (sys.clone(), uid.to_owned());
+    let wanted = link::PodLink {
+        name: link.name.clone(),
+        host_mac: link.host_mac,
+        pod_mac: link.pod_mac,
+        mtu: link.mtu,
+        addresses: vec![link.address],
+        node_ip: Some(link.node_ip),
+        netns: sys.layout.namespace(&uid).join("net"),
+    };
+    tokio::spawn(async move {
+        let made = match sys.netlink.add_pod_link(&wanted).await {
+            Err(link::LinkError::Link { source, .. })
+                if source.kind() == std::io::ErrorKind::AlreadyExists =>
+            {
+                match sys.netlink.delete_link(&wanted.name).await {
+                    Ok(()) => sys.netlink.add_pod_link(&wanted).await,
+                    Err(error) => Err(error),
+                }
+            }
+            other => other,
+        };
+        let result = made.map_err(|e| e.to_string());
+        sys.tell(Outcome::Link { uid, result }).await;
+    });
+}
+
+/// Makes the pod's cgroup.
+pub(crate) fn create_cgroup(sys: &Arc<Sys>, uid: &str, limits: v1::ShimResources) {
+    let id = uid.to_owned();
+    let positive = |value: i64| u64::try_from(value).unwrap_or(0);
+    let limits = Limits {
+        cpu_shares: limits.cpu_shares,
+        cpu_quota: positive(limits.cpu_quota),
+        cpu_period: limits.cpu_period,
+        memory_bytes: positive(limits.memory_limit),
+        pids: positive(limits.pids_limit),
+    };
+    part(sys, uid, Part::Cgroup, move |sys| {
+        sys.groups.create(&id, &limits).map_err(|e| e.to_string())
+    });
+}
+
+/// Starts the shim and listens to it.
+pub(crate) fn start_shim(sys: &Arc<Sys>, uid: &str) {
+    let (sys, uid) = (sys.clone(), uid.to_owned());
+    tokio::spawn(async move {
+        let id = uid.clone();
+        let spawned = blocking(&sys, move |sys| {
+            // What a dead one left running must not run beside its successor.
+            sys.groups.kill(&id).map_err(|e| e.to_string())?;
+            shim::spawn(&sys.layout, &sys.shim, &id).map_err(|e| e.to_string())
+        });
+        let result = match spawned.await {
+            Ok(()) => shims::watch(&sys, &uid).await.map_err(|e| e.to_string()),
+            Err(error) => Err(error),
+        };
+        sys.tell(Outcome::Part {
+            uid,
+            part: Part::Shim,
+            result,
+        })
+        .await;
+    });
+}
+
+/// Makes the volumes and the node's own files.
+pub(crate) fn make_volumes(sys: &Arc<Sys>, uid: &str, spec: &Arc<v1::PodSpec>) {
+    let spec = spec.clone();
+    part(sys, uid, Part::Volumes, move |sys| {
+        let folder = sys.layout.pod(&spec.uid);
+        let group = spec.security.as_ref().and_then(|s| s.fs_group);
+        let group = group.and_then(|g| u32::try_from(g).ok());
+        for volume in volume::volumes(&spec) {
+            volumes::make(&folder, &volume, group).map_err(|e| e.to_string())?;
+        }
+        volumes::etc::write(&folder, &spec).map_err(|e| e.to_string())?;
+        Ok(())
+    });
+}
+
+/// Removes all of a sandbox. Does all that it can and tells all that failed.
+pub(crate) fn remove(sys: &Arc<Sys>, uid: &str, link: &str) {
+    let (sys, uid, link) = (sys.clone(), uid.to_owned(), link.to_owned());
+    tokio::spawn(async move {
+        let mut errors = Vec::new();
+        errors.extend(shims::end(&sys, &uid).await.err());
+        errors.extend(
+            sys.netlink
+                .delete_link(&link)
+                .await
+                .err()
+                .map(|e| e.to_string()),
+        );
+        let id = uid.clone();
+        let rest = blocking(&sys, move |sys| match remove_rest(sys, &id) {
+            errors if errors.is_empty() => Ok(()),
+            errors => Err(errors.join("; ")),
+        });
+        errors.extend(rest.await.err());
+        let result = if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors.join("; "))
+        };
+        sys.tell(Outcome::Part {
+            uid,
+            part: Part::NoSandbox,
+            result,
+        })
+        .await;
+    });
+}
+
+/// Roots, shim's folder, namespaces, cgroup.
+pub(crate) fn remove_rest(sys: &Sys, uid: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    let bundles = sys.layout.bundles(uid);
+    errors.extend(
+        image::rootfs::unmount(&bundles)
+            .err()
+            .map(|e| e.to_string()),
+    );
+    errors.extend(shim::remove(&sys.layout, uid).err().map(|e| e.to_string()));
+    errors.extend(
+        netns::remove(&sys.layout.namespace(uid))
+            .err()
+            .map(|e| e.to_string()),
+    );
+    errors.extend(sys.groups.remove(uid).err().map(|e| e.to_string()));
+    errors
+}
+
+/// Removes a pod's volumes, logs and record: the record last, so that a crash
+/// between leads here again.
+pub(crate) fn remove_folders(sys: &Arc<Sys>, uid: &str, namespace: &str, name: &str) {
+    let (id, namespace, name) = (uid.to_owned(), namespace.to_owned(), name.to_owned());
+    part(sys, uid, Part::NoFolders, move |sys| {
+        let logs = sys.layout.pod_logs(&namespace, &name, &id);
+        state::remove_folder(&logs).map_err(|e| e.to_string())?;
+        volumes::remove_pod_dir(&sys.layout.pod(&id)).map_err(|errors| {
+            let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            texts.join("; ")
+        })
+    });
+}
+
+/// Deletes a link that no pod has.
+pub(crate) fn delete_link(sys: &Arc<Sys>, name: &str) {
+    let (sys, name) = (sys.clone(), name.to_owned());
+    tokio::spawn(async move {
+        let result = sys
+            .netlink
+            .delete_link(&name)
+            .await
+            .map_err(|e| e.to_string());
+        sys.tell(Outcome::LinkDeleted { name, result }).await;
+    });
+}
+
+fn route_of(route: &Route) -> link::Route {
+    link::Route {
+        destination: (
+            IpAddr::V4(route.destination.address),
+            route.destination.bits,
+        ),
+        link: route.link.clone(),
+        via: route.via.map(IpAddr::V4),
+        source: route.source.map(IpAddr::V4),
+    }
+}
+
+/// Adds or changes a route.
+pub(crate) fn put_route(sys: &Arc<Sys>, route: &Route) {
+    let (sys, route) = (sys.clone(), route.clone());
+    tokio::spawn(async move {
+        let result = sys
+            .netlink
+            .replace_route(&route_of(&route))
+            .await
+            .map_err(|e| e.to_string());
+        sys.tell(Outcome::Route {
+            route,
+            deleted: false,
+            result,
+        })
+        .await;
+    });
+}
+
+/// Deletes a route.
+pub(crate) fn delete_route(sys: &Arc<Sys>, route: &Route) {
+    let (sys, route) = (sys.clone(), route.clone());
+    tokio::spawn(async move {
+        let result = sys
+            .netlink
+            .delete_route(&route_of(&route))
+            .await
+            .map_err(|e| e.to_string());
+        sys.tell(Outcome::Route {
+            route,
+            deleted: true,
+            result,
+        })
+        .await;
+    });
+}

@@ -1,0 +1,278 @@
+//! Opens everything that the node works with, and says by name what is missing:
+//! folders, disk, cgroups, links, the programs and their maps.
+//!
+//! Called by `main.rs`; an error here ends the agent before it has changed anything
+//! of a pod.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use agent_plan::link::DUMMY;
+use agent_plan::world::Settings;
+use agent_sys::bpf::{BpfError, Config as BpfConfig, Datapath, NodeFacts, Role};
+use agent_sys::cgroup::{CgroupError, Groups};
+use agent_sys::image::{self, Image, ImageError, ImageStore};
+use agent_sys::link::{LinkError, Netlink, set_sysctl};
+use agent_sys::state::{Layout, StateError};
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::event::Event;
+
+/// Room that the disk must have for the agent to start, bytes.
+const ROOM: usize = 1 << 20;
+
+/// Why the node cannot run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// Our own program is nowhere.
+    #[error("find our own program: {0}")]
+    OwnProgram(std::io::Error),
+    /// A program of ours is missing.
+    #[error(
+        "{what} is not at {path}: build it with `cargo xtask build`, or name it in the configuration as {key}"
+    )]
+    Missing {
+        /// Which.
+        what: &'static str,
+        /// Where it was looked for.
+        path: PathBuf,
+        /// The key that names it.
+        key: &'static str,
+    },
+    /// A folder of ours.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The disk is full, or read-only.
+    #[error("{path} is not usable: {source}")]
+    Disk {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Cgroups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// Links.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The uplink has no address that others could reach us by.
+    #[error("uplink {uplink} has no IPv4 address; name one as node_ip")]
+    NoAddress {
+        /// The device.
+        uplink: String,
+    },
+    /// Images.
+    #[error(transparent)]
+    Images(#[from] ImageError),
+    /// The programs, or a kernel without what they need.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// A fact of the node that the kernel did not tell.
+    #[error("{path}: {source}")]
+    Fact {
+        /// The file.
+        path: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What tasks share. Handles of maps and programs are not here: the loop owns them.
+#[derive(Debug)]
+pub(crate) struct Sys {
+    /// Where everything lies.
+    pub(crate) layout: Layout,
+    /// Our part of the cgroups.
+    pub(crate) groups: Groups,
+    /// rtnetlink.
+    pub(crate) netlink: Netlink,
+    /// Images.
+    pub(crate) images: ImageStore,
+    /// Where to ask for which registry's images.
+    pub(crate) endpoints: Vec<image::Endpoint>,
+    /// The shim's program.
+    pub(crate) shim: PathBuf,
+    /// The facts and choices that plans take.
+    pub(crate) settings: Settings,
+    /// Images that were found for containers about to be made, by digest.
+    pub(crate) found: Mutex<HashMap<String, Arc<Image>>>,
+    /// Where results go.
+    pub(crate) events: mpsc::Sender<Event>,
+}
+
+impl Sys {
+    /// Sends an event to the loop; lost when the loop has ended, and with it all need.
+    pub(crate) async fn tell(&self, event: impl Into<Event>) {
+        if self.events.send(event.into()).await.is_err() {
+            tracing::debug!("the loop has ended");
+        }
+    }
+}
+
+/// A program of ours: named by the configuration, or beside our own.
+pub(crate) fn program(
+    named: Option<&PathBuf>,
+    name: &'static str,
+    key: &'static str,
+) -> Result<PathBuf, StartError> {
+    let path = match named {
+        Some(path) => path.clone(),
+        None => {
+            let own = std::env::current_exe().map_err(StartError::OwnProgram)?;
+            own.with_file_name(name)
+        }
+    };
+    if !path.is_file() {
+        return Err(StartError::Missing {
+            what: name,
+            path,
+            key,
+        });
+    }
+    Ok(path)
+}
+
+/// The disk takes what we will write.
+fn check_disk(folder: &Path) -> Result<(), StartError> {
+    let path = folder.join(".room");
+    let written = std::fs::File::create(&path).and_then(|mut file| {
+        file.write_all(&vec![b'x'; ROOM])
+            .and_then(|()| file.sync_all())
+    });
+    let removed = std::fs::remove_file(&path);
+    written.and(removed).map_err(|source| StartError::Disk {
+        path: folder.into(),
+        source,
+    })
+}
+
+fn memory_bytes() -> Result<u64, StartError> {
+    let path = "/proc/meminfo";
+    let text = std::fs::read_to_string(path).map_err(|source| StartError::Fact { path, source })?;
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let number = total
+        .and_then(|t| t.trim().strip_suffix("kB"))
+        .and_then(|n| n.trim().parse().ok());
+    Ok(number.unwrap_or(0_u64) * 1024)
+}
+
+/// Opens all of it, in the network namespace of the caller.
+pub(crate) async fn open(
+    config: &Config,
+    events: mpsc::Sender<Event>,
+) -> Result<(Arc<Sys>, Datapath), StartError> {
+    let shim = program(config.shim.as_ref(), "foil-shim", "shim")?;
+    let object = program(config.bpf_object.as_ref(), "hydrofoil.bpf.o", "bpf_object")?;
+    let layout = Layout::new(&config.root, &config.run);
+    layout.create()?;
+    check_disk(layout.root())?;
+    check_disk(layout.run())?;
+    let groups = Groups::open(&config.cgroup)?;
+    let netlink = Netlink::open()?;
+    let images = ImageStore::open(&layout.images())?;
+    set_sysctl("net/ipv4/ip_forward", "1")?;
+
+    let mut node_ip = config.node_ip;
+    let mut uplinks = Vec::new();
+    for name in &config.uplinks {
+        let uplink = netlink.uplink(name).await?;
+        if node_ip.is_none() {
+            node_ip = uplink
+                .addresses
+                .iter()
+                .find_map(|(address, _)| match address {
+                    IpAddr::V4(v4) => Some(*v4),
+                    IpAddr::V6(_) => None,
+                });
+        }
+        uplinks.push(uplink);
+    }
+    let first = uplinks.first().ok_or_else(|| StartError::NoAddress {
+        uplink: String::new(),
+    })?;
+    let node_ip = node_ip.ok_or_else(|| StartError::NoAddress {
+        uplink: first.name.clone(),
+    })?;
+    let settings = Settings {
+        node_name: config.node_name.clone(),
+        node_ip,
+        uplink: first.name.clone(),
+        mtu: first.mtu,
+        memory_bytes: memory_bytes()?,
+        restart_backoff_base_ms: config.restart_backoff_base_ms.into(),
+        restart_backoff_max_ms: config.restart_backoff_max_ms.into(),
+        image_backoff_base_ms: config.image_backoff_base_ms.into(),
+        image_backoff_max_ms: config.image_backoff_max_ms.into(),
+        log_max_bytes: config.log_max_bytes,
+        cgroup: config.cgroup.clone(),
+    };
+    let service_device = service_device(&netlink, settings.mtu).await?;
+    let mut datapath = open_datapath(object, &config.bpffs, node_ip, service_device)?;
+    datapath.attach(service_device.0, Role::Service)?;
+    for uplink in &uplinks {
+        datapath.attach(uplink.index, Role::Uplink)?;
+    }
+    let endpoints = config
+        .registries
+        .iter()
+        .map(|r| image::Endpoint {
+            host: r.host.clone(),
+            url: r.endpoint.clone(),
+        })
+        .collect();
+    let found = Mutex::default();
+    let sys = Sys {
+        layout,
+        groups,
+        netlink,
+        images,
+        endpoints,
+        shim,
+        settings,
+        found,
+        events,
+    };
+    Ok((Arc::new(sys), datapath))
+}
+
+/// The link that service addresses are routed to: made once, before the programs
+/// are loaded, which hold its number and Ethernet address as constants.
+async fn service_device(netlink: &Netlink, mtu: u32) -> Result<(u32, [u8; 6]), StartError> {
+    let find = |observed: agent_sys::link::Observed| {
+        observed
+            .links
+            .into_iter()
+            .find(|l| l.name == DUMMY && l.up)
+            .map(|l| (l.index, l.mac))
+    };
+    if let Some(device) = find(netlink.observe().await?) {
+        return Ok(device);
+    }
+    netlink.delete_link(DUMMY).await?;
+    netlink.add_service_link(DUMMY, mtu).await?;
+    let missing = || LinkError::NoLink { name: DUMMY.into() };
+    Ok(find(netlink.observe().await?).ok_or_else(missing)?)
+}
+
+fn open_datapath(
+    object: PathBuf,
+    folder: &Path,
+    address: Ipv4Addr,
+    service_device: (u32, [u8; 6]),
+) -> Result<Datapath, StartError> {
+    let node = NodeFacts {
+        address,
+        service_device: Some(service_device),
+        flow_events: false,
+    };
+    Ok(Datapath::open(&BpfConfig {
+        object,
+        folder: folder.to_owned(),
+        node,
+    })?)
+}

@@ -1,0 +1,304 @@
+//! The channel to the control plane: TLS by rustls, under the cluster's own CA.
+//!
+//! Before the node has the CA's certificate it knows only the hash of its public
+//! key; then [`first_contact`] takes whichever CA has that hash, and no other.
+//! Called by `join.rs` and `watch.rs`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hyper_util::rt::TokioIo;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use sha2::{Digest, Sha256};
+use tokio::net::TcpStream;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::config::ControlAddress;
+
+/// Why there is no channel.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsError {
+    /// The host is neither a name nor an address.
+    #[error("control address {host:?} is neither a name nor an address")]
+    Host {
+        /// As configured.
+        host: String,
+    },
+    /// A certificate or key of ours does not parse.
+    #[error("{what} in {path}: {reason}")]
+    Pem {
+        /// Which.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// rustls does not accept what we have.
+    #[error("TLS: {0}")]
+    Rustls(#[from] rustls::Error),
+    /// Nobody answers, or the handshake failed.
+    #[error("connect to {address}: {reason}")]
+    Connect {
+        /// HOST:PORT.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The node's certificate, its key, and the CA, PEM.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    /// Leaf first.
+    pub(crate) certificate_pem: String,
+    /// PKCS#8.
+    pub(crate) key_pem: String,
+    /// The cluster's CA.
+    pub(crate) ca_pem: String,
+    /// Where they lie, for messages.
+    pub(crate) folder: PathBuf,
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, TlsError> {
+    Ok(ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?)
+}
+
+fn h2(mut config: ClientConfig) -> Arc<ClientConfig> {
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config)
+}
+
+/// For a node that has a certificate.
+pub(crate) fn mutual(identity: &Identity) -> Result<Arc<ClientConfig>, TlsError> {
+    let pem = |what: &'static str, reason: String| TlsError::Pem {
+        what,
+        path: identity.folder.clone(),
+        reason,
+    };
+    let chain = |text: &str, what: &'static str| {
+        CertificateDer::pem_slice_iter(text.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| pem(what, e.to_string()))
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in chain(&identity.ca_pem, "CA certificate")? {
+        roots.add(certificate)?;
+    }
+    let own = chain(&identity.certificate_pem, "node certificate")?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())
+        .map_err(|e| pem("node key", e.to_string()))?;
+    Ok(h2(builder()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(own, key)?))
+}
+
+/// For a node that knows the CA by its hash only: "sha256:HEX".
+pub(crate) fn first_contact(ca_hash: &str) -> Result<Arc<ClientConfig>, TlsError> {
+    let verifier = Arc::new(ByHash {
+        hash: ca_hash.to_ascii_lowercase(),
+        provider: provider(),
+    });
+    Ok(h2(builder()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth()))
+}
+
+/// For HTTPS probes: kubelet does not verify the pod's certificate either.
+pub(crate) fn unverified() -> Result<Arc<ClientConfig>, TlsError> {
+    let verifier = Arc::new(Anyone {
+        provider: provider(),
+    });
+    let config = builder()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Connects and shakes hands.
+pub(crate) async fn connect(
+    address: &ControlAddress,
+    tls: Arc<ClientConfig>,
+) -> Result<Channel, TlsError> {
+    let name =
+        ServerName::try_from(address.host.clone()).map_err(|_invalid_name| TlsError::Host {
+            host: address.host.clone(),
+        })?;
+    let target = format!("{}:{}", address.host, address.port);
+    let failed = |reason: String| TlsError::Connect {
+        address: target.clone(),
+        reason,
+    };
+    let host = address.host.clone();
+    let port = address.port;
+    let connector = tokio_rustls::TlsConnector::from(tls);
+    // The scheme is plain for tonic, which would else ask for its own TLS: ours is
+    // inside the connector, with a verifier that tonic cannot be given.
+    let uri = if host.contains(':') {
+        format!("http://[{host}]:{port}")
+    } else {
+        format!("http://{host}:{port}")
+    };
+    let endpoint = Endpoint::from_shared(uri)
+        .map_err(|e| failed(e.to_string()))?
+        .connect_timeout(std::time::Duration::from_secs(5))
+        .http2_keep_alive_interval(std::time::Duration::from_secs(10))
+        .keep_alive_timeout(std::time::Duration::from_secs(10))
+        .tcp_nodelay(true);
+    let service = tower::service_fn(move |_uri: http::Uri| {
+        let (host, name, connector) = (host.clone(), name.clone(), connector.clone());
+        async move {
+            let stream = TcpStream::connect((host.as_str(), port)).await?;
+            stream.set_nodelay(true)?;
+            let stream = connector.connect(name, stream).await?;
+            Ok::<_, std::io::Error>(TokioIo::new(stream))
+        }
+    });
+    endpoint
+        .connect_with_connector(service)
+        .await
+        .map_err(|e| failed(words(&e)))
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Trusts the chain whose CA has the hash.
+#[derive(Debug)]
+struct ByHash {
+    hash: String,
+    provider: Arc<rustls::crypto::CryptoProvider>,
+}
+
+impl ByHash {
+    fn is_ours(&self, certificate: &CertificateDer<'_>) -> bool {
+        spki_hash(certificate).is_some_and(|hash| hash == self.hash)
+    }
+}
+
+/// "sha256:HEX" over the SubjectPublicKeyInfo, as kubeadm has it.
+fn spki_hash(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(format!(
+        "sha256:{}",
+        hex::encode(Sha256::digest(parsed.public_key().raw))
+    ))
+}
+
+impl ServerCertVerifier for ByHash {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let unknown = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let ca = intermediates
+            .iter()
+            .find(|c| self.is_ours(c))
+            .ok_or_else(unknown)?;
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.clone().into_owned())?;
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
+                .build()
+                .map_err(|e| rustls::Error::General(e.to_string()))?;
+        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// Trusts everyone; still checks that the peer has the key of its certificate.
+#[derive(Debug)]
+struct Anyone {
+    provider: Arc<rustls::crypto::CryptoProvider>,
+}
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}

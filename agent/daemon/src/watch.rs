@@ -1,0 +1,180 @@
+//! The stream of the control plane: connects, says what the node has, hands on
+//! what comes, and begins again when it breaks. The node runs on without it.
+//!
+//! One task; speaks to the loop by events and to `serve.rs` for `Attach`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use proto::v1;
+use proto::v1::node_client::NodeClient;
+use proto::v1::node_down::Down;
+use proto::v1::node_up::Up;
+use rand::Rng;
+use rustls::ClientConfig;
+use tokio::sync::{mpsc, watch};
+use tonic::transport::Channel;
+
+use crate::config::ControlAddress;
+use crate::event::Event;
+use crate::startup::Sys;
+use crate::tls::{self, TlsError};
+
+/// Messages on their way up.
+const QUEUE: usize = 256;
+/// A heartbeat when nothing else was sent for so long.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// First pause before another connection.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause: the control plane is back for a while before we notice.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    /// No channel.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The call failed, or was ended with an error.
+    #[error("{code}: {message}")]
+    Status { code: tonic::Code, message: String },
+    /// The control plane said goodbye.
+    #[error("control plane says goodbye: {0}")]
+    Goodbye(String),
+    /// It ended the stream without a word.
+    #[error("the control plane ended the stream")]
+    Ended,
+    /// The loop has ended.
+    #[error("the agent is ending")]
+    Ending,
+}
+
+impl From<tonic::Status> for StreamError {
+    fn from(status: tonic::Status) -> Self {
+        StreamError::Status {
+            code: status.code(),
+            message: status.message().to_owned(),
+        }
+    }
+}
+
+/// A channel for calls beside the stream (`Attach`); `None` while there is none.
+pub(crate) type Calls = watch::Receiver<Option<Channel>>;
+
+/// What the task needs.
+pub(crate) struct Watch {
+    /// Where the control plane listens.
+    pub(crate) control: ControlAddress,
+    /// The node's certificate.
+    pub(crate) tls: Arc<ClientConfig>,
+    /// What the node has: the first message of each stream.
+    pub(crate) hello: watch::Receiver<v1::Hello>,
+    /// Where the channel is told.
+    pub(crate) calls: watch::Sender<Option<Channel>>,
+    /// The loop.
+    pub(crate) sys: Arc<Sys>,
+}
+
+/// Runs for as long as the agent does.
+pub(crate) async fn run(mut watch: Watch) {
+    let mut pause = FIRST_PAUSE;
+    let mut last = String::new();
+    loop {
+        let mut connected = false;
+        let error = match session(&mut watch, &mut connected).await {
+            Ok(()) | Err(StreamError::Ending) => return,
+            Err(error) => error,
+        };
+        watch.calls.send_replace(None);
+        if connected {
+            watch.sys.tell(Event::Disconnected).await;
+            pause = FIRST_PAUSE;
+            last.clear();
+        }
+        let text = error.to_string();
+        if refused(&error) {
+            tracing::error!(
+                error = text,
+                "refused by the control plane; is the node's certificate of this cluster?"
+            );
+        } else if text != last {
+            tracing::warn!(
+                error = text,
+                "no stream to the control plane; the node runs on"
+            );
+        }
+        last = text;
+        // Not all nodes of a cluster at the same moment.
+        let jitter = rand::rng().random_range(0.5..1.0);
+        tokio::time::sleep(pause.mul_f64(jitter)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn refused(error: &StreamError) -> bool {
+    match error {
+        StreamError::Status { code, .. } => {
+            matches!(
+                code,
+                tonic::Code::PermissionDenied | tonic::Code::Unauthenticated
+            )
+        }
+        StreamError::Tls(TlsError::Connect { reason, .. }) => reason.contains("certificate"),
+        StreamError::Tls(TlsError::Host { .. } | TlsError::Pem { .. } | TlsError::Rustls(_))
+        | StreamError::Goodbye(_)
+        | StreamError::Ended
+        | StreamError::Ending => false,
+    }
+}
+
+async fn session(watch: &mut Watch, connected: &mut bool) -> Result<(), StreamError> {
+    let channel = tls::connect(&watch.control, watch.tls.clone()).await?;
+    let (sender, queue) = mpsc::channel(QUEUE);
+    let hello = watch.hello.borrow_and_update().clone();
+    let first = v1::NodeUp {
+        up: Some(Up::Hello(hello)),
+    };
+    let mut client = NodeClient::new(channel.clone()).max_decoding_message_size(64 << 20);
+    let mut down = client.session(upstream(first, queue)).await?.into_inner();
+    *connected = true;
+    tracing::info!("stream to the control plane is open");
+    watch.calls.send_replace(Some(channel));
+    let events = watch.sys.events.clone();
+    let tell = async |event: Event| {
+        events
+            .send(event)
+            .await
+            .map_err(|_gone| StreamError::Ending)
+    };
+    tell(Event::Connected(sender)).await?;
+    while let Some(message) = down.message().await? {
+        match message.down {
+            Some(Down::Update(update)) => tell(Event::Update(Box::new(update))).await?,
+            Some(Down::Open(open)) => tell(Event::Open(Box::new(open))).await?,
+            Some(Down::Goodbye(goodbye)) => return Err(StreamError::Goodbye(goodbye.reason)),
+            // Of a newer control plane; what it says is not for us.
+            None => {}
+        }
+    }
+    Err(StreamError::Ended)
+}
+
+/// The messages of the queue after a first one; heartbeats where it is silent.
+fn upstream(
+    first: v1::NodeUp,
+    queue: mpsc::Receiver<v1::NodeUp>,
+) -> impl Stream<Item = v1::NodeUp> + Send + 'static {
+    futures::stream::unfold((Some(first), queue), |(first, mut queue)| async move {
+        if let Some(first) = first {
+            return Some((first, (None, queue)));
+        }
+        let message = match tokio::time::timeout(HEARTBEAT, queue.recv()).await {
+            Ok(message) => message?,
+            Err(_silent) => v1::NodeUp {
+                up: Some(Up::Heartbeat(v1::Heartbeat {})),
+            },
+        };
+        Some((message, (None, queue)))
+    })
+}

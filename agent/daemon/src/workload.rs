@@ -1,0 +1,261 @@
+//! Containers: made, started, signalled and deleted through their pod's shim.
+//! Each function spawns a task; those that plans wait for end with one event.
+//!
+//! Called by `apply.rs`.
+
+use std::sync::Arc;
+
+use agent_plan::action::Instance;
+use agent_plan::create::{self, Account, User};
+use agent_plan::outcome::{Outcome, Refusal};
+use agent_plan::volume::{Mount, Source};
+use agent_plan::world::{Pod, container_id};
+use agent_sys::image::{rootfs, user};
+use agent_sys::shim::{Client, ShimError};
+use agent_sys::{clock, volume as volumes};
+use proto::v1;
+use proto::v1::shim_error::Kind;
+
+use crate::images;
+use crate::last_words;
+use crate::sandbox::blocking;
+use crate::startup::Sys;
+
+/// A container to be made.
+#[derive(Debug)]
+pub(crate) struct Make {
+    /// Which.
+    pub(crate) instance: Instance,
+    /// Of its image.
+    pub(crate) digest: String,
+    /// What the shim is told, but for paths and user.
+    pub(crate) create: v1::ShimCreate,
+    /// Who it runs as.
+    pub(crate) user: User,
+    /// What is mounted into it.
+    pub(crate) mounts: Vec<Mount>,
+}
+
+fn id(instance: &Instance) -> String {
+    container_id(&instance.uid, &instance.container, instance.attempt)
+}
+
+/// Makes a container: root, mounts, user, then the shim's part.
+pub(crate) fn create(sys: &Arc<Sys>, make: Make, pod: Option<&Pod>) {
+    let Some(spec) = pod.map(|p| p.spec.clone()) else {
+        return;
+    };
+    let sys = sys.clone();
+    tokio::spawn(async move {
+        let instance = make.instance.clone();
+        let prepared = match blocking(&sys, move |sys| Ok(prepare(sys, make, &spec))).await {
+            Ok(prepared) => prepared,
+            Err(message) => Err(Refusal::Runtime(message)),
+        };
+        let result = match prepared {
+            Ok(create) => ask(&sys, &instance.uid, create).await,
+            Err(refusal) => Err(refusal),
+        };
+        if result.is_err() {
+            // Whatever was mounted for it goes before it may be tried again.
+            let of = instance.clone();
+            let undone = blocking(&sys, move |sys| unmount(sys, &of)).await;
+            if let Err(error) = undone {
+                tracing::warn!(container = id(&instance), error, "its root stays mounted");
+            }
+        }
+        sys.tell(Outcome::Created { instance, result }).await;
+    });
+}
+
+async fn ask(sys: &Sys, uid: &str, create: v1::ShimCreate) -> Result<Vec<String>, Refusal> {
+    let made = match Client::connect(&sys.layout, uid).await {
+        Ok(mut client) => client.create(create).await,
+        Err(error) => Err(error),
+    };
+    made.map_err(refusal)
+}
+
+fn refusal(error: ShimError) -> Refusal {
+    let command = matches!(
+        &error,
+        ShimError::Refused {
+            kind: Kind::Command,
+            ..
+        }
+    );
+    let message = error.to_string();
+    if command {
+        Refusal::Command(message)
+    } else {
+        Refusal::Runtime(message)
+    }
+}
+
+fn prepare(sys: &Sys, make: Make, spec: &v1::PodSpec) -> Result<v1::ShimCreate, Refusal> {
+    let runtime = |error: &dyn std::fmt::Display| Refusal::Runtime(error.to_string());
+    let instance = &make.instance;
+    let uid = instance.uid.as_str();
+    let image = images::found(sys, &make.digest)
+        .ok_or_else(|| Refusal::Runtime(format!("image {} is not known any more", make.digest)))?;
+    let bundle = sys.layout.bundle(uid, &id(instance));
+    let root = rootfs::mount(&bundle, &image).map_err(|e| runtime(&e))?;
+    let account =
+        user::resolve(&root, &make.user.image).map_err(|e| Refusal::Config(e.to_string()))?;
+    let mut create = make.create;
+    let home = account.home.clone();
+    let account = Account {
+        uid: account.uid,
+        gid: account.gid,
+        groups: account.additional_gids,
+    };
+    create::set_user(&mut create, &make.user, &account).map_err(|e| Refusal::Config(e.0))?;
+    if !create.env.iter().any(|e| e.starts_with("HOME=")) {
+        create.env.push(format!("HOME={home}"));
+    }
+    rootfs::make_working_dir(&root, &create.cwd, create.uid, create.gid)
+        .map_err(|e| runtime(&e))?;
+
+    let log = sys.layout.log(
+        &spec.namespace,
+        &spec.name,
+        uid,
+        &instance.container,
+        instance.attempt,
+    );
+    let container = spec
+        .init_containers
+        .iter()
+        .chain(&spec.containers)
+        .find(|c| c.name == instance.container);
+    let falls_back =
+        container.is_some_and(|c| c.termination_message_policy == "FallbackToLogsOnError");
+    last_words::prepare(sys, instance, falls_back.then_some(log.as_path()))
+        .map_err(|e| runtime(&e))?;
+
+    let namespace = |kind: &str| {
+        sys.layout
+            .namespace(uid)
+            .join(kind)
+            .to_string_lossy()
+            .into_owned()
+    };
+    create.net_ns = if spec.host_network {
+        "/proc/self/ns/net".into()
+    } else {
+        namespace("net")
+    };
+    create.ipc_ns = if spec.host_ipc {
+        "/proc/self/ns/ipc".into()
+    } else {
+        namespace("ipc")
+    };
+    create.uts_ns = if spec.host_network {
+        "/proc/self/ns/uts".into()
+    } else {
+        namespace("uts")
+    };
+    create.rootfs = root.to_string_lossy().into_owned();
+    create.bundle = bundle.to_string_lossy().into_owned();
+    create.log_path = log.to_string_lossy().into_owned();
+    create.mounts = mounts(sys, spec, instance, &make.mounts)?;
+    Ok(create)
+}
+
+fn mounts(
+    sys: &Sys,
+    spec: &v1::PodSpec,
+    instance: &Instance,
+    wanted: &[Mount],
+) -> Result<Vec<v1::ShimMount>, Refusal> {
+    let folder = sys.layout.pod(&instance.uid);
+    let etc = volumes::etc::paths(&folder);
+    let mut mounts = Vec::with_capacity(wanted.len());
+    for (index, mount) in wanted.iter().enumerate() {
+        let part = |volume: &str, path: std::path::PathBuf, sub_path: &str| {
+            if sub_path.is_empty() {
+                return Ok(path);
+            }
+            let container = &instance.container;
+            volumes::sub_path::bind(&folder, volume, &path, sub_path, container, index)
+                .map_err(|e| Refusal::Config(e.to_string()))
+        };
+        let source = match &mount.source {
+            Source::Volume { volume, sub_path } => {
+                part(volume, sys.layout.volume(&instance.uid, volume), sub_path)?
+            }
+            Source::Host { path, sub_path } => part("host", path.into(), sub_path)?,
+            Source::File("hosts") => etc.hosts.clone(),
+            Source::File("hostname") => etc.hostname.clone(),
+            Source::File(_) => etc.resolv_conf.clone(),
+            Source::TerminationLog => last_words::path(sys, instance),
+        };
+        mounts.push(v1::ShimMount {
+            source: source.to_string_lossy().into_owned(),
+            destination: mount.destination.clone(),
+            r#type: "bind".into(),
+            options: mount.options.clone(),
+        });
+    }
+    tracing::trace!(pod = spec.name, mounts = mounts.len(), "mounts resolved");
+    Ok(mounts)
+}
+
+/// Starts a container.
+pub(crate) fn start(sys: &Arc<Sys>, instance: &Instance) {
+    let (sys, instance) = (sys.clone(), instance.clone());
+    tokio::spawn(async move {
+        let started = match Client::connect(&sys.layout, &instance.uid).await {
+            Ok(mut client) => client.start(&id(&instance)).await,
+            Err(error) => Err(error),
+        };
+        let result = started.map(|()| clock::unix_ms()).map_err(refusal);
+        sys.tell(Outcome::Started { instance, result }).await;
+    });
+}
+
+/// Sends a signal. How it ends is told by the shim's watch.
+pub(crate) fn signal(sys: &Arc<Sys>, instance: &Instance, signal: i32, all: bool) {
+    let (sys, instance) = (sys.clone(), instance.clone());
+    tokio::spawn(async move {
+        let sent = match Client::connect(&sys.layout, &instance.uid).await {
+            Ok(mut client) => client.kill(&id(&instance), signal, all).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = sent {
+            // It may have ended by itself in between.
+            tracing::debug!(container = id(&instance), signal, %error, "signal");
+        }
+    });
+}
+
+fn unmount(sys: &Sys, instance: &Instance) -> Result<(), String> {
+    let bundle = sys.layout.bundle(&instance.uid, &id(instance));
+    rootfs::unmount(&bundle).map_err(|e| e.to_string())
+}
+
+/// Removes what is left of an ended container.
+pub(crate) fn delete(sys: &Arc<Sys>, instance: &Instance) {
+    let (sys, instance) = (sys.clone(), instance.clone());
+    tokio::spawn(async move {
+        let deleted = match Client::connect(&sys.layout, &instance.uid).await {
+            Ok(mut client) => client.delete(&id(&instance)).await,
+            Err(error) => Err(error),
+        };
+        match deleted {
+            Ok(()) => {}
+            Err(ShimError::Refused {
+                kind: Kind::NotFound,
+                ..
+            }) => {}
+            Err(error) => {
+                tracing::warn!(container = id(&instance), %error, "delete container");
+                return;
+            }
+        }
+        let of = instance.clone();
+        if let Err(error) = blocking(&sys, move |sys| unmount(sys, &of)).await {
+            tracing::warn!(container = id(&instance), error, "its root stays mounted");
+        }
+    });
+}
