@@ -4,8 +4,8 @@
 //! `blobs/sha256/`), beside it each layer unpacked once (`layers/sha256/`).
 //! Which image a node should have, and when, is decided in `agent-plan`; the
 //! caller is `agent/daemon/src/apply.rs`.
-//! Reading order: `reference`, `manifest`, `store`, `pull`, `import`, `unpack`,
-//! `rootfs`, `user`.
+//! Reading order: `reference`, `manifest`, `store`, `lock`, `blob`, `registry`, `pull`,
+//! `import`, `collect`; `archive`, `unpack`, `attributes`; `rootfs`, `user`.
 
 mod archive;
 mod attributes;
@@ -16,6 +16,7 @@ mod lock;
 mod manifest;
 mod pull;
 pub mod reference;
+mod registry;
 pub mod rootfs;
 mod store;
 pub mod unpack;
@@ -24,8 +25,8 @@ pub mod user;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use pull::Endpoint;
 pub use reference::Reference;
+pub use registry::Endpoint;
 pub use rootfs::{Mount, RootfsError};
 pub use store::ImageStore;
 pub use user::{Account, UserError};

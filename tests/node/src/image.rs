@@ -184,6 +184,14 @@ fn pulls_of_one_image_share_the_work() {
         (3, 3),
         "configuration and two layers: {blobs:?}"
     );
+    // Once for the first; once for all that asked while it was at work.
+    let manifests = log
+        .lines()
+        .filter(|line| {
+            line.contains("\"GET ") && line.contains("foil-agent") && line.contains("/manifests/1 ")
+        })
+        .count();
+    assert_eq!(manifests, 2, "{log}");
 }
 
 #[test]
@@ -202,7 +210,10 @@ fn wrong_bytes_are_refused_and_not_kept() {
     };
     let blob = format!("images/blobs/{}", expected.replace(':', "/"));
     assert!(!place.root.path().join(blob).exists());
-    assert!(place.blobs() <= 3, "manifest, configuration and the good layer");
+    assert!(
+        place.blobs() <= 3,
+        "manifest, configuration and the good layer"
+    );
 }
 
 #[test]

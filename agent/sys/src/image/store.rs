@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
@@ -23,17 +24,29 @@ use super::reference::{Version, checked_digest, name_part};
 use super::{Image, ImageError, Reference, unpack};
 
 /// The node's images. Clones share one store.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ImageStore {
     pub(super) inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 pub(super) struct Inner {
     root: PathBuf,
     scratch: Scratch,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    pub(super) clients: super::pull::Clients,
+    pub(super) clients: super::registry::Clients,
+    /// Counts calls and pulls, to know which was first.
+    pub(super) turn: AtomicU64,
+    /// When the last pull of an image that succeeded began, by name and credentials.
+    pub(super) pulled: Mutex<HashMap<String, u64>>,
+}
+
+impl std::fmt::Debug for ImageStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Without the credentials that it keeps.
+        f.debug_struct("ImageStore")
+            .field("root", &self.inner.root)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ImageStore {
@@ -62,7 +75,9 @@ impl ImageStore {
                 root: root.to_owned(),
                 scratch: Scratch::open(&tmp).map_err(ImageError::io("clear", &tmp))?,
                 locks: Mutex::default(),
-                clients: super::pull::Clients::default(),
+                clients: super::registry::Clients::default(),
+                turn: AtomicU64::new(0),
+                pulled: Mutex::default(),
             }),
         };
         let layout = root.join("oci-layout");

@@ -1,0 +1,339 @@
+//! Where an image is asked for: endpoints, credentials, connections, and what a
+//! registry's refusals mean.
+//!
+//! The caller is `pull.rs`, which knows what to ask for.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use oci_client::client::{Client, ClientConfig, ClientProtocol};
+use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
+use oci_client::secrets::RegistryAuth;
+use proto::v1::PullSecret;
+
+use super::reference::Version;
+use super::{ImageError, Reference};
+
+/// A registry that does not answer the connect in this time is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A transfer that stands still for so long is given up.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where to ask for a registry's images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The registry as names have it: "docker.io".
+    pub host: String,
+    /// "http://172.31.0.1:5000" or "https://mirror.example".
+    pub url: String,
+}
+
+/// Connections to registries, kept: a pod whose image must always be asked for
+/// does not pay for a new one. By endpoint and credentials.
+#[derive(Default)]
+pub(super) struct Clients(Mutex<HashMap<(String, String), Client>>);
+
+/// One place to try.
+pub(super) struct Source {
+    pub(super) client: Client,
+    pub(super) auth: RegistryAuth,
+    /// "172.31.0.1:5000"
+    pub(super) host: String,
+    /// For messages: "http://172.31.0.1:5000"
+    url: String,
+    repository: String,
+    /// Whole name of the image wanted, for messages.
+    pub(super) wanted: String,
+}
+
+impl Clients {
+    fn get(
+        &self,
+        url: &str,
+        protocol: ClientProtocol,
+        auth: &RegistryAuth,
+    ) -> Result<Client, String> {
+        let key = (url.to_owned(), key_of(auth));
+        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&key) {
+            return Ok(client.clone());
+        }
+        let client = connect(protocol)?;
+        clients.insert(key, client.clone());
+        Ok(client)
+    }
+}
+
+/// Tells credentials apart.
+fn key_of(auth: &RegistryAuth) -> String {
+    match auth {
+        RegistryAuth::Basic(user, password) => format!("{user}\0{password}"),
+        RegistryAuth::Bearer(token) => token.clone(),
+        RegistryAuth::Anonymous => String::new(),
+    }
+}
+
+/// What tells a pull from another one: the name, and who asks for it.
+pub(super) fn pull_key(reference: &Reference, secrets: &[PullSecret]) -> String {
+    format!(
+        "{reference} {}",
+        key_of(&credentials(&reference.registry, secrets))
+    )
+}
+
+impl Source {
+    /// An endpoint that can be asked for `reference`.
+    ///
+    /// # Errors
+    /// [`ImageError::InvalidEndpoint`]; [`ImageError::Registry`] when this
+    /// machine cannot speak TLS (no root certificates).
+    pub(super) fn new(
+        clients: &Clients,
+        reference: &Reference,
+        url: &str,
+        secrets: &[PullSecret],
+    ) -> Result<Self, ImageError> {
+        let invalid = || ImageError::InvalidEndpoint {
+            url: url.to_owned(),
+        };
+        let (scheme, host) = url.split_once("://").ok_or_else(invalid)?;
+        let host = host.trim_end_matches('/');
+        let protocol = match scheme {
+            "http" => ClientProtocol::Http,
+            "https" => ClientProtocol::Https,
+            _ => return Err(invalid()),
+        };
+        if host.is_empty() || host.contains('/') {
+            return Err(invalid());
+        }
+        let auth = credentials(&reference.registry, secrets);
+        let client = clients
+            .get(url, protocol, &auth)
+            .map_err(|why| ImageError::Registry {
+                reference: reference.to_string(),
+                endpoint: url.to_owned(),
+                why,
+            })?;
+        Ok(Self {
+            client,
+            auth,
+            host: host.to_owned(),
+            url: url.to_owned(),
+            repository: reference.repository.clone(),
+            wanted: reference.to_string(),
+        })
+    }
+
+    pub(super) fn reference(&self, version: &Version) -> oci_client::Reference {
+        let (host, repository) = (self.host.clone(), self.repository.clone());
+        match version {
+            Version::Tag(tag) => oci_client::Reference::with_tag(host, repository, tag.clone()),
+            Version::Digest(digest) => {
+                oci_client::Reference::with_digest(host, repository, digest.clone())
+            }
+        }
+    }
+
+    /// The client's error in our words.
+    pub(super) fn failed(&self, error: OciDistributionError) -> ImageError {
+        let (reference, endpoint) = (self.wanted.clone(), self.url.clone());
+        if let Some((expected, actual)) = mismatch(&error) {
+            return ImageError::DigestMismatch { expected, actual };
+        }
+        let why = chain(&error);
+        let has = |wanted: &[OciErrorCode]| {
+            if let OciDistributionError::RegistryError { envelope, .. } = &error {
+                envelope
+                    .errors
+                    .iter()
+                    .any(|error| wanted.contains(&error.code))
+            } else {
+                false
+            }
+        };
+        let code = if let OciDistributionError::ServerError { code, .. } = &error {
+            *code
+        } else {
+            0
+        };
+        let absent = matches!(error, OciDistributionError::ImageManifestNotFoundError(_))
+            || code == 404
+            || has(&[
+                OciErrorCode::ManifestUnknown,
+                OciErrorCode::NameUnknown,
+                OciErrorCode::NotFound,
+                OciErrorCode::BlobUnknown,
+                OciErrorCode::ManifestBlobUnknown,
+            ]);
+        let forbidden = matches!(
+            error,
+            OciDistributionError::UnauthorizedError { .. }
+                | OciDistributionError::AuthenticationFailure(_)
+        ) || matches!(code, 401 | 403)
+            || has(&[OciErrorCode::Unauthorized, OciErrorCode::Denied]);
+        if absent {
+            ImageError::NotFound {
+                reference,
+                endpoint,
+            }
+        } else if forbidden {
+            ImageError::Unauthorized {
+                reference,
+                endpoint,
+                why,
+            }
+        } else {
+            ImageError::Registry {
+                reference,
+                endpoint,
+                why,
+            }
+        }
+    }
+}
+
+fn mismatch(error: &OciDistributionError) -> Option<(String, String)> {
+    let digest_error = if let OciDistributionError::DigestError(error) = error {
+        Some(error)
+    } else if let OciDistributionError::IoError(error) = error {
+        error.get_ref()?.downcast_ref::<DigestError>()
+    } else {
+        None
+    };
+    if let Some(DigestError::VerificationError { expected, actual }) = digest_error {
+        Some((expected.clone(), actual.clone()))
+    } else {
+        None
+    }
+}
+
+/// An error with its causes; the outermost says little ("error sending request").
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn connect(protocol: ClientProtocol) -> Result<Client, String> {
+    // Only the first caller in a process installs; they all want the same one.
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        tracing::trace!("a cryptography provider is installed already");
+    }
+    let config = ClientConfig {
+        protocol,
+        connect_timeout: Some(CONNECT_TIMEOUT),
+        read_timeout: Some(READ_TIMEOUT),
+        user_agent: "foil-agent",
+        ..ClientConfig::default()
+    };
+    Client::try_from(config).map_err(|error| chain(&error))
+}
+
+/// Endpoints of a registry, in the order to try them.
+pub(super) fn urls(registry: &str, endpoints: &[Endpoint]) -> Vec<String> {
+    let named: Vec<String> = endpoints
+        .iter()
+        .filter(|e| e.host == registry)
+        .map(|e| e.url.clone())
+        .collect();
+    if !named.is_empty() {
+        return named;
+    }
+    let loopback = registry
+        .rsplit_once(':')
+        .map_or(registry, |(host, _)| host)
+        .parse::<std::net::Ipv4Addr>()
+        .is_ok_and(|address| address.is_loopback())
+        || registry == "localhost"
+        || registry.starts_with("localhost:");
+    let scheme = if loopback { "http" } else { "https" };
+    let host = if registry == "docker.io" {
+        "index.docker.io"
+    } else {
+        registry
+    };
+    vec![format!("{scheme}://{host}")]
+}
+
+/// The secret for a registry. Docker's configuration files call Docker Hub by
+/// an address of their own.
+fn credentials(registry: &str, secrets: &[PullSecret]) -> RegistryAuth {
+    let hub = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+    let host = |text: &str| {
+        let text = text.split_once("://").map_or(text, |(_, rest)| rest);
+        text.split('/').next().unwrap_or_default().to_owned()
+    };
+    secrets
+        .iter()
+        .find(|secret| {
+            let of = host(&secret.registry);
+            of == registry || (registry == "docker.io" && hub.contains(&of.as_str()))
+        })
+        .map_or(RegistryAuth::Anonymous, |secret| {
+            RegistryAuth::Basic(secret.username.clone(), secret.password.clone())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_registry_is_asked_only_at_its_endpoints() {
+        let endpoints = [
+            ("docker.io", "http://a:1"),
+            ("ghcr.io", "https://b"),
+            ("docker.io", "https://c"),
+        ]
+        .map(|(host, url)| Endpoint {
+            host: host.to_owned(),
+            url: url.to_owned(),
+        });
+        for (registry, expected) in [
+            ("docker.io", vec!["http://a:1", "https://c"]),
+            ("ghcr.io", vec!["https://b"]),
+            ("quay.io", vec!["https://quay.io"]),
+            ("127.0.0.1:5000", vec!["http://127.0.0.1:5000"]),
+            ("localhost:5000", vec!["http://localhost:5000"]),
+            ("localhost.example", vec!["https://localhost.example"]),
+        ] {
+            assert_eq!(urls(registry, &endpoints), expected, "{registry}");
+        }
+        assert_eq!(urls("docker.io", &[]), ["https://index.docker.io"]);
+    }
+
+    #[test]
+    fn secrets_are_found_by_registry() {
+        let secret = |registry: &str| PullSecret {
+            registry: registry.to_owned(),
+            username: "u".to_owned(),
+            password: "p".to_owned(),
+        };
+        for (registry, written, found) in [
+            ("docker.io", "https://index.docker.io/v1/", true),
+            ("r.example:5000", "r.example:5000", true),
+            ("r.example", "https://r.example/v2/", true),
+            ("r.example", "r.example:5000", false),
+            ("r.example", "index.docker.io", false),
+        ] {
+            let auth = credentials(registry, &[secret(written)]);
+            assert_eq!(
+                auth != RegistryAuth::Anonymous,
+                found,
+                "{registry} {written}"
+            );
+        }
+    }
+}
