@@ -13,8 +13,9 @@ use crate::embedded::Shared;
 use crate::store::{Event, StoreError};
 use crate::watch::EventSource;
 
-/// Events kept in memory for watchers that are up to date.
+/// Events kept in memory for watchers that are up to date, and their bytes.
 const TAIL: usize = 8192;
+const TAIL_BYTES: usize = 8 << 20;
 /// Events taken from disk at a time.
 const BATCH: usize = 1024;
 
@@ -27,16 +28,22 @@ pub(crate) struct Tail {
 #[derive(Debug, Default)]
 struct State {
     events: VecDeque<Arc<Event>>,
+    /// Of all values that the events hold.
+    bytes: usize,
     floor: u64,
     newest: u64,
+}
+
+fn weight(event: &Event) -> usize {
+    event.value.len() + event.previous.as_ref().map_or(0, |entry| entry.value.len())
 }
 
 impl Tail {
     pub(crate) fn new(revision: u64) -> Self {
         let state = State {
-            events: VecDeque::new(),
             floor: revision,
             newest: revision,
+            ..State::default()
         };
         Self {
             state: RwLock::new(state),
@@ -46,9 +53,12 @@ impl Tail {
     /// Appends whole transactions; `newest` is the revision of the last.
     pub(crate) fn publish(&self, events: Vec<Event>, newest: u64) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.events.extend(events.into_iter().map(Arc::new));
+        for event in events {
+            state.bytes += weight(&event);
+            state.events.push_back(Arc::new(event));
+        }
         state.newest = newest;
-        while state.events.len() > TAIL {
+        while state.events.len() > TAIL || state.bytes > TAIL_BYTES {
             let Some(oldest) = state.events.front().map(|event| event.revision) else {
                 break;
             };
@@ -58,7 +68,8 @@ impl Tail {
                 .front()
                 .is_some_and(|event| event.revision == oldest)
             {
-                state.events.pop_front();
+                let gone = state.events.pop_front();
+                state.bytes -= gone.map_or(0, |event| weight(&event));
             }
         }
     }

@@ -164,6 +164,28 @@ async fn watchers_read_old_events_from_disk() {
     }
 }
 
+/// Large values fill the tail in memory sooner; nothing is lost by that.
+#[tokio::test]
+async fn watchers_see_large_values_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("store.redb")).unwrap();
+    let mut watch = store.watch(String::new(), 0).await.unwrap();
+    for n in 0..40_u8 {
+        let value = vec![n; 1 << 20];
+        store
+            .put("k".to_owned(), value.into(), Condition::Any)
+            .await
+            .unwrap();
+    }
+    for n in 0..40_u8 {
+        let event = watch.next().await.unwrap();
+        assert_eq!(
+            (event.revision, event.value.first()),
+            (u64::from(n) + 1, Some(&n))
+        );
+    }
+}
+
 /// What a killed writer had acknowledged is there, whole, and nothing else is torn.
 #[tokio::test]
 async fn survives_kill_9_in_the_middle_of_writes() {
