@@ -241,7 +241,9 @@ fn asked_address(
         index,
         address: text.to_owned(),
     };
-    let address: IpAddr = text.parse().map_err(|_: std::net::AddrParseError| out())?;
+    let address: IpAddr = text
+        .parse()
+        .map_err(|_parse: std::net::AddrParseError| out())?;
     let edge = address == range.network() || address == range.broadcast();
     if !range.contains(&address) || edge {
         return Err(out());

@@ -180,7 +180,7 @@ fn progressing(
     let finished = reason == "NewReplicaSetAvailable";
     let rolling = status.replicas != status.updated_replicas
         || before.observed_generation != deployment.metadata.generation;
-    if moved && (!finished || rolling) || (finished && rolling) || current.is_none() {
+    if current.is_none() || (finished && rolling) || (moved && !finished) {
         let message = format!("ReplicaSet {name:?} is progressing.");
         return said("True", "ReplicaSetUpdated", message, true);
     }

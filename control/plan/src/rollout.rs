@@ -89,6 +89,12 @@ fn total(sets: &[Member]) -> i32 {
     sets.iter().map(|m| m.replicas).sum()
 }
 
+/// Pods that there are or will be: a set that was scaled down has its pods until
+/// its controller has deleted them.
+fn existing(sets: &[Member]) -> i32 {
+    sets.iter().map(|m| m.replicas.max(m.current)).sum()
+}
+
 /// Replicas of a set that has just been made.
 pub(crate) fn first(limits: &Limits, old: &[Member]) -> i32 {
     if limits.recreate {
@@ -98,7 +104,7 @@ pub(crate) fn first(limits: &Limits, old: &[Member]) -> i32 {
             0
         };
     }
-    (limits.most() - total(old)).clamp(0, limits.replicas)
+    (limits.most() - existing(old)).clamp(0, limits.replicas)
 }
 
 /// The next step towards all pods being of the new set.
@@ -110,7 +116,7 @@ pub(crate) fn step(limits: &Limits, new: &Member, old: &[Member]) -> Counts {
             new.replicas
         }
     } else {
-        let room = (limits.most() - total(old) - new.replicas).max(0);
+        let room = (limits.most() - existing(old) - new.replicas.max(new.current)).max(0);
         (new.replicas + room).min(limits.replicas)
     };
     if grown != new.replicas {

@@ -12,24 +12,13 @@ use proto::v1::{self, change, node_down};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::mailbox::{Item, Mailbox};
+
 /// Removals that are remembered, for nodes that come back and want to know what
 /// changed; who has been away for longer gets a snapshot.
 const REMEMBERED: usize = 10_000;
 /// Changes in one message at most; a snapshot takes several messages.
 const CHANGES: usize = 256;
-
-/// One thing on a node.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Item {
-    /// Facts of the cluster and the node.
-    Config,
-    /// Route to the node of this name.
-    Route(String),
-    /// "namespace/name"
-    Service(String),
-    /// uid
-    Pod(String),
-}
 
 /// A message and the revision at which it became what it is.
 struct At<T> {
@@ -50,37 +39,6 @@ struct Session {
     id: u64,
     mailbox: Arc<Mailbox>,
     acked: u64,
-}
-
-/// What a session has to send. Wakes the session's writer.
-#[derive(Default)]
-pub struct Mailbox {
-    waiting: Mutex<Waiting>,
-    notify: Notify,
-}
-
-#[derive(Default)]
-struct Waiting {
-    snapshot: bool,
-    items: BTreeSet<Item>,
-    opens: VecDeque<v1::Open>,
-    goodbye: Option<String>,
-}
-
-impl Mailbox {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn post(&self, item: &Item) {
-        self.lock().items.insert(item.clone());
-        self.notify.notify_one();
-    }
-
-    /// Waits until there may be something to send.
-    pub async fn wait(&self) {
-        self.notify.notified().await;
-    }
 }
 
 /// All nodes' views.

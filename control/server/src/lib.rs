@@ -3,8 +3,8 @@
 //!
 //! A library so that tests run it in their own process; `main.rs` is the
 //! program. Reading order: `config`, `pki`, `auth`, `tls` (who is let in),
-//! `objects` (the store as objects), `serve` (operators), `run`, `write`,
-//! `view`, `hub`, `drain` (controllers and what nodes get), `session`,
+//! `stored`, `objects`, `delete` (the store as objects), `serve` (operators), `run`, `write`,
+//! `view`, `hub`, `mailbox`, `drain` (controllers and what nodes get), `session`,
 //! `report`, `record`, `attach` (nodes).
 
 #![forbid(unsafe_code)]
@@ -12,9 +12,11 @@
 pub mod attach;
 pub mod auth;
 pub mod config;
+pub mod delete;
 pub mod drain;
 pub mod hub;
 pub mod load;
+pub mod mailbox;
 pub mod objects;
 pub mod pki;
 pub mod record;
@@ -24,6 +26,7 @@ pub mod run;
 pub mod serve;
 pub mod session;
 pub mod start;
+pub mod stored;
 pub mod tls;
 pub mod view;
 pub mod write;

@@ -6,21 +6,24 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use bytes::Bytes;
 use control_api::kind::Kind;
 use control_api::{Invalid, Warning, admit, equality, meta};
+use control_plan::Settings;
 use control_plan::claim::{Claim, ClaimKey, ClaimWrite};
 use control_plan::ipam::{self, Claims, ServiceProblem};
-use control_plan::{Settings, gc};
-use control_store::{Condition, Entry, ListRequest, Store, StoreError, Txn};
+use control_store::{Condition, ListRequest, Store, StoreError, Txn};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
 
 use crate::refusal::Refusal;
+use crate::stored::{
+    Stored, encode, exists, namespaces, not_found, read, read_claim, typed, unencodable,
+    with_claims,
+};
 
 /// Times that a write is tried again on what somebody else wrote meanwhile.
-const ATTEMPTS: usize = 16;
+pub(crate) const ATTEMPTS: usize = 16;
 
 /// The store, as objects.
 pub struct Objects {
@@ -29,40 +32,6 @@ pub struct Objects {
     /// Claims as the controllers last saw them: where to look for a free
     /// address. The store decides whether it is.
     claims: Mutex<Claims>,
-}
-
-/// An object, and the revision of its last change.
-#[derive(Clone, Debug)]
-pub struct Stored {
-    /// With its resourceVersion.
-    pub value: Value,
-    /// The same as a number.
-    pub revision: u64,
-}
-
-/// How to delete.
-#[derive(Clone, Debug, Default)]
-pub struct DeleteOptions {
-    /// Seconds; `None`: the object's own.
-    pub grace_seconds: Option<i64>,
-    /// "Background", "Foreground" or "Orphan".
-    pub propagation: Propagation,
-    /// Only the object with this uid; "": any.
-    pub uid: String,
-    /// Only say what would be.
-    pub dry_run: bool,
-}
-
-/// What becomes of the dependents.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Propagation {
-    /// They go after the object.
-    #[default]
-    Background,
-    /// They go before the object.
-    Foreground,
-    /// They stay.
-    Orphan,
 }
 
 /// What becomes of an object that is to be changed.
@@ -364,67 +333,6 @@ impl Objects {
             .await?)
     }
 
-    /// Deletes: at once, or marked until whoever cleans up has done so. The
-    /// object as it was last seen, whether it is gone, and the revision.
-    pub async fn delete(
-        &self,
-        kind: &'static Kind,
-        namespace: &str,
-        name: &str,
-        options: &DeleteOptions,
-    ) -> Result<(Stored, bool), Refusal> {
-        for _ in 0..ATTEMPTS {
-            let old = self.get(kind, namespace, name).await?;
-            if !options.uid.is_empty() && options.uid != meta::uid(&old.value) {
-                let message = format!(
-                    "the uid in the precondition ({}) is not the object's ({})",
-                    options.uid,
-                    meta::uid(&old.value)
-                );
-                return Err(Refusal::Conflict {
-                    message,
-                    causes: Vec::new(),
-                });
-            }
-            let now = Timestamp::now();
-            let (mut next, gone) = deleted(kind, &old.value, options, now);
-            if options.dry_run {
-                return Ok((
-                    Stored {
-                        value: next,
-                        revision: old.revision,
-                    },
-                    gone,
-                ));
-            }
-            if !gone && equality::unchanged(&next, &old.value) {
-                return Ok((old, false));
-            }
-            let key = kind.key(namespace, name);
-            let condition = Condition::Revision(old.revision);
-            let done = if gone {
-                self.store.delete(key, condition).await
-            } else {
-                self.store.put(key, encode(&next)?, condition).await
-            };
-            match done {
-                Ok(revision) => {
-                    meta::set_resource_version(&mut next, revision);
-                    return Ok((
-                        Stored {
-                            value: next,
-                            revision,
-                        },
-                        gone,
-                    ));
-                }
-                Err(StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(Refusal::Unavailable("too many writers at once".to_owned()))
-    }
-
     /// Makes the namespaces that are always there.
     pub async fn make_builtin(&self) -> Result<(), Refusal> {
         for name in ["default", "kube-system"] {
@@ -445,97 +353,8 @@ impl Objects {
     }
 }
 
-/// The object after a delete, and whether it is gone with it.
-fn deleted(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> (Value, bool) {
-    let mut next = old.clone();
-    let mut finalizers: Vec<String> = meta::finalizers(old).map(str::to_owned).collect();
-    if !meta::is_terminating(old) {
-        let wanted = match options.propagation {
-            Propagation::Background => None,
-            Propagation::Foreground => Some(gc::FOREGROUND),
-            Propagation::Orphan => Some(gc::ORPHAN),
-        };
-        if let Some(wanted) = wanted.filter(|w| !finalizers.iter().any(|f| f == w)) {
-            finalizers.push(wanted.to_owned());
-            meta::set(&mut next, "finalizers", Some(json!(finalizers)));
-        }
-    }
-    let grace = if kind.kind == "Pod" {
-        pod_grace(old, options.grace_seconds)
-    } else {
-        0
-    };
-    if grace == 0 && finalizers.is_empty() && kind.kind != "Namespace" {
-        return (next, true);
-    }
-    meta::stamp_deleted(&mut next, grace, now);
-    if kind.kind == "Namespace"
-        && let Some(fields) = next.as_object_mut()
-    {
-        let status = fields.entry("status").or_insert_with(|| json!({}));
-        status["phase"] = json!("Terminating");
-    }
-    (next, false)
-}
-
-/// Seconds that a pod has to stop: none when no node has it, or when it has
-/// come to its end by itself.
-fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
-    let text = |at: &str| pod.pointer(at).and_then(Value::as_str).unwrap_or("");
-    let finished = matches!(text("/status/phase"), "Succeeded" | "Failed");
-    if text("/spec/nodeName").is_empty() || finished {
-        return 0;
-    }
-    let own = pod
-        .pointer("/spec/terminationGracePeriodSeconds")
-        .and_then(Value::as_i64);
-    asked.or(own).unwrap_or(30).max(0)
-}
-
-fn with_claims(mut txn: Txn, claims: &[ClaimWrite]) -> Txn {
-    for claim in claims {
-        let condition = match claim.revision {
-            0 => Condition::Absent,
-            revision => Condition::Revision(revision),
-        };
-        txn = txn.put(
-            claim.key.to_string(),
-            claim.owner.clone().into_bytes(),
-            condition,
-        );
-    }
-    txn
-}
-
 fn is_service(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.kind == "Service"
-}
-
-fn namespaces() -> Result<&'static Kind, Refusal> {
-    known("", "v1", "Namespace")
-}
-
-/// The kind of this name.
-pub fn known(group: &str, version: &str, kind: &str) -> Result<&'static Kind, Refusal> {
-    control_api::find(group, version, kind).ok_or_else(|| Refusal::UnknownKind {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        kind: kind.to_owned(),
-    })
-}
-
-fn not_found(kind: &Kind, name: &str) -> Refusal {
-    Refusal::NotFound {
-        resource: kind.resource(),
-        name: name.to_owned(),
-    }
-}
-
-fn exists(kind: &Kind, value: &Value) -> Refusal {
-    Refusal::AlreadyExists {
-        resource: kind.resource(),
-        name: meta::name(value).to_owned(),
-    }
 }
 
 fn service_problem(problem: &ServiceProblem, value: &Value, range: &ipnet::IpNet) -> Refusal {
@@ -567,55 +386,4 @@ fn service_problem(problem: &ServiceProblem, value: &Value, range: &ipnet::IpNet
             Refusal::Unavailable(format!("there are no {what} left for services"))
         }
     }
-}
-
-/// An entry of the store as an object with its resourceVersion.
-pub fn read(entry: &Entry) -> Result<Stored, Refusal> {
-    Ok(Stored {
-        value: decode(&entry.key, &entry.value, entry.revision)?,
-        revision: entry.revision,
-    })
-}
-
-/// Bytes of the store as an object with its resourceVersion.
-pub fn decode(key: &str, bytes: &[u8], revision: u64) -> Result<Value, Refusal> {
-    let mut value: Value = serde_json::from_slice(bytes).map_err(|error| {
-        let reason = error.to_string();
-        Refusal::Store(StoreError::Corrupt {
-            path: key.to_owned(),
-            reason,
-        })
-    })?;
-    meta::set_resource_version(&mut value, revision);
-    Ok(value)
-}
-
-/// A claim's record.
-pub fn read_claim(entry: &Entry) -> Claim {
-    Claim {
-        owner: String::from_utf8_lossy(&entry.value).into_owned(),
-        revision: entry.revision,
-    }
-}
-
-/// As it is stored: without resourceVersion.
-fn encode(value: &Value) -> Result<Bytes, Refusal> {
-    let bytes = if meta::resource_version(value).is_empty() {
-        serde_json::to_vec(value)
-    } else {
-        let mut copy = value.clone();
-        meta::clear_resource_version(&mut copy);
-        serde_json::to_vec(&copy)
-    };
-    bytes.map(Bytes::from).map_err(unencodable)
-}
-
-/// A value as one of k8s-openapi's types.
-pub fn typed<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, Refusal> {
-    serde::Deserialize::deserialize(value)
-        .map_err(|error: serde_json::Error| Refusal::BadRequest(error.to_string()))
-}
-
-fn unencodable(error: serde_json::Error) -> Refusal {
-    Refusal::BadRequest(format!("the object cannot be encoded: {error}"))
 }

@@ -17,8 +17,9 @@ use proto::v1;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::objects::{Change, Objects, known};
+use crate::objects::{Change, Objects};
 use crate::refusal::Refusal;
+use crate::stored::known;
 
 /// Events that may wait to be written.
 const QUEUE: usize = 4096;

@@ -16,8 +16,10 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tonic::Status;
 
-use crate::objects::{Change, DeleteOptions, Objects, known};
+use crate::delete::DeleteOptions;
+use crate::objects::{Change, Objects};
 use crate::refusal::Refusal;
+use crate::stored::known;
 
 /// Reports that may wait; more pods than this no node has.
 const MOST: usize = 10_000;
@@ -26,7 +28,7 @@ const TOGETHER: usize = 64;
 
 /// The last word about a pod.
 enum Report {
-    Status(v1::PodStatus),
+    Status(Box<v1::PodStatus>),
     Gone(v1::PodGone),
 }
 
@@ -70,7 +72,7 @@ impl Reports {
 
     /// A pod's status.
     pub fn status(&self, status: v1::PodStatus) -> Result<(), Status> {
-        self.push(status.uid.clone(), Report::Status(status))
+        self.push(status.uid.clone(), Report::Status(Box::new(status)))
     }
 
     /// A pod is gone from the node. Nothing about it comes after this.

@@ -21,9 +21,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::drain::Drain;
 use crate::hub::Hub;
 use crate::load;
-use crate::objects::{self, Objects};
+use crate::objects::Objects;
 use crate::record::Recorder;
 use crate::refusal::Refusal;
+use crate::stored;
 use crate::view::{ClusterFacts, Touched, Views};
 use crate::write;
 
@@ -127,7 +128,7 @@ impl Controllers {
             self.revision = page.revision;
             for entry in &page.entries {
                 if let Some(claim) = ClaimKey::parse(&entry.key) {
-                    let value = objects::read_claim(entry);
+                    let value = stored::read_claim(entry);
                     self.objects.note_claim(claim.clone(), Some(value.clone()));
                     self.world.put_claim(claim, Some(value));
                 } else {

@@ -153,7 +153,7 @@ async fn hello(up: &mut Streaming<v1::NodeUp>, node: &str) -> Result<v1::Hello, 
 async fn send(
     hub: Arc<Hub>,
     node: String,
-    mailbox: Arc<crate::hub::Mailbox>,
+    mailbox: Arc<crate::mailbox::Mailbox>,
     sender: mpsc::Sender<Result<v1::NodeDown, Status>>,
 ) {
     loop {

@@ -7,7 +7,8 @@ use control_api::{equality, meta};
 use control_plan::{Key, Object, Write};
 use serde_json::{Value, json};
 
-use crate::objects::{Change, DeleteOptions, Objects, Propagation};
+use crate::delete::{DeleteOptions, Propagation};
+use crate::objects::{Change, Objects};
 use crate::refusal::Refusal;
 
 /// Does one write; the revision at which it shows, 0 if there was nothing to do.

@@ -8,8 +8,8 @@ use tonic::{Status, Streaming};
 
 use super::{ClusterService, namespace_of};
 use crate::attach::{Attached, refused_status};
-use crate::objects::known;
 use crate::refusal::Refusal;
+use crate::stored::known;
 
 /// Chunks that wait for a slow side.
 const WINDOW: usize = 16;

@@ -20,8 +20,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::attach::Attachments;
 use crate::auth;
 use crate::hub::Hub;
-use crate::objects::{Objects, Stored, known};
+use crate::objects::Objects;
 use crate::refusal::Refusal;
+use crate::stored::{Stored, known};
 
 /// An object's JSON is at most this long (etcd's limit, which Kubernetes has).
 const MOST_BYTES: usize = 1536 << 10;

@@ -8,8 +8,10 @@ use proto::v1::apply_response::Outcome;
 use serde_json::{Value, json};
 
 use super::{MOST_BYTES, kind_of, namespace_of, sent};
-use crate::objects::{Change, DeleteOptions, Objects, Propagation, Stored};
+use crate::delete::{DeleteOptions, Propagation};
+use crate::objects::{Change, Objects};
 use crate::refusal::Refusal;
+use crate::stored::Stored;
 
 /// Reads an object that somebody wrote: its kind, and itself with a namespace.
 fn read(json: &[u8], namespace: &str) -> Result<(&'static Kind, Value), Refusal> {

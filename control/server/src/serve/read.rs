@@ -8,8 +8,9 @@ use proto::v1;
 use serde_json::Value;
 
 use super::{kind_of, namespace_of, sent};
-use crate::objects::{self, Objects};
+use crate::objects::Objects;
 use crate::refusal::Refusal;
+use crate::stored;
 
 /// Entries read at once while looking for those that are selected.
 const PAGE: usize = 500;
@@ -43,7 +44,7 @@ impl Filter {
     }
 
     pub(super) fn selects_entry(&self, entry: &Entry) -> Result<Option<Value>, Refusal> {
-        let stored = objects::read(entry)?;
+        let stored = stored::read(entry)?;
         Ok(self.selects(&stored.value).then_some(stored.value))
     }
 }

@@ -17,8 +17,9 @@ use tonic::Status;
 
 use super::kind_of;
 use super::read::Filter;
-use crate::objects::{self, Objects};
+use crate::objects::Objects;
 use crate::refusal::{Refusal, status_of};
+use crate::stored;
 
 /// Events that wait for a slow client outside of the store.
 const WINDOW: usize = 64;
@@ -163,7 +164,7 @@ impl Subscription {
         };
         let after = match event.kind {
             EventKind::Put => {
-                let value = objects::decode(&event.key, &event.value, event.revision)?;
+                let value = stored::decode(&event.key, &event.value, event.revision)?;
                 self.filter.selects(&value).then_some(value)
             }
             EventKind::Delete => None,

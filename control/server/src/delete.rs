@@ -1,0 +1,151 @@
+//! Deleting objects: what is gone at once, and what stays, marked, until
+//! whoever has to clean up has done so.
+//!
+//! What happens to dependents afterwards is control-plan's `gc.rs`. Called by
+//! rpcs, by the controllers' writes, and for pods that nodes say are gone.
+
+use control_api::kind::Kind;
+use control_api::{equality, meta};
+use control_plan::gc;
+use control_store::{Condition, StoreError};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::objects::{ATTEMPTS, Objects};
+use crate::refusal::Refusal;
+use crate::stored::{Stored, encode};
+
+/// How to delete.
+#[derive(Clone, Debug, Default)]
+pub struct DeleteOptions {
+    /// Seconds; `None`: the object's own.
+    pub grace_seconds: Option<i64>,
+    /// "Background", "Foreground" or "Orphan".
+    pub propagation: Propagation,
+    /// Only the object with this uid; "": any.
+    pub uid: String,
+    /// Only say what would be.
+    pub dry_run: bool,
+}
+
+/// What becomes of the dependents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// They go after the object.
+    #[default]
+    Background,
+    /// They go before the object.
+    Foreground,
+    /// They stay.
+    Orphan,
+}
+
+impl Objects {
+    /// Deletes: at once, or marked until whoever cleans up has done so. The
+    /// object as it was last seen, whether it is gone, and the revision.
+    pub async fn delete(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<(Stored, bool), Refusal> {
+        for _ in 0..ATTEMPTS {
+            let old = self.get(kind, namespace, name).await?;
+            if !options.uid.is_empty() && options.uid != meta::uid(&old.value) {
+                let message = format!(
+                    "the uid in the precondition ({}) is not the object's ({})",
+                    options.uid,
+                    meta::uid(&old.value)
+                );
+                return Err(Refusal::Conflict {
+                    message,
+                    causes: Vec::new(),
+                });
+            }
+            let now = Timestamp::now();
+            let (mut next, gone) = deleted(kind, &old.value, options, now);
+            if options.dry_run {
+                return Ok((
+                    Stored {
+                        value: next,
+                        revision: old.revision,
+                    },
+                    gone,
+                ));
+            }
+            if !gone && equality::unchanged(&next, &old.value) {
+                return Ok((old, false));
+            }
+            let key = kind.key(namespace, name);
+            let condition = Condition::Revision(old.revision);
+            let done = if gone {
+                self.store().delete(key, condition).await
+            } else {
+                self.store().put(key, encode(&next)?, condition).await
+            };
+            match done {
+                Ok(revision) => {
+                    meta::set_resource_version(&mut next, revision);
+                    return Ok((
+                        Stored {
+                            value: next,
+                            revision,
+                        },
+                        gone,
+                    ));
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Refusal::Unavailable("too many writers at once".to_owned()))
+    }
+}
+
+/// The object after a delete, and whether it is gone with it.
+fn deleted(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> (Value, bool) {
+    let mut next = old.clone();
+    let mut finalizers: Vec<String> = meta::finalizers(old).map(str::to_owned).collect();
+    if !meta::is_terminating(old) {
+        let wanted = match options.propagation {
+            Propagation::Background => None,
+            Propagation::Foreground => Some(gc::FOREGROUND),
+            Propagation::Orphan => Some(gc::ORPHAN),
+        };
+        if let Some(wanted) = wanted.filter(|w| !finalizers.iter().any(|f| f == w)) {
+            finalizers.push(wanted.to_owned());
+            meta::set(&mut next, "finalizers", Some(json!(finalizers)));
+        }
+    }
+    let grace = if kind.kind == "Pod" {
+        pod_grace(old, options.grace_seconds)
+    } else {
+        0
+    };
+    if grace == 0 && finalizers.is_empty() && kind.kind != "Namespace" {
+        return (next, true);
+    }
+    meta::stamp_deleted(&mut next, grace, now);
+    if kind.kind == "Namespace"
+        && let Some(fields) = next.as_object_mut()
+    {
+        let status = fields.entry("status").or_insert_with(|| json!({}));
+        status["phase"] = json!("Terminating");
+    }
+    (next, false)
+}
+
+/// Seconds that a pod has to stop: none when no node has it, or when it has
+/// come to its end by itself.
+fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
+    let text = |at: &str| pod.pointer(at).and_then(Value::as_str).unwrap_or("");
+    let finished = matches!(text("/status/phase"), "Succeeded" | "Failed");
+    if text("/spec/nodeName").is_empty() || finished {
+        return 0;
+    }
+    let own = pod
+        .pointer("/spec/terminationGracePeriodSeconds")
+        .and_then(Value::as_i64);
+    asked.or(own).unwrap_or(30).max(0)
+}
