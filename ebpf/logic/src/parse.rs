@@ -38,6 +38,7 @@ pub mod flag {
 
 /// What part of a datagram the packet is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Fragment {
     /// All of it.
     Whole,
@@ -49,6 +50,7 @@ pub enum Fragment {
 
 /// An IPv4 packet that is what it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct Packet {
     /// Source address.
     pub src: Be32,
@@ -73,6 +75,20 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// Nothing: what stands for a packet that could not be read.
+    pub const NONE: Self = Self {
+        src: Be32 { be: 0 },
+        dst: Be32 { be: 0 },
+        sport: Be16 { be: 0 },
+        dport: Be16 { be: 0 },
+        protocol: 0,
+        flags: 0,
+        fragment: Fragment::Whole,
+        sequence: 0,
+        acknowledgement: 0,
+        payload: 0,
+    };
+
     /// Whether it has ports that can be translated.
     #[inline(always)]
     pub const fn has_ports(&self) -> bool {

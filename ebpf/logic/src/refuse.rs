@@ -53,11 +53,11 @@ fn ip_header<const N: usize>(out: &mut [u8; N], packet: &Packet, protocol: u8) {
     (out[10], out[11]) = (first, second);
 }
 
-/// The reset that answers a TCP packet; whoever gets it drops the connection at once.
+/// The reset that answers a TCP packet, into zeros; whoever gets it drops the connection at
+/// once.
 #[inline(always)]
-pub fn reset(packet: &Packet) -> [u8; RESET] {
-    let mut out = [0; RESET];
-    ip_header(&mut out, packet, protocol::TCP);
+pub fn reset(packet: &Packet, out: &mut [u8; RESET]) {
+    ip_header(out, packet, protocol::TCP);
     let [a, b] = packet.dport.be.to_ne_bytes();
     (out[20], out[21]) = (a, b);
     let [a, b] = packet.sport.be.to_ne_bytes();
@@ -83,28 +83,21 @@ pub fn reset(packet: &Packet) -> [u8; RESET] {
     out[32] = 0x50;
     out[33] = flags;
     // Pseudo header: addresses, protocol, length; the addresses stand at 12..20.
-    let mut total = sum(&out, 12);
+    let mut total = sum(out, 12);
     total += (protocol::TCP as u16).to_be() as u32 + (TCP as u16).to_be() as u32;
     let [first, second] = (!checksum::fold(total)).to_ne_bytes();
     (out[36], out[37]) = (first, second);
-    out
 }
 
-/// The ICMP error that answers a UDP packet whose IP and UDP headers are `quoted`.
+/// The ICMP error that answers a UDP packet, whose IP and UDP headers are in `out` already,
+/// behind `IPV4 + UDP` bytes of zeros.
 #[inline(always)]
-pub fn port_unreachable(packet: &Packet, quoted: &[u8; QUOTED]) -> [u8; UNREACHABLE] {
-    let mut out = [0; UNREACHABLE];
-    ip_header(&mut out, packet, protocol::ICMP);
+pub fn port_unreachable(packet: &Packet, out: &mut [u8; UNREACHABLE]) {
+    ip_header(out, packet, protocol::ICMP);
     // Destination unreachable, port.
     (out[20], out[21]) = (3, 3);
-    let mut at = 0;
-    while at < QUOTED {
-        out[IPV4 + UDP + at] = quoted[at];
-        at += 1;
-    }
-    let [first, second] = (!checksum::fold(sum(&out, IPV4))).to_ne_bytes();
+    let [first, second] = (!checksum::fold(sum(out, IPV4))).to_ne_bytes();
     (out[22], out[23]) = (first, second);
-    out
 }
 
 #[cfg(test)]
@@ -128,6 +121,12 @@ mod tests {
         }
     }
 
+    fn reset_of(packet: &Packet) -> [u8; RESET] {
+        let mut out = [0; RESET];
+        reset(packet, &mut out);
+        out
+    }
+
     /// A sum over bytes that include their checksum is zero.
     fn is_valid(parts: &[&[u8]]) -> bool {
         let total = parts.iter().map(|part| checksum::sum(part) as u32).sum();
@@ -138,7 +137,7 @@ mod tests {
     fn a_syn_is_refused_by_acknowledging_it() {
         let mut syn = packet(protocol::TCP, flag::SYN);
         syn.payload = 0;
-        let out = reset(&syn);
+        let out = reset_of(&syn);
         assert!(is_valid(&[&out[..20]]));
         assert!(is_valid(&[&out[12..], &[0, 6, 0, 20]]));
         assert_eq!(out[12..20], [10, 96, 0, 7, 10, 244, 1, 5]);
@@ -149,7 +148,7 @@ mod tests {
 
     #[test]
     fn an_established_sender_is_reset_where_it_reads() {
-        let out = reset(&packet(protocol::TCP, flag::ACK));
+        let out = reset_of(&packet(protocol::TCP, flag::ACK));
         assert_eq!(out[24..28], [0, 0, 0, 77]);
         assert_eq!(out[33], flag::RST);
         assert!(is_valid(&[&out[12..], &[0, 6, 0, 20]]));
@@ -157,11 +156,13 @@ mod tests {
 
     #[test]
     fn udp_is_told_by_icmp() {
+        let mut out = [0; UNREACHABLE];
         let mut quoted = [0; QUOTED];
         for (at, byte) in quoted.iter_mut().enumerate() {
             *byte = at as u8;
         }
-        let out = port_unreachable(&packet(protocol::UDP, 0), &quoted);
+        out[28..].copy_from_slice(&quoted);
+        port_unreachable(&packet(protocol::UDP, 0), &mut out);
         assert!(is_valid(&[&out[..20]]) && is_valid(&[&out[20..]]));
         assert_eq!(out[20..22], [3, 3]);
         assert_eq!(out[28..], quoted);

@@ -1,8 +1,11 @@
 //! What the stages hand on to each other about one packet.
 //!
-//! No map and no packet access; filled by the stages in order.
+//! No map and no packet access; `Case` is filled by the stages in order. The stages are
+//! functions of the program of their own, with one number each as result: so the verifier walks
+//! each of them once, and no stack frame holds what another one needs.
 
-use ebpf_common::conntrack::FlowKey4;
+use crate::packet::SHOT;
+use ebpf_common::conntrack::{Flow, FlowKey4};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::{Be16, Be32};
@@ -10,66 +13,155 @@ use ebpf_logic::parse::Packet;
 
 /// What becomes of a packet. Every exit of the slow path is one of these; `hook::finish` turns
 /// it into what the kernel wants, a counter and an event.
+///
+/// One number (the reason, then what the kernel wants), not an enum: an enum's unused payload
+/// becomes a register that nobody wrote, and the verifier refuses to see it copied.
 #[must_use]
-#[derive(Clone, Copy)]
-pub(crate) enum Verdict {
-    /// On through the stack.
-    Pass,
-    /// A redirect is set up; the value is what the helper returned.
-    Redirected(i32),
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Verdict(u32);
+
+impl Verdict {
+    /// None yet: the next stage decides.
+    pub(crate) const OPEN: Self = Self(u32::MAX);
+
+    /// On: what a redirect helper returned, or `packet::NEXT` for the stack.
+    #[inline(always)]
+    pub(crate) const fn goes(act: i32) -> Self {
+        Self(act as u16 as u32)
+    }
+
     /// Gone.
-    Dropped(Drop),
-    /// The sender is told: the packet was replaced by the answer, which is redirected.
-    Refused(Drop, i32),
+    #[inline(always)]
+    pub(crate) const fn dropped(reason: Drop) -> Self {
+        Self::refused(reason, SHOT)
+    }
+
+    /// The sender is told: the packet was replaced by the answer, which goes.
+    #[inline(always)]
+    pub(crate) const fn refused(reason: Drop, act: i32) -> Self {
+        Self((reason as u32) << 16 | act as u16 as u32)
+    }
+
+    /// What a stage's result is as a verdict.
+    #[inline(always)]
+    pub(crate) const fn of(result: Result<Self, Drop>) -> Self {
+        match result {
+            Ok(verdict) => verdict,
+            Err(reason) => Self::dropped(reason),
+        }
+    }
+
+    /// Number of the reason, 0 for none.
+    #[inline(always)]
+    pub(crate) const fn reason(self) -> u32 {
+        self.0 >> 16
+    }
+
+    /// What the kernel wants.
+    #[inline(always)]
+    pub(crate) const fn act(self) -> i32 {
+        self.0 as u16 as i16 as i32
+    }
+
+    /// As a result of a function of the program.
+    #[inline(always)]
+    pub(crate) const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// From such a result.
+    #[inline(always)]
+    pub(crate) const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
 }
 
-/// Where the packet came in, and whose it is.
+/// Where the packet shall go, in terms of addresses. No padding: the verifier reads all of what
+/// a function is given.
 #[derive(Clone, Copy)]
-pub(crate) struct Origin {
-    /// Hook.
-    pub(crate) hook: Hook,
-    /// `FlowKey4::from` of its flow.
-    pub(crate) from: u32,
-    /// Endpoint id of the sender, 0 for none.
-    pub(crate) endpoint: u16,
-}
-
-/// Where the packet shall go, in terms of addresses.
-#[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Target {
     /// Source address after translation.
     pub(crate) src: Be32,
     /// Destination address after translation.
     pub(crate) dst: Be32,
-    /// Destination port after translation.
-    pub(crate) dport: Be16,
     /// Backend, 0 for none.
     pub(crate) backend: u32,
     /// Its generation, read before the backend itself.
     pub(crate) backend_gen: u32,
+    /// Destination port after translation.
+    pub(crate) dport: Be16,
+    /// Named padding.
+    pub(crate) pad: u16,
 }
 
-/// Where the packet shall go, in terms of interfaces.
+/// Where the packet shall go, in terms of interfaces. No padding, as above.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Way {
     /// `action::*`
     pub(crate) action: u8,
+    /// Named padding.
+    pub(crate) pad: u8,
+    /// Endpoint id of the receiver, 0 for none.
+    pub(crate) peer: u16,
     /// Interface of the action.
     pub(crate) ifindex: u32,
     /// Next hop.
     pub(crate) nexthop: Be32,
-    /// Endpoint id of the receiver, 0 for none.
-    pub(crate) peer: u16,
 }
 
-/// Key of the flow that the packet is of.
-#[inline(always)]
-pub(crate) fn key_of(packet: &Packet, from: u32) -> FlowKey4 {
-    FlowKey4 {
-        src: packet.src,
-        dst: packet.dst,
-        sport: packet.sport,
-        dport: packet.dport,
-        scope: FlowKey4::scope(from, packet.protocol),
+/// All that is known about a packet so far; made of zeros, and without padding between fields.
+#[repr(C)]
+pub(crate) struct Case {
+    /// What is written down about the flow.
+    pub(crate) flow: Flow,
+    /// Its headers.
+    pub(crate) packet: Packet,
+    /// Key of its flow.
+    pub(crate) key: FlowKey4,
+    /// Where it goes.
+    pub(crate) target: Target,
+    /// Which way.
+    pub(crate) way: Way,
+    /// Which way the answers come.
+    pub(crate) back: Way,
+    /// `Hook` as a number.
+    pub(crate) hook: u32,
+    /// Endpoint id of the sender, 0 for none.
+    pub(crate) endpoint: u32,
+}
+
+const _: () = assert!(
+    size_of::<Case>()
+        == size_of::<Flow>()
+            + size_of::<Packet>()
+            + size_of::<FlowKey4>()
+            + size_of::<Target>()
+            + 2 * size_of::<Way>()
+            + 8
+);
+
+impl Case {
+    /// The hook; a number that is none, which cannot be, reads as the first.
+    #[inline(always)]
+    pub(crate) const fn hook(&self) -> Hook {
+        match Hook::from_u8(self.hook as u8) {
+            Some(hook) => hook,
+            None => Hook::FromPod,
+        }
+    }
+
+    /// Says whose packet it is.
+    #[inline(always)]
+    pub(crate) fn set_origin(&mut self, from: u32, endpoint: u16) {
+        self.key = FlowKey4 {
+            src: self.packet.src,
+            dst: self.packet.dst,
+            sport: self.packet.sport,
+            dport: self.packet.dport,
+            scope: FlowKey4::scope(from, self.packet.protocol),
+        };
+        self.endpoint = endpoint as u32;
     }
 }

@@ -18,7 +18,11 @@ mod stage;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use packet::Skb;
+use ebpf_common::conntrack::Flow;
+use ebpf_common::drop::Drop;
+use ebpf_logic::parse::Packet;
+use flow::{Case, Verdict};
+use packet::{Skb, borrowed, borrowed_mut};
 
 /// Packets that leave a pod: ingress of the host side of its veth.
 #[classifier]
@@ -56,12 +60,103 @@ fn tc_empty(_context: TcContext) -> i32 {
     0
 }
 
-/// Decides a packet that the fast path does not know. A global function: the verifier walks
-/// it once, not once for each hook.
+// The slow path and its stages. Global functions: the verifier walks each of them once, with
+// anything that their arguments allow, and not once for each way that leads there. What a
+// stage returns is a `flow::Verdict` as a number.
+
+/// Decides a packet that the fast path does not know.
 #[unsafe(no_mangle)]
-pub extern "C" fn slow_path(context: *mut __sk_buff, hook: u32) -> i32 {
+#[inline(never)]
+extern "C" fn slow_path(context: *mut __sk_buff, hook: u32) -> i32 {
     hook::slow_path(&Skb::new(context), hook)
 }
+
+macro_rules! stages {
+    ($( $(#[$doc:meta])* $name:ident = |$skb:ident, $case:ident| $run:expr; )*) => {$(
+        $(#[$doc])*
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $name(context: *mut __sk_buff, case: *mut Case) -> u32 {
+            // A stage that has no use for it would be called without it, and the verifier wants
+            // every argument that the signature names.
+            let $skb = &Skb::new(core::hint::black_box(context));
+            match borrowed_mut(case) {
+                Some($case) => Verdict::of($run).number(),
+                None => NO_MEMORY,
+            }
+        }
+    )*};
+}
+
+stages! {
+    /// Reads the headers.
+    read_packet = |skb, case| stage::parse::read(skb, case);
+    /// Finds whose packet it is.
+    find_origin = |skb, case| stage::origin::find(skb, case);
+    /// Carries what has no ports.
+    carry_unported = |skb, case| stage::transit::carry(skb, case);
+    /// Forwards a packet of a flow that is written down.
+    follow_flow = |skb, case| stage::conntrack::follow(skb, case);
+    /// Chooses where it goes, in terms of addresses.
+    choose_target = |skb, case| stage::service::target(skb, case);
+    /// Finds which way that is.
+    find_way = |skb, case| stage::route::find(skb, case);
+    /// Makes the flow's entry.
+    begin_flow = |skb, case| stage::conntrack::begin(skb, case);
+    /// Writes the direction of the answers.
+    write_answers = |_skb, case| stage::conntrack::answers(case);
+    /// Writes the packet's own direction.
+    write_flow = |skb, case| stage::conntrack::write(skb, case);
+}
+
+/// Translates a packet and sends it as its flow says.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn send_packet(context: *mut __sk_buff, flow: *const Flow, protocol: u32) -> u32 {
+    let skb = Skb::new(context);
+    match borrowed(flow) {
+        Some(flow) => Verdict::of(stage::send::translated(&skb, flow, protocol as u8)).number(),
+        None => NO_MEMORY,
+    }
+}
+
+/// Puts a reset in the place of the packet that is refused; 0 if that failed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn write_reset(context: *mut __sk_buff, packet: *const Packet) -> u32 {
+    match borrowed(packet) {
+        Some(packet) => stage::service::reset(&Skb::new(context), packet) as u32,
+        None => 0,
+    }
+}
+
+/// Puts an ICMP error in the place of the packet that is refused; 0 if that failed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn write_unreachable(context: *mut __sk_buff, packet: *const Packet) -> u32 {
+    match borrowed(packet) {
+        Some(packet) => stage::service::unreachable(&Skb::new(context), packet) as u32,
+        None => 0,
+    }
+}
+
+/// Puts an event into the ring.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn report_event(
+    context: *mut __sk_buff,
+    case: *const Case,
+    kind: u32,
+    reason: u32,
+) -> u32 {
+    if let Some(case) = borrowed(case) {
+        hook::finish::report(&Skb::new(context), case, kind as u8, reason as u8);
+    }
+    0
+}
+
+/// What cannot be: a caller without memory for what it asks. The packet is dropped.
+const NO_MEMORY: u32 = Verdict::dropped(Drop::NoFlowEntry).number();
 
 /// bpf_redirect_peer and others are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]

@@ -4,7 +4,6 @@
 //! another CPU writes to it meanwhile is plain data, and no decision rests on two reads of
 //! one field being equal.
 
-use aya_ebpf::Global;
 use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers;
 use aya_ebpf::macros::btf_map;
@@ -25,7 +24,8 @@ use ebpf_common::service::{Backend, BackendStats, Frontend, FrontendKey};
 
 /// Facts of the node; the loader writes over it.
 #[unsafe(no_mangle)]
-static NODE_CONFIG: Global<NodeConfig> = Global::new(NodeConfig {
+#[unsafe(link_section = ".rodata")]
+static NODE_CONFIG: NodeConfig = NodeConfig {
     abi_version: ABI_VERSION,
     flags: 0,
     node: Addr {
@@ -37,7 +37,28 @@ static NODE_CONFIG: Global<NodeConfig> = Global::new(NodeConfig {
     pad: 0,
     jiffies_per_second: 250,
     seed: 0,
-});
+};
+
+/// A field of the facts, as the loader left it: the compiler must not think that it knows it,
+/// and only that field is read.
+macro_rules! fact {
+    ($(#[$meta:meta])* $name:ident: $ty:ty) => {
+        $(#[$meta])*
+        #[inline(always)]
+        pub(crate) fn $name() -> $ty {
+            let at = &raw const NODE_CONFIG.$name;
+            // SAFETY: a field of a static that is never written to.
+            unsafe { at.read_volatile() }
+        }
+    };
+}
+fact!(flags: u32);
+fact!(hairpin: Be32);
+fact!(service_ifindex: u32);
+fact!(service_mac: [u16; 3]);
+fact!(jiffies_per_second: u32);
+fact!(seed: u32);
+fact!(node: Addr);
 
 #[btf_map(name = "endpoints")]
 static ENDPOINTS: HashMap<u32, Endpoint, MAX_ENDPOINTS, NO_PREALLOC> = HashMap::new();
@@ -74,11 +95,6 @@ static NAMES: HashMap<NameKey, Name, MAX_NAMES, NO_PREALLOC> = HashMap::new();
 pub(crate) const ANY: u64 = 0;
 /// `BPF_NOEXIST`
 pub(crate) const NOEXIST: u64 = 1;
-
-#[inline(always)]
-pub(crate) fn config() -> NodeConfig {
-    NODE_CONFIG.load()
-}
 
 #[inline(always)]
 pub(crate) fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
@@ -178,23 +194,6 @@ pub(crate) fn for_each_flow<T>(
     // SAFETY: `each` has the signature that the kernel calls for a hash map, and `with` lives
     // longer than the call.
     unsafe { helpers::bpf_for_each_map_elem(map, each as *mut _, with.cast(), 0) }
-}
-
-/// Key and flow that a walk was given.
-#[inline(always)]
-pub(crate) fn walked(key: *const FlowKey4, flow: *mut Flow) -> Option<(FlowKey4, &'static Flow)> {
-    // SAFETY: the kernel calls back with pointers to an element.
-    let key = unsafe { key.as_ref() }?;
-    // SAFETY: as above.
-    let flow = unsafe { flow.as_ref() }?;
-    Some((*key, flow))
-}
-
-/// What a walk was given to carry along.
-#[inline(always)]
-pub(crate) fn carried<T>(with: *mut T) -> Option<&'static mut T> {
-    // SAFETY: the kernel hands on the pointer that `for_each_flow` gave it.
-    unsafe { with.as_mut() }
 }
 
 #[inline(always)]

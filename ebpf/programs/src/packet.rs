@@ -53,7 +53,6 @@ impl Skb {
 
     /// The context, for another function of the program.
     #[inline(always)]
-    #[cfg(target_arch = "bpf")]
     pub(crate) fn context(&self) -> *mut __sk_buff {
         self.raw
     }
@@ -107,12 +106,19 @@ impl Skb {
         unsafe { helpers::bpf_skb_pull_data(self.raw, len) == 0 }
     }
 
-    /// Copies bytes out, wherever they are; false when the packet has fewer.
+    /// Copies `N` bytes at `FROM` of the packet to `TO` of `into`, wherever they are; false when
+    /// the packet ends before.
     #[inline(always)]
-    pub(crate) fn load<const N: usize>(&self, at: u32, into: &mut [u8; N]) -> bool {
-        let to = into.as_mut_ptr().cast();
+    pub(crate) fn load<const FROM: usize, const TO: usize, const N: usize, const M: usize>(
+        &self,
+        into: &mut [u8; M],
+    ) -> bool {
+        const { assert!(TO + N <= M) }
+        let to = into.as_mut_ptr();
+        // SAFETY: `TO` is inside of `into`.
+        let to = unsafe { to.add(TO) }.cast();
         // SAFETY: `to` has room for `N` bytes.
-        unsafe { helpers::bpf_skb_load_bytes(self.raw.cast(), at, to, N as u32) == 0 }
+        unsafe { helpers::bpf_skb_load_bytes(self.raw.cast(), FROM as u32, to, N as u32) == 0 }
     }
 
     /// Copies bytes in.
@@ -233,6 +239,38 @@ impl<const N: usize> Headers<'_, N> {
         // SAFETY: as above.
         unsafe { at.write(value) }
     }
+}
+
+/// A value of zero bytes.
+#[inline(always)]
+pub(crate) fn zeroed<T: Zero>() -> T {
+    // SAFETY: `Zero` says that zero bytes are a value.
+    unsafe { core::mem::zeroed() }
+}
+
+/// Types for which zero bytes are a value.
+///
+/// # Safety
+///
+/// They must be.
+pub(crate) unsafe trait Zero {}
+
+// SAFETY: integers, and `Fragment`, whose first variant is 0.
+unsafe impl Zero for crate::flow::Case {}
+
+/// What a function of the program was given by its caller in the program.
+#[inline(always)]
+pub(crate) fn borrowed<'a, T>(from: *const T) -> Option<&'a T> {
+    // SAFETY: the verifier lets a program call a global function only with null or with memory
+    // of this size that lives as long as the call.
+    unsafe { from.as_ref() }
+}
+
+/// The same, to be written to.
+#[inline(always)]
+pub(crate) fn borrowed_mut<'a, T>(from: *mut T) -> Option<&'a mut T> {
+    // SAFETY: as above, and the caller does not touch it meanwhile.
+    unsafe { from.as_mut() }
 }
 
 /// Low 32 bits of the kernel's ticks.

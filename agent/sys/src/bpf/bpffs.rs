@@ -3,6 +3,7 @@
 //! Called by `Datapath::open` and by `remove`.
 
 use super::BpfError;
+use ebpf_common::maps::shape_of;
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::io;
@@ -46,6 +47,11 @@ pub(super) fn ensure(folder: &Path) -> Result<(), BpfError> {
     std::fs::create_dir_all(&links).map_err(failed("create", &links))
 }
 
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
 /// Removes all pins, the folder, and a bpffs that is mounted on the folder itself.
 pub(super) fn remove(folder: &Path) -> Result<(), BpfError> {
     if !folder.exists() {
@@ -60,7 +66,9 @@ pub(super) fn remove(folder: &Path) -> Result<(), BpfError> {
         };
         for entry in entries {
             let path = entry.map_err(failed("list", inside))?.path();
-            if path.is_dir() {
+            // The root of a bpffs has entries of the kernel's own, which stay as long as it.
+            let ours = inside == links || shape_of(&name_of(&path)).is_some();
+            if !ours {
                 continue;
             }
             std::fs::remove_file(&path).map_err(failed("unpin", &path))?;

@@ -19,7 +19,7 @@ struct Sweep {
 pub(crate) fn run() -> i32 {
     let mut sweep = Sweep {
         now: packet::jiffies(),
-        jiffies_per_second: maps::config().jiffies_per_second,
+        jiffies_per_second: maps::jiffies_per_second(),
         removed: 0,
     };
     maps::for_each_flow(one, &mut sweep);
@@ -32,14 +32,18 @@ extern "C" fn one(
     flow: *mut Flow,
     sweep: *mut Sweep,
 ) -> i64 {
-    let (Some((key, flow)), Some(sweep)) = (maps::walked(key, flow), maps::carried(sweep)) else {
+    let (Some(key), Some(flow), Some(sweep)) = (
+        packet::borrowed(key),
+        packet::borrowed(flow),
+        packet::borrowed_mut(sweep),
+    ) else {
         return 0;
     };
     if !is_expired(flow, sweep.now, sweep.jiffies_per_second) {
         return 0;
     }
     // Silent in one direction only: the other still needs its answers to be translated.
-    if let Some(other) = maps::flow(&flow.answer_key(&key))
+    if let Some(other) = maps::flow(&flow.answer_key(key))
         && !is_expired(other, sweep.now, sweep.jiffies_per_second)
     {
         return 0;
@@ -47,7 +51,7 @@ extern "C" fn one(
     if flow.backend != 0 && !flow.is_reply() {
         maps::count_traffic(flow.backend, flow.packets, flow.bytes);
     }
-    maps::remove_flow(&key);
+    maps::remove_flow(key);
     sweep.removed += 1;
     0
 }

@@ -10,7 +10,7 @@ use ebpf_common::counter::Hook;
 /// Only the service device has work here.
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> i32 {
-    if skb.ifindex() != maps::config().service_ifindex {
+    if skb.ifindex() != maps::service_ifindex() {
         return NEXT;
     }
     established::forward(skb, SCOPE_HOST, Hook::ToNetdev)

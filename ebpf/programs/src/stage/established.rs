@@ -24,19 +24,8 @@ const MOVES: u16 = ((flag::SYN | flag::FIN | flag::RST) as u16).to_be();
 pub(crate) fn forward(skb: &Skb, from: u32, hook: Hook) -> i32 {
     match known(skb, from) {
         Some(act) => act,
-        None => slow(skb, hook),
+        None => crate::slow_path(skb.context(), hook as u32),
     }
-}
-
-#[cfg(target_arch = "bpf")]
-#[inline(always)]
-fn slow(skb: &Skb, hook: Hook) -> i32 {
-    crate::slow_path(skb.context(), hook as u32)
-}
-
-#[cfg(not(target_arch = "bpf"))]
-fn slow(skb: &Skb, hook: Hook) -> i32 {
-    crate::hook::slow_path(skb, hook as u32)
 }
 
 #[inline(always)]
@@ -84,7 +73,7 @@ fn known(skb: &Skb, from: u32) -> Option<i32> {
         return None;
     }
     let now = packet::jiffies();
-    if now.wrapping_sub(flow.last_seen) >= maps::config().jiffies_per_second {
+    if now.wrapping_sub(flow.last_seen) >= maps::jiffies_per_second() {
         flow.last_seen = now;
     }
     flow.packets += 1;

@@ -1,6 +1,6 @@
 //! Which way a packet goes from here: into a pod, out of an interface, or to the stack.
 
-use crate::flow::{Origin, Target, Way};
+use crate::flow::{Case, Verdict, Way};
 use crate::maps;
 use crate::packet::{Route, Skb};
 use ebpf_common::conntrack::action;
@@ -11,48 +11,50 @@ use ebpf_common::network;
 
 const PASS: Way = Way {
     action: action::PASS,
+    pad: 0,
+    peer: 0,
     ifindex: 0,
     nexthop: Be32 { be: 0 },
-    peer: 0,
 };
 
-/// The way to a target. `src` is the packet's own source address.
+/// The way to the target.
 #[inline(always)]
-pub(crate) fn to(skb: &Skb, origin: &Origin, src: Be32, target: &Target) -> Result<Way, Drop> {
-    let dst = target.dst;
+pub(crate) fn find(skb: &Skb, case: &mut Case) -> Result<Verdict, Drop> {
+    let hook = case.hook();
+    let dst = case.target.dst;
+    let out = &mut case.way;
+    *out = PASS;
     if let Some(endpoint) = maps::local(dst) {
-        let action = match origin.hook {
+        out.action = match hook {
             Hook::FromPod | Hook::FromNetdev => action::PEER,
             // It is on its way there already.
             Hook::ToPod => action::PASS,
             Hook::ToNetdev => action::POD_NEIGH,
         };
-        return Ok(Way {
-            action,
-            ifindex: endpoint.ifindex,
-            nexthop: dst,
-            peer: endpoint.id,
-        });
+        out.ifindex = endpoint.ifindex;
+        out.nexthop = dst;
+        out.peer = endpoint.id;
+        return Ok(Verdict::OPEN);
     }
-    match origin.hook {
-        Hook::FromNetdev | Hook::ToPod => return Ok(PASS),
+    match hook {
+        Hook::FromNetdev | Hook::ToPod => return Ok(Verdict::OPEN),
         Hook::FromPod => {
             // What leaves the cluster is the stack's, which may masquerade it.
-            let inside = target.backend != 0 || maps::network(dst) == network::PODS;
-            if !inside || maps::config().node == Addr::v4(dst) {
-                return Ok(PASS);
+            let inside = case.target.backend != 0 || maps::network(dst) == network::PODS;
+            if !inside || maps::node() == Addr::v4(dst) {
+                return Ok(Verdict::OPEN);
             }
         }
         Hook::ToNetdev => {}
     }
-    match skb.route(src, dst) {
-        Route::Forward { ifindex, nexthop } => Ok(Way {
-            action: action::NEIGH,
-            ifindex,
-            nexthop,
-            peer: 0,
-        }),
-        Route::Stack if matches!(origin.hook, Hook::FromPod) => Ok(PASS),
+    match skb.route(case.packet.src, dst) {
+        Route::Forward { ifindex, nexthop } => {
+            out.action = action::NEIGH;
+            out.ifindex = ifindex;
+            out.nexthop = nexthop;
+            Ok(Verdict::OPEN)
+        }
+        Route::Stack if matches!(hook, Hook::FromPod) => Ok(Verdict::OPEN),
         // Nothing behind the service device would take it.
         Route::Stack | Route::None => Err(Drop::NoRoute),
     }
@@ -60,24 +62,17 @@ pub(crate) fn to(skb: &Skb, origin: &Origin, src: Be32, target: &Target) -> Resu
 
 /// The way of the answers: back to where this packet came from.
 #[inline(always)]
-pub(crate) fn back(skb: &Skb, origin: &Origin, way: &Way) -> Way {
-    match origin.hook {
-        // Answers out of the host's stack are on their way to the pod already.
-        Hook::FromPod if way.action & action::MASK != action::PASS => Way {
-            action: action::PEER,
-            ifindex: skb.ifindex(),
-            nexthop: Be32 { be: 0 },
-            peer: origin.endpoint,
-        },
-        Hook::ToNetdev => Way {
-            action: action::SERVICE,
-            ifindex: skb.ifindex(),
-            nexthop: Be32 { be: 0 },
-            peer: 0,
-        },
-        Hook::FromPod | Hook::FromNetdev | Hook::ToPod => Way {
-            peer: origin.endpoint,
-            ..PASS
-        },
+pub(crate) fn back(skb: &Skb, case: &mut Case) {
+    let hook = case.hook();
+    let out = &mut case.back;
+    *out = PASS;
+    out.peer = case.endpoint as u16;
+    if matches!(hook, Hook::FromPod) && case.way.action != action::PASS {
+        out.action = action::PEER;
+        out.ifindex = skb.ifindex();
+    }
+    if matches!(hook, Hook::ToNetdev) {
+        out.action = action::SERVICE;
+        out.ifindex = skb.ifindex();
     }
 }

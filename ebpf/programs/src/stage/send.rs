@@ -1,11 +1,11 @@
 //! Sends a packet where its flow says.
 
-use crate::flow::{Origin, Verdict};
+use crate::flow::Verdict;
 use crate::maps;
 use crate::packet::{NEXT, Skb};
 use crate::stage::nat;
 use ebpf_common::config::TRANSLATED_MARK;
-use ebpf_common::conntrack::{Flow, FlowKey4, action};
+use ebpf_common::conntrack::{Flow, action};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 
@@ -27,24 +27,20 @@ pub(crate) fn out(skb: &Skb, flow: &Flow) -> i32 {
 
 /// Translates if the flow says so, then sends.
 #[inline(always)]
-pub(crate) fn translated(skb: &Skb, key: &FlowKey4, flow: &Flow) -> Result<Verdict, Drop> {
+pub(crate) fn translated(skb: &Skb, flow: &Flow, protocol: u8) -> Result<Verdict, Drop> {
     if flow.translates() {
-        nat::rewrite(skb, flow, key.protocol())?;
+        nat::rewrite(skb, flow, protocol)?;
     }
-    Ok(if flow.action & action::MASK == action::PASS {
-        Verdict::Pass
-    } else {
-        Verdict::Redirected(out(skb, flow))
-    })
+    Ok(Verdict::goes(out(skb, flow)))
 }
 
-/// Back to a sender of this node: the pod behind the interface, or the host.
+/// Back to a sender of this node: the host, or the pod behind the interface.
 #[inline(always)]
-pub(crate) fn back(skb: &Skb, origin: &Origin) -> Result<i32, Drop> {
-    match origin.hook {
-        Hook::FromPod => Ok(skb.redirect_peer(skb.ifindex())),
-        Hook::ToNetdev => Ok(into_host(skb, skb.ifindex())),
-        Hook::FromNetdev | Hook::ToPod => Err(Drop::NoRoute),
+pub(crate) fn back(skb: &Skb, hook: Hook) -> i32 {
+    if matches!(hook, Hook::ToNetdev) {
+        into_host(skb, skb.ifindex())
+    } else {
+        skb.redirect_peer(skb.ifindex())
     }
 }
 
@@ -53,7 +49,7 @@ pub(crate) fn back(skb: &Skb, origin: &Origin) -> Result<i32, Drop> {
 #[inline(always)]
 fn into_host(skb: &Skb, ifindex: u32) -> i32 {
     if let Some(head) = skb.headers::<14>() {
-        let [first, second, third] = maps::config().service_mac;
+        let [first, second, third] = maps::service_mac();
         head.set_u16::<0>(first);
         head.set_u16::<2>(second);
         head.set_u16::<4>(third);

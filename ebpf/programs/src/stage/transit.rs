@@ -2,53 +2,58 @@
 //!
 //! They go where their addresses say, without a flow.
 
-use crate::flow::{Origin, Verdict, key_of};
+use crate::flow::{Case, Verdict};
 use crate::maps;
-use crate::packet::Skb;
+use crate::packet::{NEXT, Skb};
 use crate::stage::service;
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::protocol;
 use ebpf_common::network;
-use ebpf_logic::parse::{Fragment, Packet};
+use ebpf_logic::parse::Fragment;
 
-/// Into a pod of this node, or to the stack.
+/// Into a pod of this node, or to the stack; what has ports is left to the next stages.
 #[inline(always)]
-pub(crate) fn carry(skb: &Skb, origin: &Origin, packet: &Packet) -> Result<Verdict, Drop> {
+pub(crate) fn carry(skb: &Skb, case: &Case) -> Result<Verdict, Drop> {
+    let packet = &case.packet;
+    if packet.has_ports() {
+        return Ok(Verdict::OPEN);
+    }
     let fragment = !matches!(packet.fragment, Fragment::Whole);
     if fragment {
-        untranslated(origin, packet)?;
+        untranslated(case)?;
     }
-    if maps::network(packet.dst) == network::SERVICES || matches!(origin.hook, Hook::ToNetdev) {
+    let hook = case.hook();
+    if matches!(hook, Hook::ToNetdev) || maps::network(packet.dst) == network::SERVICES {
         return Err(if fragment {
             Drop::Fragment
         } else {
             Drop::NoFrontend
         });
     }
-    match origin.hook {
-        Hook::FromPod | Hook::FromNetdev => match maps::local(packet.dst) {
-            Some(endpoint) => Ok(Verdict::Redirected(skb.redirect_peer(endpoint.ifindex))),
-            None => Ok(Verdict::Pass),
-        },
-        Hook::ToPod | Hook::ToNetdev => Ok(Verdict::Pass),
+    if matches!(hook, Hook::FromPod | Hook::FromNetdev)
+        && let Some(endpoint) = maps::local(packet.dst)
+    {
+        return Ok(Verdict::goes(skb.redirect_peer(endpoint.ifindex)));
     }
+    Ok(Verdict::goes(NEXT))
 }
 
 /// The first fragment shows whether the datagram would have to be translated; the later ones
 /// cannot be, so none of it goes.
 #[inline(always)]
-fn untranslated(origin: &Origin, packet: &Packet) -> Result<(), Drop> {
+fn untranslated(case: &Case) -> Result<(), Drop> {
+    let packet = &case.packet;
     let ported = packet.protocol == protocol::TCP || packet.protocol == protocol::UDP;
     if !ported || !matches!(packet.fragment, Fragment::First) {
         return Ok(());
     }
-    let key = key_of(packet, origin.from);
-    let flow_translates = match maps::flow(&key) {
-        Some(flow) => flow.translates(),
-        None => false,
-    };
-    if flow_translates || maps::frontend(&service::frontend_key(packet)).is_some() {
+    if let Some(flow) = maps::flow(&case.key)
+        && flow.translates()
+    {
+        return Err(Drop::Fragment);
+    }
+    if maps::frontend(&service::frontend_key(packet)).is_some() {
         return Err(Drop::Fragment);
     }
     Ok(())
