@@ -69,6 +69,8 @@ pub fn shape(parent: &str, name: &str, value: &Value) -> Shape {
         .iter()
         .find(|(n, p, _)| *n == name && (p.is_empty() || *p == parent));
     match (value, known) {
+        // What should be a list and is none is taken over as it is, and refused.
+        (Value::Object(_), Some((_, _, Shape::Keyed(_) | Shape::Set))) => Shape::Atomic,
         (Value::Object(_) | Value::Array(_), Some((_, _, shape))) => *shape,
         (Value::Object(_), None) => Shape::Granular,
         (Value::Array(_), None) => Shape::Atomic,

@@ -274,3 +274,49 @@ fn equality_is_kubernetes() {
         assert_eq!(equality::unchanged(&b, &a), expected, "{b} and {a}");
     }
 }
+
+/// A value of the wrong type is not lost in the merge: admission gets to see it.
+#[test]
+fn wrong_types_reach_admission() {
+    let base = json!({
+        "selector": {"matchLabels": {"app": "web"}},
+        "template": {
+            "metadata": {"labels": {"app": "web"}, "finalizers": ["a/b"]},
+            "spec": {"containers": [{"name": "a", "image": "x", "ports": [{"containerPort": 80}]}]},
+        },
+    });
+    let kind = find_for(&deployment(json!({}))).unwrap();
+    let current = run(None, &deployment(base.clone()), "foil", false).unwrap();
+    let values = [
+        json!({}),
+        json!({"name": "a"}),
+        json!(["a"]),
+        json!("a"),
+        json!(1),
+        json!(true),
+    ];
+    let paths = [
+        "/template/spec/containers",
+        "/template/spec/containers/0/ports",
+        "/template/spec/containers/0",
+        "/template/spec",
+        "/template/metadata/labels",
+        "/template/metadata/finalizers",
+        "/selector",
+        "/selector/matchLabels",
+    ];
+    for path in paths {
+        for value in &values {
+            let mut spec = base.clone();
+            *spec.pointer_mut(path).unwrap() = value.clone();
+            let applied = deployment(spec);
+            let alone = admit(&applied, kind, None).is_ok();
+            let merged = run(Some(&current), &applied, "foil", false).unwrap();
+            let over = admit(&merged, kind, Some(&current)).is_ok();
+            assert!(
+                alone || !over,
+                "{path} = {value} is refused by itself, not over {current}"
+            );
+        }
+    }
+}
