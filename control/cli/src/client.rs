@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use crate::config::Access;
 use crate::kinds::Kind;
-use crate::reach::{Obstacle, Unreachable, obstacle};
+use crate::reach::{Obstacle, Unreachable, ask_again, obstacle};
 
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -164,7 +164,8 @@ impl Client {
     /// What a status means: a broken connection, or an answer.
     pub(crate) fn refused(&self, status: Status) -> CallError {
         if let Some(source) = std::error::Error::source(&status) {
-            return Box::new(Unreachable::new(&self.access, obstacle(source))).into();
+            let obstacle = ask_again(&self.access, obstacle(source));
+            return Box::new(Unreachable::new(&self.access, obstacle)).into();
         }
         let detail = status
             .metadata()

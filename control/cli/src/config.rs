@@ -434,7 +434,7 @@ contexts:
             ),
             (
                 "a: 1\na: 2",
-                "/c: line 2, column 1: duplicate mapping key: a",
+                "/c: line 2, column 1: duplicate mapping key: a not allowed here",
             ),
         ] {
             assert_eq!(

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use control_api::{Invalid, Warning};
 use serde_json::Value;
 
 use crate::yaml::{self, YamlError};
@@ -284,11 +285,22 @@ pub(crate) fn label(object: &Value) -> String {
         "" => control_api::meta::generate_name(object),
         name => name,
     };
-    if name.is_empty() {
-        kind.to_string()
-    } else {
-        format!("{kind}/{name}")
+    match (kind, name) {
+        (kind, "") => kind.to_string(),
+        ("", name) => name.to_string(),
+        (kind, name) => format!("{kind}/{name}"),
     }
+}
+
+/// Judges a whole object as the control plane will, as far as that needs no other object.
+pub(crate) fn judge(object: &Value, namespace: &str) -> Result<Vec<Warning>, Invalid> {
+    let kind = control_api::find_for(object)?;
+    let mut placed = object.clone();
+    if kind.namespaced && control_api::meta::namespace(object).is_empty() {
+        control_api::meta::set_namespace(&mut placed, namespace);
+    }
+    let (_, warnings) = control_api::admit(&placed, kind, None)?;
+    Ok(warnings)
 }
 
 /// Turns documents that repeat an object of an earlier one into errors.
@@ -368,7 +380,7 @@ mod tests {
             (format!("---\n# first\n{}---\n---\n# nothing\n--- # second\n{}", pod("a"), pod("b")),
              vec!["f: document 1: Pod/a", "f: document 2: Pod/b"]),
             (format!("{}---\nx: [1\n---\n{}", pod("a"), pod("b")),
-             vec!["f: document 1: Pod/a", "f: document 2: line 6, column 1: did not find expected ',' or ']'", "f: document 3: Pod/b"]),
+             vec!["f: document 1: Pod/a", "f: document 2: line 5, column 4: unclosed bracket '['", "f: document 3: Pod/b"]),
             ("apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: a}}\n- {apiVersion: v1, kind: Service, metadata: {name: b}}\n".into(),
              vec!["f: document 1: Pod/a Service/b"]),
             ("{\"apiVersion\": \"v1\", \"kind\": \"PodList\", \"items\": [{\"metadata\": {\"name\": \"a\"}}]}".into(), vec!["f: document 1: Pod/a"]),

@@ -1,12 +1,18 @@
 //! Why the control plane could not be reached, and what to do about it.
 //!
-//! Reads the chain of sources below a transport error; makes no calls itself.
+//! Reads the chain of sources below a transport error; where that does not tell,
+//! `ask_again` connects once more to hear it.
 //! Called by `client.rs` for connections that fail and for those that break.
 
 use std::error::Error;
 use std::fmt;
-use std::io;
+use std::io::{self, Read as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::sync::Arc;
+use std::time::Duration;
 
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{AlertDescription, CertificateError};
 
 use crate::config::Access;
@@ -28,6 +34,8 @@ pub(crate) enum Obstacle {
     NotTls,
     /// Our own certificate was refused.
     ClientRefused(String),
+    /// It hung up without a word that reached us; `ask_again` finds out.
+    HungUp,
     /// The address in the context file.
     Address(String),
     /// Our own certificate or key cannot be read.
@@ -112,6 +120,10 @@ impl Obstacle {
             Self::ClientRefused(why) => {
                 (format!("it refuses our certificate ({why})"), NEW_CONTEXT)
             }
+            Self::HungUp => (
+                "it closed the connection at once".into(),
+                "foil-control does that to certificates that it does not accept; its log says why.",
+            ),
             Self::Address(why) => (
                 format!("the address cannot be used: {why}"),
                 "It must look like https://HOST:PORT (clusters[].cluster.server).",
@@ -137,12 +149,73 @@ pub(crate) fn obstacle(error: &(dyn Error + 'static)) -> Obstacle {
             return found;
         }
         let text = error.to_string();
+        // The transport keeps these as text only.
+        if ["broken pipe", "connection reset", "connection closed"]
+            .iter()
+            .any(|end| text.contains(end))
+        {
+            return Obstacle::HungUp;
+        }
         if texts.last() != Some(&text) {
             texts.push(text);
         }
         next = error.source();
     }
     Obstacle::Other(texts.join(": "))
+}
+
+/// How long to wait for what a server says before it hangs up.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Connects once more and only listens. A server that refuses our certificate
+/// says so after the handshake, when we have begun to write already: the reset
+/// that answers our bytes often overtakes its words.
+pub(crate) fn ask_again(access: &Access, before: Obstacle) -> Obstacle {
+    match before {
+        Obstacle::HungUp | Obstacle::Other(_) => listen(access)
+            .err()
+            .and_then(|error| recognise(&error))
+            .unwrap_or(before),
+        known => known,
+    }
+}
+
+fn listen(access: &Access) -> io::Result<()> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&access.ca) {
+        roots
+            .add(certificate.map_err(io::Error::other)?)
+            .map_err(io::Error::other)?;
+    }
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&access.certificate).collect();
+    let key = PrivateKeyDer::from_pem_slice(&access.key).map_err(io::Error::other)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain.map_err(io::Error::other)?, key)
+        .map_err(io::Error::other)?;
+    let uri: tonic::transport::Uri = access.server.parse().map_err(io::Error::other)?;
+    let host = uri
+        .host()
+        .unwrap_or_default()
+        .trim_matches(['[', ']'])
+        .to_string();
+    let address = (host.as_str(), uri.port_u16().unwrap_or(443))
+        .to_socket_addrs()?
+        .next();
+    let address = address.ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let mut tcp = TcpStream::connect_timeout(&address, LAST_WORDS)?;
+    tcp.set_read_timeout(Some(LAST_WORDS))?;
+    let name = access.server_name.clone().unwrap_or(host);
+    let name = ServerName::try_from(name).map_err(io::Error::other)?;
+    let mut tls =
+        rustls::ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+    let mut byte = [0];
+    rustls::Stream::new(&mut tls, &mut tcp)
+        .read(&mut byte)
+        .map(drop)
 }
 
 fn recognise(error: &(dyn Error + 'static)) -> Option<Obstacle> {
@@ -160,6 +233,7 @@ fn recognise(error: &(dyn Error + 'static)) -> Option<Obstacle> {
             Some(Obstacle::NoRoute)
         }
         io::ErrorKind::TimedOut => Some(Obstacle::TimedOut),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Some(Obstacle::HungUp),
         _ => None,
     }
 }

@@ -26,7 +26,8 @@ pub(crate) fn parse(text: &str) -> Result<Value, YamlError> {
     };
     serde_saphyr::from_str_with_options::<Value>(text, options).map_err(|error| {
         let at = error.location();
-        let rendered = error.without_snippet().to_string();
+        let formatter = serde_saphyr::UserMessageFormatter;
+        let rendered = error.without_snippet().render_with_formatter(&formatter);
         YamlError {
             line: at.map_or(1, |at| at.line()),
             column: at.map_or(1, |at| at.column()),
@@ -258,9 +259,9 @@ mod tests {
     #[test]
     fn refuses_with_line_and_column() {
         for (text, line, column, message) in [
-            ("a: 1\nb: [1, 2\n", 3, 1, ""),
+            ("a: 1\nb: [1, 2\n", 2, 4, "unclosed bracket"),
             ("a: 1\nc: 2\na: 3\n", 3, 1, "duplicate mapping key: a"),
-            ("a:\n\t- b\n", 2, 1, ""),
+            ("a:\n\t- b\n", 2, 2, "tabs disallowed"),
         ] {
             let error = parse(text).unwrap_err();
             assert_eq!(

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::client::{CallError, Client};
 use crate::error::CommandError;
-use crate::kinds::{self, Kind};
+use crate::kinds::Kind;
 use crate::manifest::{self, Document, Place};
 use crate::output::{self, Format};
 use crate::session::Session;
@@ -94,8 +94,11 @@ pub(crate) async fn run(
 ) -> Result<(), CommandError> {
     let mut documents = manifest::read(&args.files.files, args.files.recursive)?;
     if args.dry_run == DryRun::Client {
-        manifest::refuse_duplicates(&mut documents, &session.namespace_offline());
-        return finish(documents, |document| judge_here(document, &args, out));
+        let namespace = session.namespace_offline();
+        manifest::refuse_duplicates(&mut documents, &namespace);
+        return finish(documents, |place, objects| {
+            judge_here(place, objects, &namespace, &args, out)
+        });
     }
     let mut client = session.connect().await?;
     let namespace = session.namespace(&client);
@@ -154,9 +157,12 @@ impl Applying<'_> {
             check_name(object)?;
             kinds.push(self.session.kind_of(client, object).await.map_err(
                 |error| match error {
-                    CommandError::Target(error) => {
-                        Stop::Document(vec![format!("{}: {error}", manifest::label(object))])
-                    }
+                    CommandError::Target(error) => match control_api::find_for(object) {
+                        Err(invalid) => invalid_here(object, &invalid),
+                        Ok(_) => {
+                            Stop::Document(vec![format!("{}: {error}", manifest::label(object))])
+                        }
+                    },
                     other => Stop::Command(other),
                 },
             )?);
@@ -180,7 +186,7 @@ impl Applying<'_> {
             .await
         {
             Ok(_) => Ok(()),
-            Err(error) if error.is_not_found() => check_here(object),
+            Err(error) if error.is_not_found() => check_here(object, self.namespace),
             Err(error) => Err(self.stop(object, error)),
         }
     }
@@ -254,50 +260,54 @@ fn check_name(object: &Value) -> Result<(), Stop> {
 /// What can be said about an object without a control plane: unknown fields,
 /// wrong types, values out of range. It must be whole: parts of an object that
 /// is there already are for the server to judge.
-fn check_here(object: &Value) -> Result<(), Stop> {
+fn check_here(object: &Value, namespace: &str) -> Result<(), Stop> {
     // A kind that only the control plane knows is left to it.
-    let Ok(kind) = control_api::find_for(object) else {
+    if control_api::find_for(object).is_err() {
         return Ok(());
-    };
-    control_api::admit(object, kind, None)
-        .map(|_| ())
-        .map_err(|invalid| {
-            let label = manifest::label(object);
-            Stop::Document(
-                invalid
-                    .causes
-                    .iter()
-                    .map(|cause| format!("{label}: {cause}"))
-                    .collect(),
-            )
-        })
+    }
+    manifest::judge(object, namespace)
+        .map(drop)
+        .map_err(|invalid| invalid_here(object, &invalid))
+}
+
+fn invalid_here(object: &Value, invalid: &control_api::Invalid) -> Stop {
+    let label = manifest::label(object);
+    Stop::Document(
+        invalid
+            .causes
+            .iter()
+            .map(|cause| format!("{label}: {cause}"))
+            .collect(),
+    )
 }
 
 /// `--dry-run=client`.
-fn judge_here(document: &[Value], args: &Args, out: &mut dyn Write) -> Result<(), Stop> {
+fn judge_here(
+    place: &Place,
+    document: &[Value],
+    namespace: &str,
+    args: &Args,
+    out: &mut dyn Write,
+) -> Result<(), Stop> {
+    let mut kinds = Vec::new();
     for object in document {
         check_name(object)?;
-        check_here(object)?;
-        control_api::find_for(object).map_err(|invalid| {
-            let label = manifest::label(object);
-            Stop::Document(
-                invalid
-                    .causes
-                    .iter()
-                    .map(|cause| format!("{label}: {cause}"))
-                    .collect(),
-            )
-        })?;
+        let warnings =
+            manifest::judge(object, namespace).map_err(|invalid| invalid_here(object, &invalid))?;
+        for warning in warnings {
+            eprintln!("Warning: {place}: {}: {warning}", manifest::label(object));
+        }
+        kinds
+            .push(control_api::find_for(object).map_err(|invalid| invalid_here(object, &invalid))?);
     }
-    for object in document {
-        let kind = control_api::find_for(object).map(Kind::from);
-        let Ok(kind) = kind else { continue };
+    let outcome = format!("created{}", DryRun::Client.suffix());
+    for (object, kind) in document.iter().zip(kinds) {
         output::report(
             out,
             args.output.as_ref(),
-            &kind,
+            &Kind::from(kind),
             object,
-            &format!("created{}", DryRun::Client.suffix()),
+            &outcome,
         )?;
     }
     Ok(())
@@ -306,14 +316,14 @@ fn judge_here(document: &[Value], args: &Args, out: &mut dyn Write) -> Result<()
 /// Goes through all documents with a judge that needs no connection.
 fn finish(
     documents: Vec<Document>,
-    mut judge: impl FnMut(&[Value]) -> Result<(), Stop>,
+    mut judge: impl FnMut(&Place, &[Value]) -> Result<(), Stop>,
 ) -> Result<(), CommandError> {
     let mut refused = Refused::default();
     for document in documents {
         let Some((place, objects)) = refused.unless_broken(document) else {
             continue;
         };
-        match judge(&objects) {
+        match judge(&place, &objects) {
             Ok(()) => refused.applied.push(place),
             Err(Stop::Document(lines)) => refused.report(place, lines),
             Err(Stop::Command(error)) => return Err(error),
@@ -354,20 +364,16 @@ impl Refused {
         if self.refused.is_empty() {
             return Ok(());
         }
-        if !self.applied.is_empty() {
-            let places: Vec<String> = self.refused.iter().map(Place::to_string).collect();
-            eprintln!(
-                "error: nothing was done for {}; the other {} documents are through",
-                places.join(", "),
-                self.applied.len()
-            );
-        }
+        let others = match self.applied.len() {
+            0 => return Err(CommandError::Reported),
+            1 => "the other document is through".to_string(),
+            many => format!("the other {many} documents are through"),
+        };
+        let places: Vec<String> = self.refused.iter().map(Place::to_string).collect();
+        eprintln!(
+            "error: nothing was done for {}; {others}",
+            places.join(", ")
+        );
         Err(CommandError::Reported)
-    }
-}
-
-impl From<&&'static control_api::Kind> for Kind {
-    fn from(known: &&'static control_api::Kind) -> Self {
-        kinds::Kind::from(*known)
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use agent_sys::maps::Counter;
+use agent_sys::maps::{Counted, Counter};
 use ebpf_common::conntrack::{Flow, FlowKey4, SCOPE_HOST, SCOPE_NETDEV, action, state};
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::name::{BACKEND, ENDPOINT, Name, NameKey, SERVICE_PORT};
@@ -258,11 +258,19 @@ fn backend(id: u32, names: &Names) -> String {
 /// Why packets did not go on, and where.
 pub(super) fn counters(all: &[Counter]) -> Vec<Row> {
     let to_row = |counter: &Counter| {
-        let (name, sentence) = match counter.reason {
-            Some(reason) => (reason.name(), reason.sentence()),
-            None => (
-                "DECIDED",
-                "Let on by a decision (first packets, and what the fast path leaves).",
+        let (name, meaning) = match counter.what {
+            Counted::Decided => (
+                "DECIDED".to_string(),
+                "Let on by a decision: first packets, and what the fast path leaves.",
+            ),
+            Counted::Dropped(reason) => (reason.name().to_string(), reason.sentence()),
+            Counted::EventShed => (
+                "EVENT_SHED".to_string(),
+                "Events that found the ring full; no packet was dropped for it.",
+            ),
+            Counted::Unknown(number) => (
+                format!("REASON_{number}"),
+                "A reason that is newer than this foil.",
             ),
         };
         row()
@@ -270,7 +278,7 @@ pub(super) fn counters(all: &[Counter]) -> Vec<Row> {
             .with("hook", counter.hook.text())
             .with("packets", counter.count.packets)
             .with("bytes", counter.count.bytes)
-            .with("meaning", sentence)
+            .with("meaning", meaning)
     };
     all.iter().map(to_row).collect()
 }

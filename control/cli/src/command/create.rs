@@ -198,7 +198,7 @@ async fn one(
                 .join("; "),
         };
         let kind = control_api::find_for(object).map_err(invalid)?;
-        control_api::admit(object, kind, None).map_err(invalid)?;
+        manifest::judge(object, &session.namespace_offline()).map_err(invalid)?;
         return output::report(out, how.output.as_ref(), &kind.into(), object, &outcome);
     }
     let mut client = session.connect().await?;

@@ -1,0 +1,251 @@
+//! `apply` and `create`: what is sent, what is said, what is left out.
+
+use serde_json::json;
+
+use crate::run::Bench;
+
+const POD: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: busybox}
+spec: {containers: [{name: busybox, image: busybox, command: [sleep, '1000']}]}
+";
+const CONFIG: &str = "apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {a: '1'}
+";
+
+#[test]
+fn created_unchanged_configured() {
+    let bench = Bench::new();
+    bench.write("all.yaml", &format!("{POD}---\n{CONFIG}"));
+    assert_eq!(
+        bench.foil(&["apply", "-f", "all.yaml"]).ok(),
+        "pod/busybox created\nconfigmap/settings created\n"
+    );
+    assert_eq!(
+        bench.foil(&["apply", "-f", "all.yaml"]).ok(),
+        "pod/busybox unchanged\nconfigmap/settings unchanged\n"
+    );
+    let changed = CONFIG.replace("'1'", "'2'");
+    assert_eq!(
+        bench.foil_with(&["apply", "-f", "-"], &changed).ok(),
+        "configmap/settings configured\n"
+    );
+    assert_eq!(
+        bench
+            .foil(&["get", "cm", "settings", "-o", "jsonpath={.data.a}"])
+            .ok(),
+        "2"
+    );
+}
+
+#[test]
+fn folders_and_lists() {
+    let bench = Bench::new();
+    bench.write("m/a.yaml", POD);
+    bench.write("m/below/b.yml", CONFIG);
+    assert_eq!(
+        bench.foil(&["apply", "-f", "m"]).ok(),
+        "pod/busybox created\n"
+    );
+    assert_eq!(
+        bench.foil(&["apply", "-R", "-f", "m"]).ok(),
+        "pod/busybox unchanged\nconfigmap/settings created\n"
+    );
+    bench.write(
+        "list.json",
+        &json!({"apiVersion": "v1", "kind": "List", "items": [
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}},
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "in-x", "namespace": "x"}}]})
+        .to_string(),
+    );
+    assert_eq!(
+        bench.foil(&["apply", "-f", "list.json"]).ok(),
+        "namespace/x created\nconfigmap/in-x created\n"
+    );
+}
+
+#[test]
+fn a_document_is_applied_whole_or_not_at_all() {
+    let bench = Bench::new();
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "good"}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "Bad Name"}}]});
+    bench.write("list.yaml", &format!("{list}\n---\n{POD}"));
+    let ended = bench.foil(&["apply", "-f", "list.yaml"]);
+    assert_eq!(
+        (ended.code, ended.out.as_str()),
+        (1, "pod/busybox created\n"),
+        "{ended:?}"
+    );
+    assert!(
+        ended.err.starts_with(
+            "error: list.yaml: document 1: ConfigMap/Bad Name: metadata.name: Invalid value"
+        ),
+        "{ended:?}"
+    );
+    assert!(
+        ended.err.ends_with(
+            "error: nothing was done for list.yaml: document 1; the other document is through\n"
+        ),
+        "{ended:?}"
+    );
+    assert_eq!(bench.foil(&["get", "cm", "-o", "name"]).ok(), "");
+}
+
+#[test]
+fn dry_runs_store_nothing() {
+    let bench = Bench::new();
+    bench.write("pod.yaml", POD);
+    assert_eq!(
+        bench
+            .foil(&["apply", "-f", "pod.yaml", "--dry-run=server"])
+            .ok(),
+        "pod/busybox created (server dry run)\n"
+    );
+    assert_eq!(
+        bench
+            .foil(&["apply", "-f", "pod.yaml", "--dry-run=client"])
+            .ok(),
+        "pod/busybox created (dry run)\n"
+    );
+    let ended = bench.foil(&["get", "pods"]);
+    assert_eq!(
+        (ended.code, ended.out.as_str(), ended.err.as_str()),
+        (0, "", "No resources found in default namespace.\n")
+    );
+    bench.write("bad.yaml", &POD.replace("image:", "imagee:"));
+    let words = ["apply", "-f", "bad.yaml", "--dry-run=client"];
+    assert!(
+        bench
+            .foil(&words)
+            .refused()
+            .contains("bad.yaml: document 1: Pod/busybox: spec.containers[0].imagee")
+    );
+}
+
+#[test]
+fn the_client_dry_run_needs_no_control_plane() {
+    let bench = Bench::new();
+    bench.write("config", "");
+    bench.write("pod.yaml", POD);
+    assert_eq!(
+        bench
+            .foil(&["apply", "-f", "pod.yaml", "--dry-run=client", "-o", "name"])
+            .ok(),
+        "pod/busybox\n"
+    );
+    let words = [
+        "create",
+        "deployment",
+        "web",
+        "--image=foil/app:1",
+        "--port=8080",
+        "--dry-run=client",
+        "-o",
+        "yaml",
+    ];
+    let yaml = bench.foil(&words).ok();
+    assert!(
+        yaml.contains(
+            "containers:\n      - image: foil/app:1\n        name: app\n        ports:\n"
+        ),
+        "{yaml}"
+    );
+    assert_eq!(
+        bench
+            .foil_with(&["apply", "-f", "-", "--dry-run=client"], &yaml)
+            .ok(),
+        "deployment.apps/web created (dry run)\n"
+    );
+}
+
+#[test]
+fn create_refuses_what_is_there() {
+    let bench = Bench::new();
+    bench.write("pod.yaml", POD);
+    assert_eq!(
+        bench.foil(&["create", "-f", "pod.yaml"]).ok(),
+        "pod/busybox created\n"
+    );
+    assert_eq!(
+        bench.foil(&["create", "-f", "pod.yaml"]).refused(),
+        "error: pod.yaml: document 1: Pod/busybox: pods \"busybox\" already exists\n"
+    );
+    assert_eq!(
+        bench.foil(&["create", "ns", "x"]).ok(),
+        "namespace/x created\n"
+    );
+    assert_eq!(
+        bench.foil(&["create", "ns", "x"]).refused(),
+        "Error from server (AlreadyExists): namespaces \"x\" already exists\n"
+    );
+    bench.write("app.conf", "listen = 80\n");
+    let words = [
+        "create",
+        "cm",
+        "c",
+        "--from-literal=a=b=c",
+        "--from-file=app.conf",
+        "-o",
+        "jsonpath={.data}",
+    ];
+    assert_eq!(
+        bench.foil(&words).ok(),
+        "{\"a\":\"b=c\",\"app.conf\":\"listen = 80\\n\"}"
+    );
+    let words = [
+        "create",
+        "secret",
+        "generic",
+        "s",
+        "--from-literal=a=b",
+        "-o",
+        "jsonpath={.data.a}",
+    ];
+    assert_eq!(bench.foil(&words).ok(), "Yg==");
+}
+
+#[test]
+fn labels_annotations_and_patches() {
+    let bench = Bench::new();
+    bench.write("pod.yaml", POD);
+    bench.foil(&["apply", "-f", "pod.yaml"]).ok();
+    assert_eq!(
+        bench.foil(&["label", "po/busybox", "tier=a"]).ok(),
+        "pod/busybox labeled\n"
+    );
+    assert_eq!(
+        bench.foil(&["label", "po/busybox", "tier=b"]).refused(),
+        "error: 'tier' already has a value (a), and --overwrite is not given\n"
+    );
+    assert_eq!(
+        bench.foil(&["label", "pods", "-l", "tier=a", "tier-"]).ok(),
+        "pod/busybox unlabeled\n"
+    );
+    assert_eq!(
+        bench.foil(&["annotate", "pod", "busybox", "note=x y"]).ok(),
+        "pod/busybox annotated\n"
+    );
+    assert_eq!(
+        bench
+            .foil(&[
+                "patch",
+                "pod",
+                "busybox",
+                "-p",
+                "metadata: {labels: {p: q}}"
+            ])
+            .ok(),
+        "pod/busybox patched\n"
+    );
+    let words = [
+        "get",
+        "pod",
+        "busybox",
+        "-o",
+        "jsonpath={.metadata.labels}{.metadata.annotations}",
+    ];
+    assert_eq!(bench.foil(&words).ok(), "{\"p\":\"q\"}{\"note\":\"x y\"}");
+}
