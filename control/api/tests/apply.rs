@@ -286,7 +286,17 @@ fn wrong_types_reach_admission() {
         },
     });
     let kind = find_for(&deployment(json!({}))).unwrap();
-    let current = run(None, &deployment(base.clone()), "foil", false).unwrap();
+    let mut current = run(None, &deployment(base.clone()), "foil", false).unwrap();
+    // Somebody else's items, which a merge has to keep.
+    let mut add = |path: &str, item: Value| {
+        let list = current
+            .pointer_mut(&format!("/spec/template/{path}"))
+            .unwrap();
+        list.as_array_mut().unwrap().push(item);
+    };
+    add("spec/containers/0/ports", json!({"containerPort": 81}));
+    add("spec/containers", json!({"name": "b", "image": "y"}));
+    add("metadata/finalizers", json!("c/d"));
     let values = [
         json!({}),
         json!({"name": "a"}),
