@@ -128,19 +128,15 @@ impl Client {
             .http2_keep_alive_interval(Duration::from_secs(30))
             .tcp_nodelay(true)
             .tls_config(tls)
-            .map_err(|error| match obstacle(&error) {
-                Obstacle::Other(why) => failed(Obstacle::Identity(why)),
-                known => failed(known),
-            })?;
+            .map_err(|error| failed(Obstacle::Identity(obstacle(&error).what())))?;
         let channel = endpoint.connect().await.map_err(|error| {
             let host = endpoint.uri().host().unwrap_or_default();
-            failed(match obstacle(&error) {
-                // The resolver's errors have no kind of their own.
-                Obstacle::Other(why) if why.contains("lookup address") => {
-                    Obstacle::UnknownHost(host.to_string())
-                }
-                other => other,
-            })
+            let found = obstacle(&error);
+            // The resolver's errors have no kind of their own.
+            if matches!(&found, Obstacle::Other(why) if why.contains("lookup address")) {
+                return failed(Obstacle::UnknownHost(host.to_string()));
+            }
+            failed(found)
         })?;
         let cluster = ClusterClient::new(channel)
             .max_decoding_message_size(LARGEST)

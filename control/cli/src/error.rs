@@ -116,6 +116,11 @@ impl CommandError {
         }
     }
 
+    /// Is it the server's word, or a process', to be printed without "error:"?
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self, Self::Call(CallError::Refused { .. }) | Self::Exit(_))
+    }
+
     /// Is it only that nobody reads our output any more?
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)

@@ -29,13 +29,16 @@ pub(crate) struct Wanted<'w> {
     pub(crate) what: String,
 }
 
+/// Looks at the object as it is; what it returns ends the wait.
+pub(crate) type Judge<'j, T> = dyn FnMut(Option<&Value>) -> Result<Option<T>, CommandError> + 'j;
+
 /// Calls `judge` with the object, now and after each change (`None`: it is not
 /// there), until it returns something.
 pub(crate) async fn until<T>(
     session: &Session,
     client: &mut Client,
     wanted: &Wanted<'_>,
-    judge: &mut dyn FnMut(Option<&Value>) -> Result<Option<T>, CommandError>,
+    judge: &mut Judge<'_, T>,
 ) -> Result<T, CommandError> {
     match wanted.deadline {
         None => endless(session, client, wanted, judge).await,
@@ -55,36 +58,51 @@ async fn endless<T>(
     session: &Session,
     client: &mut Client,
     wanted: &Wanted<'_>,
-    judge: &mut dyn FnMut(Option<&Value>) -> Result<Option<T>, CommandError>,
+    judge: &mut Judge<'_, T>,
 ) -> Result<T, CommandError> {
-    let mut connected_before = false;
+    let mut warned = false;
     loop {
         match once(client, wanted, judge).await {
             Ok(Some(done)) => return Ok(done),
-            // The server ended the watch, or has forgotten where it began.
-            Ok(None) => connected_before = true,
-            Err(CommandError::Call(CallError::Unreachable(_))) if connected_before => {}
-            Err(CommandError::Call(CallError::Refused {
-                code: tonic::Code::OutOfRange,
-                ..
-            })) => {}
-            Err(CommandError::Call(CallError::Unreachable(_))) => connected_before = true,
+            // The server ended the watch.
+            Ok(None) => {}
+            Err(error) if passes(&error) => {
+                if !std::mem::replace(&mut warned, true) {
+                    eprintln!("Warning: lost the control plane, trying again");
+                }
+            }
             Err(error) => return Err(error),
         }
         tokio::time::sleep(PAUSE).await;
         match session.connect().await {
             Ok(again) => *client = again,
-            Err(CommandError::Call(CallError::Unreachable(_))) => {}
+            Err(error) if passes(&error) => {}
             Err(error) => return Err(error),
         }
     }
+}
+
+/// May it be otherwise in a moment? A restart of the control plane, or a watch
+/// that began too long ago.
+fn passes(error: &CommandError) -> bool {
+    use tonic::Code;
+    matches!(
+        error,
+        CommandError::Call(
+            CallError::Unreachable(_)
+                | CallError::Refused {
+                    code: Code::OutOfRange | Code::Unavailable | Code::Cancelled,
+                    ..
+                }
+        )
+    )
 }
 
 /// One watch; `None` when it ended before the judge was content.
 async fn once<T>(
     client: &mut Client,
     wanted: &Wanted<'_>,
-    judge: &mut dyn FnMut(Option<&Value>) -> Result<Option<T>, CommandError>,
+    judge: &mut Judge<'_, T>,
 ) -> Result<Option<T>, CommandError> {
     let now = absent_is_none(client.get(wanted.kind, wanted.namespace, wanted.name).await)?;
     if let Some(done) = judge(now.as_ref())? {

@@ -51,14 +51,15 @@ fn main() -> anyhow::Result<ExitCode> {
         std::mem::forget(out);
         return Ok(ExitCode::SUCCESS);
     }
-    // What was printed before the error comes first; a failure here would only repeat the error below.
-    out.flush()
-        .or_else(|_closed| Ok::<(), std::io::Error>(()))?;
-    match &error {
-        CommandError::Reported => {}
-        CommandError::Call(client::CallError::Refused { .. }) => eprintln!("{error}"),
-        CommandError::Exit(_) => eprintln!("{error}"),
-        other => eprintln!("error: {other}"),
+    // What was printed before the error comes first, if anybody still reads it.
+    let printed = out.flush();
+    if error.is_plain() {
+        eprintln!("{error}");
+    } else if !matches!(error, CommandError::Reported) {
+        eprintln!("error: {error}");
+    }
+    if printed.is_err() {
+        std::mem::forget(out);
     }
     Ok(ExitCode::from(error.exit_code()))
 }

@@ -77,6 +77,11 @@ impl fmt::Display for Unreachable {
 }
 
 impl Obstacle {
+    /// What happened.
+    pub(crate) fn what(&self) -> String {
+        self.words().0
+    }
+
     /// What happened, and what to do.
     fn words(&self) -> (String, &'static str) {
         const NEW_CONTEXT: &str = "Was the control plane set up anew? Then take its new data/admin.conf as the context file.";
@@ -171,13 +176,13 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// says so after the handshake, when we have begun to write already: the reset
 /// that answers our bytes often overtakes its words.
 pub(crate) fn ask_again(access: &Access, before: Obstacle) -> Obstacle {
-    match before {
-        Obstacle::HungUp | Obstacle::Other(_) => listen(access)
-            .err()
-            .and_then(|error| recognise(&error))
-            .unwrap_or(before),
-        known => known,
+    if !matches!(before, Obstacle::HungUp | Obstacle::Other(_)) {
+        return before;
     }
+    listen(access)
+        .err()
+        .and_then(|error| recognise(&error))
+        .unwrap_or(before)
 }
 
 fn listen(access: &Access) -> io::Result<()> {
@@ -227,51 +232,52 @@ fn recognise(error: &(dyn Error + 'static)) -> Option<Obstacle> {
     if let Some(found) = io.get_ref().and_then(|inner| recognise(inner)) {
         return Some(found);
     }
-    match io.kind() {
-        io::ErrorKind::ConnectionRefused => Some(Obstacle::Refused),
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-            Some(Obstacle::NoRoute)
-        }
-        io::ErrorKind::TimedOut => Some(Obstacle::TimedOut),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Some(Obstacle::HungUp),
-        _ => None,
-    }
+    let kinds = [
+        (io::ErrorKind::ConnectionRefused, Obstacle::Refused),
+        (io::ErrorKind::HostUnreachable, Obstacle::NoRoute),
+        (io::ErrorKind::NetworkUnreachable, Obstacle::NoRoute),
+        (io::ErrorKind::TimedOut, Obstacle::TimedOut),
+        (io::ErrorKind::BrokenPipe, Obstacle::HungUp),
+        (io::ErrorKind::ConnectionReset, Obstacle::HungUp),
+    ];
+    kinds
+        .into_iter()
+        .find(|(kind, _)| *kind == io.kind())
+        .map(|(_, found)| found)
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "rustls' enums are non-exhaustive, and few of their values are about certificates"
+)]
 fn of_tls(error: &rustls::Error) -> Obstacle {
-    if let rustls::Error::InvalidCertificate(why) = error {
-        return match why {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                Obstacle::ServerExpired
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                Obstacle::ServerNotYetValid
-            }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                Obstacle::ServerName
-            }
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                Obstacle::UnknownAuthority
-            }
+    use CertificateError as Bad;
+    match error {
+        rustls::Error::InvalidCertificate(why) => match why {
+            Bad::Expired | Bad::ExpiredContext { .. } => Obstacle::ServerExpired,
+            Bad::NotValidYet | Bad::NotValidYetContext { .. } => Obstacle::ServerNotYetValid,
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => Obstacle::ServerName,
+            Bad::UnknownIssuer | Bad::BadSignature => Obstacle::UnknownAuthority,
             _ => Obstacle::Other(error.to_string()),
-        };
+        },
+        rustls::Error::AlertReceived(alert) => match alert {
+            AlertDescription::CertificateExpired => Obstacle::ClientRefused("expired".into()),
+            AlertDescription::UnknownCA => {
+                Obstacle::ClientRefused("signed by an unknown authority".into())
+            }
+            AlertDescription::CertificateRequired => {
+                Obstacle::ClientRefused("none was given".into())
+            }
+            AlertDescription::BadCertificate | AlertDescription::DecryptError => {
+                Obstacle::ClientRefused("bad".into())
+            }
+            AlertDescription::CertificateRevoked => Obstacle::ClientRefused("revoked".into()),
+            AlertDescription::AccessDenied => Obstacle::ClientRefused("access denied".into()),
+            _ => Obstacle::Other(error.to_string()),
+        },
+        rustls::Error::InvalidMessage(_) => Obstacle::NotTls,
+        _ => Obstacle::Other(error.to_string()),
     }
-    if let rustls::Error::AlertReceived(alert) = error {
-        let why = match alert {
-            AlertDescription::CertificateExpired => "expired",
-            AlertDescription::UnknownCA => "signed by an unknown authority",
-            AlertDescription::CertificateRequired => "none was given",
-            AlertDescription::BadCertificate | AlertDescription::DecryptError => "bad",
-            AlertDescription::CertificateRevoked => "revoked",
-            AlertDescription::AccessDenied => "access denied",
-            _ => return Obstacle::Other(error.to_string()),
-        };
-        return Obstacle::ClientRefused(why.into());
-    }
-    if matches!(error, rustls::Error::InvalidMessage(_)) {
-        return Obstacle::NotTls;
-    }
-    Obstacle::Other(error.to_string())
 }
 
 #[cfg(test)]

@@ -155,17 +155,18 @@ impl Applying<'_> {
         let mut kinds = Vec::new();
         for object in objects {
             check_name(object)?;
-            kinds.push(self.session.kind_of(client, object).await.map_err(
-                |error| match error {
-                    CommandError::Target(error) => match control_api::find_for(object) {
+            kinds.push(match self.session.kind_of(client, object).await {
+                Ok(kind) => kind,
+                Err(CommandError::Target(error)) => {
+                    return Err(match control_api::find_for(object) {
                         Err(invalid) => invalid_here(object, &invalid),
                         Ok(_) => {
                             Stop::Document(vec![format!("{}: {error}", manifest::label(object))])
                         }
-                    },
-                    other => Stop::Command(other),
-                },
-            )?);
+                    });
+                }
+                Err(error) => return Err(Stop::Command(error)),
+            });
         }
         if objects.len() > 1 && self.args.dry_run == DryRun::None {
             for object in objects {

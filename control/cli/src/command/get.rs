@@ -16,7 +16,7 @@ use crate::output::jsonpath::Template;
 use crate::output::table::Table;
 use crate::output::{self, Format};
 use crate::printer::{self, Extras};
-use crate::session::{Session, absent_is_none, list_of, namespace_of};
+use crate::session::{Session, absent_is_none, list_of};
 
 /// Print objects
 #[derive(Debug, clap::Args)]
@@ -415,13 +415,5 @@ impl Rows<'_> {
     fn flush(&mut self, out: &mut dyn Write) -> Result<(), CommandError> {
         self.table.flush(out)?;
         Ok(out.flush()?)
-    }
-}
-
-/// Namespace of an object, or the one that was asked for.
-pub(crate) fn place_of<'a>(object: &'a Value, asked: &'a str) -> &'a str {
-    match namespace_of(object) {
-        "" => asked,
-        named => named,
     }
 }

@@ -22,12 +22,12 @@ type Answer<T> = Result<Response<T>, Status>;
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A control plane that lives as long as this.
-pub struct Control {
-    pub store: Arc<Mutex<Store>>,
+pub(crate) struct Control {
+    pub(crate) store: Arc<Mutex<Store>>,
     /// Deletions that were asked for.
-    pub deletions: Arc<Mutex<Vec<v1::DeleteRequest>>>,
-    pub logs: Arc<Mutex<Vec<v1::LogsRequest>>>,
-    pub address: SocketAddr,
+    pub(crate) deletions: Arc<Mutex<Vec<v1::DeleteRequest>>>,
+    pub(crate) logs: Arc<Mutex<Vec<v1::LogsRequest>>>,
+    pub(crate) address: SocketAddr,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -40,7 +40,7 @@ struct Service {
 
 impl Control {
     /// Serves with this identity, to clients that this authority signed.
-    pub fn start(server: &pki::Identity, clients: &pki::Authority) -> Self {
+    pub(crate) fn start(server: &pki::Identity, clients: &pki::Authority) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()

@@ -4,18 +4,18 @@ use base64::Engine as _;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 /// An authority that signs both sides.
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 /// A certificate and its key, PEM.
-pub struct Identity {
-    pub certificate: String,
-    pub key: String,
+pub(crate) struct Identity {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params
@@ -26,12 +26,12 @@ impl Authority {
         }
     }
 
-    pub fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.issuer.pem()
     }
 
     /// Valid from one year to another.
-    pub fn sign(&self, name: &str, years: (i32, i32)) -> Identity {
+    pub(crate) fn sign(&self, name: &str, years: (i32, i32)) -> Identity {
         let mut params = CertificateParams::new(vec![name.to_string()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
@@ -46,7 +46,7 @@ impl Authority {
 }
 
 /// A context file.
-pub fn context_file(server: &str, ca: &str, user: &Identity) -> String {
+pub(crate) fn context_file(server: &str, ca: &str, user: &Identity) -> String {
     let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
     format!(
         "apiVersion: v1

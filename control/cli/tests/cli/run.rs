@@ -10,37 +10,37 @@ use crate::fake::Control;
 use crate::pki::{self, Authority};
 
 /// A control plane, and a context file for it.
-pub struct Bench {
-    pub control: Control,
-    pub folder: tempfile::TempDir,
+pub(crate) struct Bench {
+    pub(crate) control: Control,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 /// How a command ended.
 #[derive(Debug, PartialEq)]
-pub struct Ended {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ended {
     /// Output of a command that must have succeeded without a word of complaint.
     #[track_caller]
-    pub fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert_eq!((self.code, self.err.as_str()), (0, ""), "{self:?}");
         self.out
     }
 
     /// What was complained about by a command that must have failed with 1.
     #[track_caller]
-    pub fn refused(self) -> String {
+    pub(crate) fn refused(self) -> String {
         assert_eq!(self.code, 1, "{self:?}");
         self.err
     }
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let authority = Authority::new();
         let control = Control::start(&authority.sign("127.0.0.1", (2020, 2060)), &authority);
         let bench = Self {
@@ -57,7 +57,7 @@ impl Bench {
     }
 
     /// Puts a file into the test's folder.
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, text).unwrap();
@@ -65,17 +65,17 @@ impl Bench {
     }
 
     /// Puts an object into the control plane as it is.
-    pub fn put(&self, object: Value) {
+    pub(crate) fn put(&self, object: Value) {
         self.control.store.lock().unwrap().put(object);
     }
 
     /// Runs `foil` with these words, in the test's folder.
-    pub fn foil(&self, words: &[&str]) -> Ended {
+    pub(crate) fn foil(&self, words: &[&str]) -> Ended {
         self.foil_with(words, "")
     }
 
     /// The same with something on standard input.
-    pub fn foil_with(&self, words: &[&str], input: &str) -> Ended {
+    pub(crate) fn foil_with(&self, words: &[&str], input: &str) -> Ended {
         let mut child = self.spawn(words);
         child
             .stdin
@@ -92,7 +92,7 @@ impl Bench {
     }
 
     /// Starts it and lets it run.
-    pub fn spawn(&self, words: &[&str]) -> Child {
+    pub(crate) fn spawn(&self, words: &[&str]) -> Child {
         Command::new(env!("CARGO_BIN_EXE_foil"))
             .args(words)
             .current_dir(self.folder.path())

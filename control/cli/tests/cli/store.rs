@@ -11,20 +11,20 @@ use tonic::{Code, Status};
 
 /// A change, for those who watch.
 #[derive(Debug, Clone)]
-pub struct Change {
-    pub what: Type,
-    pub object: Value,
+pub(crate) struct Change {
+    pub(crate) what: Type,
+    pub(crate) object: Value,
 }
 
 /// All objects, in the order in which they came.
-pub struct Store {
-    pub objects: Vec<Value>,
-    pub changes: broadcast::Sender<Change>,
+pub(crate) struct Store {
+    pub(crate) objects: Vec<Value>,
+    pub(crate) changes: broadcast::Sender<Change>,
     revision: u64,
 }
 
 /// What the server says when it refuses.
-pub fn refused(code: Code, reason: &str, message: &str, causes: Vec<v1::Cause>) -> Status {
+pub(crate) fn refused(code: Code, reason: &str, message: &str, causes: Vec<v1::Cause>) -> Status {
     use proto::Message as _;
     let detail = v1::StatusDetail {
         reason: reason.into(),
@@ -59,7 +59,7 @@ fn not_found(kind: &Kind, name: &str) -> Status {
 }
 
 /// The kind that a request names.
-pub fn kind_of(kind: Option<v1::KindRef>) -> Result<&'static Kind, Status> {
+pub(crate) fn kind_of(kind: Option<v1::KindRef>) -> Result<&'static Kind, Status> {
     let kind = kind.unwrap_or_default();
     control_api::find(&kind.group, &kind.version, &kind.kind).ok_or_else(|| {
         refused(
@@ -72,7 +72,7 @@ pub fn kind_of(kind: Option<v1::KindRef>) -> Result<&'static Kind, Status> {
 }
 
 impl Store {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             objects: Vec::new(),
             changes: broadcast::channel(64).0,
@@ -89,7 +89,7 @@ impl Store {
     }
 
     /// Puts an object there as it is, status included.
-    pub fn put(&mut self, mut object: Value) {
+    pub(crate) fn put(&mut self, mut object: Value) {
         self.revision += 1;
         let kind = control_api::find_for(&object).unwrap();
         if kind.namespaced && meta::namespace(&object).is_empty() {
@@ -112,14 +112,14 @@ impl Store {
         drop(self.changes.send(Change { what, object }));
     }
 
-    pub fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Value, Status> {
+    pub(crate) fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Value, Status> {
         let at = self
             .position(kind, namespace, name)
             .ok_or_else(|| not_found(kind, name))?;
         Ok(self.objects[at].clone())
     }
 
-    pub fn list(
+    pub(crate) fn list(
         &self,
         kind: &Kind,
         namespace: &str,
@@ -141,7 +141,7 @@ impl Store {
     }
 
     /// Judges and stores; `create` refuses what is there already.
-    pub fn write(
+    pub(crate) fn write(
         &mut self,
         json: &[u8],
         namespace: &str,
@@ -194,7 +194,7 @@ impl Store {
         Ok((stored, outcome, warnings))
     }
 
-    pub fn patch(
+    pub(crate) fn patch(
         &mut self,
         kind: &Kind,
         namespace: &str,
@@ -207,7 +207,12 @@ impl Store {
         self.get(kind, namespace, name)
     }
 
-    pub fn delete(&mut self, kind: &Kind, namespace: &str, name: &str) -> Result<Value, Status> {
+    pub(crate) fn delete(
+        &mut self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Value, Status> {
         let at = self
             .position(kind, namespace, name)
             .ok_or_else(|| not_found(kind, name))?;
