@@ -235,6 +235,7 @@ impl Container {
     /// Removes cgroup and state of a container whose first process is gone.
     pub(crate) fn remove(&mut self, folders: &Folders) -> Result<(), String> {
         kill_rest(&self.create.cgroup);
+        group::remove_children(&self.create.cgroup).map_err(|e| format!("remove groups: {e}"))?;
         self.drain_output();
         for stream in [Stream::Stdout, Stream::Stderr] {
             if let Err(e) = self.log.end(stream) {

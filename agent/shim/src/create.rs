@@ -19,9 +19,10 @@ use proto::v1::{ShimCreate, ShimExec, ShimResize};
 
 use crate::capability::CapabilitySet;
 use crate::executor::{COMMAND_ERROR, Launch};
+use crate::group::Access;
 use crate::seccomp::Filter;
 use crate::session::winsize;
-use crate::spec;
+use crate::spec::{self, Surroundings};
 use crate::worker::{Outcome, Worker};
 use crate::{group, home};
 
@@ -98,6 +99,9 @@ pub(crate) fn container(folders: &Folders, create: &ShimCreate) -> io::Result<Ma
             capabilities,
             report: Some(report_end.as_raw_fd()),
             window: None,
+            groups: spec::mounts_groups(create, group::is_unified()).then_some(Access {
+                read_only: !create.privileged,
+            }),
         };
         let path = create.tty.then_some(console_path.as_path());
         outcome(build_container(folders, create, theirs, path, launch))
@@ -143,9 +147,9 @@ fn build_container(
     console: Option<&Path>,
     launch: impl FnOnce(Option<Filter>, CapabilitySet) -> Launch,
 ) -> Result<(Pid, Vec<String>), Failure> {
-    let bounding = bounding(create);
-    let spec = spec::container(create, bounding, &home(create))?;
-    let capabilities = spec::capabilities(create, bounding)?;
+    let surroundings = surroundings(create);
+    let spec = spec::container(create, &surroundings)?;
+    let capabilities = spec::capabilities(create, surroundings.bounding)?;
     let filter = filter(folders, create, capabilities)?;
     let bundle = Path::new(&create.bundle);
     fs::create_dir_all(bundle)?;
@@ -171,9 +175,9 @@ fn build_process(
     stdio: TheirEnds,
     console: Option<&Path>,
 ) -> Result<(Pid, Vec<String>), Failure> {
-    let bounding = bounding(create);
-    let process = spec::exec(create, exec, bounding, &home(create))?;
-    let capabilities = spec::capabilities(create, bounding)?;
+    let surroundings = surroundings(create);
+    let process = spec::exec(create, exec, &surroundings)?;
+    let capabilities = spec::capabilities(create, surroundings.bounding)?;
     let filter = filter(folders, create, capabilities)?;
     let path = folders.state.join(format!("{}.{number}.json", create.id));
     fs::write(&path, serde_json::to_vec(&process)?)?;
@@ -188,6 +192,7 @@ fn build_process(
         capabilities,
         report: None,
         window,
+        groups: None,
     };
     let built = builder(folders, create, stdio, console)?
         .with_executor(launch)
@@ -216,20 +221,23 @@ fn builder(
     Ok(builder)
 }
 
-/// What a container may have at most. On version 2 nobody keeps a container from
-/// opening a device file that it made itself (libcontainer is built without the
-/// BPF device filter), so making one is left to privileged containers.
-fn bounding(create: &ShimCreate) -> CapabilitySet {
-    let bounding = CapabilitySet::bounding();
-    if group::is_unified() && !create.privileged {
-        bounding.without("CAP_MKNOD")
+/// On version 2 nobody keeps a container from opening a device file that it made
+/// itself (libcontainer is built without the BPF device filter), so making one is
+/// left to privileged containers.
+fn surroundings(create: &ShimCreate) -> Surroundings {
+    let unified = group::is_unified();
+    let all = CapabilitySet::bounding();
+    let bounding = if unified && !create.privileged {
+        all.without("CAP_MKNOD")
     } else {
-        bounding
+        all
+    };
+    let home = home::of(create.uid, Path::new(&create.rootfs));
+    Surroundings {
+        bounding,
+        unified,
+        home,
     }
-}
-
-fn home(create: &ShimCreate) -> String {
-    home::of(create.uid, Path::new(&create.rootfs))
 }
 
 fn filter(

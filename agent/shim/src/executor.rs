@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use crate::capability::CapabilitySet;
+use crate::group::{self, Access};
 use crate::seccomp::Filter;
 
 /// Starts the text of errors that are the command's fault; as Kubernetes' users know it.
@@ -31,10 +32,18 @@ pub(crate) struct Launch {
     pub(crate) report: Option<RawFd>,
     /// Size of the terminal, if it has one and somebody looks at it.
     pub(crate) window: Option<libc::winsize>,
+    /// To mount the container's version 1 groups.
+    pub(crate) groups: Option<Access>,
 }
 
 impl Executor for Launch {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        // In the container's namespaces by now, and still capable.
+        if let Some(access) = self.groups {
+            group::mount_v1(access).map_err(|e| {
+                ExecutorValidationError::ArgValidationError(format!("mount cgroups: {e}"))
+            })?;
+        }
         let (args, path) = command(spec);
         let Some(name) = args.first() else {
             return Err(ExecutorValidationError::ArgValidationError(

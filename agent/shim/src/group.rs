@@ -1,10 +1,14 @@
-//! Reading a container's cgroup: its processes, and whether memory ran out.
+//! A container's cgroup: its processes, whether memory ran out, and its view from inside.
 //!
-//! Making and removing groups is libcontainer's. Called by `container.rs`.
+//! Making and removing groups is libcontainer's. Called by `container.rs`, and by
+//! `executor.rs` inside the container.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 
@@ -15,15 +19,54 @@ pub(crate) fn is_unified() -> bool {
     statfs(MOUNTED).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
-/// Processes in the group; none when it is gone.
+/// Processes in the group and in those that the container made below it; none when
+/// it is gone.
 pub(crate) fn processes(group: &str) -> Vec<Pid> {
-    let Some(folder) = folder("pids", group) else {
+    let mut found = Vec::new();
+    if let Some(folder) = folder("pids", group) {
+        collect(&folder, &mut found);
+    }
+    found
+}
+
+fn collect(folder: &Path, found: &mut Vec<Pid>) {
+    let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    found.extend(
+        text.lines()
+            .filter_map(|line| line.parse().ok())
+            .map(Pid::from_raw),
+    );
+    for child in children(folder) {
+        collect(&child, found);
+    }
+}
+
+/// Removes what a privileged container made below its group, in all hierarchies:
+/// libcontainer removes the group itself only.
+pub(crate) fn remove_children(group: &str) -> io::Result<()> {
+    for folder in folders(group)? {
+        for child in children(&folder) {
+            remove_tree(&child)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(folder: &Path) -> io::Result<()> {
+    for child in children(folder) {
+        remove_tree(&child)?;
+    }
+    fs::remove_dir(folder)
+}
+
+/// Groups directly below one; none when it is gone.
+fn children(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
     };
-    let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| line.parse().ok())
-        .map(Pid::from_raw)
+    entries
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .filter(|p| p.is_dir())
         .collect()
 }
 
@@ -40,6 +83,53 @@ pub(crate) fn oom_kills(group: &str) -> u64 {
     oom_kill(&fs::read_to_string(folder.join(file)).unwrap_or_default())
 }
 
+/// How a container sees its groups.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Access {
+    pub(crate) read_only: bool,
+}
+
+/// Mounts version 1 hierarchies at their usual places. In a cgroup namespace each
+/// shows the container's own group.
+pub(crate) fn mount_v1(access: Access) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let read_only = |path: &Path| -> io::Result<()> {
+        if access.read_only {
+            let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+            mount(None::<&str>, path, None::<&str>, flags, None::<&str>)?;
+        }
+        Ok(())
+    };
+    let top = Path::new(MOUNTED);
+    mount(Some("tmpfs"), top, Some("tmpfs"), flags, Some("mode=755"))?;
+    for controllers in hierarchies(&fs::read_to_string("/proc/self/cgroup")?) {
+        let path = top.join(controllers);
+        fs::create_dir(&path)?;
+        mount(
+            Some("cgroup"),
+            &path,
+            Some("cgroup"),
+            flags,
+            Some(controllers),
+        )?;
+        read_only(&path)?;
+        // Mounted together: each is found by its own name too.
+        for controller in controllers.split(',').filter(|c| *c != controllers) {
+            symlink(controllers, top.join(controller))?;
+        }
+    }
+    read_only(top)
+}
+
+/// Controllers of each hierarchy of /proc/self/cgroup. Not those that have a name
+/// instead: they are some program's accounts of processes, not limits.
+fn hierarchies(table: &str) -> impl Iterator<Item = &str> {
+    table
+        .lines()
+        .filter_map(|line| line.split(':').nth(1))
+        .filter(|controllers| !controllers.is_empty() && !controllers.contains('='))
+}
+
 fn oom_kill(text: &str) -> u64 {
     text.lines()
         .find_map(|line| line.strip_prefix("oom_kill "))
@@ -54,6 +144,20 @@ fn folder(controller: &str, group: &str) -> Option<PathBuf> {
     }
     let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
     Some(mount_point(&table, controller)?.join(relative))
+}
+
+/// The group in every hierarchy that there is.
+fn folders(group: &str) -> io::Result<Vec<PathBuf>> {
+    let relative = group.trim_start_matches('/');
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let points = table.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - cgroup")?;
+        let typ = after.split(' ').next()?;
+        matches!(typ, "" | "2").then(|| before.split(' ').nth(4))?
+    });
+    Ok(points
+        .map(|point| Path::new(point).join(relative))
+        .collect())
 }
 
 /// Where a version 1 controller is mounted, see proc_pid_mountinfo(5).
@@ -84,6 +188,15 @@ mod tests {
             Path::new("/sys/fs/cgroup/cpu,cpuacct")
         );
         assert_eq!(found("pids"), None);
+    }
+
+    #[test]
+    fn hierarchies_with_controllers() {
+        let table = "9:name=systemd:/\n3:cpu,cpuacct:/\n2:memory:/a\n0::/\n";
+        assert_eq!(
+            hierarchies(table).collect::<Vec<_>>(),
+            ["cpu,cpuacct", "memory"]
+        );
     }
 
     #[test]

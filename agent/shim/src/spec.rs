@@ -30,6 +30,17 @@ pub(crate) enum SpecError {
     Oci(#[from] OciSpecError),
 }
 
+/// What the spec depends on beside the message.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    /// What a container may have at most.
+    pub(crate) bounding: CapabilitySet,
+    /// Whether the machine has cgroups of version 2 only.
+    pub(crate) unified: bool,
+    /// Home of the container's user.
+    pub(crate) home: String,
+}
+
 /// What images expect where they say nothing; Docker's.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -80,8 +91,7 @@ pub(crate) fn capabilities(
 /// The spec of a container.
 pub(crate) fn container(
     create: &ShimCreate,
-    bounding: CapabilitySet,
-    home: &str,
+    surroundings: &Surroundings,
 ) -> Result<Spec, SpecError> {
     check(create)?;
     let mut linux = LinuxBuilder::default()
@@ -118,8 +128,8 @@ pub(crate) fn container(
                 .readonly(create.read_only_root)
                 .build()?,
         )
-        .mounts(mounts(create)?)
-        .process(process(create, bounding, home)?)
+        .mounts(mounts(create, surroundings.unified)?)
+        .process(process(create, surroundings)?)
         .linux(linux)
         .annotations(std::collections::HashMap::new())
         .build()?;
@@ -134,8 +144,7 @@ pub(crate) fn container(
 pub(crate) fn exec(
     create: &ShimCreate,
     exec: &ShimExec,
-    bounding: CapabilitySet,
-    home: &str,
+    surroundings: &Surroundings,
 ) -> Result<Process, SpecError> {
     if exec.args.is_empty() {
         return Err(SpecError::Empty("args"));
@@ -148,7 +157,7 @@ pub(crate) fn exec(
         tty: exec.tty,
         ..create.clone()
     };
-    process(&asked, bounding, home)
+    process(&asked, surroundings)
 }
 
 fn check(create: &ShimCreate) -> Result<(), SpecError> {
@@ -172,7 +181,7 @@ fn check(create: &ShimCreate) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn process(create: &ShimCreate, bounding: CapabilitySet, home: &str) -> Result<Process, SpecError> {
+fn process(create: &ShimCreate, surroundings: &Surroundings) -> Result<Process, SpecError> {
     let mut env = Vec::with_capacity(create.env.len() + 1);
     for entry in &create.env {
         let name = entry.split('=').next().unwrap_or_default();
@@ -196,7 +205,7 @@ fn process(create: &ShimCreate, bounding: CapabilitySet, home: &str) -> Result<P
         }
     };
     default("PATH", PATH);
-    default("HOME", home);
+    default("HOME", &surroundings.home);
     if create.tty {
         default("TERM", "xterm");
     }
@@ -211,7 +220,10 @@ fn process(create: &ShimCreate, bounding: CapabilitySet, home: &str) -> Result<P
         .args(create.args.clone())
         .env(env)
         .cwd(PathBuf::from(cwd))
-        .capabilities(starting_capabilities(capabilities(create, bounding)?)?)
+        .capabilities(starting_capabilities(capabilities(
+            create,
+            surroundings.bounding,
+        )?)?)
         // None: those of the agent, which the service manager sets for the node.
         .rlimits(Vec::new())
         .build()?;
@@ -341,8 +353,17 @@ fn pids(asked: &ShimResources) -> Result<Option<oci_spec::runtime::LinuxPids>, S
     ))
 }
 
+/// Where containers find their limits and usage.
+const GROUPS: &str = "/sys/fs/cgroup";
+
+/// Whether the executor mounts a container's version 1 groups: libcontainer would
+/// take as long for these as for all the rest of the mounts.
+pub(crate) fn mounts_groups(create: &ShimCreate, unified: bool) -> bool {
+    !unified && !create.mounts.iter().any(|m| m.destination == GROUPS)
+}
+
 /// The usual mounts, then the agent's; one of the agent's at the same place wins.
-fn mounts(create: &ShimCreate) -> Result<Vec<Mount>, SpecError> {
+fn mounts(create: &ShimCreate, unified: bool) -> Result<Vec<Mount>, SpecError> {
     let access = if create.privileged { "rw" } else { "ro" };
     let usual: [(&str, &str, &str, &[&str]); 7] = [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
@@ -384,7 +405,7 @@ fn mounts(create: &ShimCreate) -> Result<Vec<Mount>, SpecError> {
             &["nosuid", "noexec", "nodev", access],
         ),
         (
-            "/sys/fs/cgroup",
+            GROUPS,
             "cgroup",
             "cgroup",
             &["nosuid", "noexec", "nodev", "relatime", access],
@@ -392,7 +413,8 @@ fn mounts(create: &ShimCreate) -> Result<Vec<Mount>, SpecError> {
     ];
     let mut mounts = Vec::with_capacity(usual.len() + create.mounts.len());
     for (destination, typ, source, options) in usual {
-        if !create.mounts.iter().any(|m| m.destination == destination) {
+        let replaced = create.mounts.iter().any(|m| m.destination == destination);
+        if !replaced && (destination != GROUPS || unified) {
             let options = options.iter().map(|o| (*o).to_owned()).collect();
             mounts.push(mount(destination, typ, source, options)?);
         }
@@ -440,8 +462,16 @@ mod tests {
         }
     }
 
+    fn surroundings() -> Surroundings {
+        Surroundings {
+            bounding: CapabilitySet::ALL,
+            unified: true,
+            home: "/root".into(),
+        }
+    }
+
     fn json(create: &ShimCreate) -> serde_json::Value {
-        serde_json::to_value(container(create, CapabilitySet::ALL, "/root").unwrap()).unwrap()
+        serde_json::to_value(container(create, &surroundings()).unwrap()).unwrap()
     }
 
     #[test]
@@ -597,7 +627,7 @@ mod tests {
             tty: true,
             ..ShimExec::default()
         };
-        let process = exec(&create, &asked, CapabilitySet::ALL, "/root").unwrap();
+        let process = exec(&create, &asked, &surroundings()).unwrap();
         let env = process.env().clone().unwrap();
         assert_eq!(env[..2], ["A=3", "B=2"]);
         assert_eq!(env[2], format!("PATH={PATH}"));
@@ -611,7 +641,7 @@ mod tests {
                 cgroup: cgroup.into(),
                 ..create()
             };
-            let refused = container(&create, CapabilitySet::ALL, "/");
+            let refused = container(&create, &surroundings());
             assert!(matches!(refused, Err(SpecError::Cgroup(_))), "{cgroup:?}");
         }
     }

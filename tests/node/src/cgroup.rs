@@ -50,6 +50,69 @@ fn a_containers_limits_are_in_its_group() {
 }
 
 #[test]
+fn a_container_sees_its_own_limits_and_cannot_change_them() {
+    let mut pod = Pod::new();
+    let script = match pod.groups.version() {
+        Version::V1 => {
+            "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes; cat pids/pids.max; \
+             echo 9 > pids/pids.max; mkdir pids/x; mkdir x; ls | grep -c systemd"
+        }
+        Version::V2 => {
+            "cd /sys/fs/cgroup; cat memory.max; cat pids.max; \
+             echo 9 > pids.max; mkdir x; mkdir x; echo 0"
+        }
+    };
+    for uid in [0, 1000] {
+        let create = limited(
+            pod.message(&format!("as-{uid}"), &["sh", "-c", script]),
+            64 << 20,
+        );
+        let (_, lines) = pod.finish(ShimCreate { uid, ..create });
+        let out: Vec<_> = lines
+            .iter()
+            .filter_map(|l| l.strip_prefix("stdout F "))
+            .collect();
+        assert_eq!(out, ["67108864", "20", "0"], "{lines:?}");
+        let refused = lines
+            .iter()
+            .filter(|l| l.ends_with("Read-only file system"))
+            .count();
+        assert_eq!(refused, 3, "{lines:?}");
+    }
+}
+
+#[test]
+fn what_a_privileged_container_makes_below_its_group_goes_with_it() {
+    let mut pod = Pod::new();
+    let group = pod.groups.container_path(&pod.uid, "web");
+    let top = if pod.groups.version() == Version::V1 {
+        "/sys/fs/cgroup/pids"
+    } else {
+        "/sys/fs/cgroup"
+    };
+    let below = format!("{top}{group}/inner/most");
+    let script =
+        format!("mkdir -p {below}; sleep 1000 & echo $! > {below}/cgroup.procs; exec sleep 1000");
+    let create = ShimCreate {
+        privileged: true,
+        ..pod.message("web", &["sh", "-c", &script])
+    };
+    let id = pod.run(create);
+    let procs = format!("{below}/cgroup.procs");
+    wait_until(
+        "a process in the inner group",
+        || match fs::read_to_string(&procs) {
+            Ok(text) if !text.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    );
+    pod.kill(&id, libc::SIGKILL, false).unwrap();
+    pod.exited(&id);
+    pod.delete(&id).unwrap();
+    assert!(!Path::new(&format!("{top}{group}")).exists());
+}
+
+#[test]
 fn too_much_memory_is_an_oom_kill() {
     let mut pod = Pod::new();
     let hungry = "tail -c 200000000 /dev/zero";

@@ -170,15 +170,30 @@ fn a_terminal() {
     });
     expect(&pod, &mut exec, "30 100");
     // Control-C ends the command, not the shell.
-    pod.wait(exec.input.write(b"echo up; sleep 1000\n".to_vec()))
+    pod.wait(exec.input.write(b"sleep 2000\n".to_vec()))
         .unwrap();
-    expect(&pod, &mut exec, "up\r\n");
+    wait_until("the command in the foreground", || {
+        let pids = pod.group_file("pids", "web", "cgroup.procs");
+        if pids.lines().any(is_foreground_sleep) {
+            Ok(())
+        } else {
+            Err(pids)
+        }
+    });
     pod.wait(exec.input.write(b"\x03".to_vec())).unwrap();
     pod.wait(exec.input.write(b"echo $((40+2)) after; exit 9\n".to_vec()))
         .unwrap();
     expect(&pod, &mut exec, "42 after");
     let (code, _) = pod.wait(exec.collect(1000)).unwrap();
     assert_eq!(code, 9);
+}
+
+/// Executed, and of the process group that the terminal's signals go to.
+fn is_foreground_sleep(pid: &str) -> bool {
+    let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let stat = String::from_utf8_lossy(&read("stat")).into_owned();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
+    read("cmdline") == b"sleep\x002000\0" && fields.get(2) == fields.get(5)
 }
 
 #[test]
