@@ -3,6 +3,7 @@
 //! Pure but for `object`, which fetches what belongs to the object (endpoints of
 //! a service, pods of a node, events). A kind without a file is said as YAML.
 
+mod container;
 mod deployment;
 mod events;
 mod keys;

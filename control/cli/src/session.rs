@@ -58,6 +58,16 @@ impl Session {
             .unwrap_or_else(|| client.namespace().to_string())
     }
 
+    /// Where an object is to be: `-n` if it was given (the server refuses an object
+    /// that says otherwise), else what the object says, else the context's.
+    pub(crate) fn namespace_for(&self, client: &Client, object: &Value) -> String {
+        match (&self.global.namespace, namespace_of(object)) {
+            (Some(asked), _) => asked.clone(),
+            (None, "") => client.namespace().to_string(),
+            (None, own) => own.to_string(),
+        }
+    }
+
     /// The namespace for work without a connection: a context is not needed for it.
     pub(crate) fn namespace_offline(&self) -> String {
         let of_context = || self.access().map(|access| access.namespace).ok();

@@ -111,7 +111,6 @@ pub(crate) async fn run(
         let applying = Applying {
             args: &args,
             session,
-            namespace: &namespace,
             place: &place,
         };
         match applying.document(&mut client, &objects, out).await {
@@ -141,7 +140,6 @@ impl From<CommandError> for Stop {
 struct Applying<'a> {
     args: &'a Args,
     session: &'a Session,
-    namespace: &'a str,
     place: &'a Place,
 }
 
@@ -182,12 +180,13 @@ impl Applying<'_> {
     /// Would the server take it? One that needs an earlier object of the same
     /// document (its namespace, say) cannot be told yet.
     async fn rehearse(&self, client: &mut Client, object: &Value) -> Result<(), Stop> {
+        let namespace = self.session.namespace_for(client, object);
         match client
-            .apply(object, self.namespace, self.args.force_conflicts, true)
+            .apply(object, &namespace, self.args.force_conflicts, true)
             .await
         {
             Ok(_) => Ok(()),
-            Err(error) if error.is_not_found() => check_here(object, self.namespace),
+            Err(error) if error.is_not_found() => check_here(object, &namespace),
             Err(error) => Err(self.stop(object, error)),
         }
     }
@@ -200,8 +199,9 @@ impl Applying<'_> {
         out: &mut dyn Write,
     ) -> Result<(), Stop> {
         let dry_run = self.args.dry_run == DryRun::Server;
+        let namespace = self.session.namespace_for(client, object);
         let answer = client
-            .apply(object, self.namespace, self.args.force_conflicts, dry_run)
+            .apply(object, &namespace, self.args.force_conflicts, dry_run)
             .await
             .map_err(|error| self.stop(object, error))?;
         for warning in &answer.warnings {

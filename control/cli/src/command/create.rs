@@ -203,7 +203,7 @@ async fn one(
     }
     let mut client = session.connect().await?;
     let kind = session.kind_of(&mut client, object).await?;
-    let namespace = session.namespace(&client);
+    let namespace = session.namespace_for(&client, object);
     let created = client
         .create(object, &namespace, how.dry_run == DryRun::Server)
         .await?;

@@ -69,6 +69,19 @@ impl Text {
         }
     }
 
+    /// Another text, a section deeper.
+    pub(super) fn deeper(&mut self, inner: Self) {
+        self.lines
+            .extend(inner.lines.into_iter().map(|line| match line {
+                Line::Plain(text) => Line::Plain(format!("  {text}")),
+                Line::Pair { depth, name, value } => Line::Pair {
+                    depth: depth + 1,
+                    name,
+                    value,
+                },
+            }));
+    }
+
     /// The whole text.
     pub(super) fn finish(self) -> String {
         let mut out = String::new();

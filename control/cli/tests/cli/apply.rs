@@ -64,6 +64,13 @@ fn folders_and_lists() {
         bench.foil(&["apply", "-f", "list.json"]).ok(),
         "namespace/x created\nconfigmap/in-x created\n"
     );
+    let error = bench
+        .foil(&["apply", "-n", "default", "-f", "list.json"])
+        .refused();
+    assert!(
+        error.contains("ConfigMap/in-x: the namespace of the object (x) does not match"),
+        "{error}"
+    );
 }
 
 #[test]

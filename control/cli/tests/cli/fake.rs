@@ -85,6 +85,31 @@ fn object(value: &Value) -> v1::Object {
     }
 }
 
+/// Standard input as standard output, until its end.
+async fn give_back(
+    input: &mut tonic::Streaming<v1::ExecInput>,
+    sender: &tokio::sync::mpsc::Sender<Result<v1::ExecOutput, Status>>,
+) {
+    loop {
+        match input
+            .message()
+            .await
+            .ok()
+            .flatten()
+            .and_then(|message| message.input)
+        {
+            Some(Input::Stdin(bytes)) => {
+                let output = v1::ExecOutput {
+                    output: Some(Output::Stdout(bytes)),
+                };
+                drop(sender.send(Ok(output)).await);
+            }
+            Some(Input::StdinClosed(_)) | None => return,
+            Some(Input::Start(_) | Input::Resize(_)) => {}
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl Cluster for Service {
     type WatchStream = Streamed<v1::WatchEvent>;
@@ -321,18 +346,8 @@ impl Cluster for Service {
                 start.command.join(" ")
             );
             send(Output::Stderr(head.into_bytes())).await;
-            while start.stdin {
-                match input
-                    .message()
-                    .await
-                    .ok()
-                    .flatten()
-                    .and_then(|message| message.input)
-                {
-                    Some(Input::Stdin(bytes)) => drop(send(Output::Stdout(bytes)).await),
-                    Some(Input::StdinClosed(_)) | None => break,
-                    Some(Input::Start(_) | Input::Resize(_)) => {}
-                }
+            if start.stdin {
+                give_back(&mut input, &sender).await;
             }
             let code = start
                 .command

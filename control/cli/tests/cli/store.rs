@@ -154,6 +154,18 @@ impl Store {
         if kind.namespaced && meta::namespace(&object).is_empty() {
             object["metadata"]["namespace"] = json!(namespace);
         }
+        if kind.namespaced && meta::namespace(&object) != namespace {
+            let message = format!(
+                "the namespace of the object ({}) does not match the namespace of the request ({namespace})",
+                meta::namespace(&object)
+            );
+            return Err(refused(
+                Code::InvalidArgument,
+                "BadRequest",
+                &message,
+                Vec::new(),
+            ));
+        }
         let place = meta::namespace(&object).to_string();
         let namespaces = control_api::find("", "v1", "Namespace").unwrap();
         if kind.namespaced && place != "default" && self.position(namespaces, "", &place).is_none()
