@@ -323,3 +323,139 @@ fn slice_of(
         ports: Some(ports).filter(|p| !p.is_empty()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixture::{pod, put_pod, running, service, typed, world};
+
+    fn name() -> Name {
+        Name::new("default", "web")
+    }
+
+    /// Puts the writes into the world, as if they had been stored.
+    fn carry_out(world: &mut World, plan: &Plan) {
+        for write in &plan.writes {
+            match write {
+                Write::Put {
+                    object: Object::EndpointSlice(slice),
+                    ..
+                } => {
+                    let mut slice = EndpointSlice::clone(slice);
+                    slice.metadata.uid = slice.metadata.name.clone();
+                    slice.metadata.resource_version = Some("2".to_owned());
+                    world.put(Object::EndpointSlice(Arc::new(slice)));
+                }
+                Write::Delete { key, .. } => world.remove(key),
+                Write::Put { .. }
+                | Write::Claims(_)
+                | Write::Remove { .. }
+                | Write::Unhook { .. } => panic!("{write:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn conditions_follow_the_pod() {
+        let deleting = |mut pod: Pod| {
+            pod.metadata.deletion_timestamp = Some(typed(json!("2026-01-01T00:00:00Z")));
+            pod
+        };
+        let finished = |mut pod: Pod| {
+            pod.status.as_mut().unwrap().phase = Some("Succeeded".to_owned());
+            pod
+        };
+        let base = |ready| running(pod("p", "0", ""), "n1", "10.0.0.1", ready);
+        // (pod, (ready, serving, terminating) or not in the slice)
+        let rows = [
+            (base(true), Some((true, true, false))),
+            (base(false), Some((false, false, false))),
+            (deleting(base(true)), Some((false, true, true))),
+            (deleting(base(false)), Some((false, false, true))),
+            (finished(base(true)), None),
+            (pod("p", "0", ""), None),
+        ];
+        for (pod, expected) in rows {
+            let mut world = world();
+            world.put(Object::Service(Arc::new(service(json!(8080)))));
+            put_pod(&mut world, pod.clone());
+            let outcome = plan(&world, &name());
+            carry_out(&mut world, &outcome);
+            let slices: Vec<_> = world.slices_of(&name()).collect();
+            assert_eq!(slices.len(), 1);
+            let got = slices[0].endpoints.first().map(|e| {
+                let c = e.conditions.as_ref().unwrap();
+                (c.ready.unwrap(), c.serving.unwrap(), c.terminating.unwrap())
+            });
+            assert_eq!(got, expected, "{pod:?}");
+            assert_eq!(plan(&world, &name()), Plan::default(), "not quiet: {pod:?}");
+        }
+    }
+
+    #[test]
+    fn target_ports() {
+        let rows = [
+            (json!(8080), Some(8080)),
+            (json!("http"), Some(8080)),
+            (json!("nothing"), None),
+            (json!(null), Some(80)),
+        ];
+        for (target, expected) in rows {
+            let mut world = world();
+            world.put(Object::Service(Arc::new(service(target.clone()))));
+            put_pod(
+                &mut world,
+                running(pod("p", "0", ""), "n1", "10.0.0.1", true),
+            );
+            let outcome = plan(&world, &name());
+            carry_out(&mut world, &outcome);
+            let slice = world.slices_of(&name()).next().unwrap();
+            let port = slice.ports.iter().flatten().next().and_then(|p| p.port);
+            assert_eq!(port, expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn one_change_writes_one_slice() {
+        let mut world = world();
+        world.put(Object::Service(Arc::new(service(json!(80)))));
+        let address = |i: i32| format!("10.0.{}.{}", i / 200, i % 200);
+        for i in 0..250 {
+            let pod = running(pod(&format!("p{i}"), "0", ""), "n1", &address(i), true);
+            put_pod(&mut world, pod);
+        }
+        let outcome = plan(&world, &name());
+        assert_eq!(outcome.writes.len(), 3);
+        carry_out(&mut world, &outcome);
+        put_pod(
+            &mut world,
+            running(pod("p7", "0", ""), "n1", &address(7), false),
+        );
+        let outcome = plan(&world, &name());
+        assert_eq!(outcome.writes.len(), 1);
+        carry_out(&mut world, &outcome);
+        // A new one goes where there is room.
+        put_pod(
+            &mut world,
+            running(pod("new", "0", ""), "n1", "10.1.0.0", true),
+        );
+        let outcome = plan(&world, &name());
+        assert_eq!(outcome.writes.len(), 1);
+        carry_out(&mut world, &outcome);
+        assert_eq!(
+            world
+                .slices_of(&name())
+                .map(|s| s.endpoints.len())
+                .sum::<usize>(),
+            251
+        );
+        // The service goes, and its slices with it.
+        world.remove(&Key::new("", "Service", name()));
+        let outcome = plan(&world, &name());
+        assert_eq!(outcome.writes.len(), 3);
+        carry_out(&mut world, &outcome);
+        assert_eq!(world.slices_of(&name()).count(), 0);
+    }
+}

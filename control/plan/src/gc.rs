@@ -204,3 +204,146 @@ pub fn events(world: &World, now: Timestamp) -> Plan {
     }
     plan
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fixture::{meta, node, now, pod, put_node, put_pod, running, typed, world};
+    use crate::object::Name;
+
+    fn map(name: &str, more: &Value) -> Object {
+        let mut metadata = meta(name, &[]);
+        for (key, value) in more.as_object().unwrap() {
+            metadata[key] = value.clone();
+        }
+        Object::ConfigMap(Arc::new(typed(json!({"metadata": metadata}))))
+    }
+
+    fn owner(uid: &str, blocks: bool) -> Value {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "name": uid, "uid": uid,
+            "blockOwnerDeletion": blocks})
+    }
+
+    /// "delete NAME", "remove NAME", "unhook NAME"
+    fn told(plan: &Plan) -> Vec<String> {
+        let said = |w: &Write| match w {
+            Write::Put { object, .. } => format!("put {}", object.key().name.name),
+            Write::Claims(_) => "claims".to_owned(),
+            Write::Delete { key, .. } => format!("delete {}", key.name.name),
+            Write::Remove { key, .. } => format!("remove {}", key.name.name),
+            Write::Unhook { key, .. } => format!("unhook {}", key.name.name),
+        };
+        plan.writes.iter().map(said).collect()
+    }
+
+    #[test]
+    fn what_is_collected() {
+        let gone = json!("2026-01-01T00:00:00Z");
+        // (the object, another one, what is to be done about the first)
+        let rows: [(Value, Option<Value>, &[&str]); 10] = [
+            (json!({}), None, &[]),
+            (
+                json!({"ownerReferences": [owner("b", true)]}),
+                Some(json!({})),
+                &[],
+            ),
+            (
+                json!({"ownerReferences": [owner("b", true)]}),
+                None,
+                &["delete a"],
+            ),
+            (
+                json!({"ownerReferences": [owner("b", true), owner("c", true)]}),
+                Some(json!({})),
+                &["unhook a"],
+            ),
+            (json!({"deletionTimestamp": gone}), None, &["remove a"]),
+            (
+                json!({"deletionTimestamp": gone, "finalizers": ["x/y"]}),
+                None,
+                &[],
+            ),
+            (
+                json!({"deletionTimestamp": gone, "finalizers": [FOREGROUND]}),
+                None,
+                &["unhook a"],
+            ),
+            (
+                json!({"deletionTimestamp": gone, "finalizers": [FOREGROUND]}),
+                Some(json!({"ownerReferences": [owner("a", true)]})),
+                &["delete b"],
+            ),
+            (
+                json!({"deletionTimestamp": gone, "finalizers": [FOREGROUND]}),
+                Some(json!({"ownerReferences": [owner("a", false)]})),
+                &["delete b", "unhook a"],
+            ),
+            (
+                json!({"deletionTimestamp": gone, "finalizers": [ORPHAN]}),
+                Some(json!({"ownerReferences": [owner("a", true)]})),
+                &["unhook b"],
+            ),
+        ];
+        for (first, other, expected) in rows {
+            let mut world = world();
+            world.put(map("a", &first));
+            if let Some(other) = &other {
+                world.put(map("b", other));
+            }
+            let key = Key::new("", "ConfigMap", Name::new("default", "a"));
+            assert_eq!(told(&collect(&world, &key)), expected, "{first} {other:?}");
+        }
+    }
+
+    #[test]
+    fn a_pod_on_a_node_goes_when_the_node_says_so() {
+        let key = Key::new("", "Pod", Name::new("default", "p"));
+        // (grace, node is there, removed)
+        for (grace, there, removed) in [(30, true, false), (0, true, true), (30, false, true)] {
+            let mut world = world();
+            if there {
+                put_node(&mut world, node("n1", 1));
+            }
+            let mut pod = running(pod("p", "0", ""), "n1", "10.244.1.2", true);
+            pod.metadata.deletion_timestamp = Some(typed(json!("2026-01-01T00:00:00Z")));
+            pod.metadata.deletion_grace_period_seconds = Some(grace);
+            put_pod(&mut world, pod);
+            assert_eq!(
+                collect(&world, &key).writes.len(),
+                usize::from(removed),
+                "{grace} {there}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_namespace_goes_after_its_contents() {
+        let mut world = world();
+        world.put(map("a", &json!({})));
+        assert_eq!(namespace(&world, "default"), Plan::default());
+        let mut object = world.namespaces["default"].as_ref().clone();
+        object.metadata.deletion_timestamp = Some(typed(json!("2026-01-01T00:00:00Z")));
+        world.put(Object::Namespace(Arc::new(object)));
+        assert_eq!(told(&namespace(&world, "default")), ["delete a"]);
+        world.remove(&Key::new("", "ConfigMap", Name::new("default", "a")));
+        assert_eq!(told(&namespace(&world, "default")), ["remove default"]);
+    }
+
+    #[test]
+    fn old_events_go() {
+        let mut world = world();
+        for (name, age) in [("old", 4000), ("young", 100)] {
+            let time = after(now(), -age).to_string();
+            world.put(Object::Event(Arc::new(typed(json!({
+                "metadata": meta(name, &[]), "involvedObject": {}, "lastTimestamp": time,
+            })))));
+        }
+        let plan = events(&world, now());
+        assert_eq!(told(&plan), ["remove old"]);
+        assert_eq!(plan.again_at, Some(after(now(), 3500)));
+    }
+}

@@ -342,3 +342,126 @@ pub fn ids(service: &Service) -> (Option<u32>, BTreeMap<String, u32>) {
             .collect(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixture::{service as service_of, typed};
+
+    fn take(claims: &mut Claims, revision: u64, write: &ClaimWrite) {
+        claims.insert(
+            write.key.clone(),
+            Claim {
+                owner: write.owner.clone(),
+                revision,
+            },
+        );
+    }
+
+    #[test]
+    fn addresses_are_used_again_as_late_as_possible() {
+        let ranges: Vec<IpNet> = vec!["10.0.0.0/29".parse().unwrap()];
+        let mut claims = Claims::new();
+        let mut order = Vec::new();
+        for revision in 1..=5 {
+            let (address, write) =
+                pod_address(&claims, &ranges, "pod", &mut BTreeSet::new()).unwrap();
+            order.push(address.to_string());
+            take(&mut claims, revision, &write);
+        }
+        // Neither the network's, nor the first, nor the broadcast address.
+        assert_eq!(
+            order,
+            ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]
+        );
+        assert_eq!(
+            pod_address(&claims, &ranges, "pod", &mut BTreeSet::new()),
+            None
+        );
+        for (revision, released) in [(6, "10.0.0.4"), (7, "10.0.0.2")] {
+            let key = ClaimKey::PodAddress(released.parse().unwrap());
+            claims.insert(
+                key,
+                Claim {
+                    owner: String::new(),
+                    revision,
+                },
+            );
+        }
+        let mut taken = BTreeSet::new();
+        let mut next = || {
+            pod_address(&claims, &ranges, "p", &mut taken).map(|(a, w)| (a.to_string(), w.revision))
+        };
+        assert_eq!(next(), Some(("10.0.0.4".to_owned(), 6)));
+        assert_eq!(next(), Some(("10.0.0.2".to_owned(), 7)));
+        assert_eq!(next(), None);
+    }
+
+    #[test]
+    fn a_service_keeps_its_numbers() {
+        let range: IpNet = "10.96.0.0/24".parse().unwrap();
+        let mut claims = Claims::new();
+        let mut first = service_of(json!(80));
+        for (revision, write) in (1..).zip(service(&claims, &range, &mut first, None).unwrap()) {
+            take(&mut claims, revision, &write);
+        }
+        assert_eq!(
+            ids(&first),
+            (Some(1), BTreeMap::from([("http".to_owned(), 1)]))
+        );
+        // A port more and one less: the one that stays keeps its number.
+        let mut next = service_of(json!(80));
+        next.spec.as_mut().unwrap().ports =
+            typed(json!([{"name": "admin", "port": 1}, {"name": "http", "port": 80}]));
+        let writes = service(&claims, &range, &mut next, Some(&first)).unwrap();
+        assert_eq!(
+            next.spec.as_ref().unwrap().cluster_ip,
+            first.spec.as_ref().unwrap().cluster_ip
+        );
+        assert_eq!(
+            ids(&next).1,
+            BTreeMap::from([("admin".to_owned(), 2), ("http".to_owned(), 1)])
+        );
+        assert_eq!(writes.len(), 1, "{writes:?}");
+        for (revision, write) in (9..).zip(writes) {
+            take(&mut claims, revision, &write);
+        }
+        let mut last = service_of(json!(80));
+        let writes = service(&claims, &range, &mut last, Some(&next)).unwrap();
+        assert_eq!(writes.len(), 1);
+        assert_eq!(
+            (&writes[0].key, writes[0].owner.as_str()),
+            (&ClaimKey::PortId(2), "")
+        );
+    }
+
+    #[test]
+    fn what_a_service_may_not_ask_for() {
+        let range: IpNet = "10.96.0.0/24".parse().unwrap();
+        let other = ClaimKey::ServiceAddress("10.96.0.9".parse().unwrap());
+        let claims = Claims::from([(
+            other,
+            Claim {
+                owner: "other".to_owned(),
+                revision: 1,
+            },
+        )]);
+        let rows = [
+            ("10.96.0.9", false),
+            ("10.96.1.9", false),
+            ("10.96.0.0", false),
+            ("10.96.0.255", false),
+            ("x", false),
+            ("10.96.0.10", true),
+            ("None", true),
+        ];
+        for (asked, allowed) in rows {
+            let mut asking = service_of(json!(80));
+            asking.spec.as_mut().unwrap().cluster_ip = Some(asked.to_owned());
+            let got = service(&claims, &range, &mut asking, None);
+            assert_eq!(got.is_ok(), allowed, "{asked}: {got:?}");
+        }
+    }
+}

@@ -11,6 +11,8 @@ pub mod action;
 pub mod claim;
 pub mod deployment;
 pub mod endpointslice;
+#[cfg(test)]
+mod fixture;
 pub mod gc;
 pub mod hash;
 pub mod identity;

@@ -270,3 +270,137 @@ pub fn unheard(node: &Node, now: Timestamp) -> Option<Node> {
     }
     Some(changed)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixture::{node, now, pod, put_node, put_pod, running, typed, world};
+
+    /// Names of the pods that are deleted.
+    fn deleted(plan: &Plan) -> Vec<&str> {
+        (plan.writes.iter())
+            .filter_map(|w| {
+                if let Write::Delete { key, .. } = w {
+                    Some(&*key.name.name)
+                } else {
+                    None
+                }
+            })
+            .collect()
+    }
+
+    fn lost(world: &World, name: &str) -> Node {
+        unheard(&world.nodes[name], now()).unwrap()
+    }
+
+    #[test]
+    fn a_new_node_gets_the_next_range() {
+        let mut world = world();
+        let taken = crate::ClaimKey::NodeRange("10.244.0.0/24".parse().unwrap());
+        let claim = crate::claim::Claim {
+            owner: "n0".to_owned(),
+            revision: 1,
+        };
+        put_node(&mut world, node("n0", 0));
+        world.put_claim(taken, Some(claim));
+        let mut fresh = node("n1", 1);
+        fresh.spec = None;
+        put_node(&mut world, fresh);
+        let plan = plan(&world, "n1", now());
+        let [
+            Write::Put {
+                object: Object::Node(node),
+                claims,
+            },
+        ] = plan.writes.as_slice()
+        else {
+            panic!("{plan:?}");
+        };
+        assert_eq!(
+            node.spec.as_ref().unwrap().pod_cidr.as_deref(),
+            Some("10.244.1.0/24")
+        );
+        assert_eq!(claims.len(), 1);
+    }
+
+    #[test]
+    fn pods_of_a_lost_node_go_when_they_no_longer_tolerate_it() {
+        let tolerating = |name: &str, seconds: Option<i64>| {
+            let mut pod = running(pod(name, "0", ""), "n1", "10.244.1.2", true);
+            let toleration = json!({"key": UNREACHABLE, "operator": "Exists",
+                "effect": "NoExecute", "tolerationSeconds": seconds});
+            pod.spec.as_mut().unwrap().tolerations = Some(vec![typed(toleration)]);
+            pod
+        };
+        let mut world = world();
+        put_node(&mut world, node("n1", 1));
+        put_pod(
+            &mut world,
+            running(pod("default", "0", ""), "n1", "10.244.1.3", true),
+        );
+        put_pod(&mut world, tolerating("short", Some(10)));
+        put_pod(&mut world, tolerating("never", None));
+        assert_eq!(plan(&world, "n1", now()), Plan::default());
+        let gone = lost(&world, "n1");
+        put_node(&mut world, gone);
+        let first = plan(&world, "n1", now());
+        assert_eq!(deleted(&first), [""; 0]);
+        assert_eq!(first.again_at, Some(after(now(), 10)));
+        // Tainted, and none of its pods is ready any more.
+        for write in &first.writes {
+            if let Write::Put { object, .. } = write {
+                world.put(object.clone());
+            }
+        }
+        assert!(world.pods.values().all(|p| !object::pod_ready(p)));
+        assert_eq!(
+            world.nodes["n1"]
+                .spec
+                .as_ref()
+                .unwrap()
+                .taints
+                .as_ref()
+                .unwrap()
+                .len(),
+            2
+        );
+        let rows: [(i64, &[&str]); 3] = [(9, &[]), (10, &["short"]), (300, &["default", "short"])];
+        for (seconds, expected) in rows {
+            let plan = plan(&world, "n1", after(now(), seconds));
+            assert_eq!(deleted(&plan), expected, "after {seconds} s");
+        }
+        assert!(unheard(&world.nodes["n1"], now()).is_none());
+        // The node is taken out: nobody will ever say that its pods are gone.
+        world.remove(&Key::new("", "Node", Name::new("", "n1")));
+        let plan = plan(&world, "n1", now());
+        assert_eq!(deleted(&plan), ["default", "never", "short"]);
+    }
+
+    #[test]
+    fn people_s_taints_stay() {
+        let mut world = world();
+        let mut tainted = node("n1", 1);
+        let spec = tainted.spec.as_mut().unwrap();
+        spec.unschedulable = Some(true);
+        spec.taints = Some(vec![
+            typed(json!({"key": "mine", "effect": "NoSchedule"})),
+            typed(json!({"key": NOT_READY, "effect": "NoSchedule"})),
+        ]);
+        put_node(&mut world, tainted);
+        let plan = plan(&world, "n1", now());
+        let [
+            Write::Put {
+                object: Object::Node(node),
+                ..
+            },
+        ] = plan.writes.as_slice()
+        else {
+            panic!("{plan:?}");
+        };
+        let taints = node.spec.as_ref().unwrap().taints.as_ref().unwrap();
+        let keys: Vec<&str> = taints.iter().map(|t| t.key.as_str()).collect();
+        assert_eq!(keys, ["mine", UNSCHEDULABLE]);
+    }
+}

@@ -359,3 +359,206 @@ fn notice(pod: &Pod, severity: Severity, reason: &'static str, message: String) 
         component: COMPONENT,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixture::{node as node_of, now, pod, put_node, put_pod, running, typed, world};
+
+    /// Name of each bound pod and its node, in order of names.
+    fn bound(plan: &Plan) -> Vec<(String, String)> {
+        let mut bound: Vec<(String, String)> = plan
+            .writes
+            .iter()
+            .filter_map(|w| match w {
+                Write::Put {
+                    object: Object::Pod(pod),
+                    claims,
+                } if !claims.is_empty() => {
+                    let name = pod.metadata.name.clone()?;
+                    Some((name, object::pod_node(pod)?.to_owned()))
+                }
+                Write::Put { .. }
+                | Write::Claims(_)
+                | Write::Delete { .. }
+                | Write::Remove { .. }
+                | Write::Unhook { .. } => None,
+            })
+            .collect();
+        bound.sort();
+        bound
+    }
+
+    fn said(plan: &Plan) -> Vec<&str> {
+        let failed = plan
+            .notices
+            .iter()
+            .filter(|n| n.reason == "FailedScheduling");
+        failed.map(|n| n.message.as_str()).collect()
+    }
+
+    #[test]
+    fn why_a_pod_fits_nowhere() {
+        type Change = fn(&mut Node, &mut Pod);
+        let rows: [(&str, Change); 8] = [
+            ("1 Insufficient cpu", |_, p| *p = pod("p", "3", "")),
+            ("1 node(s) were unschedulable", |n, _| {
+                n.spec.as_mut().unwrap().unschedulable = Some(true);
+            }),
+            ("1 node(s) were not ready", |n, _| {
+                n.status.as_mut().unwrap().conditions = None;
+            }),
+            (
+                "1 node(s) had untolerated taint {dedicated: gpu}",
+                |n, _| {
+                    n.spec.as_mut().unwrap().taints = Some(vec![typed(
+                        json!({"key": "dedicated", "value": "gpu", "effect": "NoSchedule"}),
+                    )]);
+                },
+            ),
+            (
+                "1 node(s) didn't match Pod's node affinity/selector",
+                |_, p| {
+                    let selector = [("disk".to_owned(), "ssd".to_owned())];
+                    p.spec.as_mut().unwrap().node_selector = Some(selector.into());
+                },
+            ),
+            ("1 Too many pods", |n, _| {
+                n.status.as_mut().unwrap().allocatable =
+                    Some(typed(json!({"cpu": "2", "memory": "4Gi", "pods": "0"})));
+            }),
+            ("1 Insufficient cpu, 1 Insufficient memory", |_, p| {
+                p.spec.as_mut().unwrap().containers[0].resources =
+                    Some(typed(json!({"limits": {"cpu": "9", "memory": "9Gi"}})));
+            }),
+            ("1 Insufficient cpu", |_, p| {
+                p.spec.as_mut().unwrap().init_containers = Some(vec![typed(
+                    json!({"name": "i", "resources": {"requests": {"cpu": "2500m"}}}),
+                )]);
+            }),
+        ];
+        for (expected, change) in rows {
+            let (mut node, mut pod) = (node_of("n1", 1), pod("p", "100m", ""));
+            change(&mut node, &mut pod);
+            let mut world = world();
+            put_node(&mut world, node);
+            put_pod(&mut world, pod);
+            let plan = plan(&world, now());
+            assert_eq!(bound(&plan), []);
+            assert_eq!(
+                said(&plan),
+                [format!("0/1 nodes are available: {expected}.")]
+            );
+            // Said once: the pod that says so already is not written again.
+            for write in &plan.writes {
+                if let Write::Put { object, .. } = write {
+                    world.put(object.clone());
+                }
+            }
+            assert_eq!(super::plan(&world, now()), Plan::default(), "{expected}");
+        }
+        let mut world = world();
+        put_pod(&mut world, pod("p", "1", ""));
+        assert_eq!(
+            said(&plan(&world, now())),
+            ["no nodes available to schedule pods"]
+        );
+    }
+
+    #[test]
+    fn tolerated_taints_do_not_count() {
+        let mut world = world();
+        let mut node = node_of("n1", 1);
+        node.spec.as_mut().unwrap().taints = Some(vec![typed(
+            json!({"key": "k", "value": "v", "effect": "NoSchedule"}),
+        )]);
+        put_node(&mut world, node);
+        let rows = [
+            ("a", json!({"key": "k", "operator": "Exists"}), true),
+            ("b", json!({"key": "k", "value": "v"}), true),
+            ("c", json!({"operator": "Exists"}), true),
+            ("d", json!({"key": "k", "value": "other"}), false),
+            (
+                "e",
+                json!({"key": "k", "value": "v", "effect": "NoExecute"}),
+                false,
+            ),
+        ];
+        for (name, toleration, _) in &rows {
+            let mut pod = pod(name, "1m", "");
+            pod.spec.as_mut().unwrap().tolerations = Some(vec![typed(toleration.clone())]);
+            put_pod(&mut world, pod);
+        }
+        let names: Vec<String> = bound(&plan(&world, now()))
+            .into_iter()
+            .map(|b| b.0)
+            .collect();
+        let expected = rows.iter().filter(|r| r.2).map(|r| r.0);
+        assert_eq!(names, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn pods_of_one_owner_spread_and_see_each_other() {
+        for count in 2..7u32 {
+            let mut world = world();
+            put_node(&mut world, node_of("n1", 1));
+            put_node(&mut world, node_of("n2", 2));
+            for i in 0..count {
+                put_pod(&mut world, pod(&format!("p{i}"), "0", "rs"));
+            }
+            let bound = bound(&plan(&world, now()));
+            let on_first = bound.iter().filter(|(_, node)| node == "n1").count();
+            let on_second = bound.len() - on_first;
+            assert_eq!(bound.len(), usize::try_from(count).unwrap());
+            assert!(on_first.abs_diff(on_second) <= 1, "{bound:?}");
+        }
+        // What others took counts: four pods of 600m fit, three on the emptier.
+        let mut world = world();
+        put_node(&mut world, node_of("n1", 1));
+        put_node(&mut world, node_of("n2", 2));
+        put_pod(
+            &mut world,
+            running(pod("old", "1", ""), "n1", "10.244.1.2", true),
+        );
+        for i in 0..5 {
+            put_pod(&mut world, pod(&format!("p{i}"), "600m", ""));
+        }
+        let plan = plan(&world, now());
+        assert_eq!(bound(&plan).len(), 4);
+        assert_eq!(
+            said(&plan),
+            ["0/2 nodes are available: 2 Insufficient cpu."]
+        );
+    }
+
+    #[test]
+    fn a_pod_gets_address_identity_and_host_with_its_node() {
+        let mut world = world();
+        put_node(&mut world, node_of("n1", 1));
+        put_pod(&mut world, pod("a", "1m", ""));
+        let plan = plan(&world, now());
+        let [
+            Write::Put {
+                object: Object::Pod(bound),
+                claims,
+            },
+        ] = plan.writes.as_slice()
+        else {
+            panic!("{plan:?}");
+        };
+        let status = bound.status.as_ref().unwrap();
+        assert_eq!(status.pod_ip.as_deref(), Some("10.244.1.2"));
+        assert_eq!(status.host_ip.as_deref(), Some("192.0.2.1"));
+        assert!(identity::of(bound) > 0);
+        assert_eq!(claims.len(), 2);
+        let mut named = pod("b", "1m", "");
+        named.spec.as_mut().unwrap().node_name = Some("n1".to_owned());
+        let mut world = super::tests::world();
+        put_node(&mut world, node_of("n1", 1));
+        put_pod(&mut world, named);
+        // Named by its maker: it lacks only the address.
+        assert_eq!(super::plan(&world, now()).writes.len(), 1);
+    }
+}

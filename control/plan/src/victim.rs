@@ -87,3 +87,41 @@ fn worth(pod: &Pod, on_node: &HashMap<&str, usize>, now: Timestamp) -> Worth {
         name: pod.metadata.name.clone().unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{now, pod, running};
+
+    #[test]
+    fn in_the_order_of_kubernetes() {
+        let ready = |name: &str, node: &str| running(pod(name, "0", "rs"), node, "10.0.0.1", true);
+        let mut cheap = ready("cheap", "n3");
+        cheap.metadata.annotations = Some([(DELETION_COST.to_owned(), "-5".to_owned())].into());
+        let pods = [
+            ready("alone", "n2"),
+            ready("together-b", "n1"),
+            ready("together-a", "n1"),
+            running(pod("unready", "0", "rs"), "n2", "10.0.0.2", false),
+            pod("unbound", "0", "rs"),
+            cheap,
+        ];
+        let pods: Vec<Arc<Pod>> = pods.into_iter().map(Arc::new).collect();
+        let references: Vec<&Arc<Pod>> = pods.iter().collect();
+        let chosen = choose(&references, 6, now());
+        let names: Vec<&str> = chosen
+            .iter()
+            .filter_map(|p| p.metadata.name.as_deref())
+            .collect();
+        let expected = [
+            "unbound",
+            "unready",
+            "cheap",
+            "alone",
+            "together-a",
+            "together-b",
+        ];
+        // "alone" shares n2 with "unready": two neighbours each; names decide.
+        assert_eq!(names, expected);
+    }
+}
