@@ -49,7 +49,7 @@ pub(crate) enum DocumentError {
     #[error("{object}{field}: Invalid value: must be a string")]
     NotAString { object: String, field: String },
     #[error("{object}: duplicate: {first} has it already")]
-    Duplicate { object: String, first: Place },
+    Duplicate { object: String, first: String },
 }
 
 /// Where a document stands.
@@ -64,6 +64,17 @@ pub(crate) struct Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: document {}", self.file, self.document)
+    }
+}
+
+impl Place {
+    /// The file need not be named to somebody who is in it.
+    fn seen_from(&self, other: &Self) -> String {
+        if self.file == other.file {
+            format!("document {}", self.document)
+        } else {
+            self.to_string()
+        }
     }
 }
 
@@ -340,7 +351,7 @@ pub(crate) fn refuse_duplicates(documents: &mut [Document], namespace: &str) {
                 Some(first) => {
                     error = Some(DocumentError::Duplicate {
                         object: label(object),
-                        first: first.clone(),
+                        first: first.seen_from(&document.place),
                     })
                 }
                 None => drop(seen.insert(key, document.place.clone())),
@@ -388,7 +399,7 @@ mod tests {
             ("kind: Pod\nmetadata: {name: a}\n".into(), vec!["f: document 1: Pod/a: apiVersion: Required value"]),
             ("apiVersion: v1\nkind: 3\n".into(), vec!["f: document 1: kind: Invalid value: must be a string"]),
             (format!("{0}---\n{1}---\n{0}", pod("a"), pod("b")),
-             vec!["f: document 1: Pod/a", "f: document 2: Pod/b", "f: document 3: Pod/a: duplicate: f: document 1 has it already"]),
+             vec!["f: document 1: Pod/a", "f: document 2: Pod/b", "f: document 3: Pod/a: duplicate: document 1 has it already"]),
             ("# only a comment\n".into(), vec![]),
             ("\u{feff}apiVersion: v1\nkind: Pod\nmetadata:\n  generateName: a-\n".into(), vec!["f: document 1: Pod/a-"]),
         ] {
