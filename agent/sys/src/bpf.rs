@@ -84,7 +84,7 @@ pub enum BpfError {
         /// Path.
         path: PathBuf,
         /// Cause.
-        source: aya::EbpfError,
+        source: Box<aya::EbpfError>,
     },
     /// The verifier refused a program, or the object lacks it.
     #[error("load BPF program {name}: {source}")]
@@ -92,7 +92,7 @@ pub enum BpfError {
         /// Program.
         name: &'static str,
         /// Cause.
-        source: aya::programs::ProgramError,
+        source: Box<aya::programs::ProgramError>,
     },
     /// The object has no such program.
     #[error("the BPF object has no program {name}")]

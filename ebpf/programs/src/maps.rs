@@ -60,6 +60,14 @@ fact!(jiffies_per_second: u32);
 fact!(seed: u32);
 fact!(node: Addr);
 
+/// The node's address as it stands in a packet; zero, which no packet is for, if it is IPv6.
+#[inline(always)]
+pub(crate) fn node_v4() -> Be32 {
+    let at = &raw const NODE_CONFIG.node.words[3];
+    // SAFETY: a field of a static that is never written to.
+    unsafe { at.read_volatile() }
+}
+
 #[btf_map(name = "endpoints")]
 static ENDPOINTS: HashMap<u32, Endpoint, MAX_ENDPOINTS, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "local_addrs")]
@@ -99,7 +107,7 @@ pub(crate) const NOEXIST: u64 = 1;
 #[inline(always)]
 pub(crate) fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
     // SAFETY: elements of the map are freed after a grace period, and we are inside one.
-    unsafe { ENDPOINTS.get(&ifindex) }
+    unsafe { ENDPOINTS.get(ifindex) }
 }
 
 #[inline(always)]

@@ -1,1 +1,223 @@
-//! Written next.
+//! Traffic without a service: pod to pod, pod and node, ICMP, and who may send as whom.
+
+use crate::node::{Node, PORT, TCP, VIP, decided, dropped};
+use crate::packet::{NEXT, REDIRECT, SHOT, at, echo, key, see, tcp, udp};
+use agent_sys::bpf::Program;
+use ebpf_common::conntrack::{SCOPE_HOST, SCOPE_NETDEV, action};
+use ebpf_common::counter::Hook;
+use ebpf_common::drop::Drop;
+use ebpf_logic::parse::flag::{ACK, SYN};
+use std::net::Ipv4Addr;
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 6);
+const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+#[test]
+fn pod_to_pod_of_this_node_is_unchanged() {
+    let node = Node::new(&[CLIENT, SERVER]);
+    let (client, server) = (at(CLIENT, 40_000), at(SERVER, 8080));
+    for packet in [
+        tcp(client, server, SYN, b""),
+        tcp(client, server, ACK, b"data"),
+        tcp(client, server, ACK, b"data"),
+        udp(client, server, b"query"),
+        udp(client, server, b"query"),
+    ] {
+        let ran = node.from_pod(0, &packet);
+        assert_eq!((ran.verdict, &ran.packet), (REDIRECT, &packet));
+    }
+    let flow = node
+        .datapath
+        .maps()
+        .flow(&key(node.pods[0].ifindex, TCP, client, server));
+    assert_eq!(flow.unwrap().unwrap().action, action::PEER);
+    node.assert_counters(vec![decided(Hook::FromPod, 3)]);
+}
+
+#[test]
+fn between_nodes() {
+    let node = Node::new(&[CLIENT]);
+    node.netns.ip(&[
+        "route",
+        "add",
+        "10.244.2.0/24",
+        "via",
+        "172.31.0.12",
+        "dev",
+        "eth0",
+    ]);
+    let out = tcp(at(CLIENT, 40_000), at(REMOTE, 8080), SYN, b"");
+    let ran = node.from_pod(0, &out);
+    assert_eq!((ran.verdict, &ran.packet), (REDIRECT, &out));
+    let back = tcp(at(REMOTE, 8080), at(CLIENT, 40_000), SYN | ACK, b"");
+    let ran = node.run(Program::FromNetdev, node.uplink, &back);
+    assert_eq!((ran.verdict, &ran.packet), (REDIRECT, &back));
+    let flow = node.datapath.maps().flow(&key(
+        SCOPE_NETDEV,
+        TCP,
+        at(REMOTE, 8080),
+        at(CLIENT, 40_000),
+    ));
+    assert_eq!(flow.unwrap().unwrap().ifindex, node.pods[0].ifindex);
+}
+
+/// The node's routes change: flows find the new way at their next packet, backend and all else
+/// as it was.
+#[test]
+fn routes_that_change() {
+    let node = Node::new(&[CLIENT]);
+    let route = |how: &str, via: &str| {
+        node.netns
+            .ip(&["route", how, "10.244.2.0/24", "via", via, "dev", "eth0"]);
+        node.datapath.maps().bump_node_generation().unwrap();
+    };
+    node.put_service(VIP, 1, TCP, &[(3, REMOTE, 8080)]);
+    let flow = key(node.pods[0].ifindex, TCP, at(CLIENT, 40_000), at(VIP, PORT));
+    let nexthop = || {
+        let flow = node.datapath.maps().flow(&flow).unwrap().unwrap();
+        Ipv4Addr::from(flow.nexthop)
+    };
+    route("add", "172.31.0.12");
+    for flags in [SYN, ACK] {
+        node.from_pod(0, &tcp(at(CLIENT, 40_000), at(VIP, PORT), flags, b""));
+    }
+    assert_eq!(nexthop(), Ipv4Addr::new(172, 31, 0, 12));
+    route("replace", "172.31.0.13");
+    let ran = node.from_pod(0, &tcp(at(CLIENT, 40_000), at(VIP, PORT), ACK, b"data"));
+    assert_eq!(
+        (ran.verdict, see(&ran.packet).to),
+        (REDIRECT, at(REMOTE, 8080))
+    );
+    assert_eq!(nexthop(), Ipv4Addr::new(172, 31, 0, 13));
+    assert_eq!(node.connections(3), 1);
+}
+
+/// A pod goes and another has its address: flows to the old one go to the new one.
+#[test]
+fn an_address_that_moves_to_another_pod() {
+    let mut node = Node::new(&[CLIENT, SERVER]);
+    let (client, server) = (at(CLIENT, 40_000), at(SERVER, 8080));
+    let query = udp(client, server, b"query");
+    node.from_pod(0, &query);
+    let old = node.pods[1].ifindex;
+    node.datapath.maps().delete_endpoint(old).unwrap();
+    node.datapath.detach(old).unwrap();
+    node.netns.ip(&["link", "del", "foilp1"]);
+    assert_eq!(node.datapath.attached().unwrap().len(), 5);
+    node.add_pod(SERVER);
+    assert_eq!(node.from_pod(0, &query).verdict, REDIRECT);
+    let flow =
+        node.datapath
+            .maps()
+            .flow(&key(node.pods[0].ifindex, crate::node::UDP, client, server));
+    assert_eq!(flow.unwrap().unwrap().ifindex, node.pods[2].ifindex);
+}
+
+#[test]
+fn pod_and_node_and_outside_go_by_the_stack() {
+    let node = Node::new(&[CLIENT]);
+    let pod = at(CLIENT, 40_000);
+    for to in [at(node.addr, 22), at(OUTSIDE, 443)] {
+        for flags in [SYN, ACK] {
+            let packet = tcp(pod, to, flags, b"");
+            let ran = node.from_pod(0, &packet);
+            assert_eq!((ran.verdict, &ran.packet), (NEXT, &packet));
+        }
+    }
+    // The node's probe of a pod, and its answer.
+    let probe = tcp(at(node.addr, 50_000), at(CLIENT, 8080), SYN, b"");
+    let ran = node.run(Program::ToPod, node.pods[0].ifindex, &probe);
+    assert_eq!((ran.verdict, &ran.packet), (NEXT, &probe));
+    let answer = tcp(at(CLIENT, 8080), at(node.addr, 50_000), SYN | ACK, b"");
+    assert_eq!(node.from_pod(0, &answer).verdict, NEXT);
+    assert!(
+        node.datapath
+            .maps()
+            .flow(&key(
+                SCOPE_HOST,
+                TCP,
+                at(node.addr, 50_000),
+                at(CLIENT, 8080)
+            ))
+            .unwrap()
+            .is_some()
+    );
+    // What the node gets from outside is no flow.
+    let before = node.datapath.maps().flows().unwrap().len();
+    for flags in [SYN, ACK] {
+        let packet = tcp(at(OUTSIDE, 1_000), at(node.addr, 22), flags, b"");
+        let ran = node.run(Program::FromNetdev, node.uplink, &packet);
+        assert_eq!((ran.verdict, &ran.packet), (NEXT, &packet));
+    }
+    assert_eq!(node.datapath.maps().flows().unwrap().len(), before);
+}
+
+#[test]
+fn icmp_is_not_translated() {
+    let node = Node::new(&[CLIENT, SERVER]);
+    for (from, to, verdict) in [
+        (CLIENT, SERVER, REDIRECT),
+        (CLIENT, node.addr, NEXT),
+        (CLIENT, REMOTE, NEXT),
+        (CLIENT, VIP, SHOT),
+    ] {
+        let packet = echo(from, to);
+        let ran = node.from_pod(0, &packet);
+        assert_eq!((ran.verdict, &ran.packet), (verdict, &packet), "{to}");
+    }
+    let ran = node.run(Program::FromNetdev, node.uplink, &echo(REMOTE, CLIENT));
+    assert_eq!(ran.verdict, REDIRECT);
+    let ran = node.run(
+        Program::ToPod,
+        node.pods[0].ifindex,
+        &echo(node.addr, CLIENT),
+    );
+    assert_eq!(ran.verdict, NEXT);
+    node.assert_counters(vec![
+        decided(Hook::FromPod, 3),
+        decided(Hook::FromNetdev, 1),
+        decided(Hook::ToPod, 1),
+        dropped(Drop::NoFrontend, Hook::FromPod, 1),
+    ]);
+}
+
+/// Another's address, from a pod and from the network; also for a flow that the owner has.
+#[test]
+fn spoofed_sources() {
+    let node = Node::new(&[CLIENT, SERVER]);
+    let packet = tcp(at(CLIENT, 40_000), at(SERVER, 8080), SYN, b"");
+    let data = tcp(at(CLIENT, 40_000), at(SERVER, 8080), ACK, b"data");
+    node.from_pod(0, &packet);
+    node.from_pod(0, &data);
+    assert_eq!(node.from_pod(1, &packet).verdict, SHOT);
+    assert_eq!(node.from_pod(1, &data).verdict, SHOT);
+    assert_eq!(node.from_pod(1, &echo(CLIENT, SERVER)).verdict, SHOT);
+    for packet in [&packet, &data] {
+        let ran = node.run(Program::FromNetdev, node.uplink, packet);
+        assert_eq!(ran.verdict, SHOT);
+    }
+    // An interface that is no pod's.
+    assert_eq!(
+        node.run(Program::FromPod, node.uplink, &packet).verdict,
+        SHOT
+    );
+    node.assert_counters(vec![
+        decided(Hook::FromPod, 2),
+        dropped(Drop::SpoofedSource, Hook::FromPod, 3),
+        dropped(Drop::SpoofedSource, Hook::FromNetdev, 2),
+        dropped(Drop::NoEndpoint, Hook::FromPod, 1),
+    ]);
+}
+
+/// A service address is for the inside of the cluster.
+#[test]
+fn services_are_not_for_the_outside() {
+    let node = Node::new(&[CLIENT, SERVER]);
+    node.put_service(VIP, 1, TCP, &[(3, SERVER, 8080)]);
+    let packet = tcp(at(OUTSIDE, 40_000), at(VIP, PORT), SYN, b"");
+    let ran = node.run(Program::FromNetdev, node.uplink, &packet);
+    assert_eq!(ran.verdict, SHOT);
+    node.assert_counters(vec![dropped(Drop::ExternalService, Hook::FromNetdev, 1)]);
+}

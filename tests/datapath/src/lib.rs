@@ -18,6 +18,8 @@ mod direct;
 #[cfg(test)]
 mod live;
 #[cfg(test)]
+mod offload;
+#[cfg(test)]
 mod parse;
 #[cfg(test)]
 mod pins;

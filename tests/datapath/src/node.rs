@@ -119,7 +119,7 @@ fn sysctl(netns: &NetNs, all: &[(&str, &str)]) {
 }
 
 /// No packets but those of the test.
-fn without_ipv6(netns: &NetNs) {
+pub(crate) fn without_ipv6(netns: &NetNs) {
     if Path::new("/proc/sys/net/ipv6").exists() {
         let names = [
             "ipv6/conf/all/disable_ipv6",
@@ -237,6 +237,7 @@ impl Node {
         let number = self.pods.len();
         let host = format!("foilp{number}");
         let pod = NetNs::create("pod");
+        without_ipv6(&pod);
         let node = &self.netns;
         node.ip(&[
             "link",

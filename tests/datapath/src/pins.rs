@@ -1,1 +1,135 @@
-//! Written next.
+//! Pins: what is adopted, what is refused and how it is said, and what is left behind.
+
+use crate::node::{Folder, Node};
+use agent_sys::bpf::{BpfError, Config, Datapath, NodeFacts, remove};
+use agent_sys::maps::{Maps, MapsError};
+use ebpf_common::maps::MAPS;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use tests_harness::{binary, process};
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
+
+fn config(folder: &Path) -> Config {
+    Config {
+        object: binary("hydrofoil.bpf.o"),
+        folder: folder.to_owned(),
+        node: NodeFacts {
+            address: Ipv4Addr::new(172, 31, 0, 11),
+            service_device: None,
+            flow_events: false,
+        },
+    }
+}
+
+/// Every map of the table is pinned under its name, with its types.
+#[test]
+fn every_map_is_pinned_and_has_btf() {
+    let node = Node::new(&[CLIENT]);
+    for shape in MAPS {
+        let path = node.folder().join(shape.name);
+        assert!(path.exists(), "{}", shape.name);
+    }
+    let path = node.folder().join("endpoints").display().to_string();
+    let mut bpftool = std::process::Command::new("bpftool");
+    let dump = process::run(bpftool.args(["map", "dump", "pinned", &path])).success();
+    for field in ["ifindex", "identity", "mac", "words"] {
+        assert!(dump.contains(field), "{field} in {dump}");
+    }
+}
+
+/// A second opening adopts what is there.
+#[test]
+fn maps_are_adopted() {
+    let node = Node::new(&[CLIENT]);
+    let before = node.datapath.maps().endpoints().unwrap();
+    let again = node.netns.enter(|| Datapath::open(&node.config()).unwrap());
+    assert_eq!(again.maps().endpoints().unwrap(), before);
+    assert_eq!(again.attached().unwrap().len(), 5);
+    // As tools read it, with nobody there.
+    assert_eq!(
+        Maps::open(node.folder()).unwrap().endpoints().unwrap(),
+        before
+    );
+}
+
+/// A map of another shape is refused, by name and difference, and nothing is touched.
+#[test]
+fn a_map_of_another_shape_is_refused() {
+    let folder = Folder::new();
+    let datapath = Datapath::open(&config(folder.path())).unwrap();
+    drop(datapath);
+    let path = folder.path().join("endpoints");
+    std::fs::remove_file(&path).unwrap();
+    let mut bpftool = std::process::Command::new("bpftool");
+    let text = path.display().to_string();
+    process::run(bpftool.args([
+        "map",
+        "create",
+        &text,
+        "type",
+        "hash",
+        "key",
+        "4",
+        "value",
+        "8",
+        "entries",
+        "4096",
+        "name",
+        "endpoints",
+        "flags",
+        "1",
+    ]))
+    .success();
+    let error = Datapath::open(&config(folder.path())).unwrap_err();
+    let BpfError::Maps(MapsError::Differs {
+        map, what, found, ..
+    }) = &error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!((*map, *what, *found), ("endpoints", "value size", 8));
+    assert!(error.to_string().contains("endpoints"), "{error}");
+    assert!(Maps::open(folder.path()).is_err());
+}
+
+#[test]
+fn a_folder_that_nobody_used_says_so() {
+    let error = Maps::open(Path::new("/nowhere/hydrofoil")).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            MapsError::NotPinned {
+                map: "endpoints",
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn an_object_that_is_none_is_refused() {
+    let folder = Folder::new();
+    let mut config = config(folder.path());
+    config.object = "/etc/hostname".into();
+    assert!(matches!(
+        Datapath::open(&config),
+        Err(BpfError::Load { .. })
+    ));
+    config.object = "/nowhere".into();
+    assert!(matches!(
+        Datapath::open(&config),
+        Err(BpfError::Object { .. })
+    ));
+}
+
+#[test]
+fn removal_leaves_nothing() {
+    let folder = Folder::new();
+    drop(Datapath::open(&config(folder.path())).unwrap());
+    remove(folder.path()).unwrap();
+    assert!(!folder.path().exists());
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    assert!(!mounts.contains(folder.path().to_str().unwrap()));
+}

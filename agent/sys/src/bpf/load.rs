@@ -120,7 +120,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
     }
     let mut object = loader.load(&bytes).map_err(|source| BpfError::Load {
         path: config.object.clone(),
-        source,
+        source: Box::new(source),
     })?;
 
     let mut loaded = Loaded {
@@ -128,7 +128,10 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
         verified: Vec::new(),
     };
     for name in Program::ALL.map(Program::name) {
-        let failed = |source| BpfError::Program { name, source };
+        let failed = |source: aya::programs::ProgramError| BpfError::Program {
+            name,
+            source: Box::new(source),
+        };
         let found: &mut AyaProgram = object
             .program_mut(name)
             .ok_or(BpfError::NoProgram { name })?;
@@ -151,7 +154,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
 fn check_abi(config: &Config, bytes: &[u8]) -> Result<(), BpfError> {
     let object = aya_obj::Object::parse(bytes).map_err(|source| BpfError::Load {
         path: config.object.clone(),
-        source: source.into(),
+        source: Box::new(source.into()),
     })?;
     let found = object
         .maps

@@ -5,7 +5,7 @@
 //! packets included, is the slow path's.
 
 use crate::maps;
-use crate::packet::{self, Skb};
+use crate::packet::{self, NEXT, Skb};
 use crate::stage::{nat, send};
 use ebpf_common::conntrack::{FlowKey4, state};
 use ebpf_common::counter::Hook;
@@ -22,14 +22,14 @@ const MOVES: u16 = ((flag::SYN | flag::FIN | flag::RST) as u16).to_be();
 /// Forwards the packet, or hands it to the slow path.
 #[inline(always)]
 pub(crate) fn forward(skb: &Skb, from: u32, hook: Hook) -> i32 {
-    match known(skb, from) {
+    match known(skb, from, hook) {
         Some(act) => act,
         None => crate::slow_path(skb.context(), hook as u32),
     }
 }
 
 #[inline(always)]
-fn known(skb: &Skb, from: u32) -> Option<i32> {
+fn known(skb: &Skb, from: u32, hook: Hook) -> Option<i32> {
     let head = skb.headers::<42>()?;
     let len = skb.len();
     if head.u16::<12>() != IPV4 || head.u8::<14>() != 0x45 || head.u16::<20>() & FRAGMENT != 0 {
@@ -47,7 +47,12 @@ fn known(skb: &Skb, from: u32) -> Option<i32> {
         if offset_flags & MOVES != 0 || offset < 20 || offset + 20 > total {
             return None;
         }
-    } else if protocol != protocol::UDP || total < 28 {
+    } else if protocol == protocol::UDP {
+        let length = u16::from_be(head.u16::<38>()) as u32;
+        if length < 8 || length + 20 > total {
+            return None;
+        }
+    } else {
         return None;
     }
     let ports = head.u32::<34>();
@@ -64,7 +69,11 @@ fn known(skb: &Skb, from: u32) -> Option<i32> {
         },
         scope: FlowKey4::scope(from, protocol),
     };
-    let flow = maps::flow(&key)?;
+    let Some(flow) = maps::flow(&key) else {
+        // The host's own connections: the stack's, without asking further.
+        let host = matches!(hook, Hook::FromNetdev) && maps::node_v4().be == key.dst.be;
+        return host.then_some(NEXT);
+    };
     if flow.state & state::FAST == 0
         || flow.backend_gen != maps::backend_gen(flow.backend)
         || flow.peer_gen != maps::endpoint_gen(flow.peer)

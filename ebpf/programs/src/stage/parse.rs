@@ -1,8 +1,11 @@
 //! Copies the headers out of the packet and has them judged.
 
 use crate::flow::{Case, Verdict};
+use crate::maps;
 use crate::packet::{NEXT, Skb};
+use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
+use ebpf_common::net::Be32;
 use ebpf_logic::parse::{ETHERNET, HEADERS, L4, Parsed, TCP, UDP, parse};
 
 /// Reads a packet of any length.
@@ -29,11 +32,24 @@ pub(crate) fn read(skb: &Skb, case: &mut Case) -> Result<Verdict, Drop> {
     } else if !skb.load::<0, 0, ETHERNET, HEADERS>(&mut bytes) {
         return Err(Drop::Truncated);
     }
-    match parse(&bytes, len)? {
-        Parsed::Arp => Ok(Verdict::goes(NEXT)),
-        Parsed::Ipv4(packet) => {
+    match parse(&bytes, len) {
+        Ok(Parsed::Ipv4(packet)) => {
             case.packet = packet;
             Ok(Verdict::OPEN)
         }
+        Ok(Parsed::Arp) => Ok(Verdict::goes(NEXT)),
+        // What is not for a pod is the host's to judge: its IPv6, its IGMP with options.
+        Err(_) if !matches!(case.hook(), Hook::FromPod) && !for_a_pod(&bytes, len) => {
+            Ok(Verdict::goes(NEXT))
+        }
+        Err(reason) => Err(reason),
     }
+}
+
+/// Whether a packet that could not be read has the address of a pod where an IPv4 header has
+/// the destination.
+#[inline(always)]
+fn for_a_pod(bytes: &[u8; HEADERS], len: u32) -> bool {
+    let dst = Be32::from_octets([bytes[30], bytes[31], bytes[32], bytes[33]]);
+    len >= L4 as u32 && bytes[12] == 0x08 && bytes[13] == 0x00 && maps::local(dst).is_some()
 }

@@ -2,7 +2,7 @@
 
 use crate::flow::{Case, Verdict, Way};
 use crate::maps;
-use crate::packet::{Route, Skb};
+use crate::packet::{NEXT, Route, Skb};
 use ebpf_common::conntrack::action;
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
@@ -37,7 +37,9 @@ pub(crate) fn find(skb: &Skb, case: &mut Case) -> Result<Verdict, Drop> {
         return Ok(Verdict::OPEN);
     }
     match hook {
-        Hook::FromNetdev | Hook::ToPod => return Ok(Verdict::OPEN),
+        // The host's own traffic is no flow of ours: who floods the node evicts no pod's.
+        Hook::FromNetdev => return Ok(Verdict::goes(NEXT)),
+        Hook::ToPod => return Ok(Verdict::OPEN),
         Hook::FromPod => {
             // What leaves the cluster is the stack's, which may masquerade it.
             let inside = case.target.backend != 0 || maps::network(dst) == network::PODS;
