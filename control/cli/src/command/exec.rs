@@ -19,6 +19,9 @@ use crate::terminal;
 /// Messages that wait for the network before our input has to.
 const QUEUE: usize = 16;
 
+/// Exit code of a process that SIGTERM ended, as shells have it.
+const TERMINATED: u8 = 128 + 15;
+
 /// Run a command in a container
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
@@ -99,8 +102,14 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<(), CommandErro
         tokio::spawn(pass_sizes(sender.clone()));
     }
     let mut code = None;
+    let mut ended = signal(SignalKind::terminate())?;
     let result = loop {
-        let message = match output.message().await {
+        let message = tokio::select! {
+            message = output.message() => message,
+            // Not at once: the terminal has to be given back first.
+            _ = ended.recv() => break Err(CommandError::Exit(TERMINATED)),
+        };
+        let message = match message {
             Ok(Some(message)) => message,
             Ok(None) => break Ok(()),
             Err(status) => break Err(client.refused(status).into()),

@@ -1,5 +1,11 @@
 //! `exec`: bytes both ways, exit codes.
 
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+
+use nix::pty::{Winsize, openpty};
+use nix::sys::termios::{LocalFlags, tcgetattr};
 use serde_json::json;
 
 use crate::run::Bench;
@@ -57,4 +63,48 @@ fn refused() {
         "error: -t needs a terminal as standard input\n"
     );
     assert_eq!(bench.foil(&["exec", "p"]).code, 2);
+}
+
+#[test]
+fn a_terminal_is_raw_as_long_as_it_is_the_container_s() {
+    let bench = bench();
+    let size = Winsize {
+        ws_row: 33,
+        ws_col: 101,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let pty = openpty(Some(&size), None).unwrap();
+    let side = |of: &OwnedFd| Stdio::from(of.try_clone().unwrap());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_foil"))
+        .args(["exec", "-it", "p", "-c", "a", "--", "sh", "7"])
+        .env_clear()
+        .env("FOIL_CONFIG", bench.folder.path().join("config"))
+        .stdin(side(&pty.slave))
+        .stdout(side(&pty.slave))
+        .stderr(side(&pty.slave))
+        .spawn()
+        .unwrap();
+    let mut screen = std::fs::File::from(pty.master.try_clone().unwrap());
+    let mut seen = String::new();
+    let mut until = |wanted: &str| {
+        let mut buffer = [0; 1024];
+        while !seen.contains(wanted) {
+            let length = screen.read(&mut buffer).unwrap();
+            seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        }
+    };
+    // Control-C is a byte like others: it comes back from the other side.
+    until("p/a: sh 7 on 101x33");
+    let local = || tcgetattr(&pty.slave).unwrap().local_flags;
+    while local().contains(LocalFlags::ICANON) {
+        std::thread::yield_now();
+    }
+    let mut keyboard = std::fs::File::from(pty.master.try_clone().unwrap());
+    keyboard.write_all(b"\x03abc").unwrap();
+    until("\u{3}abc");
+    // Control-D, which the fake takes for the end.
+    keyboard.write_all(b"\x04").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+    assert!(local().contains(LocalFlags::ICANON | LocalFlags::ECHO));
 }

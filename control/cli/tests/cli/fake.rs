@@ -98,6 +98,8 @@ async fn give_back(
             .flatten()
             .and_then(|message| message.input)
         {
+            // Control-D, as a terminal has it.
+            Some(Input::Stdin(bytes)) if bytes == [4] => return,
             Some(Input::Stdin(bytes)) => {
                 let output = v1::ExecOutput {
                     output: Some(Output::Stdout(bytes)),
@@ -339,11 +341,15 @@ impl Cluster for Service {
                     .await
                     .is_ok()
             };
+            let screen = start
+                .size
+                .map(|size| format!(" on {}x{}", size.columns, size.rows));
             let head = format!(
-                "{}/{}: {}\n",
+                "{}/{}: {}{}\n",
                 start.pod,
                 start.container,
-                start.command.join(" ")
+                start.command.join(" "),
+                screen.unwrap_or_default()
             );
             send(Output::Stderr(head.into_bytes())).await;
             if start.stdin {
