@@ -173,7 +173,7 @@ pub(crate) async fn serve(
     sys: &Arc<Sys>,
     up: &Upward,
     request: &v1::OpenLogs,
-    mut down: tonic::Streaming<v1::AttachDown>,
+    down: &mut tonic::Streaming<v1::AttachDown>,
 ) -> Result<(), Refusal> {
     let found = instances(sys, &request.pod_uid, &request.container).await?;
     let mut this = found.current.clone();

@@ -4,6 +4,7 @@
 //! The loop only answers questions about pods; bytes never pass through it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_plan::action::Instance;
 use agent_plan::status;
@@ -27,6 +28,9 @@ use crate::watch::Calls;
 
 /// Messages on their way up: bytes of a slow reader stay in the pipe.
 const QUEUE: usize = 16;
+
+/// How long the other side may take to read what was sent.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// Why a request ends early: gRPC status code and words.
 #[derive(Debug)]
@@ -80,7 +84,7 @@ pub(crate) fn open(sys: &Arc<Sys>, calls: Calls, open: v1::Open) {
         let call = NodeClient::new(channel)
             .attach(ReceiverStream::new(queue))
             .await;
-        let down = match call {
+        let mut down = match call {
             Ok(answer) => answer.into_inner(),
             Err(status) => {
                 tracing::warn!(id, %status, "attach");
@@ -88,8 +92,8 @@ pub(crate) fn open(sys: &Arc<Sys>, calls: Calls, open: v1::Open) {
             }
         };
         let served = match open.what {
-            Some(What::Logs(request)) => logs::serve(&sys, &up, &request, down).await,
-            Some(What::Exec(request)) => exec(&sys, &up, &request, down).await,
+            Some(What::Logs(request)) => logs::serve(&sys, &up, &request, &mut down).await,
+            Some(What::Exec(request)) => exec(&sys, &up, &request, &mut down).await,
             None => Err(Refusal::new(
                 tonic::Code::Unimplemented,
                 "this agent does not know how",
@@ -103,6 +107,13 @@ pub(crate) fn open(sys: &Arc<Sys>, calls: Calls, open: v1::Open) {
             };
             // The asker may be gone; then nobody is to be told.
             drop(up.send(Up::Refused(refused)).await);
+        }
+        drop(up);
+        // Until the other side has read all of it: ending the call resets it, and
+        // what is still on its way would be lost.
+        let read = async { while let Ok(Some(_)) = down.message().await {} };
+        if tokio::time::timeout(LINGER, read).await.is_err() {
+            tracing::debug!("an attach call was cut off");
         }
     });
 }
@@ -141,7 +152,7 @@ async fn exec(
     sys: &Sys,
     up: &Upward,
     request: &v1::OpenExec,
-    mut down: tonic::Streaming<v1::AttachDown>,
+    down: &mut tonic::Streaming<v1::AttachDown>,
 ) -> Result<(), Refusal> {
     let found = instances(sys, &request.pod_uid, &request.container).await?;
     if !found.running {

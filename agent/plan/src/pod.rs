@@ -273,6 +273,9 @@ fn remains(pod: &Pod, name: &str, container: &Container, steps: &mut Steps) {
         return;
     }
     for attempt in &container.remains {
+        if *attempt == container.attempt && (alive(container) || container.life == Life::None) {
+            continue;
+        }
         let mut instance = container::instance(pod, name, container);
         instance.attempt = *attempt;
         steps.actions.push(Action::DeleteContainer { instance });

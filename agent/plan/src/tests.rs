@@ -66,6 +66,11 @@ impl Node {
             }
             for action in actions {
                 self.log.push(action.clone());
+                if let Action::DeleteContainer { instance } = &action {
+                    let c = &self.observed.pods[&instance.uid].containers[&instance.container];
+                    let over = matches!(c.life, Life::Exited(_) | Life::Refused { .. });
+                    assert!(instance.attempt < c.attempt || over, "{instance:?} lives");
+                }
                 let pull = matches!(action, Action::PullImage { .. });
                 let start = matches!(action, Action::StartContainer { .. });
                 if !(pull && self.missing || start && self.no_command) {

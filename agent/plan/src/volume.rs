@@ -8,8 +8,8 @@
 use proto::v1;
 
 /// Volume of every pod that is shared memory: /dev/shm of all its containers.
-/// No name that a manifest can have.
-pub const SHM: &str = ".shm";
+/// No name that a manifest can have: those are DNS labels.
+pub const SHM: &str = "_shm";
 
 /// Size of /dev/shm, bytes, as container runtimes have it.
 const SHM_BYTES: u64 = 64 << 20;

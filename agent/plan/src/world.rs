@@ -299,7 +299,8 @@ pub struct Container {
     pub kill: Option<Kill>,
     /// Startup, liveness and readiness.
     pub probes: Probes,
-    /// Instances that ended and still lie in the shim: attempt numbers.
+    /// Instances of which something is left (in the shim, mounts): attempt numbers.
+    /// The current one is among them.
     pub remains: BTreeSet<u32>,
 }
 
