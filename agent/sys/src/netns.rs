@@ -46,9 +46,12 @@ pub enum NetnsError {
     /// The namespace of this file could not be entered.
     #[error("enter {path}: {source}")]
     Enter { path: PathBuf, source: io::Error },
-    /// No thread for it, or the closure panicked.
-    #[error("thread in {path} died")]
-    Thread { path: PathBuf },
+    /// No thread for it.
+    #[error("start a thread for {path}: {source}")]
+    Thread { path: PathBuf, source: io::Error },
+    /// The closure panicked.
+    #[error("thread in {path} panicked")]
+    Panic { path: PathBuf },
 }
 
 /// Makes net, IPC and UTS namespaces with this hostname, sets `lo` up and pins
@@ -140,12 +143,16 @@ pub fn enter<T: Send>(net: &Path, run: impl FnOnce() -> T + Send) -> Result<T, N
 }
 
 fn on_a_thread<T: Send>(path: &Path, run: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
-    let died = || NetnsError::Thread { path: path.into() };
     thread::scope(|scope| {
         let thread = thread::Builder::new()
             .spawn_scoped(scope, run)
-            .map_err(|_| died())?;
-        thread.join().map_err(|_| died())
+            .map_err(|source| NetnsError::Thread {
+                path: path.into(),
+                source,
+            })?;
+        thread
+            .join()
+            .map_err(|_panic| NetnsError::Panic { path: path.into() })
     })
 }
 
@@ -169,7 +176,7 @@ fn pin(kind: &str, path: &Path) -> Result<(), NetnsError> {
 fn is_pin(path: &Path) -> bool {
     /// NSFS_MAGIC of linux/magic.h.
     const NSFS: i64 = 0x6e73_6673;
-    nix::sys::statfs::statfs(path).is_ok_and(|s| i64::from(s.filesystem_type().0) == NSFS)
+    nix::sys::statfs::statfs(path).is_ok_and(|s| s.filesystem_type().0 == NSFS)
 }
 
 fn loopback_up() -> nix::Result<()> {

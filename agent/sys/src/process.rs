@@ -15,10 +15,10 @@ pub struct Pidfd(OwnedFd);
 impl Pidfd {
     /// Fails with ESRCH when there is no such process.
     pub fn open(pid: u32) -> nix::Result<Self> {
-        let pid = libc::pid_t::try_from(pid).map_err(|_| Errno::ESRCH)?;
+        let pid = libc::pid_t::try_from(pid).map_err(|_too_big| Errno::ESRCH)?;
         // SAFETY: two integers, no memory is passed.
         let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-        let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let fd = RawFd::try_from(fd).map_err(|_too_big| Errno::EBADF)?;
         // SAFETY: the kernel made this descriptor for this call, nobody else owns it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }

@@ -195,7 +195,7 @@ fn a_pods_group_is_made_set_read_and_removed() {
             assert_eq!(read(&format!("{group}/cpu.max")), "20000 100000\n");
         }
     }
-    assert_eq!(pod.groups.list().unwrap(), [pod.uid.clone()]);
+    assert_eq!(pod.groups.list().unwrap(), std::slice::from_ref(&pod.uid));
 
     let create = pod.message("web", &["sh", "-c", "while :; do :; done"]);
     pod.run(create);

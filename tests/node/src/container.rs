@@ -96,7 +96,10 @@ fn a_handler_sees_sigterm_before_sigkill() {
     let log = pod.log_path("polite");
     wait_until("the handler", || match log_lines(&log).as_slice() {
         [] => Err("no line yet".into()),
-        lines => Ok(assert_eq!(lines, ["stdout F ready"])),
+        lines => {
+            assert_eq!(lines, ["stdout F ready"]);
+            Ok(())
+        }
     });
     for id in [&polite, &deaf] {
         pod.kill(id, libc::SIGTERM, false).unwrap();
