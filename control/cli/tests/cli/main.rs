@@ -11,6 +11,7 @@ mod errors;
 mod exec;
 mod fake;
 mod get;
+mod image;
 mod logs;
 mod manifests;
 mod pki;
