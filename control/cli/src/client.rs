@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use prost::Message as _;
+use proto::Message as _;
 use proto::v1;
 use proto::v1::cluster_client::ClusterClient;
 use serde_json::Value;
