@@ -252,6 +252,15 @@ impl Maps {
         self.flows.get(key)
     }
 
+    /// Writes flows as the programs would; for measuring with more of them than packets can be
+    /// sent to make.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn put_flows(&self, flows: &[(FlowKey4, Flow)]) -> Result<(), MapsError> {
+        self.flows.put_all(flows)
+    }
+
     /// Forgets one direction of a flow; its next packet is decided anew.
     ///
     /// # Errors

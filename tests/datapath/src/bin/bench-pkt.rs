@@ -1,0 +1,269 @@
+//! Nanoseconds per packet of `tc_from_pod`, by `test_run`, beside an empty program.
+//!
+//! One JSON object a line on standard output; what happens on standard error. The kernel does
+//! the timing. Rounds of all rows are interleaved, because machines change speed for minutes;
+//! `marked` counts the rounds in which the empty program took twice its median.
+//! `cargo xtask bench pkt` runs it.
+#![forbid(unsafe_code)]
+
+use agent_sys::bpf::Program;
+use ebpf_common::conntrack::{Flow, FlowKey4};
+use ebpf_common::net::{Addr, Be16};
+use ebpf_common::service::{ACTIVE, Backend, Frontend, FrontendKey};
+use ebpf_logic::checksum::{addr_delta, port_delta};
+use ebpf_logic::parse::flag::{ACK, SYN};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use std::net::Ipv4Addr;
+use tests_datapath::node::{Node, TCP};
+use tests_datapath::packet::{REDIRECT, at, key, tcp};
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
+const PODS: [Ipv4Addr; 3] = [
+    CLIENT,
+    Ipv4Addr::new(10, 244, 1, 6),
+    Ipv4Addr::new(10, 244, 1, 7),
+];
+/// Services that translate into each other: `test_run` does not put the packet back between
+/// repeats, so what one makes of it must be a packet of the other.
+const CYCLE: [(Ipv4Addr, u16); 2] = [(PODS[1], 8080), (PODS[2], 9090)];
+const ROUNDS: usize = 60;
+/// Repeats of one run: long enough that the two clock readings around it do not count.
+const REPEAT: u32 = 200_000;
+/// First packets in a round, each a run of its own.
+const FIRST: usize = 200;
+const MANY_FLOWS: u32 = 50_000;
+
+fn main() {
+    let mut rows = Vec::new();
+    let nodes: Vec<(u32, u32, Node)> = [(1, 1), (10_000, 1), (1, MANY_FLOWS), (10_000, MANY_FLOWS)]
+        .into_iter()
+        .map(|(services, flows)| {
+            eprintln!("a node with {services} services and {flows} flows");
+            let node = Node::quiet(&PODS);
+            fill(&node, services);
+            connect(&node);
+            if flows > 1 {
+                chain(&node, flows);
+            }
+            (services, flows, node)
+        })
+        .collect();
+    for (services, flows, _) in &nodes {
+        rows.push(Row::new("pkt.empty", *services, *flows, REPEAT));
+        rows.push(Row::new("pkt.established", *services, *flows, REPEAT));
+        if *flows == 1 {
+            rows.push(Row::new("pkt.empty", *services, *flows, 1));
+            rows.push(Row::new("pkt.first", *services, *flows, 1));
+        }
+    }
+    let mut port = 10_000;
+    for round in 0..ROUNDS {
+        if round % 10 == 0 {
+            eprintln!("round {round} of {ROUNDS}");
+        }
+        let mut rows = rows.iter_mut();
+        for (services, flows, node) in &nodes {
+            let mut next = || rows.next().expect("a row for each measurement");
+            let established = tcp(at(CLIENT, 40_000), at(CYCLE[0].0, CYCLE[0].1), ACK, b"");
+            next().push(run(node, Program::Empty, &established, REPEAT, 0));
+            next().push(run(node, Program::FromPod, &established, REPEAT, REDIRECT));
+            if *flows == 1 {
+                let (empty, first) = (next(), next());
+                for _ in 0..FIRST {
+                    port = if port == 60_000 { 10_000 } else { port + 1 };
+                    let vip = service(u32::from(port) % services);
+                    let syn = tcp(at(CLIENT, port), at(vip, 80), SYN, b"");
+                    empty.push(run(node, Program::Empty, &syn, 1, 0));
+                    first.push(run(node, Program::FromPod, &syn, 1, REDIRECT));
+                }
+            }
+        }
+    }
+    for row in &rows {
+        println!("{}", row.line());
+    }
+}
+
+/// Address of a service by number.
+fn service(number: u32) -> Ipv4Addr {
+    let [_, _, high, low] = number.to_be_bytes();
+    Ipv4Addr::new(10, 96, high, low)
+}
+
+/// Services with ten backends each, and the two that translate into each other.
+fn fill(node: &Node, services: u32) {
+    let maps = node.datapath.maps();
+    let mut backends = Vec::new();
+    let mut choices = Vec::new();
+    let mut frontends = Vec::new();
+    let mut put = |id: u32, vip: (Ipv4Addr, u16), to: &[(Ipv4Addr, u16)]| {
+        let mut ids = Vec::new();
+        for (addr, port) in to {
+            let backend = backends.len() as u32 + 1;
+            backends.push((
+                backend,
+                Backend {
+                    addr: (*addr).into(),
+                    service_port: id,
+                    port: Be16::new(*port),
+                    protocol: TCP,
+                    state: ACTIVE,
+                },
+            ));
+            ids.push(backend);
+        }
+        choices.push((id, ids));
+        let key = FrontendKey {
+            addr: Addr::from(vip.0),
+            port: Be16::new(vip.1),
+            protocol: TCP,
+            pad: 0,
+        };
+        let value = Frontend {
+            service_port: id,
+            service: id,
+            flags: 0,
+        };
+        frontends.push((key, value));
+    };
+    put(1, CYCLE[0], &CYCLE[1..]);
+    put(2, CYCLE[1], &CYCLE[..1]);
+    for number in 0..services {
+        let pods = [PODS[1], PODS[2]].into_iter().cycle();
+        let to: Vec<_> = pods.zip(7000..7010).collect();
+        put(3 + number, (service(number), 80), &to);
+    }
+    maps.put_new_backends(&backends).expect("put backends");
+    maps.put_choices(&choices).expect("put choices");
+    maps.put_frontends(&frontends).expect("put frontends");
+}
+
+/// Opens one connection through each of the two services, as packets do.
+fn connect(node: &Node) {
+    for (addr, port) in CYCLE {
+        for flags in [SYN, ACK] {
+            let packet = tcp(at(CLIENT, 40_000), at(addr, port), flags, b"");
+            assert_eq!(node.from_pod(0, &packet).verdict, REDIRECT);
+        }
+    }
+}
+
+/// Flows each of which translates into the next one's packet, in random order: what a repeat
+/// of `test_run` meets is never what the one before it met.
+fn chain(node: &Node, flows: u32) {
+    // A linear congruence that meets every number once, and in no order that a cache knows.
+    let mut order: Vec<u32> = (0..flows).collect();
+    let mut random = 1u32;
+    for last in (1..order.len()).rev() {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        order.swap(last, ((random as u64 * (last as u64 + 1)) >> 32) as usize);
+    }
+    // The first one is the packet that is run.
+    let start = order.iter().position(|port| *port == 0).unwrap_or(0);
+    order.rotate_left(start);
+    let from = node.pods[0].ifindex;
+    // One that the programs wrote: its generations and its way are those of all others.
+    let client = at(CLIENT, 40_000);
+    let like = key(from, TCP, client, at(CYCLE[0].0, CYCLE[0].1));
+    let like = node.datapath.maps().flow(&like).expect("read a flow");
+    let like = like.expect("the flow that was opened");
+    let place = |position: usize| {
+        let number = order[position % order.len()];
+        let client = if number == 0 {
+            40_000
+        } else {
+            number_to_port(number)
+        };
+        let to = CYCLE[position % 2];
+        key(from, TCP, at(CLIENT, client), at(to.0, to.1))
+    };
+    let all: Vec<(FlowKey4, Flow)> = (0..order.len())
+        .map(|position| {
+            let (key, next) = (place(position), place(position + 1));
+            let mut flow = Flow {
+                src: next.src,
+                dst: next.dst,
+                sport: next.sport,
+                dport: next.dport,
+                ..like
+            };
+            flow.addr_delta = addr_delta(&key, &flow);
+            flow.port_delta = port_delta(&key, &flow);
+            (key, flow)
+        })
+        .collect();
+    node.datapath.maps().put_flows(&all).expect("put flows");
+}
+
+/// Every number another port, none of them the first packet's.
+fn number_to_port(number: u32) -> u16 {
+    let port = 1_000 + number as u16;
+    if port >= 40_000 { port + 1 } else { port }
+}
+
+/// Nanoseconds of one repeat.
+fn run(node: &Node, program: Program, packet: &[u8], repeat: u32, verdict: i32) -> f64 {
+    node.netns.enter(|| {
+        let mut cpus = CpuSet::new();
+        cpus.set(0).expect("CPU 0");
+        sched_setaffinity(Pid::from_raw(0), &cpus).expect("pin to CPU 0");
+        let ifindex = node.pods[0].ifindex;
+        let ran = node.datapath.test_run(program, packet, ifindex, 0, repeat);
+        let ran = ran.expect("test_run");
+        assert_eq!(ran.verdict, verdict, "{program:?}");
+        f64::from(ran.nanoseconds)
+    })
+}
+
+/// Samples of one measurement.
+struct Row {
+    id: &'static str,
+    services: u32,
+    flows: u32,
+    repeat: u32,
+    samples: Vec<f64>,
+}
+
+impl Row {
+    fn new(id: &'static str, services: u32, flows: u32, repeat: u32) -> Self {
+        Self {
+            id,
+            services,
+            flows,
+            repeat,
+            samples: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, sample: f64) {
+        self.samples.push(sample);
+    }
+
+    fn line(&self) -> serde_json::Value {
+        let mut sorted = self.samples.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = |part: f64| sorted[((sorted.len() - 1) as f64 * part) as usize];
+        let median = at(0.5);
+        let marked = if self.id == "pkt.empty" {
+            self.samples
+                .iter()
+                .filter(|one| **one >= 2.0 * median)
+                .count()
+        } else {
+            0
+        };
+        serde_json::json!({
+            "id": self.id,
+            "unit": "ns",
+            "n": sorted.len(),
+            "min": at(0.0),
+            "median": median,
+            "p99": at(0.99),
+            "services": self.services,
+            "flows": self.flows,
+            "repeat": self.repeat,
+            "marked": marked,
+        })
+    }
+}
