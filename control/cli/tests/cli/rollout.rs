@@ -1,5 +1,7 @@
 //! `rollout`: sentences, revisions, and the way back.
 
+use std::io::{BufRead as _, BufReader};
+
 use serde_json::{Value, json};
 
 use crate::run::Bench;
@@ -122,18 +124,20 @@ fn status_follows_to_the_end() {
     let mut deployment = bench.control.store.lock().unwrap().objects[0].clone();
     deployment["status"]["availableReplicas"] = json!(2);
     bench.put(deployment.clone());
-    let child = bench.spawn(&["rollout", "status", "deploy/web", "--timeout=60s"]);
-    deployment["status"]["availableReplicas"] = json!(3);
-    let store = bench.control.store.clone();
-    let finishing = std::thread::spawn(move || {
-        // Until it has been seen waiting, being through would prove nothing.
-        std::thread::sleep(std::time::Duration::from_millis(700));
-        store.lock().unwrap().put(deployment);
-    });
-    let output = child.wait_with_output().unwrap();
-    finishing.join().unwrap();
+    let mut child = bench.spawn(&["rollout", "status", "deploy/web", "--timeout=60s"]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
     assert_eq!(
-        String::from_utf8(output.stdout).unwrap(),
-        "Waiting for deployment \"web\" rollout to finish: 2 of 3 updated replicas are available...\ndeployment \"web\" successfully rolled out\n"
+        lines.next().unwrap(),
+        "Waiting for deployment \"web\" rollout to finish: 2 of 3 updated replicas are available..."
     );
+    // Seen waiting: only now may it come to its end.
+    deployment["status"]["availableReplicas"] = json!(3);
+    bench.put(deployment);
+    assert_eq!(
+        lines.next().unwrap(),
+        "deployment \"web\" successfully rolled out"
+    );
+    assert!(child.wait().unwrap().success());
 }
