@@ -39,10 +39,7 @@ fn ordered(mut actions: Vec<Action>) -> Vec<Action> {
             put.insert(*key);
         }
     }
-    actions.retain(|action| match action {
-        Action::DeleteFrontend { key } => !put.contains(key),
-        _other => true,
-    });
+    actions.retain(|action| !matches!(action, Action::DeleteFrontend { key } if put.contains(key)));
     actions.sort_by_key(phase);
     actions
 }

@@ -205,13 +205,19 @@ fn mounts(
 pub(crate) fn start(sys: &Arc<Sys>, instance: &Instance) {
     let (sys, instance) = (sys.clone(), instance.clone());
     tokio::spawn(async move {
-        let started = match Client::connect(&sys.layout, &instance.uid).await {
-            Ok(mut client) => client.start(&id(&instance)).await,
-            Err(error) => Err(error),
-        };
-        let result = started.map(|()| clock::unix_ms()).map_err(refusal);
+        let result = started(&sys, &instance).await.map_err(refusal);
         sys.tell(Outcome::Started { instance, result }).await;
     });
+}
+
+/// When it was started: the shim's own word, which an adoption will hear again.
+async fn started(sys: &Sys, instance: &Instance) -> Result<i64, ShimError> {
+    let mut client = Client::connect(&sys.layout, &instance.uid).await?;
+    let id = id(instance);
+    client.start(&id).await?;
+    let (containers, _) = client.list().await?;
+    let found = containers.iter().find(|c| c.id == id);
+    Ok(found.map_or_else(clock::unix_ms, |c| c.started_ms))
 }
 
 /// Sends a signal. How it ends is told by the shim's watch.

@@ -3,14 +3,20 @@
 //! Needs root. Everything made here is named with our prefix and removed, also when a
 //! test fails. Reading order: `pod` (what the tests stand on), then a file per subject.
 
+#![forbid(unsafe_code)]
+
 pub mod pod;
 
 #[cfg(test)]
 mod adoption;
 #[cfg(test)]
+mod agent;
+#[cfg(test)]
 mod cgroup;
 #[cfg(test)]
 mod container;
+#[cfg(test)]
+mod control;
 #[cfg(test)]
 mod exec;
 #[cfg(test)]

@@ -1,0 +1,345 @@
+//! The real agent against a control plane of a few lines: a pod's whole life, the
+//! agent's death in the middle of it, and what cannot be had.
+
+use std::fs;
+use std::path::PathBuf;
+
+use agent_sys::image::{ImageStore, Reference};
+use proto::v1;
+use proto::v1::change::Change;
+use proto::v1::container_state::State;
+use proto::v1::open::What;
+use tests_harness::{NetNs, Process, binary, image, process, unique_name, wait_until};
+
+use crate::control::{Control, TOKEN};
+
+/// A node with its agent and its control plane. Removed when dropped.
+struct Node {
+    netns: NetNs,
+    control: Control,
+    folder: PathBuf,
+    name: String,
+    agent: Option<Process>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let name = unique_name();
+        let netns = NetNs::create("agent");
+        netns.ip(&[
+            "link", "add", "eth0", "type", "veth", "peer", "name", "wire",
+        ]);
+        netns.ip(&["address", "add", "172.31.0.11/24", "dev", "eth0"]);
+        netns.ip(&["link", "set", "wire", "up"]);
+        netns.ip(&["link", "set", "eth0", "up"]);
+        let control = Control::start(&netns);
+        let folder = std::env::temp_dir().join(&name);
+        let layout = image::busybox_layout(&folder.join("image"));
+        let store = ImageStore::open(&folder.join("lib/images")).expect("image store");
+        let reference = Reference::parse("busybox").expect("reference");
+        tokio::runtime::Runtime::new()
+            .expect("runtime")
+            .block_on(store.import(&layout, Some(&reference)))
+            .expect("import busybox");
+        let node = Self {
+            netns,
+            control,
+            folder,
+            name,
+            agent: None,
+        };
+        node.configure(TOKEN, &node.control.ca_hash);
+        node
+    }
+
+    fn configure(&self, token: &str, ca_hash: &str) {
+        let folder = self.folder.display();
+        let text = format!(
+            "node_name = \"n1\"\ncontrol = \"https://127.0.0.1:{port}\"\n\
+             root = \"{folder}/lib\"\nrun = \"{folder}/run\"\nbpffs = \"{folder}/bpf\"\n\
+             cgroup = \"/{name}\"\nshim = {shim:?}\nbpf_object = {object:?}\n\
+             restart_backoff_base_ms = 200\nimage_backoff_base_ms = 200\n\
+             [join]\ntoken = {token:?}\nca_hash = {ca_hash:?}\n\
+             [[registry]]\nhost = \"docker.io\"\nendpoint = \"http://127.0.0.1:1\"\n",
+            port = self.control.port,
+            name = self.name,
+            shim = binary("foil-shim"),
+            object = binary("hydrofoil.bpf.o"),
+        );
+        fs::write(self.config(), text).expect("configuration");
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.join("agent.toml")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("agent.log")
+    }
+
+    fn start(&mut self) {
+        let mut command = self.netns.command(binary("foil-agent"));
+        command
+            .arg("--config")
+            .arg(self.config())
+            .env("RUST_LOG", "info,foil_agent=debug");
+        self.agent = Some(Process::spawn("agent", &mut command, &self.log()));
+    }
+
+    fn kill(&mut self) {
+        self.agent.take().expect("an agent that runs").kill();
+    }
+
+    fn push_config(&self) {
+        self.control.push(vec![Change::Config(v1::ClusterConfig {
+            pod_cidrs: vec!["10.244.0.0/16".into()],
+            service_cidrs: vec!["10.96.0.0/16".into()],
+            node_pod_cidrs: vec!["10.244.1.0/24".into()],
+            ..Default::default()
+        })]);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("agent's log:\n{}", process::tail(&self.log(), 80));
+        }
+        drop(self.agent.take());
+        let mut command = self.netns.command(binary("foil-agent"));
+        command.arg("--config").arg(self.config()).arg("cleanup");
+        let out = process::run(&mut command);
+        let removed = fs::remove_dir_all(&self.folder);
+        if !std::thread::panicking() {
+            assert_eq!(out.code, 0, "cleanup: {}", out.stderr);
+            removed.expect("remove the test's folder");
+        }
+    }
+}
+
+fn pod(uid: &str, last: u8, command: &str) -> v1::PodSpec {
+    v1::PodSpec {
+        uid: uid.into(),
+        namespace: "default".into(),
+        name: uid.into(),
+        generation: 1,
+        ips: vec![format!("10.244.1.{last}")],
+        hostname: uid.into(),
+        identity: 100,
+        restart_policy: "Always".into(),
+        termination_grace_period_seconds: 30,
+        qos_class: "BestEffort".into(),
+        containers: vec![v1::ContainerSpec {
+            name: "main".into(),
+            image: "busybox".into(),
+            image_pull_policy: "IfNotPresent".into(),
+            command: vec!["/bin/sh".into(), "-ec".into(), command.into()],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn stopped(mut spec: v1::PodSpec, grace: i64) -> Change {
+    spec.generation += 1;
+    spec.stop_grace_seconds = Some(grace);
+    Change::Pod(spec)
+}
+
+fn ready(status: &v1::PodStatus) -> bool {
+    status
+        .conditions
+        .iter()
+        .any(|c| c.r#type == "Ready" && c.status == "True")
+}
+
+fn started_ms(status: &v1::PodStatus) -> i64 {
+    match status.containers[0]
+        .state
+        .as_ref()
+        .and_then(|s| s.state.as_ref())
+    {
+        Some(State::Running(running)) => running.started_ms,
+        other => panic!("not running: {other:?}"),
+    }
+}
+
+fn waits(status: &v1::PodStatus, reason: &str) -> bool {
+    matches!(
+        status.containers[0].state.as_ref().and_then(|s| s.state.as_ref()),
+        Some(State::Waiting(waiting)) if waiting.reason == reason
+    )
+}
+
+#[test]
+fn a_pod_lives_through_the_death_of_its_agent() {
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    let spec = pod(
+        "life",
+        5,
+        "echo begun; trap 'exit 0' TERM; while :; do sleep 0.1; done",
+    );
+    node.control.push(vec![Change::Pod(spec.clone())]);
+    let before = node.control.status("life", ready);
+    assert_eq!(before.pod_ips, ["10.244.1.5"]);
+
+    // From the node, over the veth and the programs.
+    let mut ping = node.netns.command("/bin/busybox");
+    let ping = process::run(ping.args(["ping", "-c1", "-W5", "10.244.1.5"]));
+    assert_eq!(ping.code, 0, "{}{}", ping.stdout, ping.stderr);
+    let logs = node.control.open(
+        "logs",
+        What::Logs(v1::OpenLogs {
+            pod_uid: "life".into(),
+            ..Default::default()
+        }),
+    );
+    assert_eq!(String::from_utf8_lossy(&logs.output), "begun\n");
+    let exec = node.control.open(
+        "exec",
+        What::Exec(v1::OpenExec {
+            pod_uid: "life".into(),
+            container: "main".into(),
+            command: vec!["sh".into(), "-c".into(), "hostname; exit 7".into()],
+            ..Default::default()
+        }),
+    );
+    assert_eq!(
+        (String::from_utf8_lossy(&exec.output).trim(), exec.exit_code),
+        ("life", Some(7))
+    );
+
+    node.kill();
+    node.start();
+    let hello = node.control.hello(2);
+    assert_eq!((hello.cluster_id.as_str(), hello.revision), ("test", 2));
+    let revision = node.control.push(Vec::new());
+    node.control.acknowledged(revision);
+    let after = node.control.status("life", ready);
+    assert_eq!(started_ms(&after), started_ms(&before));
+    assert_eq!(after.containers[0].restart_count, 0);
+
+    // The control plane goes away and comes back: nothing is lost in between.
+    node.control.hang_up();
+    node.control.hello(3);
+
+    node.control.push(vec![stopped(spec, 30)]);
+    node.control.gone("life");
+    node.control.push(vec![Change::PodRemoved("life".into())]);
+    let links = node.netns.ip(&["-o", "link"]);
+    assert!(!links.contains(&agent_link("life")), "{links}");
+}
+
+/// The host's end of a pod's link, by the first ten digits of the uid's hash.
+fn agent_link(uid: &str) -> String {
+    use sha2::{Digest, Sha256};
+    format!("foil{}", &hex::encode(Sha256::digest(uid))[..10])
+}
+
+#[test]
+fn what_cannot_run_says_why_in_kubernetes_words() {
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    let crash = pod("crash", 6, "exit 3");
+    let mut image = pod("image", 7, "true");
+    image.containers[0].image = "nothing-of-that-name".into();
+    let mut command = pod("command", 8, "");
+    command.containers[0].command = vec!["/no/such/program".into()];
+    let mut config = pod("config", 9, "true");
+    config.containers[0].config_error = "configmap \"x\" not found".into();
+    let mut once = pod("once", 10, "echo last words > /dev/termination-log; exit 4");
+    once.restart_policy = "Never".into();
+    let bad = pod("../etc", 11, "true");
+    let pods = [crash, image, command, config, once, bad];
+    let revision = node
+        .control
+        .push(pods.into_iter().map(Change::Pod).collect());
+    node.control.acknowledged(revision);
+    assert_eq!(node.control.failures()[0].key, "../etc");
+
+    let status = node
+        .control
+        .status("crash", |s| waits(s, "CrashLoopBackOff"));
+    let last = status.containers[0]
+        .last_state
+        .as_ref()
+        .and_then(|s| s.state.as_ref());
+    assert!(
+        matches!(last, Some(State::Terminated(t)) if t.exit_code == 3),
+        "{last:?}"
+    );
+    node.control
+        .status("crash", |s| s.containers[0].restart_count >= 3);
+    node.control.status("image", |s| waits(s, "ErrImagePull"));
+    node.control
+        .status("image", |s| waits(s, "ImagePullBackOff"));
+    let status = node
+        .control
+        .status("command", |s| s.containers[0].restart_count >= 1);
+    let states = [
+        &status.containers[0].state,
+        &status.containers[0].last_state,
+    ];
+    let ended = states
+        .into_iter()
+        .flatten()
+        .find_map(|s| match s.state.as_ref() {
+            Some(State::Terminated(t)) => Some(t.clone()),
+            Some(State::Waiting(_) | State::Running(_)) | None => None,
+        });
+    assert_eq!(ended.expect("an end").reason, "StartError");
+    node.control
+        .status("config", |s| waits(s, "CreateContainerConfigError"));
+    let status = node.control.status("once", |s| s.phase == "Failed");
+    match status.containers[0]
+        .state
+        .as_ref()
+        .and_then(|s| s.state.as_ref())
+    {
+        Some(State::Terminated(t)) => {
+            assert_eq!(
+                (t.exit_code, t.reason.as_str(), t.message.trim()),
+                (4, "Error", "last words")
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(
+        node.control
+            .reasons("crash")
+            .contains(&"BackOff".to_owned())
+    );
+    for uid in ["crash", "image", "command", "config", "once"] {
+        node.control.push(vec![Change::PodRemoved(uid.into())]);
+    }
+    wait_until("the end of all pods", || {
+        let left = fs::read_dir(node.folder.join("lib/pods"))
+            .expect("pods")
+            .count();
+        if left == 0 {
+            Ok(())
+        } else {
+            Err(format!("{left} left"))
+        }
+    });
+}
+
+#[test]
+fn a_wrong_token_or_ca_is_refused_with_one_line() {
+    let mut node = Node::new();
+    let other = format!("sha256:{}", "0".repeat(64));
+    for (token, hash, word) in [
+        ("wrong", node.control.ca_hash.clone(), "refused"),
+        (TOKEN, other, "certificate"),
+    ] {
+        node.configure(token, &hash);
+        node.start();
+        let mut agent = node.agent.take().expect("started");
+        assert_ne!(agent.wait(), 0);
+        let log = process::tail(&node.log(), 5);
+        assert!(log.contains(word), "{log}");
+    }
+}
