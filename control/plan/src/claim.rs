@@ -80,6 +80,14 @@ pub struct ClaimWrite {
     pub owner: String,
 }
 
+impl ClaimWrite {
+    /// True when the record itself goes with the release: what is numbered
+    /// upwards needs no memory of when it was released.
+    pub fn forgets(&self) -> bool {
+        self.owner.is_empty() && matches!(self.key, ClaimKey::Identity(_))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

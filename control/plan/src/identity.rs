@@ -73,6 +73,27 @@ pub(crate) fn number(
     )
 }
 
+/// Releases the numbers that no pod has. The highest stays, so that the next one
+/// is above all that ever were: a node may still know an old one.
+pub(crate) fn unused(world: &World) -> impl Iterator<Item = ClaimWrite> + '_ {
+    let highest = world
+        .claims
+        .range(ClaimKey::Identity(0)..)
+        .next_back()
+        .map(|(key, _)| key);
+    let numbers = world.idle_identities.iter().map(|n| ClaimKey::Identity(*n));
+    numbers
+        .filter(move |key| Some(key) != highest)
+        .filter_map(|key| {
+            let claim = world.claims.get(&key)?;
+            Some(ClaimWrite {
+                key,
+                revision: claim.revision,
+                owner: String::new(),
+            })
+        })
+}
+
 /// Gives a bound pod whose labels changed the number of its new labels.
 pub fn plan(world: &World, name: &Name) -> Plan {
     let mut plan = Plan::default();

@@ -11,11 +11,12 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
+use crate::claim::ClaimKey;
 use crate::endpointslice::SERVICE_LABEL;
 use crate::object::{self, Key, Name, Object};
 use crate::usage::Usage;
 use crate::world::{Task, World, uid_of};
-use crate::{gc, schedule};
+use crate::{gc, identity, schedule};
 
 fn add<K: Hash + Eq, V: Ord>(index: &mut HashMap<K, BTreeSet<V>>, key: K, value: V) {
     index.entry(key).or_default().insert(value);
@@ -139,6 +140,9 @@ impl World {
             return;
         };
         add(&mut self.pods_by_node, node.to_owned(), name.clone());
+        let number = identity::of(pod);
+        *self.identity_users.entry(number).or_default() += 1;
+        self.idle_identities.remove(&number);
         if holds_resources(pod) {
             self.usage
                 .entry(node.to_owned())
@@ -194,6 +198,16 @@ impl World {
             return;
         };
         sub(&mut self.pods_by_node, &node.to_owned(), name);
+        let number = identity::of(pod);
+        if let Some(users) = self.identity_users.get_mut(&number) {
+            *users = users.saturating_sub(1);
+            if *users == 0 {
+                self.identity_users.remove(&number);
+                if self.claims.contains_key(&ClaimKey::Identity(number)) {
+                    self.idle_identities.insert(number);
+                }
+            }
+        }
         if holds_resources(pod) {
             if let Some(usage) = self.usage.get_mut(node) {
                 usage.sub(&Usage::of(pod));

@@ -14,8 +14,8 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 
 use crate::action::{Plan, Write};
 use crate::claim::{Claim, ClaimKey, ClaimWrite};
-use crate::object;
 use crate::world::World;
+use crate::{identity, object};
 
 /// Annotation with the number of a Service on the node stream.
 pub const SERVICE_ID: &str = "hydrofoil.dev/service-id";
@@ -112,6 +112,21 @@ pub fn pod_address(
 /// A range of pod addresses for a node. `None`: the cluster's range is used up.
 pub fn node_range(world: &World, node: &str) -> Option<(IpNet, ClaimWrite)> {
     let settings = &world.settings;
+    // A node that was taken out and comes back has its range still.
+    let own = world.claims_by_owner.get(node).into_iter().flatten();
+    for key in own {
+        if let (ClaimKey::NodeRange(range), Some(claim)) = (key, world.claims.get(key)) {
+            let (key, revision, owner) = (key.clone(), claim.revision, node.to_owned());
+            return Some((
+                *range,
+                ClaimWrite {
+                    key,
+                    revision,
+                    owner,
+                },
+            ));
+        }
+    }
     let subnets = settings.pod_cidr.subnets(settings.node_prefix).ok()?;
     let candidates = subnets.map(ClaimKey::NodeRange);
     let (key, revision) = pick(&world.claims, candidates, &BTreeSet::new())?;
@@ -128,7 +143,8 @@ pub fn node_range(world: &World, node: &str) -> Option<(IpNet, ClaimWrite)> {
     ))
 }
 
-/// Releases what belonged to objects that are gone.
+/// Releases what belonged to objects that are gone, and forgets identities that
+/// no pod has any more.
 pub fn release(world: &World) -> Plan {
     let writes: Vec<ClaimWrite> = (world.orphan_claims.iter())
         .filter_map(|key| {
@@ -143,6 +159,7 @@ pub fn release(world: &World) -> Plan {
                 owner: String::new(),
             })
         })
+        .chain(identity::unused(world))
         .collect();
     let mut plan = Plan::default();
     // Not all at once: a conflict of one must not keep the others.

@@ -44,11 +44,6 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
     if world.unbound.is_empty() {
         return plan;
     }
-    let mut places: Vec<Place<'_>> = world
-        .nodes
-        .iter()
-        .map(|(name, node)| place(world, name, node))
-        .collect();
     let mut waiting: Vec<&Arc<Pod>> = world
         .unbound
         .iter()
@@ -63,6 +58,13 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
         waiting.truncate(PASS);
         plan.again(now);
     }
+    // Ports of the nodes themselves are only looked at when somebody asks for one.
+    let ports = waiting.iter().any(|pod| !host_ports(pod).is_empty());
+    let mut places: Vec<Place<'_>> = world
+        .nodes
+        .iter()
+        .map(|(name, node)| place(world, name, node, ports))
+        .collect();
     let mut pass = Pass {
         world,
         now,
@@ -78,7 +80,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
     plan
 }
 
-fn place<'a>(world: &'a World, name: &'a str, node: &'a Arc<Node>) -> Place<'a> {
+fn place<'a>(world: &'a World, name: &'a str, node: &'a Arc<Node>, ports: bool) -> Place<'a> {
     let spec = node.spec.as_ref();
     let ranges = spec.map(|s| {
         s.pod_cidrs
@@ -87,10 +89,10 @@ fn place<'a>(world: &'a World, name: &'a str, node: &'a Arc<Node>) -> Place<'a> 
             .filter_map(|c| c.parse().ok())
             .collect()
     });
-    let ports = world
+    let pods = world
         .pods_on(name)
-        .filter(|p| !object::pod_finished(p))
-        .flat_map(|p| host_ports(p));
+        .filter(|p| ports && !object::pod_finished(p));
+    let host_ports = pods.flat_map(|p| host_ports(p)).collect();
     Place {
         node,
         name,
@@ -99,7 +101,7 @@ fn place<'a>(world: &'a World, name: &'a str, node: &'a Arc<Node>) -> Place<'a> 
         ranges: ranges.unwrap_or_default(),
         ready: node::is_ready(node),
         bound: BTreeMap::new(),
-        host_ports: ports.collect(),
+        host_ports,
     }
 }
 

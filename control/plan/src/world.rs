@@ -115,6 +115,8 @@ pub struct World {
     pub(crate) usage: HashMap<String, Usage>,
     pub(crate) spread: HashMap<(String, String), u32>,
     pub(crate) identities: HashMap<String, u32>,
+    pub(crate) identity_users: HashMap<u32, u32>,
+    pub(crate) idle_identities: BTreeSet<u32>,
     pub(crate) claims_by_owner: HashMap<String, BTreeSet<ClaimKey>>,
     pub(crate) orphan_claims: BTreeSet<ClaimKey>,
     due: BTreeSet<Task>,
@@ -151,6 +153,8 @@ impl World {
             usage: HashMap::new(),
             spread: HashMap::new(),
             identities: HashMap::new(),
+            identity_users: HashMap::new(),
+            idle_identities: BTreeSet::new(),
             claims_by_owner: HashMap::new(),
             orphan_claims: BTreeSet::new(),
             due: BTreeSet::new(),
@@ -231,6 +235,9 @@ impl World {
             }
         }
         self.orphan_claims.remove(&key);
+        if let ClaimKey::Identity(number) = key {
+            self.idle_identities.remove(&number);
+        }
         let Some(claim) = claim else { return };
         if !claim.owner.is_empty() {
             self.claims_by_owner
@@ -239,6 +246,13 @@ impl World {
                 .insert(key.clone());
             if let ClaimKey::Identity(number) = key {
                 self.identities.entry(claim.owner.clone()).or_insert(number);
+                // The one that was highest until now may go, if nobody has it.
+                if !self.idle_identities.is_empty() {
+                    self.due.insert(Task::Addresses);
+                }
+                if !self.identity_users.contains_key(&number) {
+                    self.idle_identities.insert(number);
+                }
             } else if !self.owner_exists(&key, &claim.owner) {
                 self.orphan_claims.insert(key.clone());
                 self.due.insert(Task::Addresses);

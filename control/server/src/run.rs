@@ -78,7 +78,9 @@ pub struct Controllers {
     busy: BTreeMap<Task, Busy>,
     /// Due, but busy.
     held: BTreeSet<Task>,
-    later: BTreeMap<Instant, BTreeSet<Task>>,
+    /// When to plan which task although nothing changes; one time for each.
+    later: BTreeSet<(Instant, Task)>,
+    timers: BTreeMap<Task, Instant>,
     started: Instant,
     lost_after: Duration,
     done_in: mpsc::Receiver<Done>,
@@ -107,7 +109,8 @@ impl Controllers {
             revision: 0,
             busy: BTreeMap::new(),
             held: BTreeSet::new(),
-            later: BTreeMap::new(),
+            later: BTreeSet::new(),
+            timers: BTreeMap::new(),
             started: Instant::now(),
             lost_after,
             done_in,
@@ -166,7 +169,7 @@ impl Controllers {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let wake = [
-                self.later.keys().next().copied(),
+                self.later.first().map(|(when, _)| *when),
                 self.drain.next_deadline(),
             ];
             let wake = wake.into_iter().flatten().min();
@@ -270,16 +273,24 @@ impl Controllers {
     }
 
     fn at(&mut self, when: Instant, task: Task) {
-        self.later.entry(when).or_default().insert(task);
+        if let Some(known) = self.timers.get(&task).copied() {
+            if known <= when {
+                // It is planned then, and says again when it wants to be.
+                return;
+            }
+            self.later.remove(&(known, task.clone()));
+        }
+        self.timers.insert(task.clone(), when);
+        self.later.insert((when, task));
     }
 
     /// Plans what is due and free, until nothing is.
     fn dispatch(&mut self) {
         let now = Instant::now();
-        while let Some(entry) = self.later.first_entry().filter(|e| *e.key() <= now) {
-            for task in entry.remove() {
-                self.world.make_due(task);
-            }
+        while let Some((_, task)) = self.later.first().filter(|(when, _)| *when <= now).cloned() {
+            self.later.pop_first();
+            self.timers.remove(&task);
+            self.world.make_due(task);
         }
         let shown = self.revision;
         self.busy

@@ -27,11 +27,15 @@ pub(crate) fn with_claims(mut txn: Txn, claims: &[ClaimWrite]) -> Txn {
             0 => Condition::Absent,
             revision => Condition::Revision(revision),
         };
-        txn = txn.put(
-            claim.key.to_string(),
-            claim.owner.clone().into_bytes(),
-            condition,
-        );
+        txn = if claim.forgets() {
+            txn.delete(claim.key.to_string(), condition)
+        } else {
+            txn.put(
+                claim.key.to_string(),
+                claim.owner.clone().into_bytes(),
+                condition,
+            )
+        };
     }
     txn
 }

@@ -124,6 +124,27 @@ fn judge(cluster: &Cluster, seed: u64) {
         };
         assert_eq!(endpoints, wanted, "seed {seed}: endpoints of {name}");
     }
+    // One identity for each set of labels, and at most one that nobody has.
+    let mut identities: BTreeMap<String, u32> = BTreeMap::new();
+    for pod in &pods {
+        let number = control_plan::identity::of(pod);
+        let known = identities
+            .entry(control_plan::identity::canonical(pod))
+            .or_insert(number);
+        assert_eq!(*known, number, "seed {seed}");
+    }
+    let distinct: BTreeSet<u32> = identities.values().copied().collect();
+    assert_eq!(
+        distinct.len(),
+        identities.len(),
+        "seed {seed}: an identity twice"
+    );
+    let claimed = cluster.identities();
+    assert!(claimed.is_superset(&distinct), "seed {seed}");
+    assert!(
+        claimed.len() <= distinct.len() + 1,
+        "seed {seed}: {claimed:?} {distinct:?}"
+    );
     let claimed = cluster.claimed_pod_addresses();
     assert_eq!(claimed, addresses, "seed {seed}: claims and addresses");
     for object in cluster.objects() {

@@ -217,6 +217,11 @@ impl Cluster {
     }
 
     fn claim(&mut self, write: &ClaimWrite) {
+        if write.forgets() {
+            self.claims.remove(&write.key);
+            self.world.put_claim(write.key.clone(), None);
+            return;
+        }
         let claim = Claim {
             owner: write.owner.clone(),
             revision: self.revision,
@@ -546,6 +551,17 @@ impl Cluster {
             | ClaimKey::Identity(_) => None,
         })
         .collect()
+    }
+
+    pub(crate) fn identities(&self) -> BTreeSet<u32> {
+        let number = |key: &ClaimKey| {
+            if let ClaimKey::Identity(number) = key {
+                Some(*number)
+            } else {
+                None
+            }
+        };
+        self.claims.keys().filter_map(number).collect()
     }
 
     pub(crate) fn has_uid(&self, uid: &str) -> bool {
