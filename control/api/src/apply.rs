@@ -9,7 +9,7 @@ use crate::fieldset::{FieldSet, Step, item_step};
 use crate::invalid::Cause;
 use crate::kind::Kind;
 use crate::meta;
-use crate::schema::{Shape, shape};
+use crate::schema::{Shape, is_map, shape};
 
 /// Fields that another manager applied with another value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,11 +70,12 @@ pub fn apply(
 
     let own = entries.iter().position(|entry| entry.name() == manager);
     let last = own.map(|i| entries[i].set.clone()).unwrap_or_default();
-    let mut removed = last.minus(&set);
+    let mut kept = set.clone();
     for entry in entries.iter().filter(|entry| entry.name() != manager) {
-        removed = removed.minus(&entry.set);
+        kept.add(&entry.set);
     }
-    let mut merged = merge(current, applied, &removed);
+    let removed = last.minus(&kept);
+    let mut merged = merge(current, applied, &removed, &kept);
 
     let same = own.is_some_and(|i| entries[i].set == set);
     if !same {
@@ -98,9 +99,10 @@ pub fn apply(
 }
 
 /// The merge itself: `removed` goes from `current`, and `applied` is laid over it.
-pub fn merge(current: &Value, applied: &Value, removed: &FieldSet) -> Value {
+/// `kept` is what anybody applies still.
+fn merge(current: &Value, applied: &Value, removed: &FieldSet, kept: &FieldSet) -> Value {
     let mut merged = current.clone();
-    remove(&mut merged, removed, "");
+    remove(&mut merged, removed, Some(kept), "");
     overlay(&mut merged, applied, "");
     merged
 }
@@ -142,8 +144,11 @@ fn managers(object: &Value) -> Vec<Manager> {
         .collect()
 }
 
-/// Takes the owned fields out; containers that become empty by that go too.
-fn remove(value: &mut Value, removed: &FieldSet, within: &str) {
+/// Takes the owned fields out; containers that become empty by that go too, and
+/// so do structs of which nobody applies anything any more: what is left in them
+/// are defaults (a probe's `scheme`, without its `port`). A map has no defaults:
+/// what is left in it is somebody else's.
+fn remove(value: &mut Value, removed: &FieldSet, kept: Option<&FieldSet>, within: &str) {
     let Some(fields) = value.as_object_mut() else {
         return;
     };
@@ -153,14 +158,16 @@ fn remove(value: &mut Value, removed: &FieldSet, within: &str) {
             continue;
         };
         let shape = shape(within, name, field);
+        let kept = kept.and_then(|kept| kept.children.get(step));
         let gone = match shape {
             Shape::Atomic => child.owned,
             Shape::Granular => {
-                remove(field, child, name);
-                child.owned || field.as_object().is_none_or(Map::is_empty)
+                remove(field, child, kept, name);
+                let only_defaults = kept.is_none_or(FieldSet::is_empty) && !is_map(name);
+                child.owned || only_defaults || field.as_object().is_none_or(Map::is_empty)
             }
             Shape::Keyed(_) | Shape::Set => {
-                remove_items(field, child, name, shape);
+                remove_items(field, child, kept, name, shape);
                 child.owned || field.as_array().is_none_or(Vec::is_empty)
             }
         };
@@ -170,18 +177,26 @@ fn remove(value: &mut Value, removed: &FieldSet, within: &str) {
     }
 }
 
-fn remove_items(list: &mut Value, removed: &FieldSet, name: &str, shape: Shape) {
+fn remove_items(
+    list: &mut Value,
+    removed: &FieldSet,
+    kept: Option<&FieldSet>,
+    name: &str,
+    shape: Shape,
+) {
     let Some(items) = list.as_array_mut() else {
         return;
     };
     items.retain_mut(|item| {
-        let Some(child) = removed.children.get(&step_of(shape, item)) else {
+        let step = step_of(shape, item);
+        let Some(child) = removed.children.get(&step) else {
             return true;
         };
         if child.owned {
             return false;
         }
-        remove(item, child, name);
+        let kept = kept.and_then(|kept| kept.children.get(&step));
+        remove(item, child, kept, name);
         true
     });
 }

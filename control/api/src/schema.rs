@@ -62,6 +62,23 @@ const SHAPES: &[(&str, &str, Shape)] = &[
     ("targetRef", "", Shape::Atomic),
 ];
 
+/// Fields that are maps of people's own keys, and not structs.
+const MAPS: &[&str] = &[
+    "annotations",
+    "binaryData",
+    "data",
+    "labels",
+    "limits",
+    "matchLabels",
+    "requests",
+    "stringData",
+];
+
+/// Whether the granular field `name` is a map: nothing in it is a default.
+pub fn is_map(name: &str) -> bool {
+    MAPS.contains(&name)
+}
+
 /// Shape of the field `name`, which stands in the field `parent` (list indices
 /// do not count: the parent of a container's `ports` is `containers`).
 pub fn shape(parent: &str, name: &str, value: &Value) -> Shape {

@@ -44,6 +44,49 @@ fn check(before: Value, touch: impl Fn(&mut Value), after: Value, expected: Valu
 }
 
 #[test]
+fn a_struct_that_nobody_applies_any_more_goes_with_its_defaults() {
+    let container = |more: Value| {
+        let mut container = json!({"name": "a", "image": "a:1"});
+        for (name, value) in more.as_object().unwrap() {
+            container[name] = value.clone();
+        }
+        json!({"template": {"spec": {"containers": [container]}}})
+    };
+    check(
+        container(json!({"readinessProbe": {"httpGet": {"path": "/", "port": 80}}})),
+        |spec| {
+            let probe = &mut spec["template"]["spec"]["containers"][0]["readinessProbe"];
+            probe["httpGet"]["scheme"] = json!("HTTP");
+            probe["timeoutSeconds"] = json!(1);
+        },
+        container(json!({})),
+        container(json!({})),
+    );
+    // One field of it is applied still: the defaults beside it stay.
+    check(
+        container(
+            json!({"readinessProbe": {"httpGet": {"path": "/", "port": 80}, "periodSeconds": 3}}),
+        ),
+        |spec| {
+            let probe = &mut spec["template"]["spec"]["containers"][0]["readinessProbe"];
+            probe["timeoutSeconds"] = json!(1);
+        },
+        container(json!({"readinessProbe": {"httpGet": {"path": "/", "port": 80}}})),
+        container(
+            json!({"readinessProbe": {"httpGet": {"path": "/", "port": 80}, "timeoutSeconds": 1}}),
+        ),
+    );
+    // A map's other keys are somebody else's.
+    let labels = |labels: Value| json!({"template": {"metadata": {"labels": labels}}});
+    check(
+        labels(json!({"mine": "1"})),
+        |spec| spec["template"]["metadata"]["labels"]["theirs"] = json!("2"),
+        json!({"paused": true}),
+        json!({"paused": true, "template": {"metadata": {"labels": {"theirs": "2"}}}}),
+    );
+}
+
+#[test]
 fn merges_three_ways() {
     let none = |_: &mut Value| {};
     // Scalars: set, changed, left out.

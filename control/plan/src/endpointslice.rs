@@ -329,7 +329,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::fixture::{pod, put_pod, running, service, typed, world};
+    use crate::for_tests::{pod, put_pod, running, service, typed, world};
 
     fn name() -> Name {
         Name::new("default", "web")

@@ -212,7 +212,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::fixture::{meta, node, now, pod, put_node, put_pod, running, typed, world};
+    use crate::for_tests::{meta, node, now, pod, put_node, put_pod, running, typed, world};
     use crate::object::Name;
 
     fn map(name: &str, more: &Value) -> Object {

@@ -365,7 +365,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::fixture::{service as service_of, typed};
+    use crate::for_tests::{service as service_of, typed};
 
     fn take(claims: &mut Claims, revision: u64, write: &ClaimWrite) {
         claims.insert(

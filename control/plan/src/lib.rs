@@ -11,8 +11,6 @@ pub mod action;
 pub mod claim;
 pub mod deployment;
 pub mod endpointslice;
-#[cfg(test)]
-mod fixture;
 pub mod gc;
 pub mod hash;
 pub mod identity;
@@ -52,3 +50,6 @@ pub fn plan(world: &World, task: &Task, now: Timestamp) -> Plan {
         Task::Events => gc::events(world, now),
     }
 }
+
+#[cfg(test)]
+mod for_tests;

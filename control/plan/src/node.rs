@@ -276,7 +276,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::fixture::{node, now, pod, put_node, put_pod, running, typed, world};
+    use crate::for_tests::{node, now, pod, put_node, put_pod, running, typed, world};
 
     /// Names of the pods that are deleted.
     fn deleted(plan: &Plan) -> Vec<&str> {

@@ -367,7 +367,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::fixture::{node as node_of, now, pod, put_node, put_pod, running, typed, world};
+    use crate::for_tests::{node as node_of, now, pod, put_node, put_pod, running, typed, world};
 
     /// Name of each bound pod and its node, in order of names.
     fn bound(plan: &Plan) -> Vec<(String, String)> {

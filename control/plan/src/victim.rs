@@ -91,7 +91,7 @@ fn worth(pod: &Pod, on_node: &HashMap<&str, usize>, now: Timestamp) -> Worth {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{now, pod, running};
+    use crate::for_tests::{now, pod, running};
 
     #[test]
     fn in_the_order_of_kubernetes() {

@@ -88,6 +88,11 @@ impl Attachments {
         }
     }
 
+    /// The node's session ended: nobody has to wait for it any longer.
+    pub fn gone(&self, node: &str) {
+        self.lock().retain(|_, (whose, _)| whose != node);
+    }
+
     fn take(&self, node: &str, id: &str) -> Option<oneshot::Sender<Answer>> {
         let mut waiting = self.lock();
         if waiting.get(id).is_none_or(|(whose, _)| whose != node) {

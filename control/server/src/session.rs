@@ -203,6 +203,7 @@ impl Listener {
             }
         };
         self.hub.disconnect(node, connected.id);
+        self.attachments.gone(node);
         tracing::info!(node, "a node disconnected: {why}");
     }
 
