@@ -129,6 +129,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 async fn clean(config: &Config) -> anyhow::Result<()> {
+    let _alone = startup::alone(config)?;
     let removed = cleanup::run(config).await;
     for what in &removed.done {
         tracing::info!("removed {what}");
@@ -146,6 +147,7 @@ async fn clean(config: &Config) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(?config, "configuration in force");
+    let _alone = startup::alone(&config)?;
     let (events, queue) = mpsc::channel(EVENTS);
     let (sys, datapath) = startup::open(&config, events)
         .await
@@ -169,6 +171,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let (hello, said) = channel::channel(hello);
     let (calls, callable) = channel::channel(None);
+    let idle = found.observed.pods.is_empty();
     let node = Node::new(
         Apply {
             sys: sys.clone(),
@@ -179,7 +182,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         callable,
         now,
     );
-    let speak = tokio::spawn(speak(config, sys, said, calls));
+    let speak = tokio::spawn(speak(config, sys, said, calls, idle));
     let run = tokio::spawn(node.run(queue));
     tokio::select! {
         ended = run => ended.context("the loop")?.context("signals"),
@@ -187,12 +190,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
 }
 
-/// Joins if need be, then holds the stream. Returns only when joining is refused.
+/// Joins if need be, then holds the stream. Returns only when the node is refused.
 async fn speak(
     config: Config,
     sys: Arc<Sys>,
     hello: channel::Receiver<v1::Hello>,
     calls: channel::Sender<Option<tonic::transport::Channel>>,
+    idle: bool,
 ) -> anyhow::Result<()> {
     let identity = match join::kept(&config)? {
         Some(identity) => identity,
@@ -200,14 +204,17 @@ async fn speak(
     };
     let tls = tls::mutual(&identity)?;
     let control = config.control.clone();
+    let folder = identity.folder.clone();
     watch::run(watch::Watch {
         control,
         tls,
         hello,
         calls,
+        folder,
+        idle,
         sys,
     })
-    .await;
+    .await?;
     Ok(())
 }
 

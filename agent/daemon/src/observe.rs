@@ -69,7 +69,9 @@ pub(crate) async fn observe(
         cluster_id: String::new(),
         revision: 0,
     };
+    let mut wanted = Vec::new();
     if let Some(pushed) = record::read_node(&sys.layout) {
+        wanted = pushed.pods;
         found.cluster_id = pushed.cluster_id;
         found.revision = pushed.revision;
         found.desired.config = pushed.config.unwrap_or_default();
@@ -89,6 +91,14 @@ pub(crate) async fn observe(
             .pods
             .insert(pod.spec.uid.clone(), pod.spec.clone());
         found.observed.pods.insert(pod.spec.uid.clone(), pod);
+    }
+    if wanted
+        .iter()
+        .any(|uid| !found.observed.pods.contains_key(uid))
+    {
+        // Removed, and the agent died before it could say so: all is to be sent
+        // again, so that the control plane hears that it is gone.
+        found.revision = 0;
     }
     strays(sys, &mut found.observed, &links, &groups);
     routes(&mut found.observed, &links, sys);

@@ -90,6 +90,7 @@ pub(crate) fn node(desired: &Desired, cluster_id: &str, revision: u64) -> Vec<u8
         config: Some(desired.config.clone()),
         services: desired.services.values().cloned().collect(),
         routes: desired.routes.values().cloned().collect(),
+        pods: desired.pods.keys().cloned().collect(),
     }
     .encode_to_vec()
 }

@@ -54,6 +54,14 @@ pub(crate) enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// Another agent works with the same folders.
+    #[error("another foil-agent runs with {path}: {source}")]
+    NotAlone {
+        /// The folder.
+        path: PathBuf,
+        /// What the lock says.
+        source: std::fs::TryLockError,
+    },
     /// Cgroups.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -135,6 +143,23 @@ pub(crate) fn program(
         });
     }
     Ok(path)
+}
+
+/// Makes sure that no other agent works with the same folders, for as long as the
+/// returned file is open; the kernel gives it up with our last breath.
+pub(crate) fn alone(config: &Config) -> Result<std::fs::File, StartError> {
+    agent_sys::state::create_folder(&config.run)?;
+    let path = config.run.join("lock");
+    let disk = |source| StartError::Disk {
+        path: path.clone(),
+        source,
+    };
+    let file = std::fs::File::create(&path).map_err(disk)?;
+    file.try_lock().map_err(|source| StartError::NotAlone {
+        path: config.run.clone(),
+        source,
+    })?;
+    Ok(file)
 }
 
 /// The disk takes what we will write.

@@ -3,6 +3,7 @@
 //!
 //! One task; speaks to the loop by events and to `serve.rs` for `Attach`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ impl From<tonic::Status> for StreamError {
     fn from(status: tonic::Status) -> Self {
         StreamError::Status {
             code: status.code(),
-            message: status.message().to_owned(),
+            message: tls::words(&status),
         }
     }
 }
@@ -72,39 +73,61 @@ pub(crate) struct Watch {
     pub(crate) hello: watch::Receiver<v1::Hello>,
     /// Where the channel is told.
     pub(crate) calls: watch::Sender<Option<Channel>>,
+    /// Where the certificate lies, for messages.
+    pub(crate) folder: PathBuf,
+    /// The node had no pods when the agent started.
+    pub(crate) idle: bool,
     /// The loop.
     pub(crate) sys: Arc<Sys>,
 }
 
-/// Runs for as long as the agent does.
-pub(crate) async fn run(mut watch: Watch) {
+/// The control plane does not want this node.
+#[derive(Debug, thiserror::Error)]
+#[error("refused by the control plane: {reason}; is the certificate in {folder} of this cluster?")]
+pub(crate) struct Refused {
+    reason: String,
+    folder: PathBuf,
+}
+
+/// Runs for as long as the agent does. Ends with an error only if the node was
+/// refused before it ever had a stream, and has no pods to look after.
+pub(crate) async fn run(mut watch: Watch) -> Result<(), Refused> {
     let mut pause = FIRST_PAUSE;
     let mut last = String::new();
+    let mut ever = false;
     loop {
         let mut connected = false;
         let error = match session(&mut watch, &mut connected).await {
-            Ok(()) | Err(StreamError::Ending) => return,
+            Ok(()) | Err(StreamError::Ending) => return Ok(()),
             Err(error) => error,
         };
         watch.calls.send_replace(None);
+        ever |= connected;
         if connected {
             watch.sys.tell(Event::Disconnected).await;
             pause = FIRST_PAUSE;
             last.clear();
         }
-        let text = error.to_string();
-        if refused(&error) {
-            tracing::error!(
-                error = text,
-                "refused by the control plane; is the node's certificate of this cluster?"
-            );
-        } else if text != last {
+        let reason = error.to_string();
+        let news = reason != last;
+        last.clone_from(&reason);
+        if is_refusal(&error) {
+            let refused = Refused {
+                reason,
+                folder: watch.folder.clone(),
+            };
+            if !ever && watch.idle {
+                return Err(refused);
+            }
+            if news {
+                tracing::error!("{refused}");
+            }
+        } else if news {
             tracing::warn!(
-                error = text,
+                error = reason,
                 "no stream to the control plane; the node runs on"
             );
         }
-        last = text;
         // Not all nodes of a cluster at the same moment.
         let jitter = rand::rng().random_range(0.5..1.0);
         tokio::time::sleep(pause.mul_f64(jitter)).await;
@@ -112,15 +135,19 @@ pub(crate) async fn run(mut watch: Watch) {
     }
 }
 
-fn refused(error: &StreamError) -> bool {
+fn is_refusal(error: &StreamError) -> bool {
+    let by_tls = |text: &str| {
+        let text = text.to_ascii_lowercase();
+        text.contains("certificate") || text.contains("unknownca")
+    };
     match error {
-        StreamError::Status { code, .. } => {
+        StreamError::Status { code, message } => {
             matches!(
                 code,
                 tonic::Code::PermissionDenied | tonic::Code::Unauthenticated
-            )
+            ) || by_tls(message)
         }
-        StreamError::Tls(TlsError::Connect { reason, .. }) => reason.contains("certificate"),
+        StreamError::Tls(TlsError::Connect { reason, .. }) => by_tls(reason),
         StreamError::Tls(TlsError::Host { .. } | TlsError::Pem { .. } | TlsError::Rustls(_))
         | StreamError::Goodbye(_)
         | StreamError::Ended

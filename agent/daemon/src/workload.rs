@@ -155,6 +155,10 @@ fn prepare(sys: &Sys, make: Make, spec: &v1::PodSpec) -> Result<v1::ShimCreate, 
     } else {
         namespace("uts")
     };
+    if spec.host_network {
+        // It would be set in the node's own UTS namespace.
+        create.hostname.clear();
+    }
     create.rootfs = root.to_string_lossy().into_owned();
     create.bundle = bundle.to_string_lossy().into_owned();
     create.log_path = log.to_string_lossy().into_owned();
