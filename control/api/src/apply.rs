@@ -146,8 +146,7 @@ fn managers(object: &Value) -> Vec<Manager> {
 
 /// Takes the owned fields out; containers that become empty by that go too, and
 /// so do structs of which nobody applies anything any more: what is left in them
-/// are defaults (a probe's `scheme`, without its `port`). A map has no defaults:
-/// what is left in it is somebody else's.
+/// are defaults (a probe's `scheme`, without its `port`).
 fn remove(value: &mut Value, removed: &FieldSet, kept: Option<&FieldSet>, within: &str) {
     let Some(fields) = value.as_object_mut() else {
         return;
@@ -163,7 +162,7 @@ fn remove(value: &mut Value, removed: &FieldSet, kept: Option<&FieldSet>, within
             Shape::Atomic => child.owned,
             Shape::Granular => {
                 remove(field, child, kept, name);
-                let only_defaults = kept.is_none_or(FieldSet::is_empty) && !is_map(name);
+                let only_defaults = kept.is_none_or(FieldSet::is_empty) && !others_in(field, name);
                 child.owned || only_defaults || field.as_object().is_none_or(Map::is_empty)
             }
             Shape::Keyed(_) | Shape::Set => {
@@ -174,6 +173,17 @@ fn remove(value: &mut Value, removed: &FieldSet, kept: Option<&FieldSet>, within
         if gone {
             fields.shift_remove(name);
         }
+    }
+}
+
+/// Whether somebody put something below the field `name`: entries of a map, items
+/// of a list. Neither is ever a default.
+fn others_in(field: &Value, name: &str) -> bool {
+    match field {
+        Value::Object(fields) if is_map(name) => !fields.is_empty(),
+        Value::Object(fields) => fields.iter().any(|(name, field)| others_in(field, name)),
+        Value::Array(items) => !items.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 

@@ -158,7 +158,7 @@ fn merges_three_ways() {
         json!({"template": {"spec": {"volumes": [{"name": "v", "secret": {"secretName": "s"}}]}}}),
         |spec| spec["template"]["spec"]["volumes"][0]["secret"]["defaultMode"] = json!(420),
         json!({"template": {"spec": {"volumes": [{"name": "v", "configMap": {"name": "c"}}]}}}),
-        json!({"template": {"spec": {"volumes": [{"name": "v", "secret": {"defaultMode": 420}, "configMap": {"name": "c"}}]}}}),
+        json!({"template": {"spec": {"volumes": [{"name": "v", "configMap": {"name": "c"}}]}}}),
     );
     // A selector is one value.
     check(
