@@ -107,6 +107,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     {
         tracing::debug!("a TLS provider is installed already");
     }
+    agent_sys::heap::few_arenas();
     // One thread for the loop and what it waits for; slow calls have their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

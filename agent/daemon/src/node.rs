@@ -210,6 +210,7 @@ impl Node {
             if let Err(error) = self.apply.datapath.sweep() {
                 tracing::error!(%error, "flows that are over stay");
             }
+            agent_sys::heap::trim();
         }
         if self.hold_until.is_none() && self.maps_retry.is_none() {
             self.settle_services();

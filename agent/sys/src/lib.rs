@@ -3,6 +3,7 @@ mod beneath;
 pub mod bpf;
 pub mod cgroup;
 pub mod clock;
+pub mod heap;
 pub mod image;
 pub mod link;
 pub mod maps;
