@@ -1,6 +1,6 @@
 //! A container's limits as its cgroup has them, under v1, v2 or both mounted.
 //!
-//! Found by the container's id below the node's parent group, so that a change of the
+//! Found by the pod's uid below the node's parent group, so that a change of the
 //! agent's layout does not matter. Called by the demo and by the cases.
 
 use crate::objects::Pod;
@@ -73,14 +73,10 @@ pub fn of(cluster: &Cluster, pod: &Pod) -> Limits {
 fn groups(cluster: &Cluster, pod: &Pod) -> Vec<PathBuf> {
     let node = cluster.nodes().iter().find(|node| node.name == pod.node);
     let node = node.unwrap_or_else(|| panic!("{} is on no node of ours: {}", pod.name, pod.node));
-    let id = pod
-        .containers
-        .first()
-        .map_or("", |id| id.trim_start_matches("foil://"));
     let parent = node.cgroup.trim_start_matches('/');
     hierarchies()
         .iter()
-        .filter_map(|hierarchy| find(&hierarchy.join(parent), id))
+        .filter_map(|hierarchy| find(&hierarchy.join(parent), &pod.uid))
         .collect()
 }
 
@@ -91,23 +87,16 @@ fn hierarchies() -> Vec<PathBuf> {
     all
 }
 
-/// The deepest group whose name has the container's id.
-fn find(parent: &Path, id: &str) -> Option<PathBuf> {
-    if id.is_empty() {
-        return None;
-    }
-    for folder in folders(parent) {
-        if let Some(found) = find(&folder, id) {
-            return Some(found);
-        }
-        if folder
+/// The group inside the pod's own that has processes.
+fn find(parent: &Path, uid: &str) -> Option<PathBuf> {
+    let pod = folders(parent).into_iter().find(|folder| {
+        folder
             .file_name()
-            .is_some_and(|name| name.to_string_lossy().contains(id))
-        {
-            return Some(folder);
-        }
-    }
-    None
+            .is_some_and(|name| name.to_string_lossy().contains(uid))
+    })?;
+    folders(&pod).into_iter().find(|group| {
+        fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|text| !text.trim().is_empty())
+    })
 }
 
 fn folders(parent: &Path) -> Vec<PathBuf> {

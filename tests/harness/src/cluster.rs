@@ -329,7 +329,7 @@ impl Cluster {
         Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}")))
     }
 
-    /// Ends the agents (pods stay), then `foil-agent clean` on each node, then the rest.
+    /// Ends the agents (pods stay), then `foil-agent cleanup` on each node, then the rest.
     /// Gives what each `clean` said, and what is left afterwards.
     pub fn tear_down(&mut self) -> (Vec<Output>, Vec<String>) {
         self.cleaned = true;
@@ -346,8 +346,10 @@ impl Cluster {
             // Ours of the harness, and removed by its guards below.
             !line.starts_with("network namespace") && *line != format!("mount {}", bpffs.display())
         });
-        for pin in leftovers::files(&bpffs) {
-            left.push(format!("pin {}", pin.display()));
+        // The root of each bpffs has files of the kernel's own: look into the nodes' folders.
+        for node in &self.nodes {
+            let pins = leftovers::files(&node.pins).into_iter();
+            left.extend(pins.map(|pin| format!("pin {}/{}", node.name, pin.display())));
         }
         (said, left)
     }

@@ -80,10 +80,10 @@ impl Node {
         ));
     }
 
-    /// `foil-agent clean`: removes what an agent leaves so that pods outlive it.
+    /// `foil-agent cleanup`: removes what an agent leaves so that pods outlive it.
     pub(crate) fn clean(&self, netns: &NetNs) -> Output {
         let mut command = netns.command(crate::binary("foil-agent"));
-        process::run(command.arg("--config").arg(&self.config).arg("clean"))
+        process::run(command.arg("--config").arg(&self.config).arg("cleanup"))
     }
 
     /// The agent, which must be running.

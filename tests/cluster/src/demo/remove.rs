@@ -9,19 +9,21 @@ use tests_harness::{Cluster, leftovers, wait_until};
 /// Step 7.
 pub fn run(show: &mut Show, mut cluster: Cluster) {
     show.step(7, "delete everything; nothing is left");
-    for file in [
+    show.say("sleep and sh do not listen to SIGTERM: a short grace period instead of 30 s.");
+    let files = [
         "client",
         "settings",
         "ubuntu",
         "busybox-loop",
         "busybox",
         "web",
-    ] {
-        show.foil(
-            &cluster,
-            &["delete", "-f", &format!("tests/manifests/{file}.yaml")],
-        );
+    ]
+    .map(|name| format!("tests/manifests/{name}.yaml"));
+    let mut args = vec!["delete", "--grace-period", "2"];
+    for file in &files {
+        args.extend(["-f", file]);
     }
+    show.foil(&cluster, &args);
     wait_until("no pod is left", || match objects::pods(&cluster) {
         pods if pods.is_empty() => Ok(()),
         pods => Err(format!("{pods:?}")),
@@ -55,7 +57,7 @@ pub fn run(show: &mut Show, mut cluster: Cluster) {
         println!("$ {}", out.command);
         show.print(&out.stdout);
         show.print(&out.stderr);
-        show.check("foil-agent clean succeeds", out.code == 0, out.code);
+        show.check("foil-agent cleanup succeeds", out.code == 0, out.code);
     }
     show.check(
         "no process, mount, cgroup, pin or link is left",

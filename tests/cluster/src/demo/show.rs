@@ -8,7 +8,7 @@ use std::time::Instant;
 use tests_harness::{Cluster, Output, process};
 
 /// Lines of one command's output that are shown.
-const MAX_LINES: usize = 30;
+const MAX_LINES: usize = 24;
 
 /// Counts what was checked.
 #[derive(Debug)]
