@@ -2,9 +2,8 @@
 //!
 //! Requests come through `request.rs`, ends of processes through `serve.rs`.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use proto::v1::{ShimContainer, ShimCreate};
 
 use crate::clock;
 use crate::create::{Ends, Folders, Making};
-use crate::group;
+use crate::group::Group;
 use crate::log::{Log, Stream};
 
 /// How a process ended.
@@ -67,6 +66,7 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Container {
     pub(crate) create: ShimCreate,
+    pub(crate) group: Group,
     pub(crate) phase: Phase,
     pub(crate) pid: Option<Pid>,
     pub(crate) ends: Ends,
@@ -82,9 +82,16 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    pub(crate) fn new(create: ShimCreate, making: Making, log: Log, waiting: u64) -> Self {
+    pub(crate) fn new(
+        create: ShimCreate,
+        group: Group,
+        making: Making,
+        log: Log,
+        waiting: u64,
+    ) -> Self {
         Self {
             create,
+            group,
             phase: Phase::Making(making),
             pid: None,
             ends: Ends::default(),
@@ -162,7 +169,7 @@ impl Container {
             self.started_ms = self.finished_ms;
         }
         // A child that was killed and a container that went on regardless is no failure.
-        self.oom_killed = exit.code != 0 && group::oom_kills(&self.create.cgroup) > 0;
+        self.oom_killed = exit.code != 0 && self.group.oom_kills() > 0;
         self.phase = Phase::Exited(exit);
         self.ends.stdin = None;
     }
@@ -171,7 +178,7 @@ impl Container {
     pub(crate) fn kill(&self, signal: i32, all: bool) -> Result<(), String> {
         let signal = Signal::try_from(signal).map_err(|e| format!("signal {signal}: {e}"))?;
         let mut targets = if all {
-            group::processes(&self.create.cgroup)
+            self.group.processes()
         } else {
             Vec::new()
         };
@@ -234,30 +241,34 @@ impl Container {
 
     /// Removes cgroup and state of a container whose first process is gone.
     pub(crate) fn remove(&mut self, folders: &Folders) -> Result<(), String> {
-        kill_rest(&self.create.cgroup);
-        group::remove_children(&self.create.cgroup).map_err(|e| format!("remove groups: {e}"))?;
+        kill_rest(&self.group);
         self.drain_output();
         for stream in [Stream::Stdout, Stream::Stderr] {
             if let Err(e) = self.log.end(stream) {
                 eprintln!("log of {}: {e}", self.create.id);
             }
         }
-        let folder = folders.state.join(&self.create.id);
-        if !Path::exists(&folder) {
-            return Ok(());
-        }
-        let mut runtime = Runtime::load(folder).map_err(|e| format!("load container: {e}"))?;
-        runtime
-            .delete(true)
-            .map_err(|e| format!("delete container: {e}"))
+        remove(folders, &self.create.id, &self.group)
+    }
+}
+
+/// Removes a container's cgroup and libcontainer's state, as far as they are there.
+/// libcontainer would wait a tenth of a second for a busy group, and knows only its own.
+pub(crate) fn remove(folders: &Folders, id: &str, group: &Group) -> Result<(), String> {
+    group
+        .remove()
+        .map_err(|e| format!("remove group of {id}: {e}"))?;
+    match fs::remove_dir_all(folders.state.join(id)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(format!("remove state of {id}: {e}")),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
 /// Ends what a container without a process namespace of its own leaves behind, and
-/// reaps it: a busy group is removed by waiting, a tenth of a second at a time.
-fn kill_rest(group: &str) {
+/// reaps it.
+pub(crate) fn kill_rest(group: &Group) {
     for _ in 0..200 {
-        let rest = group::processes(group);
+        let rest = group.processes();
         if rest.is_empty() {
             return;
         }

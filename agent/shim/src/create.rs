@@ -19,7 +19,7 @@ use proto::v1::{ShimCreate, ShimExec, ShimResize};
 
 use crate::capability::CapabilitySet;
 use crate::executor::{COMMAND_ERROR, Launch};
-use crate::group::Access;
+use crate::legacy::{self, View};
 use crate::seccomp::Filter;
 use crate::session::winsize;
 use crate::spec::{self, Surroundings};
@@ -93,15 +93,16 @@ pub(crate) fn container(folders: &Folders, create: &ShimCreate) -> io::Result<Ma
     let mut ends = stdio.ours;
     ends.report = Some(report);
     let theirs = stdio.theirs;
+    let view = spec::mounts_groups(create, group::is_unified()).then_some(View {
+        read_only: !create.privileged,
+    });
     let worker = Worker::start(&keep, || {
         let launch = |filter, capabilities| Launch {
             filter,
             capabilities,
             report: Some(report_end.as_raw_fd()),
             window: None,
-            groups: spec::mounts_groups(create, group::is_unified()).then_some(Access {
-                read_only: !create.privileged,
-            }),
+            groups: view,
         };
         let path = create.tty.then_some(console_path.as_path());
         outcome(build_container(folders, create, theirs, path, launch))
@@ -155,6 +156,11 @@ fn build_container(
     fs::create_dir_all(bundle)?;
     spec.save(bundle.join("config.json"))?;
     let warnings = set_oom_score(create.oom_score_adj).into_iter().collect();
+    if !surroundings.unified {
+        let resources = create.resources.unwrap_or_default();
+        legacy::make(&create.cgroup, &resources, create.privileged)?;
+        enter_legacy(create)?;
+    }
     let container = builder(folders, create, stdio, console)?
         .with_executor(launch(filter, capabilities))
         .as_init(bundle)
@@ -182,6 +188,9 @@ fn build_process(
     let path = folders.state.join(format!("{}.{number}.json", create.id));
     fs::write(&path, serde_json::to_vec(&process)?)?;
     let warnings = set_oom_score(create.oom_score_adj).into_iter().collect();
+    if !surroundings.unified {
+        enter_legacy(create)?;
+    }
     let window = ShimResize {
         columns: exec.columns,
         rows: exec.rows,
@@ -203,6 +212,12 @@ fn build_process(
         .build();
     fs::remove_file(&path)?;
     Ok((Pid::from_raw(built?.as_raw()), warnings))
+}
+
+/// What libcontainer starts from here is in the container's groups by inheritance.
+fn enter_legacy(create: &ShimCreate) -> Result<(), Failure> {
+    legacy::join(&create.cgroup)?;
+    Ok(legacy::show_unified()?)
 }
 
 fn builder(

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use crate::capability::CapabilitySet;
-use crate::group::{self, Access};
+use crate::legacy::{self, View};
 use crate::seccomp::Filter;
 
 /// Starts the text of errors that are the command's fault; as Kubernetes' users know it.
@@ -33,14 +33,14 @@ pub(crate) struct Launch {
     /// Size of the terminal, if it has one and somebody looks at it.
     pub(crate) window: Option<libc::winsize>,
     /// To mount the container's version 1 groups.
-    pub(crate) groups: Option<Access>,
+    pub(crate) groups: Option<View>,
 }
 
 impl Executor for Launch {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         // In the container's namespaces by now, and still capable.
-        if let Some(access) = self.groups {
-            group::mount_v1(access).map_err(|e| {
+        if let Some(view) = self.groups {
+            legacy::mount_view(view).map_err(|e| {
                 ExecutorValidationError::ArgValidationError(format!("mount cgroups: {e}"))
             })?;
         }

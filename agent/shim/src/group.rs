@@ -1,32 +1,85 @@
-//! A container's cgroup: its processes, whether memory ran out, and its view from inside.
+//! A container's cgroup, of either version: its processes, whether memory ran out,
+//! its removal.
 //!
-//! Making and removing groups is libcontainer's. Called by `container.rs`, and by
-//! `executor.rs` inside the container.
+//! Making it is libcontainer's on version 2, and `legacy.rs` on version 1. Called by
+//! `container.rs`.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
-use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 
-const MOUNTED: &str = "/sys/fs/cgroup";
+/// Where all hierarchies are mounted.
+pub(crate) const MOUNTED: &str = "/sys/fs/cgroup";
 
 /// Whether this machine has version 2 only.
 pub(crate) fn is_unified() -> bool {
     statfs(MOUNTED).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
-/// Processes in the group and in those that the container made below it; none when
-/// it is gone.
-pub(crate) fn processes(group: &str) -> Vec<Pid> {
-    let mut found = Vec::new();
-    if let Some(folder) = folder("pids", group) {
-        collect(&folder, &mut found);
+/// A group that a container may be in: below a parent group, so never the root and
+/// never one of somebody else's at the top. There is no other way to kill or remove.
+#[derive(Debug, Clone)]
+pub(crate) struct Group(String);
+
+impl Group {
+    /// Takes a path of the form "/PARENT/POD/..."; `None` for any other.
+    pub(crate) fn parse(path: &str) -> Option<Self> {
+        let relative = path.strip_prefix('/')?;
+        let parts: Vec<&str> = relative.split('/').collect();
+        let whole = parts.len() >= 2 && !parts.iter().any(|p| matches!(*p, "" | "." | ".."));
+        whole.then(|| Self(relative.to_owned()))
     }
-    found
+
+    /// Processes in the group and in those that the container made below it; none
+    /// when it is gone.
+    pub(crate) fn processes(&self) -> Vec<Pid> {
+        let mut found = Vec::new();
+        if let Some(folder) = self.folder("pids") {
+            collect(&folder, &mut found);
+        }
+        // One that the shim itself is in is no container's.
+        if found.contains(&Pid::this()) {
+            Vec::new()
+        } else {
+            found
+        }
+    }
+
+    /// Removes the group and what a privileged container made below it, in all
+    /// hierarchies; it need not be there. Its processes must be reaped.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        let table = fs::read_to_string("/proc/self/mountinfo")?;
+        for point in mount_points(&table) {
+            remove_tree(&Path::new(point).join(&self.0))?;
+        }
+        Ok(())
+    }
+
+    /// How many of its processes the kernel has killed because memory ran out.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        let file = if is_unified() {
+            "memory.events"
+        } else {
+            "memory.oom_control"
+        };
+        let Some(folder) = self.folder("memory") else {
+            return 0;
+        };
+        oom_kill(&fs::read_to_string(folder.join(file)).unwrap_or_default())
+    }
+
+    fn folder(&self, controller: &str) -> Option<PathBuf> {
+        if is_unified() {
+            return Some(Path::new(MOUNTED).join(&self.0));
+        }
+        let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        Some(mount_point(&table, controller)?.join(&self.0))
+    }
 }
 
 fn collect(folder: &Path, found: &mut Vec<Pid>) {
@@ -41,22 +94,23 @@ fn collect(folder: &Path, found: &mut Vec<Pid>) {
     }
 }
 
-/// Removes what a privileged container made below its group, in all hierarchies:
-/// libcontainer removes the group itself only.
-pub(crate) fn remove_children(group: &str) -> io::Result<()> {
-    for folder in folders(group)? {
-        for child in children(&folder) {
-            remove_tree(&child)?;
-        }
-    }
-    Ok(())
-}
-
 fn remove_tree(folder: &Path) -> io::Result<()> {
     for child in children(folder) {
         remove_tree(&child)?;
     }
-    fs::remove_dir(folder)
+    const TRIES: u32 = 100;
+    let mut tried = 0;
+    loop {
+        match fs::remove_dir(folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // The kernel is not quite done with a process that was reaped.
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && tried < TRIES => {
+                tried += 1;
+                thread::sleep(Duration::from_millis(1));
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Groups directly below one; none when it is gone.
@@ -70,66 +124,6 @@ fn children(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// How many processes the kernel has killed in this group because memory ran out.
-pub(crate) fn oom_kills(group: &str) -> u64 {
-    let file = if is_unified() {
-        "memory.events"
-    } else {
-        "memory.oom_control"
-    };
-    let Some(folder) = folder("memory", group) else {
-        return 0;
-    };
-    oom_kill(&fs::read_to_string(folder.join(file)).unwrap_or_default())
-}
-
-/// How a container sees its groups.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Access {
-    pub(crate) read_only: bool,
-}
-
-/// Mounts version 1 hierarchies at their usual places. In a cgroup namespace each
-/// shows the container's own group.
-pub(crate) fn mount_v1(access: Access) -> io::Result<()> {
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let read_only = |path: &Path| -> io::Result<()> {
-        if access.read_only {
-            let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-            mount(None::<&str>, path, None::<&str>, flags, None::<&str>)?;
-        }
-        Ok(())
-    };
-    let top = Path::new(MOUNTED);
-    mount(Some("tmpfs"), top, Some("tmpfs"), flags, Some("mode=755"))?;
-    for controllers in hierarchies(&fs::read_to_string("/proc/self/cgroup")?) {
-        let path = top.join(controllers);
-        fs::create_dir(&path)?;
-        mount(
-            Some("cgroup"),
-            &path,
-            Some("cgroup"),
-            flags,
-            Some(controllers),
-        )?;
-        read_only(&path)?;
-        // Mounted together: each is found by its own name too.
-        for controller in controllers.split(',').filter(|c| *c != controllers) {
-            symlink(controllers, top.join(controller))?;
-        }
-    }
-    read_only(top)
-}
-
-/// Controllers of each hierarchy of /proc/self/cgroup. Not those that have a name
-/// instead: they are some program's accounts of processes, not limits.
-fn hierarchies(table: &str) -> impl Iterator<Item = &str> {
-    table
-        .lines()
-        .filter_map(|line| line.split(':').nth(1))
-        .filter(|controllers| !controllers.is_empty() && !controllers.contains('='))
-}
-
 fn oom_kill(text: &str) -> u64 {
     text.lines()
         .find_map(|line| line.strip_prefix("oom_kill "))
@@ -137,27 +131,12 @@ fn oom_kill(text: &str) -> u64 {
         .unwrap_or(0)
 }
 
-fn folder(controller: &str, group: &str) -> Option<PathBuf> {
-    let relative = group.trim_start_matches('/');
-    if is_unified() {
-        return Some(Path::new(MOUNTED).join(relative));
-    }
-    let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    Some(mount_point(&table, controller)?.join(relative))
-}
-
-/// The group in every hierarchy that there is.
-fn folders(group: &str) -> io::Result<Vec<PathBuf>> {
-    let relative = group.trim_start_matches('/');
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
-    let points = table.lines().filter_map(|line| {
+/// Where hierarchies of either version are mounted, see proc_pid_mountinfo(5).
+fn mount_points(table: &str) -> impl Iterator<Item = &str> {
+    table.lines().filter_map(|line| {
         let (before, after) = line.split_once(" - cgroup")?;
-        let typ = after.split(' ').next()?;
-        matches!(typ, "" | "2").then(|| before.split(' ').nth(4))?
-    });
-    Ok(points
-        .map(|point| Path::new(point).join(relative))
-        .collect())
+        matches!(after.split(' ').next()?, "" | "2").then(|| before.split(' ').nth(4))?
+    })
 }
 
 /// Where a version 1 controller is mounted, see proc_pid_mountinfo(5).
@@ -191,11 +170,28 @@ mod tests {
     }
 
     #[test]
-    fn hierarchies_with_controllers() {
-        let table = "9:name=systemd:/\n3:cpu,cpuacct:/\n2:memory:/a\n0::/\n";
+    fn only_what_is_below_a_parent_is_a_group() {
+        assert!(Group::parse("/hydrofoil/pod-uid/web").is_some());
+        assert!(Group::parse("/hydrofoil/pod-uid").is_some());
+        for path in [
+            "", "/", "//", "web", "a/b", "/web", "/web/", "/a//b", "/a/../b", "/a/..", "/./b",
+            "/../..",
+        ] {
+            assert!(Group::parse(path).is_none(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn our_own_group_has_no_processes_to_kill() {
+        // As if somebody had put the shim into a container's group.
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let pids = own
+            .lines()
+            .find_map(|l| l.split(":pids:").nth(1))
+            .unwrap_or("/");
         assert_eq!(
-            hierarchies(table).collect::<Vec<_>>(),
-            ["cpu,cpuacct", "memory"]
+            Group(pids.trim_start_matches('/').to_owned()).processes(),
+            []
         );
     }
 

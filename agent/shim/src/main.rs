@@ -13,6 +13,7 @@ mod create;
 mod executor;
 mod group;
 mod home;
+mod legacy;
 mod log;
 mod profile;
 mod progress;

@@ -12,7 +12,7 @@ use proto::v1::shim_response::Response;
 use proto::v1::{ShimContainer, ShimOk};
 
 use crate::connection::Role;
-use crate::container::{Container, Exit, Phase};
+use crate::container::{Container, Exit, Phase, kill_rest, remove};
 use crate::create;
 use crate::log::Stream;
 use crate::request::{error, ok};
@@ -125,9 +125,24 @@ impl Shim {
                 }
                 Response::Ok(ShimOk { warnings })
             }
-            (Outcome::Failed { kind, message }, _) => {
-                self.containers.remove(index);
-                error(kind, message)
+            (Outcome::Failed { kind, message }, phase) => {
+                let failed = self.containers.remove(index);
+                if let Phase::Making(making) = phase {
+                    making.worker.reap();
+                }
+                let starved = failed.group.oom_kills() > 0;
+                kill_rest(&failed.group);
+                if let Err(e) = remove(&self.folders, &failed.create.id, &failed.group) {
+                    eprintln!("{e}");
+                }
+                if starved {
+                    error(
+                        kind,
+                        "container init was OOM-killed (memory limit too low?)",
+                    )
+                } else {
+                    error(kind, message)
+                }
             }
             (Outcome::Made { .. }, _) => return,
         };

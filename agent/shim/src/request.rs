@@ -17,6 +17,7 @@ use crate::create;
 use crate::log::Log;
 use crate::serve::Shim;
 use crate::session::Session;
+use crate::spec;
 
 /// An error as the agent gets it.
 pub(crate) fn error(kind: Kind, message: impl Into<String>) -> Response {
@@ -84,6 +85,10 @@ impl Shim {
         if self.find(&create.id).is_some() {
             return Some(invalid(format!("container {} is there already", create.id)));
         }
+        let group = match spec::check(&create) {
+            Ok(group) => group,
+            Err(e) => return Some(invalid(e.to_string())),
+        };
         let log = match Log::open(Path::new(&create.log_path), create.log_max_bytes) {
             Ok(log) => log,
             Err(e) => {
@@ -97,7 +102,7 @@ impl Shim {
             Ok(making) => {
                 self.wait(connection);
                 self.containers
-                    .push(Container::new(create, making, log, connection));
+                    .push(Container::new(create, group, making, log, connection));
                 None
             }
             Err(e) => Some(error(Kind::Runtime, format!("create {}: {e}", create.id))),

@@ -16,12 +16,15 @@ use oci_spec::runtime::{
 use proto::v1::{ShimCreate, ShimExec, ShimResources};
 
 use crate::capability::CapabilitySet;
+use crate::group::Group;
 
 /// The message makes no sense.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpecError {
     #[error("{0} is empty")]
     Empty(&'static str),
+    #[error("id {0:?} is not a plain name")]
+    Id(String),
     #[error("cgroup {0:?} is not of the form /PARENT/...")]
     Cgroup(String),
     #[error("no capability {0:?}")]
@@ -97,7 +100,6 @@ pub(crate) fn container(
     let mut linux = LinuxBuilder::default()
         .cgroups_path(PathBuf::from(&create.cgroup))
         .namespaces(namespaces(create)?)
-        .resources(resources(create)?)
         .sysctl(
             create
                 .sysctls
@@ -119,7 +121,14 @@ pub(crate) fn container(
     linux
         .set_masked_paths(paths(&MASKED))
         .set_readonly_paths(paths(&READ_ONLY))
-        .set_seccomp(None);
+        .set_seccomp(None)
+        // Version 1 groups are `legacy.rs`'s.
+        .set_resources(
+            surroundings
+                .unified
+                .then(|| resources(create))
+                .transpose()?,
+        );
     let mut spec = SpecBuilder::default()
         .version("1.0.2")
         .root(
@@ -160,7 +169,9 @@ pub(crate) fn exec(
     process(&asked, surroundings)
 }
 
-fn check(create: &ShimCreate) -> Result<(), SpecError> {
+/// What must hold before anything is done: after this, the id is a file's name and
+/// the group is one that may be killed and removed.
+pub(crate) fn check(create: &ShimCreate) -> Result<Group, SpecError> {
     for (name, value) in [
         ("id", &create.id),
         ("rootfs", &create.rootfs),
@@ -173,12 +184,13 @@ fn check(create: &ShimCreate) -> Result<(), SpecError> {
     if create.args.is_empty() {
         return Err(SpecError::Empty("args"));
     }
-    // An empty one would be our own group, and deleting the container would kill us.
-    let parts = create.cgroup.strip_prefix('/').unwrap_or_default();
-    if !parts.contains('/') || parts.split('/').any(|p| matches!(p, "" | "." | "..")) {
-        return Err(SpecError::Cgroup(create.cgroup.clone()));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
+    if matches!(create.id.as_str(), "." | "..") || !create.id.chars().all(plain) {
+        return Err(SpecError::Id(create.id.clone()));
     }
-    Ok(())
+    CapabilitySet::from_names(&create.capabilities).map_err(SpecError::Capability)?;
+    // An empty one would be our own group, and deleting the container would kill us.
+    Group::parse(&create.cgroup).ok_or_else(|| SpecError::Cgroup(create.cgroup.clone()))
 }
 
 fn process(create: &ShimCreate, surroundings: &Surroundings) -> Result<Process, SpecError> {
@@ -641,8 +653,25 @@ mod tests {
                 cgroup: cgroup.into(),
                 ..create()
             };
-            let refused = container(&create, &surroundings());
+            let refused = check(&create);
             assert!(matches!(refused, Err(SpecError::Cgroup(_))), "{cgroup:?}");
         }
+    }
+
+    #[test]
+    fn ids_that_are_not_plain_names_are_refused() {
+        assert!(check(&create()).is_ok());
+        for id in [".", "..", "a/b", "../x", "a b", "\u{e4}"] {
+            let create = ShimCreate {
+                id: id.into(),
+                ..create()
+            };
+            assert!(matches!(check(&create), Err(SpecError::Id(_))), "{id:?}");
+        }
+        let create = ShimCreate {
+            id: String::new(),
+            ..create()
+        };
+        assert!(matches!(check(&create), Err(SpecError::Empty("id"))));
     }
 }

@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 use proto::v1::shim_error::Kind;
 
@@ -69,6 +70,12 @@ impl Worker {
                 unsafe { libc::_exit(i32::from(told.is_err())) }
             }
         }
+    }
+
+    /// Waits for its end, which is at hand once it said what it achieved.
+    pub(crate) fn reap(&self) {
+        // Reaped already when its death was the news.
+        waitpid(self.pid, None).ok();
     }
 
     pub(crate) fn pid(&self) -> Pid {

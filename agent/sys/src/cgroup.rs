@@ -30,6 +30,9 @@ pub enum CgroupError {
     /// The parent group must be a name of ours: "/hydrofoil", never the root.
     #[error("parent group {0:?} is not of the form /NAME")]
     Parent(String),
+    /// A pod's uid or a container's name that is not a folder's name.
+    #[error("{0:?} is not the name of a group")]
+    Name(String),
     /// No cgroup file system is mounted.
     #[error("no cgroup hierarchy is mounted")]
     NoHierarchy,
@@ -91,14 +94,7 @@ impl Groups {
                 vec![(Vec::new(), PathBuf::from(hierarchies::UNIFIED_MOUNTPOINT))],
             )
         } else {
-            let mounts = hierarchies::mountinfo_self();
-            (
-                Version::V1,
-                mounts
-                    .into_iter()
-                    .map(|m| (m.super_opts, m.mount_point))
-                    .collect(),
-            )
+            (Version::V1, legacy_roots())
         };
         if roots.is_empty() {
             return Err(CgroupError::NoHierarchy);
@@ -127,7 +123,7 @@ impl Groups {
 
     /// Makes a pod's group and sets its limits. It may be there already.
     pub fn create(&self, uid: &str, limits: &Limits) -> Result<(), CgroupError> {
-        let group = self.pod_path(uid);
+        let group = self.checked(uid)?;
         Cgroup::new(hierarchies::auto(), group.trim_start_matches('/'))
             .map_err(|source| CgroupError::Create { group, source })?;
         self.set(uid, limits)
@@ -135,7 +131,7 @@ impl Groups {
 
     /// Sets a pod's limits; those that are not given are taken off.
     pub fn set(&self, uid: &str, limits: &Limits) -> Result<(), CgroupError> {
-        let group = self.pod_path(uid);
+        let group = self.checked(uid)?;
         for setting in limits.settings(self.version) {
             let Some(path) = self.file(setting.controller, &group, setting.file) else {
                 continue;
@@ -175,8 +171,8 @@ impl Groups {
     /// What a pod uses, or one of its containers.
     pub fn usage(&self, uid: &str, container: Option<&str>) -> Result<Usage, CgroupError> {
         let group = match container {
-            Some(name) => self.container_path(uid, name),
-            None => self.pod_path(uid),
+            Some(name) => format!("{}/{}", self.checked(uid)?, plain(name)?),
+            None => self.checked(uid)?,
         };
         let read = |controller, file| -> Result<String, CgroupError> {
             let path = self
@@ -206,7 +202,7 @@ impl Groups {
     /// dead shim left behind.
     pub fn kill(&self, uid: &str) -> Result<usize, CgroupError> {
         let mut pids = Vec::new();
-        for path in self.folders(&self.pod_path(uid)) {
+        for path in self.folders(&self.checked(uid)?) {
             processes(&path, &mut pids)?;
         }
         pids.sort_unstable();
@@ -225,7 +221,7 @@ impl Groups {
     /// Removes a pod's groups, containers' included; they need not be there. Waits
     /// up to a second for processes that are just ending. Blocking.
     pub fn remove(&self, uid: &str) -> Result<(), CgroupError> {
-        for path in self.folders(&self.pod_path(uid)) {
+        for path in self.folders(&self.checked(uid)?) {
             remove_tree(&path)?;
         }
         Ok(())
@@ -237,6 +233,11 @@ impl Groups {
             remove_one(&path)?;
         }
         Ok(())
+    }
+
+    /// A pod's group; the uid comes from outside and must not lead elsewhere.
+    fn checked(&self, uid: &str) -> Result<String, CgroupError> {
+        Ok(self.pod_path(plain(uid)?))
     }
 
     /// A group's folders in those hierarchies where it is.
@@ -256,6 +257,31 @@ impl Groups {
         })?;
         Some(root.join(group.trim_start_matches('/')).join(file))
     }
+}
+
+/// A name that is one folder's.
+fn plain(name: &str) -> Result<&str, CgroupError> {
+    if name.is_empty() || name.contains('/') || matches!(name, "." | "..") {
+        return Err(CgroupError::Name(name.into()));
+    }
+    Ok(name)
+}
+
+/// Mount points of version 1, and of the version 2 beside it: without controllers, but
+/// containers are in our groups there too.
+fn legacy_roots() -> Vec<(Vec<String>, PathBuf)> {
+    let mounts = hierarchies::mountinfo_self();
+    let mut roots: Vec<_> = mounts
+        .into_iter()
+        .map(|m| (m.super_opts, m.mount_point))
+        .collect();
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let beside = table.lines().filter_map(|line| {
+        let (before, _) = line.split_once(" - cgroup2 ")?;
+        before.split(' ').nth(4)
+    });
+    roots.extend(beside.map(|point| (Vec::new(), PathBuf::from(point))));
+    roots
 }
 
 /// The number behind a key of a flat keyed file; 0 when it is not there.
@@ -333,6 +359,22 @@ mod tests {
                 matches!(Groups::open(parent), Err(CgroupError::Parent(_))),
                 "{parent:?}"
             );
+        }
+    }
+
+    #[test]
+    fn names_from_outside_do_not_lead_elsewhere() {
+        let groups = Groups {
+            version: Version::V2,
+            roots: vec![(vec![], "/cg".into())],
+            parent: "p".into(),
+        };
+        for uid in ["", ".", "..", "/", "a/b", "x/../../.."] {
+            let refused = |r: Result<(), CgroupError>| matches!(r, Err(CgroupError::Name(_)));
+            assert!(refused(groups.kill(uid).map(drop)), "{uid:?}");
+            assert!(refused(groups.remove(uid)), "{uid:?}");
+            assert!(refused(groups.create(uid, &Limits::default())), "{uid:?}");
+            assert!(refused(groups.usage("uid", Some(uid)).map(drop)), "{uid:?}");
         }
     }
 
