@@ -26,6 +26,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// What the data plane is made of, and the facts that become constants in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,12 +137,20 @@ pub enum BpfError {
 }
 
 /// The loaded programs and the open maps. Dropping it detaches nothing.
-#[derive(Debug)]
 pub struct Datapath {
+    drain: Mutex<load::Drain>,
     folder: PathBuf,
     programs: BTreeMap<&'static str, OwnedFd>,
     verified: Vec<Verified>,
     maps: Maps,
+}
+
+impl std::fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Datapath")
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Datapath {
@@ -161,6 +170,7 @@ impl Datapath {
         let this = Self {
             maps: Maps::open(&config.folder)?,
             folder: config.folder.clone(),
+            drain: Mutex::new(loaded.drain),
             programs: loaded.programs,
             verified: loaded.verified,
         };
@@ -204,12 +214,16 @@ impl Datapath {
         &self.maps
     }
 
-    /// Removes flows that are over, in the kernel; returns how many. To be called every few
-    /// seconds.
+    /// Removes flows that are over, in the kernel; returns how many. Hands on what the programs
+    /// have logged meanwhile. To be called every few seconds.
     ///
     /// # Errors
     /// When the kernel does not run the program.
     pub fn sweep(&self) -> Result<u32, BpfError> {
+        {
+            let mut drain = self.drain.lock().unwrap_or_else(PoisonError::into_inner);
+            drain();
+        }
         Ok(self
             .test_run(Program::FlowSweep, &[0; 14], 0, 0, 1)?
             .verdict as u32)

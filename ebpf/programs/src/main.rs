@@ -155,6 +155,17 @@ extern "C" fn report_event(
     0
 }
 
+/// Logs a drop that says something about the node.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn log_unexpected(context: *mut __sk_buff, case: *const Case, reason: u32) -> u32 {
+    if let Some(case) = borrowed(case) {
+        let context = core::hint::black_box(context);
+        hook::finish::log(&TcContext::new(context), case, reason);
+    }
+    0
+}
+
 /// What cannot be: a caller without memory for what it asks. The packet is dropped.
 const NO_MEMORY: u32 = Verdict::dropped(Drop::NoFlowEntry).number();
 

@@ -24,7 +24,7 @@ use ebpf_common::service::{Backend, BackendStats, Frontend, FrontendKey};
 
 /// Facts of the node; the loader writes over it.
 #[unsafe(no_mangle)]
-#[unsafe(link_section = ".rodata")]
+#[unsafe(link_section = ".rodata.node")]
 static NODE_CONFIG: NodeConfig = NodeConfig {
     abi_version: ABI_VERSION,
     flags: 0,

@@ -1,10 +1,11 @@
 //! Service choice, translation and its reverse, the fast path behind it.
 
-use crate::node::{Node, OTHER_VIP, PORT, TCP, UDP, VIP, decided, frontend_key};
-use crate::packet::{NEXT, REDIRECT, at, key, see, tcp, udp};
+use crate::node::{Node, OTHER_VIP, PORT, TCP, UDP, VIP, decided, dropped, frontend_key};
+use crate::packet::{NEXT, REDIRECT, SHOT, at, key, see, tcp, udp};
 use agent_sys::bpf::{HAIRPIN, Program};
 use ebpf_common::conntrack::{SCOPE_HOST, SCOPE_NETDEV, action, state};
 use ebpf_common::counter::Hook;
+use ebpf_common::drop::Drop;
 use ebpf_logic::parse::flag::{ACK, FIN, RST, SYN};
 use ebpf_logic::service::{choose, hash};
 use std::net::Ipv4Addr;
@@ -302,4 +303,24 @@ fn two_services_one_backend_one_client_port() {
     assert_eq!(see(&out.packet).from, client);
     let out = node.from_pod(1, &tcp(server, client, SYN | ACK, b""));
     assert_eq!(see(&out.packet).from, first);
+}
+
+/// A backend that the node has no route to: dropped, counted, and logged for whoever set up the
+/// node.
+#[test]
+fn a_backend_without_a_route() {
+    let node = Node::new(&[CLIENT]);
+    node.netns
+        .ip(&["route", "add", "unreachable", "10.244.2.0/24"]);
+    node.put_service(VIP, 1, TCP, &[(3, REMOTE, 8080)]);
+    let packet = tcp(at(CLIENT, 40_000), at(VIP, PORT), SYN, b"");
+    assert_eq!(node.from_pod(0, &packet).verdict, SHOT);
+    let packet = tcp(at(node.addr, 40_000), at(VIP, PORT), SYN, b"");
+    let ran = node.run(Program::ToNetdev, node.service, &packet);
+    assert_eq!(ran.verdict, SHOT);
+    node.assert_counters(vec![
+        dropped(Drop::NoRoute, Hook::FromPod, 1),
+        dropped(Drop::NoRoute, Hook::ToNetdev, 1),
+    ]);
+    assert_eq!(node.datapath.sweep().unwrap(), 0);
 }

@@ -7,6 +7,7 @@ use super::{BpfError, Config, HAIRPIN, NodeFacts};
 use crate::maps::{Raw, check_pins};
 use aya::programs::{Program as AyaProgram, SchedClassifier};
 use aya::{EbpfLoader, VerifierLogLevel};
+use aya_log::EbpfLogger;
 use ebpf_common::config::{FLOW_EVENTS, NODE_CONFIG, NodeConfig};
 use ebpf_common::maps::{MAPS, program};
 use ebpf_common::net::{Addr, Be32};
@@ -68,7 +69,11 @@ pub struct Verified {
     pub translated: u32,
 }
 
+/// Hands on what the programs have logged.
+pub(super) type Drain = Box<dyn FnMut() + Send>;
+
 pub(super) struct Loaded {
+    pub(super) drain: Drain,
     pub(super) programs: BTreeMap<&'static str, OwnedFd>,
     pub(super) verified: Vec<Verified>,
 }
@@ -123,7 +128,15 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
         source: Box::new(source),
     })?;
 
+    let drain: Drain = match EbpfLogger::init(&mut object) {
+        Ok(mut logger) => Box::new(move || logger.flush()),
+        Err(error) => {
+            tracing::warn!(%error, "what the BPF programs log will not be seen");
+            Box::new(|| ())
+        }
+    };
     let mut loaded = Loaded {
+        drain,
         programs: BTreeMap::new(),
         verified: Vec::new(),
     };
@@ -158,7 +171,7 @@ fn check_abi(config: &Config, bytes: &[u8]) -> Result<(), BpfError> {
     })?;
     let found = object
         .maps
-        .get(".rodata")
+        .get(".rodata.node")
         .and_then(|map| NodeConfig::from_bytes(map.data()))
         .map_or(0, |config| config.abi_version);
     if found == ABI_VERSION {

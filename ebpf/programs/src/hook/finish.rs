@@ -3,8 +3,41 @@
 use crate::flow::{Case, Verdict};
 use crate::maps;
 use crate::packet::{self, Skb};
+use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::warn;
 use ebpf_common::counter;
+use ebpf_common::drop::Drop;
 use ebpf_common::event::{DROPPED, Event};
+
+/// Reasons that say something about the node, not about the packet: these are also logged.
+const UNEXPECTED: [u32; 3] = [
+    Drop::NoRoute as u32,
+    Drop::NoFlowEntry as u32,
+    Drop::RewriteFailed as u32,
+];
+
+/// Logs what should not happen on a node that is set up right.
+#[inline(always)]
+pub(crate) fn log(context: &TcContext, case: &Case, reason: u32) {
+    let (src, dst) = (case.packet.src.get(), case.packet.dst.get());
+    let port = case.packet.dport.get();
+    if reason == Drop::NoRoute as u32 {
+        warn!(
+            context,
+            "no route from {:i} to {:i} port {}", src, dst, port
+        );
+    } else if reason == Drop::NoFlowEntry as u32 {
+        warn!(
+            context,
+            "flow table refuses {:i} to {:i} port {}", src, dst, port
+        );
+    } else {
+        warn!(
+            context,
+            "packet of {:i} to {:i} port {} cannot be changed", src, dst, port
+        );
+    }
+}
 
 /// Counts, reports, and gives the return value of the program.
 #[inline(always)]
@@ -13,6 +46,9 @@ pub(crate) fn finish(skb: &Skb, case: &Case, verdict: Verdict) -> i32 {
     maps::count(counter::index(reason, case.hook()), skb.len());
     if reason != 0 {
         crate::report_event(skb.context(), case, DROPPED as u32, reason);
+        if UNEXPECTED.contains(&reason) {
+            crate::log_unexpected(skb.context(), case, reason);
+        }
     }
     verdict.act()
 }
