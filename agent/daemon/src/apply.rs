@@ -10,7 +10,7 @@ use agent_plan::action::Action;
 use agent_plan::link::Cidr;
 use agent_plan::outcome::{Outcome, Part};
 use agent_plan::world::Observed;
-use agent_sys::bpf::{BpfError, Datapath, Role};
+use agent_sys::bpf::Datapath;
 use agent_sys::maps::MapsError;
 use ebpf_common::network::NetworkKey;
 
@@ -26,8 +26,9 @@ use crate::workload;
 pub(crate) struct Apply {
     /// What tasks share.
     pub(crate) sys: Arc<Sys>,
-    /// Programs and maps.
-    pub(crate) datapath: Datapath,
+    /// Programs and maps. Maps are written by the loop alone; tasks attach and
+    /// detach programs, for which the kernel takes its time.
+    pub(crate) datapath: Arc<Datapath>,
 }
 
 /// A write into the maps failed.
@@ -36,9 +37,6 @@ pub(crate) enum WriteError {
     /// A map.
     #[error(transparent)]
     Maps(#[from] MapsError),
-    /// A program or link.
-    #[error(transparent)]
-    Bpf(#[from] BpfError),
 }
 
 /// What came of an action at once.
@@ -93,25 +91,19 @@ impl Apply {
                 sandbox::create_link(sys, uid, link);
                 Applied::Later
             }
-            Action::AttachPrograms { uid, ifindex } => Applied::Now(Outcome::Part {
-                uid: uid.clone(),
-                part: Part::Programs,
-                result: self
-                    .datapath
-                    .attach(*ifindex, Role::Pod)
-                    .map_err(|e| e.to_string()),
-            }),
+            Action::AttachPrograms { uid, ifindex } => {
+                sandbox::attach(sys, &self.datapath, uid, *ifindex);
+                Applied::Later
+            }
             Action::PutEndpoint { endpoint, name } => {
                 written(action, self.datapath.maps().put_endpoint(endpoint, name))
             }
-            Action::DeleteEndpoint { endpoint } => {
-                let detached = self.datapath.detach(endpoint.ifindex);
-                let deleted = self.datapath.maps().delete_endpoint(endpoint.ifindex);
-                let both = detached
-                    .map_err(WriteError::from)
-                    .and(deleted.map_err(Into::into));
-                written(action, both)
-            }
+            // The programs go with the link; an interface without an endpoint passes
+            // nothing.
+            Action::DeleteEndpoint { endpoint } => written(
+                action,
+                self.datapath.maps().delete_endpoint(endpoint.ifindex),
+            ),
             Action::CreateCgroup { uid, limits } => {
                 sandbox::create_cgroup(sys, uid, *limits);
                 Applied::Later
@@ -193,7 +185,8 @@ impl Apply {
                 Applied::Later
             }
             Action::RemoveSandbox { uid, link } => {
-                sandbox::remove(sys, uid, link);
+                let ifindex = observed.pods.get(uid).and_then(|p| p.ifindex);
+                sandbox::remove(sys, &self.datapath, uid, link, ifindex);
                 Applied::Later
             }
             Action::RemoveFolders {

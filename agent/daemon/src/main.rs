@@ -176,7 +176,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let node = Node::new(
         Apply {
             sys: sys.clone(),
-            datapath,
+            datapath: Arc::new(datapath),
         },
         found,
         hello,

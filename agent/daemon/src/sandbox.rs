@@ -9,6 +9,7 @@ use std::sync::Arc;
 use agent_plan::link::{PodLink, Route};
 use agent_plan::outcome::{Outcome, Part};
 use agent_plan::volume;
+use agent_sys::bpf::{Datapath, Role};
 use agent_sys::cgroup::Limits;
 use agent_sys::{image, link, netns, shim, state, volume as volumes};
 use proto::v1;
@@ -85,6 +86,16 @@ pub(crate) fn create_link(sys: &Arc<Sys>, uid: &str, link: &PodLink) {
     });
 }
 
+/// Attaches the programs to the host's end of a pod's link.
+pub(crate) fn attach(sys: &Arc<Sys>, datapath: &Arc<Datapath>, uid: &str, ifindex: u32) {
+    let datapath = datapath.clone();
+    part(sys, uid, Part::Programs, move |_sys| {
+        datapath
+            .attach(ifindex, Role::Pod)
+            .map_err(|e| e.to_string())
+    });
+}
+
 /// Makes the pod's cgroup.
 pub(crate) fn create_cgroup(sys: &Arc<Sys>, uid: &str, limits: v1::ShimResources) {
     let id = uid.to_owned();
@@ -140,8 +151,15 @@ pub(crate) fn make_volumes(sys: &Arc<Sys>, uid: &str, spec: &Arc<v1::PodSpec>) {
 }
 
 /// Removes all of a sandbox. Does all that it can and tells all that failed.
-pub(crate) fn remove(sys: &Arc<Sys>, uid: &str, link: &str) {
+pub(crate) fn remove(
+    sys: &Arc<Sys>,
+    datapath: &Arc<Datapath>,
+    uid: &str,
+    link: &str,
+    ifindex: Option<u32>,
+) {
     let (sys, uid, link) = (sys.clone(), uid.to_owned(), link.to_owned());
+    let datapath = datapath.clone();
     tokio::spawn(async move {
         let mut errors = Vec::new();
         errors.extend(shims::end(&sys, &uid).await.err());
@@ -153,9 +171,16 @@ pub(crate) fn remove(sys: &Arc<Sys>, uid: &str, link: &str) {
                 .map(|e| e.to_string()),
         );
         let id = uid.clone();
-        let rest = blocking(&sys, move |sys| match remove_rest(sys, &id) {
-            errors if errors.is_empty() => Ok(()),
-            errors => Err(errors.join("; ")),
+        let rest = blocking(&sys, move |sys| {
+            let mut errors = remove_rest(sys, &id);
+            // Without its interface a program's link holds nothing; its pin does.
+            let detached = ifindex.map_or(Ok(()), |ifindex| datapath.detach(ifindex));
+            errors.extend(detached.err().map(|e| e.to_string()));
+            if errors.is_empty() {
+                Ok(())
+            } else {
+                Err(errors.join("; "))
+            }
         });
         errors.extend(rest.await.err());
         let result = if errors.is_empty() {

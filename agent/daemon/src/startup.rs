@@ -237,7 +237,7 @@ pub(crate) async fn open(
         cgroup: config.cgroup.clone(),
     };
     let service_device = service_device(&netlink, settings.mtu).await?;
-    let mut datapath = open_datapath(object, &config.bpffs, node_ip, service_device)?;
+    let datapath = open_datapath(object, &config.bpffs, node_ip, service_device)?;
     datapath.attach(service_device.0, Role::Service)?;
     for uplink in &uplinks {
         datapath.attach(uplink.index, Role::Uplink)?;

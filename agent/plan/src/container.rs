@@ -54,19 +54,28 @@ pub fn instance(pod: &Pod, name: &str, container: &Container) -> Instance {
     }
 }
 
-/// The next step of a container that may run. `ready`: its sandbox is whole.
+/// How far the sandbox is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready {
+    /// Containers can be made in it.
+    pub create: bool,
+    /// Its address is live: containers may run.
+    pub start: bool,
+}
+
+/// The next step of a container that may run.
 pub fn plan(
     pod: &Pod,
     spec: &v1::ContainerSpec,
     container: &Container,
-    ready: bool,
+    ready: Ready,
     settings: &Settings,
     now: i64,
     steps: &mut Steps,
 ) {
     let this = || instance(pod, &spec.name, container);
     match &container.life {
-        Life::None => create(pod, spec, container, ready, settings, now, steps),
+        Life::None => create(pod, spec, container, ready.create, settings, now, steps),
         Life::Creating | Life::Starting => {}
         Life::Created => steps
             .actions

@@ -10,7 +10,7 @@ use proto::v1;
 
 use crate::action::{Action, Problem};
 use crate::cgroup;
-use crate::container::{self, Steps, alive};
+use crate::container::{self, Ready, Steps, alive};
 use crate::create::{self, role};
 use crate::endpoint;
 use crate::link;
@@ -116,7 +116,8 @@ fn stop(wanted: Option<&Arc<v1::PodSpec>>, pod: &Pod, complete: bool, now: i64) 
     }
 }
 
-/// Makes what the containers live in; true when it is whole.
+/// Makes what the containers live in. They can be made before its address is live,
+/// and not run before.
 fn sandbox(
     pod: &Pod,
     observed: &Observed,
@@ -124,7 +125,7 @@ fn sandbox(
     now: i64,
     steps: &mut Steps,
     problems: &mut Vec<Problem>,
-) -> bool {
+) -> Ready {
     let uid = || pod.spec.uid.clone();
     for step in [
         &pod.cgroup,
@@ -159,10 +160,12 @@ fn sandbox(
         });
     }
     let linked = network(pod, observed, settings, now, steps, problems);
-    linked
-        && [&pod.cgroup, &pod.namespaces, &pod.shim, &pod.volumes]
-            .iter()
-            .all(|s| **s == Step::Ready)
+    let parts = [&pod.cgroup, &pod.namespaces, &pod.shim, &pod.volumes];
+    let create = parts.iter().all(|s| **s == Step::Ready);
+    Ready {
+        create,
+        start: create && linked,
+    }
 }
 
 fn network(
@@ -236,7 +239,7 @@ pub fn initialized(pod: &Pod) -> bool {
     })
 }
 
-fn containers(pod: &Pod, ready: bool, settings: &Settings, now: i64, steps: &mut Steps) {
+fn containers(pod: &Pod, ready: Ready, settings: &Settings, now: i64, steps: &mut Steps) {
     if let Some(finished) = finished(pod) {
         steps.actions.push(Action::Finish {
             uid: pod.spec.uid.clone(),

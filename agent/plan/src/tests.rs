@@ -202,9 +202,9 @@ fn a_pod_comes_up_and_its_address_is_live_before_its_first_instruction() {
     let record = node.places(|a| matches!(a, Action::Record { .. }));
     let endpoint = node.places(|a| matches!(a, Action::PutEndpoint { .. }));
     let programs = node.places(|a| matches!(a, Action::AttachPrograms { .. }));
-    let create = node.places(creates("c0"));
+    let start = node.places(|a| matches!(a, Action::StartContainer { .. }));
     assert!(record[0] < node.places(|a| matches!(a, Action::StartShim { .. }))[0]);
-    assert!(endpoint[0] < programs[0] && programs[0] < create[0]);
+    assert!(endpoint[0] < programs[0] && programs[0] < start[0]);
 }
 
 #[test]

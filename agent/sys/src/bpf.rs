@@ -179,11 +179,12 @@ impl Datapath {
     }
 
     /// Attaches what the role asks for to an interface of this namespace; nothing happens to
-    /// what is attached already.
+    /// what is attached already. Blocking: the kernel waits for its readers, some ten
+    /// milliseconds for each program.
     ///
     /// # Errors
     /// Names the program and the interface.
-    pub fn attach(&mut self, ifindex: u32, role: Role) -> Result<(), BpfError> {
+    pub fn attach(&self, ifindex: u32, role: Role) -> Result<(), BpfError> {
         for (hook, side) in role.programs() {
             link::attach(&self.folder, &self.programs, ifindex, *hook, *side)?;
         }
@@ -191,10 +192,11 @@ impl Datapath {
     }
 
     /// Detaches all that is ours from an interface, whether it still exists or not.
+    /// Blocking, as `attach` is.
     ///
     /// # Errors
     /// Names the program and the interface.
-    pub fn detach(&mut self, ifindex: u32) -> Result<(), BpfError> {
+    pub fn detach(&self, ifindex: u32) -> Result<(), BpfError> {
         for hook in Hook::ALL {
             link::detach(&self.folder, ifindex, hook)?;
         }

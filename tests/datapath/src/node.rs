@@ -188,7 +188,7 @@ impl Node {
             },
         };
         let datapath = netns.enter(|| {
-            let mut datapath = Datapath::open(&config).expect("open the data plane");
+            let datapath = Datapath::open(&config).expect("open the data plane");
             datapath
                 .attach(uplink, Role::Uplink)
                 .expect("attach uplink");
