@@ -5,6 +5,7 @@
 //! (RFC 1071 2.B). Called by `stage/nat.rs`, `refuse` and tests.
 
 use ebpf_common::conntrack::{Flow, FlowKey4};
+use ebpf_common::net::Be32;
 
 /// Ones' complement sum of a 32-bit accumulator, as 16 bits.
 #[inline(always)]
@@ -35,6 +36,12 @@ pub const fn apply(check: u16, delta: u16) -> u16 {
 #[inline(always)]
 pub const fn is_zero(delta: u16) -> bool {
     delta == 0 || delta == 0xffff
+}
+
+/// What an address adds to a sum that it takes another's place in.
+#[inline(always)]
+pub const fn word_delta(old: Be32, new: Be32) -> u16 {
+    fold(halves(new.be) + halves(!old.be))
 }
 
 /// What the new addresses of `flow` add to the sums over the old ones of `key`.
@@ -70,7 +77,7 @@ pub fn sum(bytes: &[u8]) -> u16 {
 mod tests {
     use super::*;
     use ebpf_common::abi::MapType as _;
-    use ebpf_common::net::{Be16, Be32};
+    use ebpf_common::net::Be16;
     use proptest::prelude::*;
 
     proptest! {

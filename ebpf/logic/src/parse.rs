@@ -66,6 +66,8 @@ pub struct Packet {
     pub flags: u8,
     /// Part of a datagram.
     pub fragment: Fragment,
+    /// Type of an ICMP message; 0 without ICMP, which is that of an echo reply as well.
+    pub icmp_type: u8,
     /// TCP sequence number, host order.
     pub sequence: u32,
     /// TCP acknowledgement number, host order.
@@ -84,6 +86,7 @@ impl Packet {
         protocol: 0,
         flags: 0,
         fragment: Fragment::Whole,
+        icmp_type: 0,
         sequence: 0,
         acknowledgement: 0,
         payload: 0,
@@ -162,6 +165,7 @@ pub const fn parse(bytes: &[u8; HEADERS], len: u32) -> Result<Parsed, Drop> {
         } else {
             Fragment::Whole
         },
+        icmp_type: 0,
         sequence: 0,
         acknowledgement: 0,
         payload: 0,
@@ -205,6 +209,7 @@ pub const fn parse(bytes: &[u8; HEADERS], len: u32) -> Result<Parsed, Drop> {
             if behind < UDP as u32 {
                 return Err(Drop::Truncated);
             }
+            packet.icmp_type = b[34];
             return Ok(Parsed::Ipv4(packet));
         }
         _ => return Ok(Parsed::Ipv4(packet)),

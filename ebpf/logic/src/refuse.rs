@@ -115,6 +115,7 @@ mod tests {
             protocol,
             flags,
             fragment: Fragment::Whole,
+            icmp_type: 0,
             sequence: u32::MAX,
             acknowledgement: 77,
             payload: 3,

@@ -93,6 +93,8 @@ stages! {
     read_packet = |skb, case| stage::parse::read(skb, case);
     /// Finds whose packet it is.
     find_origin = |skb, case| stage::origin::find(skb, case);
+    /// Translates and sends an ICMP error about a translated flow.
+    translate_error = |skb, case| stage::icmp::translate(skb, case);
     /// Carries what has no ports.
     carry_unported = |skb, case| stage::transit::carry(skb, case);
     /// Forwards a packet of a flow that is written down.

@@ -16,6 +16,8 @@ mod conntrack;
 #[cfg(test)]
 mod direct;
 #[cfg(test)]
+mod icmp;
+#[cfg(test)]
 mod live;
 #[cfg(test)]
 mod offload;

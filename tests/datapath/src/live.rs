@@ -258,14 +258,17 @@ fn a_backend_that_goes_away() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    node.put_service(VIP, 2, UDP, &[]);
-    for netns in [client, &node.netns] {
-        let socket = netns.enter(|| UdpSocket::bind(("0.0.0.0", 0)).expect("bind"));
-        socket.set_read_timeout(Some(PATIENCE)).expect("time-out");
-        socket.connect((VIP, PORT)).expect("connect");
-        socket.send(b"query").expect("send");
-        let error = socket.recv(&mut [0; 8]).expect_err("a refusal");
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    // First by the backend's own stack, where nobody listens any more, then by us.
+    for backends in [&[(4, SERVER, 8080)][..], &[]] {
+        node.put_service(VIP, 2, UDP, backends);
+        for netns in [client, &node.netns] {
+            let socket = netns.enter(|| UdpSocket::bind(("0.0.0.0", 0)).expect("bind"));
+            socket.set_read_timeout(Some(PATIENCE)).expect("time-out");
+            socket.connect((VIP, PORT)).expect("connect");
+            socket.send(b"query").expect("send");
+            let error = socket.recv(&mut [0; 8]).expect_err("a refusal");
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        }
     }
 }
 

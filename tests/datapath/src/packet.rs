@@ -3,7 +3,10 @@
 use ebpf_common::conntrack::FlowKey4;
 use ebpf_common::net::{Be16, protocol};
 use ebpf_logic::parse::flag;
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
+use etherparse::icmpv4::DestUnreachableHeader;
+use etherparse::{
+    Icmpv4Type, Ipv4Header, NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice,
+};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// `TC_ACT_UNSPEC`, also `TCX_NEXT`: on to the stack.
@@ -71,6 +74,52 @@ pub fn echo(from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
     let mut out = Vec::new();
     builder.write(&mut out, b"ping").expect("build ICMP");
     out
+}
+
+/// An ICMP error "port unreachable" about `frame`, of which it quotes what an error quotes.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn error(from: Ipv4Addr, to: Ipv4Addr, frame: &[u8]) -> Vec<u8> {
+    let kind = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);
+    let builder = ethernet().ipv4(from.octets(), to.octets(), 64).icmpv4(kind);
+    let mut out = Vec::new();
+    builder.write(&mut out, &frame[14..42]).expect("build ICMP");
+    out
+}
+
+/// What an ICMP error says, after its checksums were found right: from, to, and what it quotes.
+///
+/// # Panics
+/// If it is none, or a checksum is wrong.
+pub fn see_error(frame: &[u8]) -> (Ipv4Addr, Ipv4Addr, At, At) {
+    let sliced = SlicedPacket::from_ethernet(frame).expect("a frame");
+    let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Icmpv4(icmp))) =
+        (&sliced.net, &sliced.transport)
+    else {
+        panic!("not ICMP: {frame:02x?}");
+    };
+    let header = ip.header().to_header();
+    assert_eq!(
+        header.header_checksum,
+        header.calc_header_checksum(),
+        "IP checksum"
+    );
+    let right = icmp.icmp_type().calc_checksum(icmp.payload());
+    assert_eq!(icmp.header().checksum, right, "ICMP checksum");
+    let (quoted, rest) = Ipv4Header::from_slice(icmp.payload()).expect("a quotation");
+    assert_eq!(
+        quoted.header_checksum,
+        quoted.calc_header_checksum(),
+        "quoted IP checksum"
+    );
+    let port = |at: usize| u16::from_be_bytes([rest[at], rest[at + 1]]);
+    (
+        ip.header().source_addr(),
+        ip.header().destination_addr(),
+        at(quoted.source.into(), port(0)),
+        at(quoted.destination.into(), port(2)),
+    )
 }
 
 /// What a packet says, after all its checksums were computed from scratch and found right.

@@ -27,6 +27,7 @@ fn decide(skb: &Skb, case: &mut Case) -> Verdict {
     let stages = [
         crate::read_packet,
         crate::find_origin,
+        crate::translate_error,
         crate::carry_unported,
         crate::follow_flow,
         crate::choose_target,

@@ -2,6 +2,7 @@
 
 pub(crate) mod conntrack;
 pub(crate) mod established;
+pub(crate) mod icmp;
 pub(crate) mod nat;
 pub(crate) mod origin;
 pub(crate) mod parse;

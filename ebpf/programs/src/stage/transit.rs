@@ -10,6 +10,7 @@ use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::protocol;
 use ebpf_common::network;
+use ebpf_logic::icmp::is_error;
 use ebpf_logic::parse::Fragment;
 
 /// Into a pod of this node, or to the stack; what has ports is left to the next stages.
@@ -27,6 +28,8 @@ pub(crate) fn carry(skb: &Skb, case: &Case) -> Result<Verdict, Drop> {
     if matches!(hook, Hook::ToNetdev) || maps::network(packet.dst) == network::SERVICES {
         return Err(if fragment {
             Drop::Fragment
+        } else if packet.protocol == protocol::ICMP && is_error(packet.icmp_type) {
+            Drop::IcmpNoFlow
         } else {
             Drop::NoFrontend
         });

@@ -1,0 +1,82 @@
+//! ICMP errors belong to the flow that they quote: translated outside and inside, so that path
+//! MTU discovery and refused datagrams work through every address.
+//!
+//! The quotation is a packet that went the other way, so its tuple turned round is the key of a
+//! flow of this hook: the one whose packets get the same translation that the error needs.
+
+use crate::flow::{Case, Verdict};
+use crate::maps;
+use crate::packet::Skb;
+use crate::stage::send;
+use ebpf_common::conntrack::FlowKey4;
+use ebpf_common::drop::Drop;
+use ebpf_common::net::{Be16, Be32, protocol};
+use ebpf_logic::checksum::{apply, word_delta};
+use ebpf_logic::icmp::is_error;
+
+/// Offsets in the frame: outer header, ICMP header, quoted IP header, quoted ports.
+const OUTER_CHECK: usize = 24;
+const OUTER_SRC: usize = 26;
+const OUTER_DST: usize = 30;
+const CHECK: usize = 36;
+const QUOTED: usize = 42;
+const QUOTED_FRAGMENT: usize = 48;
+const QUOTED_PROTOCOL: usize = 51;
+const QUOTED_CHECK: usize = 52;
+const QUOTED_SRC: usize = 54;
+const QUOTED_DST: usize = 58;
+const QUOTED_PORTS: usize = 62;
+const END: usize = 66;
+
+/// Translates and sends an error about a translated flow; others are left to the next stage.
+#[inline(always)]
+pub(crate) fn translate(skb: &Skb, case: &mut Case) -> Result<Verdict, Drop> {
+    let packet = &case.packet;
+    if packet.protocol != protocol::ICMP || !is_error(packet.icmp_type) || !skb.pull(END as u32) {
+        return Ok(Verdict::OPEN);
+    }
+    let Some(head) = skb.headers::<END>() else {
+        return Ok(Verdict::OPEN);
+    };
+    let quoted_protocol = head.u8::<QUOTED_PROTOCOL>();
+    let ported = quoted_protocol == protocol::TCP || quoted_protocol == protocol::UDP;
+    let later = head.u16::<QUOTED_FRAGMENT>() & 0x1fffu16.to_be() != 0;
+    if head.u8::<QUOTED>() != 0x45 || !ported || later {
+        return Ok(Verdict::OPEN);
+    }
+    let ports = head.u32::<QUOTED_PORTS>();
+    let key = FlowKey4 {
+        src: Be32 {
+            be: head.u32::<QUOTED_DST>(),
+        },
+        dst: Be32 {
+            be: head.u32::<QUOTED_SRC>(),
+        },
+        sport: Be16 {
+            be: (ports >> 16) as u16,
+        },
+        dport: Be16 { be: ports as u16 },
+        scope: FlowKey4::scope(case.key.from(), quoted_protocol),
+    };
+    let Some(flow) = maps::flow(&key) else {
+        return Ok(Verdict::OPEN);
+    };
+    if !flow.translates() {
+        return Ok(Verdict::OPEN);
+    }
+    // Inside: the header's own sum stays what it was, so that only the ports move the ICMP sum.
+    head.set_u32::<QUOTED_SRC>(flow.dst.be);
+    head.set_u32::<QUOTED_DST>(flow.src.be);
+    head.set_u16::<QUOTED_CHECK>(apply(head.u16::<QUOTED_CHECK>(), flow.addr_delta));
+    head.set_u32::<QUOTED_PORTS>(flow.dport.be as u32 | (flow.sport.be as u32) << 16);
+    head.set_u16::<CHECK>(apply(head.u16::<CHECK>(), flow.port_delta));
+    // Outside: from whoever noticed it, who keeps his address unless he is the flow's end.
+    let mut check = apply(head.u16::<OUTER_CHECK>(), word_delta(packet.dst, flow.dst));
+    head.set_u32::<OUTER_DST>(flow.dst.be);
+    if packet.src.be == key.src.be {
+        check = apply(check, word_delta(packet.src, flow.src));
+        head.set_u32::<OUTER_SRC>(flow.src.be);
+    }
+    head.set_u16::<OUTER_CHECK>(check);
+    Ok(Verdict::goes(send::out(skb, flow)))
+}
