@@ -12,12 +12,13 @@ mod bpffs;
 mod link;
 mod load;
 mod probe;
+mod run;
 pub(crate) mod syscall;
 
 pub use link::{Attachment, Role};
 pub use load::{Program, Verified};
 pub use probe::{Lack, probe};
-pub use syscall::Ran;
+pub use run::Ran;
 
 use crate::maps::{Maps, MapsError};
 use ebpf_common::counter::Hook;
@@ -254,7 +255,7 @@ impl Datapath {
             .programs
             .get(name)
             .ok_or(BpfError::NoProgram { name })?;
-        syscall::test_run(syscall::fd(fd), packet, ifindex, mark, repeat)
+        run::test_run(syscall::fd(fd), packet, ifindex, mark, repeat)
             .map_err(|source| BpfError::Run { name, source })
     }
 }

@@ -1,5 +1,5 @@
 //! bpf(2), the commands that we use ourselves: map elements one by one and in batches, inner
-//! maps, links, test runs.
+//! maps, links.
 //!
 //! Loading programs is aya's; this is what aya 0.14 lacks (batches, a tcx link's interface, a
 //! lookup that needs no typed map). Called by `maps` and by the files beside this one.
@@ -18,7 +18,6 @@ const MAP_DELETE_ELEM: i64 = 3;
 const PROG_LOAD: i64 = 5;
 const OBJ_PIN: i64 = 6;
 const OBJ_GET: i64 = 7;
-const PROG_TEST_RUN: i64 = 10;
 const MAP_GET_FD_BY_ID: i64 = 14;
 const OBJ_GET_INFO_BY_FD: i64 = 15;
 const MAP_LOOKUP_BATCH: i64 = 24;
@@ -40,7 +39,7 @@ const BATCH: usize = 8192;
 
 /// Runs one command on `attr`, one of the `repr(C)` structs of this file, each the leading
 /// part of the kernel's `union bpf_attr` for its command.
-fn bpf<T>(command: i64, attr: &mut T) -> io::Result<i64> {
+pub(super) fn bpf<T>(command: i64, attr: &mut T) -> io::Result<i64> {
     let attr: *mut T = attr;
     // SAFETY: `attr` points to `size_of::<T>()` readable and writable bytes, and the kernel
     // takes a size smaller than its own union as that union with zeros behind. Addresses
@@ -59,11 +58,11 @@ fn owned(result: i64) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn address<T: ?Sized>(value: &T) -> u64 {
+pub(super) fn address<T: ?Sized>(value: &T) -> u64 {
     std::ptr::from_ref(value).cast::<u8>().addr() as u64
 }
 
-fn address_mut<T: ?Sized>(value: &mut T) -> u64 {
+pub(super) fn address_mut<T: ?Sized>(value: &mut T) -> u64 {
     std::ptr::from_mut(value).cast::<u8>().expose_provenance() as u64
 }
 
@@ -443,72 +442,6 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
         old_prog_fd: 0,
     };
     bpf(LINK_UPDATE, &mut attr).map(drop)
-}
-
-#[repr(C)]
-struct TestRun {
-    prog_fd: u32,
-    retval: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    ctx_size_in: u32,
-    ctx_size_out: u32,
-    ctx_in: u64,
-    ctx_out: u64,
-}
-
-/// What a test run gave.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ran {
-    /// `TC_ACT_*` as the program returned it.
-    pub verdict: i32,
-    /// The packet afterwards, from its Ethernet header.
-    pub packet: Vec<u8>,
-    /// Nanoseconds of one repeat, on average.
-    pub nanoseconds: u32,
-}
-
-/// Runs a program on a packet `repeat` times, as if it had come in on `ifindex` (which must be
-/// an interface of the calling thread's namespace; 0 or 1: loopback).
-///
-/// The packet is not put back between repeats.
-pub(crate) fn test_run(
-    program: BorrowedFd<'_>,
-    packet: &[u8],
-    ifindex: u32,
-    mark: u32,
-    repeat: u32,
-) -> io::Result<Ran> {
-    // struct __sk_buff: mark is word 2, ifindex word 10.
-    let mut context = [0u32; 48];
-    context[2] = mark;
-    context[10] = ifindex;
-    let mut out = vec![0u8; packet.len() + 256];
-    let mut attr = TestRun {
-        prog_fd: program.as_raw_fd() as u32,
-        retval: 0,
-        data_size_in: packet.len() as u32,
-        data_size_out: out.len() as u32,
-        data_in: address(packet),
-        data_out: address_mut(out.as_mut_slice()),
-        repeat,
-        duration: 0,
-        ctx_size_in: size_of_val(&context) as u32,
-        ctx_size_out: 0,
-        ctx_in: address(&context),
-        ctx_out: 0,
-    };
-    bpf(PROG_TEST_RUN, &mut attr)?;
-    out.truncate(attr.data_size_out as usize);
-    Ok(Ran {
-        verdict: attr.retval as i32,
-        packet: out,
-        nanoseconds: attr.duration,
-    })
 }
 
 /// A borrowed fd of anything that has one.
