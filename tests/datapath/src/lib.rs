@@ -12,6 +12,8 @@ pub mod node;
 pub mod packet;
 
 #[cfg(test)]
+mod abi;
+#[cfg(test)]
 mod conntrack;
 #[cfg(test)]
 mod direct;

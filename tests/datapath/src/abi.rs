@@ -1,0 +1,72 @@
+//! The layout of every type in a map, against the checked-in listing.
+//!
+//! Maps outlive the agent that made them: a field that moves is another ABI, so `tests/abi.txt`
+//! changes only in a commit that also moves `ABI_VERSION`.
+
+use ebpf_common::abi::MapType;
+use ebpf_common::config::NodeConfig;
+use ebpf_common::conntrack::{Flow, FlowKey4, FlowKey6};
+use ebpf_common::counter::Count;
+use ebpf_common::drop::Drop;
+use ebpf_common::endpoint::Endpoint;
+use ebpf_common::event::Event;
+use ebpf_common::maps::MAPS;
+use ebpf_common::name::{Name, NameKey};
+use ebpf_common::net::{Addr, Be16, Be32, MacAddr};
+use ebpf_common::network::{Network, NetworkKey};
+use ebpf_common::service::{Backend, BackendStats, Frontend, FrontendKey};
+use tests_harness::workspace;
+
+fn layout<T: MapType>(out: &mut String) {
+    let name = std::any::type_name::<T>().rsplit("::").next();
+    let name = name.unwrap_or_default();
+    out.push_str(&format!("{name} {}\n", size_of::<T>()));
+    for field in T::FIELDS {
+        out.push_str(&format!(
+            "  {} {} {}\n",
+            field.offset, field.size, field.name
+        ));
+    }
+}
+
+fn listing() -> String {
+    let mut out = format!("version {}\n", ebpf_common::ABI_VERSION);
+    for map in MAPS {
+        let kind = map.kind.text();
+        out.push_str(&format!(
+            "map {} {kind} {} {} {} {}\n",
+            map.name, map.key, map.value, map.entries, map.flags
+        ));
+    }
+    for reason in Drop::ALL {
+        out.push_str(&format!("drop {} {}\n", *reason as u8, reason.name()));
+    }
+    layout::<Be16>(&mut out);
+    layout::<Be32>(&mut out);
+    layout::<Addr>(&mut out);
+    layout::<MacAddr>(&mut out);
+    layout::<NodeConfig>(&mut out);
+    layout::<Endpoint>(&mut out);
+    layout::<NetworkKey>(&mut out);
+    layout::<Network>(&mut out);
+    layout::<FrontendKey>(&mut out);
+    layout::<Frontend>(&mut out);
+    layout::<Backend>(&mut out);
+    layout::<BackendStats>(&mut out);
+    layout::<FlowKey4>(&mut out);
+    layout::<FlowKey6>(&mut out);
+    layout::<Flow>(&mut out);
+    layout::<Count>(&mut out);
+    layout::<Event>(&mut out);
+    layout::<NameKey>(&mut out);
+    layout::<Name>(&mut out);
+    out
+}
+
+#[test]
+fn layouts_are_those_of_the_listing() {
+    let path = workspace().join("tests/abi.txt");
+    let wanted = std::fs::read_to_string(&path).unwrap_or_default();
+    let found = listing();
+    assert!(wanted == found, "{} should be:\n{found}", path.display());
+}
