@@ -33,31 +33,39 @@ pub(crate) fn with(root: &Path, tools: &Tools) -> anyhow::Result<PathBuf> {
     command::run(cargo.args(packages))?;
     let folder = root.join("target/release");
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    build_static(root, &target)?;
-    for binary in ["foil-shim", "app"] {
-        let built = root
-            .join("target")
-            .join(&target)
-            .join("release")
-            .join(binary);
+    // The shim has a profile of its own: small before fast, one process per pod.
+    for (package, binary, profile) in [
+        ("agent-shim", "foil-shim", "shim"),
+        ("tests-app", "app", "release"),
+    ] {
+        build_static(root, &target, package, profile)?;
+        let built = root.join("target").join(&target).join(profile).join(binary);
         copy(&built, &folder.join(binary))?;
     }
     Ok(folder)
 }
 
-/// `--target` keeps the flag away from build scripts and macros, which cannot be static.
-fn build_static(root: &Path, target: &str) -> anyhow::Result<()> {
-    let library =
-        command::read(Command::new("pkg-config").args(["--variable=libdir", "libseccomp"]))?;
+/// The flags by the target's own variable, which keeps them away from build scripts and
+/// macros: those cannot be static.
+fn build_static(root: &Path, target: &str, package: &str, profile: &str) -> anyhow::Result<()> {
+    let mut seccomp = Command::new("pkg-config");
+    let libraries = command::read(seccomp.args(["--variable=libdir", "libseccomp"]))?;
     let mut cargo = command::cargo(
         root,
-        &["build", "--release", "--locked", "--target", target],
+        &["build", "--locked", "--target", target, "-p", package],
     );
-    cargo.args(["-p", "agent-shim", "-p", "tests-app"]);
-    cargo.env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    cargo.args(["--profile", profile]);
+    let variable = format!(
+        "CARGO_TARGET_{}_RUSTFLAGS",
+        target.to_uppercase().replace('-', "_")
+    );
+    cargo.env(
+        variable,
+        "-C target-feature=+crt-static -C relocation-model=static",
+    );
     cargo
         .env("LIBSECCOMP_LINK_TYPE", "static")
-        .env("LIBSECCOMP_LIB_PATH", library.trim());
+        .env("LIBSECCOMP_LIB_PATH", libraries.trim());
     command::run(&mut cargo)
 }
 

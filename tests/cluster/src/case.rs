@@ -80,7 +80,10 @@ pub(crate) fn apply(cluster: &Cluster, file: &str) {
 
 /// Deletes what a manifest names, and waits until the pod of the same name is gone.
 pub(crate) fn delete_pod(cluster: &Cluster, name: &str) {
-    cluster.foil(&["delete", "pod", name]).success();
+    // Not the 30 s that a shell needs to be killed after it ignored SIGTERM.
+    cluster
+        .foil(&["delete", "pod", name, "--grace-period", "1"])
+        .success();
     objects::gone(cluster, name);
 }
 

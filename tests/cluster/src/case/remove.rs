@@ -9,7 +9,7 @@ pub(super) fn deleting_everything_leaves_nothing(cluster: &mut Cluster) {
     for kind in ["deployments", "services", "pods", "configmaps", "secrets"] {
         for object in cluster.list(kind, objects::NAMESPACE) {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            let out = cluster.foil(&["delete", kind, name]);
+            let out = cluster.foil(&["delete", kind, name, "--grace-period", "1"]);
             // A pod of a Deployment may have gone with it.
             assert!(
                 out.code == 0 || out.stderr.to_lowercase().contains("not found"),
