@@ -19,6 +19,7 @@ use proto::v1::{ShimCreate, ShimExec, ShimResize};
 
 use crate::capability::CapabilitySet;
 use crate::executor::{COMMAND_ERROR, Launch};
+use crate::group::Setup;
 use crate::legacy::{self, View};
 use crate::seccomp::Filter;
 use crate::session::winsize;
@@ -93,7 +94,7 @@ pub(crate) fn container(folders: &Folders, create: &ShimCreate) -> io::Result<Ma
     let mut ends = stdio.ours;
     ends.report = Some(report);
     let theirs = stdio.theirs;
-    let view = spec::mounts_groups(create, group::is_unified()).then_some(View {
+    let view = spec::mounts_groups(create, group::setup()).then_some(View {
         read_only: !create.privileged,
     });
     let worker = Worker::start(&keep, || {
@@ -156,7 +157,7 @@ fn build_container(
     fs::create_dir_all(bundle)?;
     spec.save(bundle.join("config.json"))?;
     let warnings = set_oom_score(create.oom_score_adj).into_iter().collect();
-    if !surroundings.unified {
+    if surroundings.setup == Setup::Hybrid {
         let resources = create.resources.unwrap_or_default();
         legacy::make(&create.cgroup, &resources, create.privileged)?;
         enter_legacy(create)?;
@@ -188,7 +189,7 @@ fn build_process(
     let path = folders.state.join(format!("{}.{number}.json", create.id));
     fs::write(&path, serde_json::to_vec(&process)?)?;
     let warnings = set_oom_score(create.oom_score_adj).into_iter().collect();
-    if !surroundings.unified {
+    if surroundings.setup == Setup::Hybrid {
         enter_legacy(create)?;
     }
     let window = ShimResize {
@@ -240,9 +241,9 @@ fn builder(
 /// itself (libcontainer is built without the BPF device filter), so making one is
 /// left to privileged containers.
 fn surroundings(create: &ShimCreate) -> Surroundings {
-    let unified = group::is_unified();
+    let setup = group::setup();
     let all = CapabilitySet::bounding();
-    let bounding = if unified && !create.privileged {
+    let bounding = if setup == Setup::Unified && !create.privileged {
         all.without("CAP_MKNOD")
     } else {
         all
@@ -250,7 +251,7 @@ fn surroundings(create: &ShimCreate) -> Surroundings {
     let home = home::of(create.uid, Path::new(&create.rootfs));
     Surroundings {
         bounding,
-        unified,
+        setup,
         home,
     }
 }

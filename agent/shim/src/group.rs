@@ -16,8 +16,31 @@ use nix::unistd::Pid;
 /// Where all hierarchies are mounted.
 pub(crate) const MOUNTED: &str = "/sys/fs/cgroup";
 
-/// Whether this machine has version 2 only.
-pub(crate) fn is_unified() -> bool {
+/// What the machine has mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Setup {
+    /// Version 2 only.
+    Unified,
+    /// Controllers in version 1, and version 2 beside it.
+    Hybrid,
+    /// Version 1 only.
+    Legacy,
+}
+
+/// Looks at the mounts of this process.
+pub(crate) fn setup() -> Setup {
+    if is_unified() {
+        return Setup::Unified;
+    }
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    if table.contains(" - cgroup2 ") {
+        Setup::Hybrid
+    } else {
+        Setup::Legacy
+    }
+}
+
+fn is_unified() -> bool {
     statfs(MOUNTED).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 

@@ -1,7 +1,8 @@
 //! Version 1 groups of a container: made, limited, joined; and its view of them.
 //!
 //! By us and not by libcontainer, which reads the table of mounts dozens of times
-//! for it, longer the more pods a node has. Called by `create.rs` in its workers,
+//! for it, longer the more pods a node has. (Where no version 2 is mounted beside,
+//! libcontainer has to make them: the view only is ours.) Called by `create.rs` in its workers,
 //! before libcontainer, and by `executor.rs` inside the container.
 
 use std::fs;

@@ -16,7 +16,7 @@ use oci_spec::runtime::{
 use proto::v1::{ShimCreate, ShimExec, ShimResources};
 
 use crate::capability::CapabilitySet;
-use crate::group::Group;
+use crate::group::{Group, Setup};
 
 /// The message makes no sense.
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +38,7 @@ pub(crate) enum SpecError {
 pub(crate) struct Surroundings {
     /// What a container may have at most.
     pub(crate) bounding: CapabilitySet,
-    /// Whether the machine has cgroups of version 2 only.
-    pub(crate) unified: bool,
+    pub(crate) setup: Setup,
     /// Home of the container's user.
     pub(crate) home: String,
 }
@@ -122,13 +121,11 @@ pub(crate) fn container(
         .set_masked_paths(paths(&MASKED))
         .set_readonly_paths(paths(&READ_ONLY))
         .set_seccomp(None)
-        // Version 1 groups are `legacy.rs`'s.
-        .set_resources(
-            surroundings
-                .unified
-                .then(|| resources(create))
-                .transpose()?,
-        );
+        .set_resources(match surroundings.setup {
+            Setup::Unified | Setup::Legacy => Some(resources(create)?),
+            // Made by `legacy.rs`.
+            Setup::Hybrid => None,
+        });
     let mut spec = SpecBuilder::default()
         .version("1.0.2")
         .root(
@@ -137,7 +134,7 @@ pub(crate) fn container(
                 .readonly(create.read_only_root)
                 .build()?,
         )
-        .mounts(mounts(create, surroundings.unified)?)
+        .mounts(mounts(create, surroundings.setup)?)
         .process(process(create, surroundings)?)
         .linux(linux)
         .annotations(std::collections::HashMap::new())
@@ -370,12 +367,12 @@ const GROUPS: &str = "/sys/fs/cgroup";
 
 /// Whether the executor mounts a container's version 1 groups: libcontainer would
 /// take as long for these as for all the rest of the mounts.
-pub(crate) fn mounts_groups(create: &ShimCreate, unified: bool) -> bool {
-    !unified && !create.mounts.iter().any(|m| m.destination == GROUPS)
+pub(crate) fn mounts_groups(create: &ShimCreate, setup: Setup) -> bool {
+    setup != Setup::Unified && !create.mounts.iter().any(|m| m.destination == GROUPS)
 }
 
 /// The usual mounts, then the agent's; one of the agent's at the same place wins.
-fn mounts(create: &ShimCreate, unified: bool) -> Result<Vec<Mount>, SpecError> {
+fn mounts(create: &ShimCreate, setup: Setup) -> Result<Vec<Mount>, SpecError> {
     let access = if create.privileged { "rw" } else { "ro" };
     let usual: [(&str, &str, &str, &[&str]); 7] = [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
@@ -426,7 +423,7 @@ fn mounts(create: &ShimCreate, unified: bool) -> Result<Vec<Mount>, SpecError> {
     let mut mounts = Vec::with_capacity(usual.len() + create.mounts.len());
     for (destination, typ, source, options) in usual {
         let replaced = create.mounts.iter().any(|m| m.destination == destination);
-        if !replaced && (destination != GROUPS || unified) {
+        if !replaced && (destination != GROUPS || setup == Setup::Unified) {
             let options = options.iter().map(|o| (*o).to_owned()).collect();
             mounts.push(mount(destination, typ, source, options)?);
         }
@@ -477,7 +474,7 @@ mod tests {
     fn surroundings() -> Surroundings {
         Surroundings {
             bounding: CapabilitySet::ALL,
-            unified: true,
+            setup: Setup::Unified,
             home: "/root".into(),
         }
     }

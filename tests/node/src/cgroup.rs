@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
+
 use agent_sys::cgroup::{Limits, Version};
 use proto::v1::{ShimCreate, ShimResources};
 use tests_harness::wait_until;
@@ -110,6 +113,56 @@ fn what_a_privileged_container_makes_below_its_group_goes_with_it() {
     pod.exited(&id);
     pod.delete(&id).unwrap();
     assert!(!Path::new(&format!("{top}{group}")).exists());
+}
+
+#[test]
+fn a_machine_without_version_2_beside_version_1() {
+    // In a mount namespace of a thread of its own.
+    let machine = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+        mount(None::<&str>, "/", None::<&str>, slave, None::<&str>).unwrap();
+        if umount("/sys/fs/cgroup/unified").is_err() {
+            // This machine is of another kind, and the other tests are of that.
+            return;
+        }
+        let mut pod = Pod::new();
+        let script = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes; mkdir /sys/fs/cgroup/pids/x; exec sleep 1000";
+        let create = limited(pod.message("web", &["sh", "-c", script]), 64 << 20);
+        let id = pod.run(create);
+        assert_eq!(pod.group_file("pids", "web", "pids.max"), "20");
+        assert_eq!(pod.exec(&id, &["true"]).unwrap().0, 0);
+        pod.kill(&id, libc::SIGKILL, false).unwrap();
+        pod.exited(&id);
+        pod.delete(&id).unwrap();
+        let lines = crate::pod::log_lines(&pod.log_path("web"));
+        assert!(lines.contains(&"stdout F 67108864".to_owned()), "{lines:?}");
+        assert!(
+            lines.iter().any(|l| l.ends_with("Read-only file system")),
+            "{lines:?}"
+        );
+        let group = pod.groups.container_path(&pod.uid, "web");
+        assert!(!Path::new(&format!("/sys/fs/cgroup/memory{group}")).exists());
+    });
+    machine.join().unwrap();
+}
+
+#[test]
+fn a_container_is_in_our_group_of_version_2_too() {
+    let mut pod = Pod::new();
+    let create = pod.message("web", &["sleep", "1000"]);
+    pod.run(create);
+    let pid = pod.list().0[0].pid;
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let group = pod.groups.container_path(&pod.uid, "web");
+    let is_there = |line: &str| line == format!("0::{group}");
+    // Only where version 2 is mounted at all.
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert_eq!(
+        groups.lines().any(is_there),
+        table.contains(" - cgroup2 "),
+        "{groups}"
+    );
 }
 
 #[test]

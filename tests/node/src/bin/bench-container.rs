@@ -9,6 +9,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,8 +41,9 @@ struct Case {
 }
 
 fn main() {
-    hide_hybrid();
     let mut pod = Pod::new();
+    // After the pod's namespaces are pinned, so that they are there too.
+    let elsewhere = Rc::new(Elsewhere::new());
     let mut cases = vec![case("container.floor", false, Box::new(floor))];
     for seccomp in [true, false] {
         let watch = pod.wait(pod.client().watch()).expect("watch");
@@ -55,7 +58,8 @@ fn main() {
                 continue;
             };
             let bundle = bundle(&mut pod, id, seccomp);
-            let run = move |pod: &mut Pod| through_cli(pod, &program, &bundle);
+            let elsewhere = Rc::clone(&elsewhere);
+            let run = move |pod: &mut Pod| through_cli(pod, &elsewhere, &program, &bundle);
             cases.push(case(id, seccomp, Box::new(run)));
         }
     }
@@ -74,16 +78,37 @@ fn main() {
     }
 }
 
-/// crun refuses machines that have version 2 mounted beside version 1: in a mount
-/// namespace of our own it is not there. All cases run in it.
-fn hide_hybrid() {
-    unshare(CloneFlags::CLONE_NEWNS).expect("mount namespace");
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private mounts");
-    match umount("/sys/fs/cgroup/unified") {
-        // Not such a machine.
-        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
-        Err(e) => panic!("unmount cgroup2 here: {e}"),
+/// Runs commands where version 2 is not mounted beside version 1: crun refuses such
+/// machines. A thread with a mount namespace of its own.
+struct Elsewhere {
+    commands: Sender<Command>,
+    results: Receiver<bool>,
+}
+
+impl Elsewhere {
+    fn new() -> Self {
+        let (commands, todo) = channel::<Command>();
+        let (done, results) = channel();
+        thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNS).expect("mount namespace");
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private mounts");
+            match umount("/sys/fs/cgroup/unified") {
+                // Not such a machine.
+                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+                Err(e) => panic!("unmount cgroup2 here: {e}"),
+            }
+            for mut command in todo {
+                let worked = command.status().is_ok_and(|s| s.success());
+                done.send(worked).expect("somebody waits");
+            }
+        });
+        Self { commands, results }
+    }
+
+    fn run(&self, command: Command) {
+        self.commands.send(command).expect("thread");
+        assert!(self.results.recv().expect("thread"), "the runtime failed");
     }
 }
 
@@ -143,16 +168,16 @@ fn through_shim(pod: &mut Pod, seccomp: bool, mut watch: Watch) -> Watch {
     watch
 }
 
-fn through_cli(pod: &mut Pod, program: &Path, bundle: &Path) {
-    let status = Command::new(program)
+fn through_cli(pod: &mut Pod, elsewhere: &Elsewhere, program: &Path, bundle: &Path) {
+    let mut command = Command::new(program);
+    command
         .arg("--root")
         .arg(pod.folder().join("cli"))
         .args(["run", "--bundle"])
         .arg(bundle)
         .arg(format!("bench-{}", std::process::id()))
-        .stdin(Stdio::null())
-        .status();
-    assert!(status.expect("runtime").success());
+        .stdin(Stdio::null());
+    elsewhere.run(command);
 }
 
 fn installed(program: &str) -> Option<PathBuf> {
