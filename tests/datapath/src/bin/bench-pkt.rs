@@ -35,7 +35,6 @@ const FIRST: usize = 200;
 const MANY_FLOWS: u32 = 50_000;
 
 fn main() {
-    let mut rows = Vec::new();
     let nodes: Vec<(u32, u32, Node)> = [(1, 1), (10_000, 1), (1, MANY_FLOWS), (10_000, MANY_FLOWS)]
         .into_iter()
         .map(|(services, flows)| {
@@ -49,6 +48,7 @@ fn main() {
             (services, flows, node)
         })
         .collect();
+    let mut rows = Vec::new();
     for (services, flows, _) in &nodes {
         rows.push(Row::new("pkt.empty", *services, *flows, REPEAT));
         rows.push(Row::new("pkt.established", *services, *flows, REPEAT));
@@ -63,21 +63,26 @@ fn main() {
             eprintln!("round {round} of {ROUNDS}");
         }
         let mut rows = rows.iter_mut();
-        for (services, flows, node) in &nodes {
+        for (_, flows, node) in &nodes {
             let mut next = || rows.next().expect("a row for each measurement");
-            let established = tcp(at(CLIENT, 40_000), at(CYCLE[0].0, CYCLE[0].1), ACK, b"");
-            next().push(run(node, Program::Empty, &established, REPEAT, 0));
-            next().push(run(node, Program::FromPod, &established, REPEAT, REDIRECT));
-            if *flows == 1 {
-                let (empty, first) = (next(), next());
+            let (empty, established) = (next(), next());
+            let packet = tcp(at(CLIENT, 40_000), at(CYCLE[0].0, CYCLE[0].1), ACK, b"");
+            pinned(node, || {
+                empty.push(run(node, Program::Empty, &packet, REPEAT, 0));
+                established.push(run(node, Program::FromPod, &packet, REPEAT, REDIRECT));
+            });
+            if *flows > 1 {
+                continue;
+            }
+            let (empty, first) = (next(), next());
+            pinned(node, || {
                 for _ in 0..FIRST {
                     port = if port == 60_000 { 10_000 } else { port + 1 };
-                    let vip = service(u32::from(port) % services);
-                    let syn = tcp(at(CLIENT, port), at(vip, 80), SYN, b"");
-                    empty.push(run(node, Program::Empty, &syn, 1, 0));
-                    first.push(run(node, Program::FromPod, &syn, 1, REDIRECT));
+                    let packet = tcp(at(CLIENT, port), at(service(0), 80), SYN, b"");
+                    empty.push(run(node, Program::Empty, &packet, 1, 0));
+                    first.push(run(node, Program::FromPod, &packet, 1, REDIRECT));
                 }
-            }
+            });
         }
     }
     for row in &rows {
@@ -202,18 +207,23 @@ fn number_to_port(number: u32) -> u16 {
     if port >= 40_000 { port + 1 } else { port }
 }
 
-/// Nanoseconds of one repeat.
-fn run(node: &Node, program: Program, packet: &[u8], repeat: u32, verdict: i32) -> f64 {
+/// Runs something inside of the node, on one CPU.
+fn pinned(node: &Node, inside: impl FnOnce() + Send) {
     node.netns.enter(|| {
         let mut cpus = CpuSet::new();
         cpus.set(0).expect("CPU 0");
         sched_setaffinity(Pid::from_raw(0), &cpus).expect("pin to CPU 0");
-        let ifindex = node.pods[0].ifindex;
-        let ran = node.datapath.test_run(program, packet, ifindex, 0, repeat);
-        let ran = ran.expect("test_run");
-        assert_eq!(ran.verdict, verdict, "{program:?}");
-        f64::from(ran.nanoseconds)
-    })
+        inside();
+    });
+}
+
+/// Nanoseconds of one repeat.
+fn run(node: &Node, program: Program, packet: &[u8], repeat: u32, verdict: i32) -> f64 {
+    let ifindex = node.pods[0].ifindex;
+    let ran = node.datapath.test_run(program, packet, ifindex, 0, repeat);
+    let ran = ran.expect("test_run");
+    assert_eq!(ran.verdict, verdict, "{program:?}");
+    f64::from(ran.nanoseconds)
 }
 
 /// Samples of one measurement.
