@@ -13,13 +13,16 @@ pub(super) fn run(cluster: &Cluster) {
         ("rss.shim", "foil-shim"),
         ("rss.control", "foil-control"),
     ] {
-        let samples = resident(cluster, program);
-        sample::print(id, "MiB", &samples, &[("pods", json!(pods))]);
+        let samples = resident(cluster, program, "VmRSS:");
+        // Of it, what is the process's own and not a page of a file that others share.
+        let own = sample::median(&resident(cluster, program, "RssAnon:"));
+        let varies = [("pods", json!(pods)), ("own", json!(sample::rounded(own)))];
+        sample::print(id, "MiB", &samples, &varies);
     }
 }
 
-/// VmRSS of each process of that program that belongs to this cluster.
-fn resident(cluster: &Cluster, program: &str) -> Vec<f64> {
+/// A line of the status of each process of that program that belongs to this cluster.
+fn resident(cluster: &Cluster, program: &str, field: &str) -> Vec<f64> {
     let mut samples = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let path = entry.path();
@@ -32,7 +35,7 @@ fn resident(cluster: &Cluster, program: &str) -> Vec<f64> {
             continue;
         }
         let status = fs::read_to_string(path.join("status")).unwrap_or_default();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let resident = status.lines().find_map(|line| line.strip_prefix(field));
         let kib = resident.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
         samples.extend(kib.map(|kib| kib / 1024.0));
     }
