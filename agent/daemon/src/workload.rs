@@ -85,6 +85,10 @@ fn refusal(error: ShimError) -> Refusal {
         }
     );
     let message = error.to_string();
+    // The kernel ended the runtime's own first process: it says no more than this.
+    if message.contains("OOM-killed") {
+        return Refusal::Memory(message);
+    }
     if command {
         Refusal::Command(message)
     } else {

@@ -205,7 +205,10 @@ pub fn started(pod: &v1::PodSpec, container: &v1::ContainerSpec) -> Note {
 /// A container could not be made or started.
 pub fn refused(pod: &v1::PodSpec, container: &v1::ContainerSpec, refusal: &Refusal) -> Note {
     let message = match refusal {
-        Refusal::Config(message) | Refusal::Command(message) | Refusal::Runtime(message) => message,
+        Refusal::Config(message)
+        | Refusal::Command(message)
+        | Refusal::Memory(message)
+        | Refusal::Runtime(message) => message,
     };
     of(pod, container, true, "Failed", format!("Error: {message}"))
 }

@@ -37,6 +37,8 @@ pub enum Refusal {
     Config(String),
     /// The command is not there, or cannot be executed.
     Command(String),
+    /// Its memory limit is too low for it to begin.
+    Memory(String),
     /// The kernel or the runtime refused.
     Runtime(String),
 }

@@ -125,6 +125,7 @@ impl Observed {
                 // A container that is there and does not start has had its try: it
                 // counts as an instance that failed.
                 let result = result.map_err(|refusal| match refusal {
+                    Refusal::Memory(message) => Refusal::Memory(message),
                     Refusal::Config(message)
                     | Refusal::Command(message)
                     | Refusal::Runtime(message) => Refusal::Command(message),
@@ -315,13 +316,19 @@ impl Observed {
             Ok(()) => return good(&mut c.life),
             Err(Refusal::Config(message)) => ("CreateContainerConfigError", message),
             Err(Refusal::Runtime(message)) => ("CreateContainerError", message),
-            Err(Refusal::Command(message)) => {
+            Err(refusal @ (Refusal::Command(_) | Refusal::Memory(_))) => {
+                let (code, reason, message) = match refusal {
+                    Refusal::Memory(message) => (137, "OOMKilled", message),
+                    Refusal::Config(message)
+                    | Refusal::Command(message)
+                    | Refusal::Runtime(message) => (128, "StartError", message),
+                };
                 // It counts as an instance that ran and failed, so that restarts are
                 // counted and held back.
                 c.life = Life::Exited(Exit {
-                    code: 128,
+                    code,
                     signal: 0,
-                    reason: "StartError".into(),
+                    reason: reason.into(),
                     message,
                     started_ms: 0,
                     finished_ms: now,
