@@ -164,6 +164,20 @@ fn started_ms(status: &v1::PodStatus) -> i64 {
     }
 }
 
+/// How the container ended, now or the last time.
+fn ended(status: &v1::PodStatus) -> v1::container_state::Terminated {
+    let container = &status.containers[0];
+    let states = [&container.state, &container.last_state];
+    let found = states
+        .into_iter()
+        .flatten()
+        .find_map(|s| match s.state.as_ref() {
+            Some(State::Terminated(t)) => Some(t.clone()),
+            Some(State::Waiting(_) | State::Running(_)) | None => None,
+        });
+    found.unwrap_or_else(|| panic!("no end: {status:#?}"))
+}
+
 fn waits(status: &v1::PodStatus, reason: &str) -> bool {
     matches!(
         status.containers[0].state.as_ref().and_then(|s| s.state.as_ref()),
@@ -253,7 +267,19 @@ fn what_cannot_run_says_why_in_kubernetes_words() {
     let mut once = pod("once", 10, "echo last words > /dev/termination-log; exit 4");
     once.restart_policy = "Never".into();
     let bad = pod("../etc", 11, "true");
-    let pods = [crash, image, command, config, once, bad];
+    let limited = |uid, last, command, bytes| {
+        let mut spec = pod(uid, last, command);
+        spec.restart_policy = "Never".into();
+        spec.containers[0].resources = Some(v1::Resources {
+            memory_limit_bytes: bytes,
+            memory_request_bytes: bytes,
+            ..Default::default()
+        });
+        spec
+    };
+    let tiny = limited("tiny", 12, "true", 32 << 10);
+    let hungry = limited("hungry", 13, "tail /dev/zero", 16 << 20);
+    let pods = [crash, image, command, config, once, bad, tiny, hungry];
     let revision = node
         .control
         .push(pods.into_iter().map(Change::Pod).collect());
@@ -279,40 +305,25 @@ fn what_cannot_run_says_why_in_kubernetes_words() {
     let status = node
         .control
         .status("command", |s| s.containers[0].restart_count >= 1);
-    let states = [
-        &status.containers[0].state,
-        &status.containers[0].last_state,
-    ];
-    let ended = states
-        .into_iter()
-        .flatten()
-        .find_map(|s| match s.state.as_ref() {
-            Some(State::Terminated(t)) => Some(t.clone()),
-            Some(State::Waiting(_) | State::Running(_)) | None => None,
-        });
-    assert_eq!(ended.expect("an end").reason, "StartError");
+    assert_eq!(ended(&status).reason, "StartError");
     node.control
         .status("config", |s| waits(s, "CreateContainerConfigError"));
     let status = node.control.status("once", |s| s.phase == "Failed");
-    match status.containers[0]
-        .state
-        .as_ref()
-        .and_then(|s| s.state.as_ref())
-    {
-        Some(State::Terminated(t)) => {
-            assert_eq!(
-                (t.exit_code, t.reason.as_str(), t.message.trim()),
-                (4, "Error", "last words")
-            );
-        }
-        other => panic!("{other:?}"),
+    let last = ended(&status);
+    assert_eq!((last.exit_code, last.reason.as_str()), (4, "Error"));
+    assert_eq!(last.message.trim(), "last words");
+    for uid in ["tiny", "hungry"] {
+        let status = node.control.status(uid, |s| s.phase == "Failed");
+        assert_eq!(ended(&status).reason, "OOMKilled", "{status:#?}");
     }
     assert!(
         node.control
             .reasons("crash")
             .contains(&"BackOff".to_owned())
     );
-    for uid in ["crash", "image", "command", "config", "once"] {
+    for uid in [
+        "crash", "image", "command", "config", "once", "tiny", "hungry",
+    ] {
         node.control.push(vec![Change::PodRemoved(uid.into())]);
     }
     wait_until("the end of all pods", || {
