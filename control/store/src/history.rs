@@ -50,9 +50,17 @@ impl Tail {
         }
     }
 
-    /// Appends whole transactions; `newest` is the revision of the last.
-    pub(crate) fn publish(&self, events: Vec<Event>, newest: u64) {
+    /// Appends whole transactions, the first of which follows revision `before`;
+    /// `newest` is the revision of the last. Where a commit failed and took place
+    /// all the same, its events are on disk only: memory begins anew behind them.
+    pub(crate) fn publish(&self, events: Vec<Event>, before: u64, newest: u64) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if state.newest != before {
+            *state = State {
+                floor: before,
+                ..State::default()
+            };
+        }
         for event in events {
             state.bytes += weight(&event);
             state.events.push_back(Arc::new(event));
@@ -134,5 +142,32 @@ impl EventSource for Follower {
             }
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::EventKind;
+
+    fn event(revision: u64) -> Event {
+        Event {
+            kind: EventKind::Put,
+            key: "k".to_owned(),
+            value: bytes::Bytes::new(),
+            revision,
+            previous: None,
+        }
+    }
+
+    #[test]
+    fn a_gap_is_left_to_the_disk() {
+        let tail = Tail::new(4);
+        tail.publish(vec![event(5)], 4, 5);
+        assert_eq!(tail.after("k", 4), Some((vec![event(5)], 5)));
+        // 6 was written by a commit that was said to have failed.
+        tail.publish(vec![event(7)], 6, 7);
+        assert_eq!(tail.after("k", 5), None);
+        assert_eq!(tail.after("k", 6), Some((vec![event(7)], 7)));
     }
 }

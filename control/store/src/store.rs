@@ -155,8 +155,9 @@ pub struct Event {
     pub previous: Option<Entry>,
 }
 
-/// Reasons of a refused or failed call. Nothing was written, except where
-/// [`StoreError::Unknown`] says that nobody knows.
+/// Reasons of a refused or failed call. Nothing was written by a refused one;
+/// after [`StoreError::Unknown`], `Io` and `DiskFull` the disk alone knows, and a
+/// watcher sees it if it was.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// A condition did not hold. `actual`: revision of what is there.

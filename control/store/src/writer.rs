@@ -47,7 +47,7 @@ fn commit(shared: &Arc<Shared>, group: Vec<Job>, newest: &watch::Sender<u64>) {
     match outcome {
         Ok(done) => {
             if !done.events.is_empty() {
-                shared.tail.publish(done.events, done.revision);
+                shared.tail.publish(done.events, done.before, done.revision);
                 newest.send_replace(done.revision);
             }
             for (job, verdict) in group.into_iter().zip(done.verdicts) {
@@ -74,6 +74,8 @@ fn answer(job: Job, verdict: Result<u64, StoreError>) {
 pub(crate) struct Done {
     verdicts: Vec<Result<u64, StoreError>>,
     events: Vec<Event>,
+    /// Revision before the group, and after it.
+    before: u64,
     revision: u64,
     /// Whether there is something to commit.
     pub(crate) dirty: bool,
@@ -128,6 +130,7 @@ impl<'t> Group<'t> {
         Ok(Done {
             verdicts,
             events: self.events,
+            before: before.0,
             revision: self.revision,
             dirty,
         })
