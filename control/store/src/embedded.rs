@@ -240,7 +240,14 @@ impl Shared {
         outcome
     }
 
+    /// Opens the database again if it was lost. Readers are not held up while it
+    /// is there: a long list must not stand before the writer, nor the writer
+    /// before short reads.
     fn revive(&self) -> Result<(), StoreError> {
+        let open = |database: &Option<Database>| database.is_some();
+        if open(&self.database.read().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(());
+        }
         let mut database = self
             .database
             .write()
