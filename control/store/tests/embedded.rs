@@ -4,7 +4,7 @@
 mod suite;
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -187,8 +187,16 @@ async fn watchers_see_large_values_too() {
 }
 
 /// What a killed writer had acknowledged is there, whole, and nothing else is torn.
+/// The writer is this same test in another process, told by [`CHILD`].
 #[tokio::test]
 async fn survives_kill_9_in_the_middle_of_writes() {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how the test speaks to its own child"
+    )]
+    if let Some(path) = std::env::var_os(CHILD) {
+        return write_until_killed(Path::new(&path)).await;
+    }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     let mut acknowledged = 0;
@@ -196,9 +204,8 @@ async fn survives_kill_9_in_the_middle_of_writes() {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
-                "writes_until_it_is_killed",
+                "survives_kill_9_in_the_middle_of_writes",
                 "--nocapture",
-                "--include-ignored",
             ])
             .env(CHILD, &path)
             .stdout(Stdio::piped())
@@ -228,20 +235,9 @@ async fn survives_kill_9_in_the_middle_of_writes() {
 
 const CHILD: &str = "HYDROFOIL_TEST_STORE_CHILD";
 
-/// Each transaction writes its number to two keys. Does nothing unless it is
-/// started as a child by the test above.
-#[tokio::test]
-#[ignore = "a child process of survives_kill_9_in_the_middle_of_writes"]
-async fn writes_until_it_is_killed() {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "how the parent test speaks to its child"
-    )]
-    let named = std::env::var_os(CHILD);
-    let Some(path) = named.map(PathBuf::from) else {
-        return;
-    };
-    let store = Arc::new(open(&path).unwrap());
+/// Each transaction writes its number to two keys.
+async fn write_until_killed(path: &Path) {
+    let store = Arc::new(open(path).unwrap());
     let mut tasks = Vec::new();
     for lane in 0..4_u8 {
         let store = Arc::clone(&store);
