@@ -174,6 +174,7 @@ impl Node {
     /// Something came to pass.
     fn outcome(&mut self, outcome: Outcome) {
         let now = clock::unix_ms();
+        tracing::debug!(outcome = name_of(&outcome), "came back");
         if let Some(uid) = uid_of(&outcome) {
             self.pods.insert(uid.to_owned());
         }
@@ -388,12 +389,13 @@ impl Node {
     }
 }
 
-/// What an action is called. No more of it belongs in a log: specs hold secrets.
-fn name_of(action: &Action) -> String {
+/// What an action or outcome is called. No more of it belongs in a log: specs hold
+/// secrets.
+fn name_of(value: &impl std::fmt::Debug) -> String {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return String::new();
     }
-    let mut text = format!("{action:?}");
+    let mut text = format!("{value:?}");
     text.truncate(text.find(' ').unwrap_or(text.len()));
     text
 }

@@ -200,6 +200,11 @@ pub(crate) async fn open(
     let groups = Groups::open(&config.cgroup)?;
     let netlink = Netlink::open()?;
     let images = ImageStore::open(&layout.images())?;
+    // The grammar of image names is compiled at its first use, which takes longer
+    // than all else of a pod's start.
+    drop(tokio::task::spawn_blocking(|| {
+        image::Reference::parse("busybox").is_ok()
+    }));
     set_sysctl("net/ipv4/ip_forward", "1")?;
 
     let mut node_ip = config.node_ip;
