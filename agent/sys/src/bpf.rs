@@ -169,7 +169,7 @@ impl Datapath {
         bpffs::ensure(&config.folder)?;
         let loaded = load::load(config)?;
         let this = Self {
-            maps: Maps::open(&config.folder)?,
+            maps: Maps::adopt(&config.folder)?,
             folder: config.folder.clone(),
             drain: Mutex::new(loaded.drain),
             programs: loaded.programs,

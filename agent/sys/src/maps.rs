@@ -14,6 +14,7 @@ pub use event::EventReader;
 pub(crate) use pins::check_pins;
 pub(crate) use table::Raw;
 
+use ebpf_common::ABI_VERSION;
 use ebpf_common::conntrack::{Flow, FlowKey4};
 use ebpf_common::counter::{COUNTERS, Count, EVENT_SHED, Hook, index};
 use ebpf_common::drop::{Drop as Reason, REASONS};
@@ -52,6 +53,16 @@ pub enum MapsError {
         /// As the kernel says.
         found: u32,
         /// As the ABI says.
+        wanted: u32,
+    },
+    /// The maps were made by a build to which their fields mean something else.
+    #[error("the maps pinned at {path} have ABI version {found}, this build needs {wanted}")]
+    AbiVersion {
+        /// Folder.
+        path: PathBuf,
+        /// As they say.
+        found: String,
+        /// Ours.
         wanted: u32,
     },
     /// The kernel refused to read or to change it.
@@ -93,6 +104,10 @@ pub struct Maps {
     flows: Table<FlowKey4, Flow>,
     counters: Table<u32, Count>,
     names: Table<NameKey, Name>,
+}
+
+fn abi_version() -> Name {
+    Name::new(&ABI_VERSION.to_string())
 }
 
 /// What a counter counts.
@@ -138,6 +153,25 @@ impl Maps {
     /// # Errors
     /// Names the map that is missing or that differs, and how.
     pub fn open(folder: &Path) -> Result<Self, MapsError> {
+        let this = Self::open_unchecked(folder)?;
+        match this.name(name::ABI, 0)? {
+            Some(version) if version != abi_version() => Err(MapsError::AbiVersion {
+                path: folder.to_owned(),
+                found: version.as_str().to_owned(),
+                wanted: ABI_VERSION,
+            }),
+            _ => Ok(this),
+        }
+    }
+
+    /// Opens them and, if they are new, writes into them which version made them.
+    pub(crate) fn adopt(folder: &Path) -> Result<Self, MapsError> {
+        let this = Self::open(folder)?;
+        this.put_name(name::ABI, 0, abi_version().as_str())?;
+        Ok(this)
+    }
+
+    fn open_unchecked(folder: &Path) -> Result<Self, MapsError> {
         Ok(Self {
             folder: folder.to_owned(),
             endpoints: Table::open(folder, map::ENDPOINTS)?,
@@ -309,7 +343,9 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn names(&self) -> Result<Vec<(NameKey, Name)>, MapsError> {
-        self.names.list()
+        let mut all = self.names.list()?;
+        all.retain(|(key, _)| key.kind != name::ABI);
+        Ok(all)
     }
 
     /// The name of one number.

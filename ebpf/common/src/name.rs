@@ -5,6 +5,9 @@
 
 use crate::map_abi;
 
+/// `NameKey::kind`: `id` is 0; the `ABI_VERSION` of whoever made the maps, as text. Sizes are
+/// compared map by map, but only this tells that a field has another meaning.
+pub const ABI: u32 = 0;
 /// `NameKey::kind`: `id` is an endpoint id; "namespace/pod".
 pub const ENDPOINT: u32 = 1;
 /// `NameKey::kind`: `id` is a service port id; "namespace/service:port".
@@ -19,7 +22,7 @@ map_abi! {
     /// What is named.
     #[derive(Hash, PartialOrd, Ord)]
     pub struct NameKey {
-        /// `ENDPOINT`, `SERVICE_PORT`, `BACKEND`.
+        /// `ABI`, `ENDPOINT`, `SERVICE_PORT`, `BACKEND`.
         pub kind: u32,
         /// Its number.
         pub id: u32,

@@ -93,6 +93,29 @@ fn a_map_of_another_shape_is_refused() {
     assert!(Maps::open(folder.path()).is_err());
 }
 
+/// The same sizes, but fields that mean something else.
+#[test]
+fn maps_of_another_version_are_refused() {
+    let folder = Folder::new();
+    drop(Datapath::open(&config(folder.path())).unwrap());
+    let path = folder.path().join("names").display().to_string();
+    let mut bpftool = std::process::Command::new("bpftool");
+    let mut value = vec!["0".to_owned(); 128];
+    value[0] = "57".to_owned();
+    let key = ["0"; 8];
+    process::run(
+        bpftool
+            .args(["map", "update", "pinned", &path, "key"])
+            .args(key)
+            .arg("value")
+            .args(value),
+    )
+    .success();
+    let error = Datapath::open(&config(folder.path())).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("ABI version 9, this build needs 1"), "{text}");
+}
+
 #[test]
 fn a_folder_that_nobody_used_says_so() {
     let error = Maps::open(Path::new("/nowhere/hydrofoil")).unwrap_err();
