@@ -85,7 +85,7 @@ pub(crate) async fn observe(
         found.desired.complete = true;
     }
     for mut pod in record::pods(&sys.layout, now) {
-        adopt(sys, &mut pod, &links, &attached, &groups, now).await;
+        adopt(sys, &mut pod, &links, &attached, now).await;
         found
             .desired
             .pods
@@ -106,18 +106,12 @@ pub(crate) async fn observe(
     Ok(found)
 }
 
-async fn adopt(
-    sys: &Arc<Sys>,
-    pod: &mut Pod,
-    links: &Links,
-    attached: &BTreeSet<u32>,
-    groups: &[String],
-    now: i64,
-) {
+async fn adopt(sys: &Arc<Sys>, pod: &mut Pod, links: &Links, attached: &BTreeSet<u32>, now: i64) {
     let uid = pod.spec.uid.clone();
-    if netns::exists(&sys.layout.namespace(&uid)) {
-        pod.namespaces = Step::Ready;
-    }
+    let mut sandbox = plan_record::Sandbox {
+        namespaces: netns::exists(&sys.layout.namespace(&uid)),
+        ..Default::default()
+    };
     let name = link::name(&uid);
     let routed = |link: &str| {
         let address = pod.address().map(IpAddr::V4);
@@ -128,27 +122,18 @@ async fn adopt(
     };
     if let Some(link) = links.links.iter().find(|l| l.name == name && l.up)
         && routed(&name)
-        && pod.namespaces == Step::Ready
     {
-        pod.link = Step::Ready;
-        pod.ifindex = Some(link.index);
-        if attached.contains(&link.index) {
-            pod.programs = Step::Ready;
-        }
-    }
-    if groups.contains(&uid) {
-        pod.cgroup = Step::Ready;
+        sandbox.ifindex = Some(link.index);
+        sandbox.programs = attached.contains(&link.index);
     }
     match shim(sys, pod).await {
-        Ok(()) => {
-            pod.shim = Step::Ready;
-            pod.volumes = Step::Ready;
-        }
+        Ok(()) => sandbox.shim = true,
         Err(error) => {
             tracing::debug!(pod = uid, error, "no shim to adopt");
             lost(pod, now);
         }
     }
+    plan_record::adopt_sandbox(pod, &sandbox);
     if pod.finished.is_some() {
         // Ended for good: whatever is left of its sandbox is to go.
         pod.teardown.sandbox = Step::Absent;

@@ -4,10 +4,15 @@
 //! Called by the daemon's loop for each action before `apply.rs` sees it, and by
 //! `simulate.rs`. How the work went comes later, as an `Outcome`.
 
+use proto::v1;
+
 use crate::action::{Action, HookKind, Instance};
 use crate::image;
 use crate::probe::Probes;
-use crate::world::{Container, Hook, Image, Kill, Life, Observed, Pod, Settings, Step, Teardown};
+use crate::restart::Backoff;
+use crate::world::{
+    CONFIG_ERROR, Container, Hook, Image, Kill, Life, Observed, Pod, Settings, Step, Teardown,
+};
 
 impl Observed {
     /// The container of an instance, if that is still the one it is at.
@@ -41,6 +46,7 @@ impl Observed {
                     if pod.spec.volumes != spec.volumes && pod.volumes == Step::Ready {
                         pod.volumes = Step::Absent;
                     }
+                    pod.forget_config_errors(spec);
                     pod.spec = spec.clone();
                     pod.record = Step::Absent;
                 }
@@ -108,7 +114,7 @@ impl Observed {
             } => {
                 self.with_container(instance, |c| {
                     c.life = Life::Refused {
-                        reason: "CreateContainerConfigError",
+                        reason: CONFIG_ERROR,
                         message: message.clone(),
                         at_ms: *now,
                     };
@@ -216,6 +222,25 @@ impl Observed {
 }
 
 impl Pod {
+    /// What a container was refused for has changed (its ConfigMap came, say): it is
+    /// tried at once, and not when the back-off of the old error is over.
+    fn forget_config_errors(&mut self, next: &v1::PodSpec) {
+        let of = |spec: &v1::PodSpec, name: &str| {
+            let mut all = spec.init_containers.iter().chain(&spec.containers);
+            all.find(|c| c.name == name).map(|c| c.config_error.clone())
+        };
+        for (name, container) in &mut self.containers {
+            let refused = matches!(
+                container.life,
+                Life::Refused { reason, .. } if reason == CONFIG_ERROR
+            );
+            if refused && of(&self.spec, name) != of(next, name) {
+                container.life = Life::None;
+                container.backoff = Backoff::default();
+            }
+        }
+    }
+
     /// The sandbox is gone: what there was of it has to be made anew, and what
     /// ran in it has ended.
     pub fn forget_sandbox(&mut self) {

@@ -4,7 +4,7 @@
 
 use proto::v1;
 
-use crate::action::{Action, HookKind};
+use crate::action::{Action, HookKind, Instance};
 use crate::outcome::{ImageFailure, Part, Refusal};
 use crate::probe::Kind;
 use crate::world::Observed;
@@ -58,23 +58,29 @@ fn of(
 
 /// What is told when an action begins; asked before it is marked as begun.
 pub fn begun(action: &Action, observed: &Observed) -> Option<Note> {
-    let (instance, make): (_, fn(&v1::PodSpec, &v1::ContainerSpec) -> Note) =
-        if let Action::PullImage { instance, .. } = action {
-            (instance, pulling)
-        } else if let Action::BeginKill { instance, .. } = action {
-            (instance, killing)
-        } else {
-            return None;
-        };
-    let pod = observed.pods.get(&instance.uid)?;
-    if matches!(action, Action::BeginKill { .. })
-        && pod.containers.get(&instance.container)?.kill.is_some()
+    let found = |instance: &Instance| {
+        let pod = observed.pods.get(&instance.uid)?;
+        let of = pod.spec.init_containers.iter().chain(&pod.spec.containers);
+        let container = of.into_iter().find(|c| c.name == instance.container)?;
+        Some((pod, container))
+    };
+    if let Action::PullImage { instance, .. } = action {
+        let (pod, container) = found(instance)?;
+        Some(pulling(&pod.spec, container))
+    } else if let Action::BeginKill { instance, .. } = action {
+        let (pod, container) = found(instance)?;
+        let again = pod.containers.get(&instance.container)?.kill.is_some();
+        (!again).then(|| killing(&pod.spec, container))
+    } else if let Action::RefuseConfig {
+        instance, message, ..
+    } = action
     {
-        return None;
+        let (pod, container) = found(instance)?;
+        let refusal = Refusal::Config(message.clone());
+        Some(refused(&pod.spec, container, &refusal))
+    } else {
+        None
     }
-    let of = pod.spec.init_containers.iter().chain(&pod.spec.containers);
-    let container = of.into_iter().find(|c| c.name == instance.container)?;
-    Some(make(&pod.spec, container))
 }
 
 /// A part of the sandbox could not be made.

@@ -176,6 +176,35 @@ pub fn adopt(pod: &mut Pod, name: &str, attempt: u32, found: Life) {
     }
 }
 
+/// What of a pod's sandbox was found on the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sandbox {
+    /// All its namespaces are pinned.
+    pub namespaces: bool,
+    /// Its link is up and has its route, which is made last.
+    pub ifindex: Option<u32>,
+    /// Programs are attached to that link.
+    pub programs: bool,
+    /// Its shim answers.
+    pub shim: bool,
+}
+
+/// Takes in what was found of a sandbox. Volumes and limits are many writes, and
+/// no single one of them tells that the last was done, or that what changed while
+/// there was no agent was written: both are made again, which changes nothing
+/// where they are whole.
+pub fn adopt_sandbox(pod: &mut Pod, found: &Sandbox) {
+    let step = |there: bool| if there { Step::Ready } else { Step::Absent };
+    pod.namespaces = step(found.namespaces);
+    // A link into other namespaces than the pod's is of no use.
+    pod.ifindex = found.ifindex.filter(|_| found.namespaces);
+    pod.link = step(pod.ifindex.is_some());
+    pod.programs = step(pod.ifindex.is_some() && found.programs);
+    pod.shim = step(found.shim);
+    pod.volumes = Step::Absent;
+    pod.cgroup = Step::Absent;
+}
+
 /// After all shims were heard: an instance that ran, by its record, and that no
 /// shim knows any more starts from its image again.
 pub fn settle(pod: &mut Pod) {
@@ -225,6 +254,29 @@ mod tests {
         assert_eq!(back.containers["c0"].life, pod.containers["c0"].life);
         assert_eq!(back.containers["c0"].last, pod.containers["c0"].last);
         assert!(back.containers["c0"].probes.readiness.passing);
+    }
+
+    #[test]
+    fn what_may_be_half_made_is_made_again() {
+        let whole = Sandbox {
+            namespaces: true,
+            ifindex: Some(7),
+            programs: true,
+            shim: true,
+        };
+        let mut pod = Pod::new(Arc::new(simulate::pod_spec("u", 1)), 5);
+        adopt_sandbox(&mut pod, &whole);
+        let ready = [&pod.namespaces, &pod.link, &pod.programs, &pod.shim];
+        assert!(ready.iter().all(|step| **step == Step::Ready), "{ready:?}");
+        // A crash in the middle of these leaves their folders without all that is in them.
+        assert_eq!((&pod.volumes, &pod.cgroup), (&Step::Absent, &Step::Absent));
+        let other = Sandbox {
+            namespaces: false,
+            ..whole
+        };
+        adopt_sandbox(&mut pod, &other);
+        let link = (&pod.link, &pod.programs, pod.ifindex);
+        assert_eq!(link, (&Step::Absent, &Step::Absent, None));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::image;
 use crate::outcome::{ImageFailure, Outcome, Part, Refusal};
 use crate::probe::{self, Kind, Probes};
 use crate::restart::{self, Restart};
-use crate::world::{Exit, Hook, Image, Life, Observed, Settings, Step};
+use crate::world::{CONFIG_ERROR, Exit, Hook, Image, Life, Observed, Settings, Step};
 
 impl Observed {
     /// Takes an outcome in; what users are to be told.
@@ -314,7 +314,7 @@ impl Observed {
         };
         let (reason, message) = match result {
             Ok(()) => return good(&mut c.life),
-            Err(Refusal::Config(message)) => ("CreateContainerConfigError", message),
+            Err(Refusal::Config(message)) => (CONFIG_ERROR, message),
             Err(Refusal::Runtime(message)) => ("CreateContainerError", message),
             Err(refusal @ (Refusal::Command(_) | Refusal::Memory(_))) => {
                 let (code, reason, message) = match refusal {

@@ -352,6 +352,9 @@ pub struct ImageFacts {
     pub stop_signal: i32,
 }
 
+/// Reason of a container whose settings cannot be had, or contradict each other.
+pub const CONFIG_ERROR: &str = "CreateContainerConfigError";
+
 /// The life of one instance of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Life {
