@@ -51,6 +51,10 @@ pub struct Hub {
 
 struct Inner {
     revision: u64,
+    /// Not all that is of this revision is here yet.
+    filling: bool,
+    /// The newest revision of which all was here.
+    completed: u64,
     services: BTreeMap<String, At<v1::Service>>,
     routes: BTreeMap<String, At<v1::NodeRoute>>,
     views: HashMap<String, View>,
@@ -76,6 +80,8 @@ impl Hub {
     pub fn new(cluster_id: String, revision: u64) -> Self {
         let inner = Inner {
             revision,
+            filling: false,
+            completed: 0,
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
             views: HashMap::new(),
@@ -99,9 +105,22 @@ impl Hub {
         &self.cluster_id
     }
 
-    /// What follows is of this revision.
+    /// What follows is of this revision. Until [`Hub::complete`] nothing is sent:
+    /// a message that names the revision means that all of it was sent.
     pub fn set_revision(&self, revision: u64) {
-        self.lock().revision = revision;
+        let mut inner = self.lock();
+        inner.revision = revision;
+        inner.filling = true;
+    }
+
+    /// All that is of the revision is here.
+    pub fn complete(&self) {
+        let mut inner = self.lock();
+        inner.filling = false;
+        inner.completed = inner.revision;
+        for session in inner.views.values().filter_map(|v| v.session.as_ref()) {
+            session.mailbox.wake_if_due();
+        }
     }
 
     /// What is filled in from here on was all there at this revision: what
@@ -110,6 +129,7 @@ impl Hub {
         let mut inner = self.lock();
         inner.revision = revision;
         inner.floor = revision;
+        inner.completed = 0;
     }
 
     /// The revision of what is here.
@@ -129,10 +149,7 @@ impl Hub {
                     return;
                 }
                 service.generation = revision;
-                let at = At {
-                    value: Arc::new(service),
-                    revision,
-                };
+                let at = inner.now(service);
                 inner.services.insert(name.to_owned(), at);
             }
             None if old.is_none() => return,
@@ -147,15 +164,11 @@ impl Hub {
     /// The way to a node's pods, for all other nodes; `None`: there is none.
     pub fn put_route(&self, node: &str, route: Option<v1::NodeRoute>) {
         let mut inner = self.lock();
-        let revision = inner.revision;
         let old = inner.routes.get(node);
         match route {
             Some(route) if old.is_some_and(|o| *o.value == route) => return,
             Some(route) => {
-                let at = At {
-                    value: Arc::new(route),
-                    revision,
-                };
+                let at = inner.now(route);
                 inner.routes.insert(node.to_owned(), at);
             }
             None if old.is_none() => return,
@@ -170,22 +183,19 @@ impl Hub {
     /// Facts for one node.
     pub fn put_config(&self, node: &str, config: v1::ClusterConfig) {
         let mut inner = self.lock();
-        let revision = inner.revision;
+        let at = inner.now(config);
         let view = inner.views.entry(node.to_owned()).or_default();
-        if view.config.as_ref().is_some_and(|o| *o.value == config) {
+        if view.config.as_ref().is_some_and(|o| o.value == at.value) {
             return;
         }
-        view.config = Some(At {
-            value: Arc::new(config),
-            revision,
-        });
+        view.config = Some(at);
         view.post(&Item::Config);
     }
 
     /// A pod for one node; `None`: the node is not to have it any more.
     pub fn put_pod(&self, node: &str, uid: &str, pod: Option<v1::PodSpec>) {
         let mut inner = self.lock();
-        let revision = inner.revision;
+        let (revision, stamp) = (inner.revision, inner.stamp());
         let view = inner.views.entry(node.to_owned()).or_default();
         let item = Item::Pod(uid.to_owned());
         let old = view.pods.get(uid);
@@ -200,7 +210,7 @@ impl Hub {
                     uid.to_owned(),
                     At {
                         value: Arc::new(pod),
-                        revision,
+                        revision: stamp,
                     },
                 );
                 view.post(&item);
@@ -231,7 +241,7 @@ impl Hub {
                 waiting.snapshot = true;
             }
         }
-        mailbox.notify.notify_one();
+        mailbox.wake();
         let acked = if known { hello.revision } else { 0 };
         let view = inner.views.entry(node.to_owned()).or_default();
         view.heard = Some(Instant::now());
@@ -243,7 +253,7 @@ impl Hub {
         if let Some(old) = view.session.replace(session) {
             let reason = "a newer stream of this node took over".to_owned();
             old.mailbox.lock().goodbye = Some(reason);
-            old.mailbox.notify.notify_one();
+            old.mailbox.wake();
         }
         drop(inner);
         self.moved.notify_one();
@@ -254,16 +264,19 @@ impl Hub {
         }
     }
 
-    /// The session ended.
-    pub fn disconnect(&self, node: &str, id: u64) {
+    /// The session ended. False: another one has taken over before.
+    pub fn disconnect(&self, node: &str, id: u64) -> bool {
         let mut inner = self.lock();
+        let mut was_current = false;
         if let Some(view) = inner.views.get_mut(node)
             && view.session.as_ref().is_some_and(|s| s.id == id)
         {
             view.session = None;
+            was_current = true;
         }
         drop(inner);
         self.moved.notify_one();
+        was_current
     }
 
     /// Something came from the node. False: the session is not the node's any more.
@@ -310,19 +323,20 @@ impl Hub {
             return false;
         };
         session.mailbox.lock().opens.push_back(open);
-        session.mailbox.notify.notify_one();
+        session.mailbox.wake();
         true
     }
 
     /// What a session has to send now; true at the end: nothing after it.
     pub fn collect(&self, node: &str, mailbox: &Mailbox) -> (Vec<v1::NodeDown>, bool) {
-        let waiting = std::mem::take(&mut *mailbox.lock());
+        // In this order: what is posted meanwhile is of a later revision.
+        let inner = self.lock();
+        let waiting = mailbox.take(inner.filling);
         let mut out: Vec<v1::NodeDown> = Vec::new();
         if let Some(reason) = waiting.goodbye {
             out.push(down(node_down::Down::Goodbye(v1::Goodbye { reason })));
             return (out, true);
         }
-        let inner = self.lock();
         let items = if waiting.snapshot {
             inner.all(node)
         } else {
@@ -378,9 +392,28 @@ impl Inner {
         }
     }
 
+    /// The revision that a change counts for. Not all changes are the store's (a
+    /// pod is told to stop when nodes have acknowledged): what comes after a
+    /// revision was complete is news to a node that has all of it.
+    fn stamp(&self) -> u64 {
+        if self.revision > self.completed {
+            self.revision
+        } else {
+            self.revision + 1
+        }
+    }
+
+    fn now<T>(&self, value: T) -> At<T> {
+        At {
+            value: Arc::new(value),
+            revision: self.stamp(),
+        }
+    }
+
     fn remember(&mut self, node: Option<&str>, item: Item) {
+        let stamp = self.stamp();
         self.removed
-            .push_back((self.revision, node.map(str::to_owned), item));
+            .push_back((stamp, node.map(str::to_owned), item));
         while self.removed.len() > REMEMBERED {
             if let Some((revision, _, _)) = self.removed.pop_front() {
                 self.floor = revision;
@@ -452,91 +485,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hello(cluster: &str, revision: u64) -> v1::Hello {
-        let cluster_id = cluster.to_owned();
-        v1::Hello {
-            cluster_id,
-            revision,
-            ..v1::Hello::default()
-        }
-    }
-
-    fn service(id: u32) -> v1::Service {
-        v1::Service {
-            name: "web".to_owned(),
-            id,
-            ..v1::Service::default()
-        }
-    }
-
-    fn updates(hub: &Hub, node: &str, mailbox: &Mailbox) -> Vec<v1::Update> {
-        let (down, _) = hub.collect(node, mailbox);
-        let update = |d: v1::NodeDown| match d.down {
-            Some(node_down::Down::Update(update)) => Some(update),
-            Some(node_down::Down::Open(_) | node_down::Down::Goodbye(_)) | None => None,
-        };
-        down.into_iter().filter_map(update).collect()
-    }
-
-    #[test]
-    fn changes_are_coalesced_and_deltas_resume() {
-        let hub = Hub::new("c".to_owned(), 10);
-        let connected = hub.connect("n1", &hello("other", 10));
-        assert!(connected.snapshot);
-        let got = updates(&hub, "n1", &connected.mailbox);
-        assert!(got[0].snapshot_begin && got[0].snapshot_end, "{got:?}");
-
-        // Three changes of one service are one message.
-        for revision in 11..14 {
-            hub.set_revision(revision);
-            hub.put_service("d/web", Some(service(u32::try_from(revision).unwrap())));
-        }
-        let got = updates(&hub, "n1", &connected.mailbox);
-        assert_eq!(got.len(), 1);
-        assert_eq!(got[0].changes.len(), 1);
-        assert_eq!(got[0].revision, 13);
-        // The same again is no change.
-        hub.set_revision(14);
-        hub.put_service("d/web", Some(service(13)));
-        assert!(updates(&hub, "n1", &connected.mailbox).is_empty());
-
-        hub.disconnect("n1", connected.id);
-        hub.set_revision(15);
-        hub.put_service("d/web", None);
-        hub.put_pod("n2", "u", Some(v1::PodSpec::default()));
-        let again = hub.connect("n1", &hello("c", 13));
-        assert!(!again.snapshot);
-        let got = updates(&hub, "n1", &again.mailbox);
-        assert_eq!(got.len(), 1);
-        let removed = change::Change::ServiceRemoved("d/web".to_owned());
-        assert_eq!(
-            got[0].changes,
-            vec![v1::Change {
-                change: Some(removed)
-            }]
-        );
-        // From before this hub's time: everything.
-        assert!(hub.connect("n1", &hello("c", 9)).snapshot);
-    }
-
-    #[test]
-    fn a_newer_stream_takes_over_and_acks_count_for_it_only() {
-        let hub = Hub::new("c".to_owned(), 1);
-        let first = hub.connect("n1", &hello("", 0));
-        let second = hub.connect("n1", &hello("", 0));
-        let (down, over) = hub.collect("n1", &first.mailbox);
-        assert!(over);
-        assert!(matches!(down[0].down, Some(node_down::Down::Goodbye(_))));
-        assert!(!hub.heard("n1", first.id));
-        hub.ack("n1", first.id, 5);
-        assert!(!hub.all_acked(5));
-        hub.ack("n1", second.id, 5);
-        assert!(hub.all_acked(5));
-        assert!(!hub.all_acked(6));
-        hub.disconnect("n1", second.id);
-        assert!(hub.all_acked(6));
-    }
-}
+mod tests;

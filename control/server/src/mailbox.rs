@@ -26,7 +26,7 @@ pub enum Item {
 #[derive(Default)]
 pub struct Mailbox {
     waiting: Mutex<Waiting>,
-    pub(crate) notify: Notify,
+    notify: Notify,
 }
 
 #[derive(Default)]
@@ -42,9 +42,37 @@ impl Mailbox {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Something changed. Nobody is woken before the hub has all of a revision.
     pub(crate) fn post(&self, item: &Item) {
         self.lock().items.insert(item.clone());
+    }
+
+    /// Wakes the session if something of the hub's is to be sent.
+    pub(crate) fn wake_if_due(&self) {
+        let waiting = self.lock();
+        let due = waiting.snapshot || !waiting.items.is_empty();
+        drop(waiting);
+        if due {
+            self.wake();
+        }
+    }
+
+    /// There may be something to send.
+    pub(crate) fn wake(&self) {
         self.notify.notify_one();
+    }
+
+    /// What is to be sent now; things stay while the hub has only a part of them.
+    pub(crate) fn take(&self, filling: bool) -> Waiting {
+        let mut waiting = self.lock();
+        if filling {
+            return Waiting {
+                opens: std::mem::take(&mut waiting.opens),
+                goodbye: waiting.goodbye.take(),
+                ..Waiting::default()
+            };
+        }
+        std::mem::take(&mut *waiting)
     }
 
     /// Waits until there may be something to send.

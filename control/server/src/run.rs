@@ -263,6 +263,7 @@ impl Controllers {
             Views::touch_pod(&mut touched, &name);
         }
         self.views.push(touched, &self.world, &self.hub);
+        self.hub.complete();
     }
 
     fn finished(&mut self, done: Done) {

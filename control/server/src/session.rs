@@ -202,8 +202,10 @@ impl Listener {
                 Err(status) => break status.message().to_owned(),
             }
         };
-        self.hub.disconnect(node, connected.id);
-        self.attachments.gone(node);
+        if self.hub.disconnect(node, connected.id) {
+            // Else they wait for the session that took over.
+            self.attachments.gone(node);
+        }
         tracing::info!(node, "a node disconnected: {why}");
     }
 
