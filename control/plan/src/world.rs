@@ -199,6 +199,11 @@ impl World {
         }
     }
 
+    /// The keys of all objects.
+    pub fn keys(&self) -> Vec<Key> {
+        self.by_uid.values().cloned().collect()
+    }
+
     /// The object came to be, or changed.
     pub fn put(&mut self, object: Object) {
         let key = object.key();

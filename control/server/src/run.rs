@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plan::claim::ClaimKey;
-use control_plan::{Notice, Object, Task, World, Write, plan};
+use control_plan::{Key, Notice, Object, Task, World, Write, plan};
 use control_store::{Event, EventKind, ListRequest, Store, StoreError, Watch};
 use futures::FutureExt as _;
 use futures::future::join_all;
@@ -74,6 +74,8 @@ pub struct Controllers {
     world: World,
     views: Views,
     drain: Drain,
+    /// What the hub is to be told of.
+    touched: Touched,
     revision: u64,
     busy: BTreeMap<Task, Busy>,
     /// Due, but busy.
@@ -106,6 +108,7 @@ impl Controllers {
             world,
             views: Views::new(facts),
             drain: Drain::default(),
+            touched: Touched::default(),
             revision: 0,
             busy: BTreeMap::new(),
             held: BTreeSet::new(),
@@ -117,11 +120,16 @@ impl Controllers {
             done_out,
         };
         controllers.read_all(store.as_ref()).await?;
+        controllers.hub.restart(controllers.revision);
+        controllers.show();
         Ok((controllers, hub))
     }
 
+    /// Takes in all that the store has, and takes out what it has no more. The
+    /// hub has none of it yet: see [`Self::show`].
     async fn read_all(&mut self, store: &dyn Store) -> Result<(), RunError> {
-        let mut touched = Touched::default();
+        let mut there = BTreeSet::new();
+        let mut claimed = BTreeSet::new();
         let mut request = ListRequest {
             limit: PAGE,
             ..ListRequest::all("")
@@ -131,11 +139,12 @@ impl Controllers {
             self.revision = page.revision;
             for entry in &page.entries {
                 if let Some(claim) = ClaimKey::parse(&entry.key) {
-                    let value = stored::read_claim(entry);
-                    self.objects.note_claim(claim.clone(), Some(value.clone()));
-                    self.world.put_claim(claim, Some(value));
+                    claimed.insert(claim.clone());
+                    self.put_claim(claim, Some(stored::read_claim(entry)));
                 } else {
-                    self.put(&entry.key, &entry.value, entry.revision, &mut touched);
+                    let key = load::parse_key(&entry.key);
+                    there.extend(key.map(|(kind, name)| load::world_key(kind, name)));
+                    self.put(&entry.key, &entry.value, entry.revision);
                 }
             }
             let Some(next) = page.next else { break };
@@ -144,6 +153,15 @@ impl Controllers {
                 revision: Some(page.revision),
                 ..request
             };
+        }
+        for key in self.world.keys() {
+            if !there.contains(&key) {
+                self.take_out(&key);
+            }
+        }
+        let claims: Vec<ClaimKey> = self.world.claims.keys().cloned().collect();
+        for key in claims.into_iter().filter(|key| !claimed.contains(key)) {
+            self.put_claim(key, None);
         }
         // A claim is judged against its owner, which may have come later.
         for (key, claim) in self.world.claims.clone() {
@@ -155,15 +173,32 @@ impl Controllers {
         for key in self.world.others.keys().cloned().collect::<Vec<_>>() {
             self.world.make_due(Task::Collect(key));
         }
-        self.hub.restart(self.revision);
-        self.settle(touched);
         Ok(())
+    }
+
+    /// Watches the store from where the world is. Whoever is so far behind that
+    /// the store has forgotten what came in between reads everything again.
+    async fn follow(&mut self) -> Result<Watch, RunError> {
+        let store = self.objects.store().clone();
+        loop {
+            match store.watch(String::new(), self.revision).await {
+                Err(StoreError::Compacted { asked, oldest }) => {
+                    tracing::warn!(asked, oldest, "fell behind the store: reading all of it");
+                }
+                watch => return Ok(watch?),
+            }
+            match self.read_all(store.as_ref()).await {
+                // Between its pages, even.
+                Err(RunError::Store(StoreError::Compacted { .. })) => {}
+                read => read?,
+            }
+        }
     }
 
     /// Follows the store until it fails.
     pub async fn run(mut self) -> Result<(), RunError> {
-        let store = self.objects.store().clone();
-        let mut watch = store.watch(String::new(), self.revision).await?;
+        let mut watch = self.follow().await?;
+        self.settle();
         self.dispatch();
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -176,12 +211,11 @@ impl Controllers {
             let sleep = tokio::time::sleep_until(
                 wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600)),
             );
-            let mut touched = Touched::default();
             tokio::select! {
-                event = watch.next() => {
-                    self.take(event?, &mut touched);
-                    self.take_ready(&mut watch, &mut touched)?;
-                }
+                events = watch.next_batch() => match self.take_ready(events, &mut watch) {
+                    Err(StoreError::Compacted { .. }) => watch = self.follow().await?,
+                    taken => taken?,
+                },
                 Some(done) = self.done_in.recv() => self.finished(done),
                 () = self.hub.moved.notified() => {}
                 _ = look.tick() => self.look_for_lost_nodes(),
@@ -190,23 +224,32 @@ impl Controllers {
             while let Ok(done) = self.done_in.try_recv() {
                 self.finished(done);
             }
-            self.settle(touched);
+            self.settle();
             self.dispatch();
         }
     }
 
-    /// Takes in what is there already, so that whole transactions are seen.
-    fn take_ready(&mut self, watch: &mut Watch, touched: &mut Touched) -> Result<(), RunError> {
-        for _ in 0..BATCH {
-            let Some(event) = watch.next().now_or_never() else {
+    /// Takes in the events, and what else is there already; whole transactions.
+    fn take_ready(
+        &mut self,
+        first: Result<Vec<Event>, StoreError>,
+        watch: &mut Watch,
+    ) -> Result<(), StoreError> {
+        let mut taken = 0;
+        let mut next = Some(first);
+        while let Some(events) = next {
+            let events = events?;
+            taken += events.len();
+            events.into_iter().for_each(|event| self.take(event));
+            if taken >= BATCH {
                 break;
-            };
-            self.take(event?, touched);
+            }
+            next = watch.next_batch().now_or_never();
         }
         Ok(())
     }
 
-    fn take(&mut self, event: Event, touched: &mut Touched) {
+    fn take(&mut self, event: Event) {
         self.revision = self.revision.max(event.revision);
         if let Some(key) = ClaimKey::parse(&event.key) {
             let claim = match event.kind {
@@ -216,27 +259,33 @@ impl Controllers {
                 }),
                 EventKind::Delete => None,
             };
-            self.objects.note_claim(key.clone(), claim.clone());
-            self.world.put_claim(key, claim);
+            self.put_claim(key, claim);
             return;
         }
         match event.kind {
-            EventKind::Put => self.put(&event.key, &event.value, event.revision, touched),
+            EventKind::Put => self.put(&event.key, &event.value, event.revision),
             EventKind::Delete => {
-                let Some((kind, name)) = load::parse_key(&event.key) else {
-                    return;
-                };
-                let key = load::world_key(kind, name);
-                if let Some(old) = self.world.get(&key) {
-                    self.views.touch(touched, &old);
-                    self.drain.gone(&old);
+                if let Some((kind, name)) = load::parse_key(&event.key) {
+                    self.take_out(&load::world_key(kind, name));
                 }
-                self.world.remove(&key);
             }
         }
     }
 
-    fn put(&mut self, key: &str, bytes: &[u8], revision: u64, touched: &mut Touched) {
+    fn put_claim(&mut self, key: ClaimKey, claim: Option<control_plan::Claim>) {
+        self.objects.note_claim(key.clone(), claim.clone());
+        self.world.put_claim(key, claim);
+    }
+
+    fn take_out(&mut self, key: &Key) {
+        if let Some(old) = self.world.get(key) {
+            self.views.touch(&mut self.touched, &old);
+            self.drain.gone(&old);
+        }
+        self.world.remove(key);
+    }
+
+    fn put(&mut self, key: &str, bytes: &[u8], revision: u64) {
         let Some((kind, name)) = load::parse_key(key) else {
             return;
         };
@@ -244,7 +293,8 @@ impl Controllers {
             Ok(object) => {
                 let key = load::world_key(kind, name);
                 let old = self.world.get(&key);
-                self.views.touch_change(touched, old.as_ref(), &object);
+                self.views
+                    .touch_change(&mut self.touched, old.as_ref(), &object);
                 self.drain.seen(&object, Instant::now());
                 self.world.put(object);
             }
@@ -253,17 +303,23 @@ impl Controllers {
         }
     }
 
-    /// Brings hub and drain up to what the world is now.
-    fn settle(&mut self, mut touched: Touched) {
+    /// Brings the hub up to what the world is now.
+    fn show(&mut self) {
         self.hub.set_revision(self.revision);
-        self.views
-            .push(std::mem::take(&mut touched), &self.world, &self.hub);
-        for (name, uid) in self.drain.released(&self.world, &self.hub, Instant::now()) {
-            self.views.stopping.insert(uid);
-            Views::touch_pod(&mut touched, &name);
-        }
+        let touched = std::mem::take(&mut self.touched);
         self.views.push(touched, &self.world, &self.hub);
         self.hub.complete();
+    }
+
+    /// Brings hub and drain up to what the world is now. Who is to stop is told
+    /// after the revision is complete: that is no change of the store.
+    fn settle(&mut self) {
+        self.show();
+        for (name, uid) in self.drain.released(&self.world, &self.hub, Instant::now()) {
+            self.views.stopping.insert(uid);
+            Views::touch_pod(&mut self.touched, &name);
+        }
+        self.show();
     }
 
     fn finished(&mut self, done: Done) {

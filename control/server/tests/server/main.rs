@@ -1,7 +1,7 @@
 //! The server as its clients see it: real mutual TLS on loopback, the embedded
 //! store in a temporary folder, agents that speak the protocol and run nothing.
 
-mod bench;
+mod behind;
 mod harness;
 mod nodes;
 mod objects;
