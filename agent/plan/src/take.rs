@@ -415,7 +415,9 @@ impl Observed {
         let probe = c.probes.get_mut(kind);
         probe::record(kind, wanted, probe, result.is_ok(), now);
         // Quick repetitions at the start are not worth an event each.
-        let counted = probe.counted_ms != before.counted_ms;
+        // Nor is the first failure of a program that is just starting.
+        let starting = kind != Kind::Liveness && !probe.settled && before.counted_ms == 0;
+        let counted = probe.counted_ms != before.counted_ms && !starting;
         let failing = probe.failing && !before.failing;
         let turned = probe.passing != before.passing;
         if let (Err(message), true) = (&result, counted) {

@@ -354,3 +354,60 @@ fn a_wrong_token_or_ca_is_refused_with_one_line() {
         assert!(log.contains(word), "{log}");
     }
 }
+
+fn probe(handler: v1::handler::Handler) -> v1::Probe {
+    v1::Probe {
+        handler: Some(v1::Handler {
+            handler: Some(handler),
+        }),
+        period_seconds: 1,
+        timeout_seconds: 5,
+        success_threshold: 1,
+        failure_threshold: 1,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn probes_gate_readiness_and_end_what_does_not_live() {
+    use v1::handler::{Exec, Handler, HttpGet};
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    let serve = "mkdir -p /www; echo ok > /www/ready; touch /alive; httpd -f -p 8080 -h /www";
+    let mut spec = pod("probed", 14, serve);
+    spec.containers[0].readiness = Some(probe(Handler::HttpGet(HttpGet {
+        port: 8080,
+        path: "/ready".into(),
+        ..Default::default()
+    })));
+    let mut lives = probe(Handler::Exec(Exec {
+        command: vec!["test".into(), "-e".into(), "/alive".into()],
+    }));
+    // busybox's httpd is deaf to SIGTERM as the first process.
+    lives.termination_grace_period_seconds = Some(1);
+    spec.containers[0].liveness = Some(lives);
+    node.control.push(vec![Change::Pod(spec)]);
+    node.control.status("probed", ready);
+    let run = |id: &str, command: &str| {
+        let exec = v1::OpenExec {
+            pod_uid: "probed".into(),
+            command: vec!["sh".into(), "-c".into(), command.into()],
+            ..Default::default()
+        };
+        let done = node.control.open(id, What::Exec(exec));
+        assert_eq!(done.exit_code, Some(0), "{done:?}");
+    };
+    run("hide", "mv /www/ready /www/away");
+    node.control.status("probed", |s| !ready(s));
+    run("show", "mv /www/away /www/ready");
+    let before = node.control.status("probed", ready);
+    assert_eq!(before.containers[0].restart_count, 0);
+    run("die", "rm /alive");
+    let after = node
+        .control
+        .status("probed", |s| s.containers[0].restart_count == 1 && ready(s));
+    assert!(started_ms(&after) > started_ms(&before));
+    let reasons = node.control.reasons("probed");
+    assert!(reasons.contains(&"Unhealthy".to_owned()), "{reasons:?}");
+}
