@@ -35,6 +35,8 @@ const HOLD_MS: i64 = 3_000;
 const FLOWS_MS: i64 = 10_000;
 /// After a refused write into a map, milliseconds.
 const MAPS_RETRY_MS: i64 = 1_000;
+/// Between two plans of a pod that only time could change, milliseconds.
+const LEAST_MS: i64 = 5;
 /// When the queue upstream is full, milliseconds.
 const FULL_MS: i64 = 20;
 
@@ -161,7 +163,10 @@ impl Node {
         match event {
             Event::Outcome(outcome) => self.outcome(*outcome),
             Event::Connected(stream) => self.report.connected(stream),
-            Event::Disconnected => self.report.disconnected(),
+            Event::Disconnected => {
+                self.report.disconnected();
+                self.pushed.disconnected();
+            }
             Event::Update(update) => self.update(*update),
             Event::Open(open) => {
                 serve::open(&self.apply.sys, self.calls.clone(), *open);
@@ -246,9 +251,11 @@ impl Node {
             .values()
             .chain(self.observed.network.strays.values());
         let stray_wake = strays.filter_map(agent_plan::world::Step::wake).min();
+        // What failed and is wanted no more has nobody who tries it again.
         self.network_wake = [link::wake(&self.observed.network), stray_wake]
             .into_iter()
             .flatten()
+            .filter(|at| *at > now)
             .min();
     }
 
@@ -273,7 +280,8 @@ impl Node {
             self.complain(plan.problems);
             if plan.actions.is_empty() || self.maps_retry.is_some() {
                 if let Some(at) = plan.wake_ms {
-                    self.wakes.insert(uid.to_owned(), at);
+                    // What is due and cannot be done must not keep us busy.
+                    self.wakes.insert(uid.to_owned(), at.max(now + LEAST_MS));
                 }
                 break;
             }
@@ -366,6 +374,9 @@ impl Node {
 
     /// Acknowledges what is in force, routes included.
     fn acknowledge(&mut self) {
+        if self.unacknowledged.is_none() {
+            return;
+        }
         let waits = !self.services.is_empty()
             || self.maps_retry.is_some()
             || !link::settled(

@@ -46,6 +46,12 @@ impl Pushed {
         }
     }
 
+    /// The stream broke: half a snapshot is none.
+    pub(crate) fn disconnected(&mut self) {
+        self.snapshot = None;
+        self.failures.clear();
+    }
+
     /// When it is to be written. Milliseconds since the epoch.
     pub(crate) fn due(&self) -> Option<i64> {
         if self.saving { None } else { self.save_at }
