@@ -1,7 +1,7 @@
 //! The packet that tells a sender no: TCP RST (RFC 9293 3.5.2) or ICMP port unreachable
 //! (RFC 792), written from the packet that is refused.
 //!
-//! Called by `stage/refuse.rs`, which puts it in the refused packet's place.
+//! Called by `stage/service.rs`, which puts it in the refused packet's place.
 
 use crate::checksum;
 use crate::parse::{IPV4, Packet, TCP, UDP, flag};
