@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use agent_plan::link::DUMMY;
+use agent_plan::link::SERVICE_LINK;
 use agent_sys::cgroup::Groups;
 use agent_sys::image::{ImageStore, rootfs};
 use agent_sys::link::Netlink;
@@ -159,7 +159,7 @@ async fn links(netlink: &Netlink, removed: &mut Removed) {
     for link in &observed.links {
         let name = &link.name;
         // The other side of the service link goes with it.
-        if name.starts_with(DUMMY) && name != DUMMY {
+        if name.starts_with(SERVICE_LINK) && name != SERVICE_LINK {
             continue;
         }
         removed.note(format!("link {name}"), netlink.delete_link(name).await);

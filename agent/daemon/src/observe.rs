@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use agent_plan::link::{self, Cidr, DUMMY, Route};
+use agent_plan::link::{self, Cidr, Route, SERVICE_LINK};
 use agent_plan::record as plan_record;
 use agent_plan::world::{Desired, Exit, Life, Observed, Pod, Step, parse_container_id};
 use agent_sys::bpf::Datapath;
@@ -190,7 +190,7 @@ fn strays(sys: &Sys, observed: &mut Observed, links: &Links, groups: &[String]) 
     }
     let names: BTreeSet<String> = observed.pods.keys().map(|uid| link::name(uid)).collect();
     for link in &links.links {
-        if !link.name.starts_with(DUMMY) && !names.contains(&link.name) {
+        if !link.name.starts_with(SERVICE_LINK) && !names.contains(&link.name) {
             observed
                 .network
                 .strays
@@ -209,7 +209,7 @@ fn routes(observed: &mut Observed, links: &Links, sys: &Sys) {
             Some(IpAddr::V6(_)) | None => None,
         };
         // Pods' routes come and go with their links.
-        if route.link == DUMMY || route.link == sys.settings.uplink {
+        if route.link == SERVICE_LINK || route.link == sys.settings.uplink {
             let destination = Cidr { address, bits };
             let (via, source) = (v4(route.via), v4(route.source));
             let route = Route {

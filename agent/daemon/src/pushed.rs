@@ -158,8 +158,8 @@ impl Node {
         self.pushed
             .save_at
             .get_or_insert(agent_sys::clock::unix_ms() + SAVE_MS);
-        let failures = std::mem::take(&mut self.pushed.failures);
-        for failure in &failures {
+        let fresh = std::mem::take(&mut self.pushed.failures);
+        for failure in &fresh {
             tracing::error!(
                 kind = failure.kind,
                 key = failure.key,
@@ -167,6 +167,13 @@ impl Node {
                 failure.message
             );
         }
+        // What an earlier step could not put in force and has not been told yet.
+        let mut failures = self
+            .unacknowledged
+            .take()
+            .map(|a| a.failures)
+            .unwrap_or_default();
+        failures.extend(fresh);
         self.unacknowledged = Some(v1::Ack {
             revision: update.revision,
             failures,

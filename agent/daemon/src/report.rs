@@ -96,7 +96,11 @@ impl Report {
     }
 
     /// All up to there is in force.
-    pub(crate) fn ack(&mut self, ack: v1::Ack) {
+    pub(crate) fn ack(&mut self, mut ack: v1::Ack) {
+        // One that waits for room in the stream still has its failures to tell.
+        let mut failures = self.ack.take().map(|a| a.failures).unwrap_or_default();
+        failures.append(&mut ack.failures);
+        ack.failures = failures;
         self.ack = Some(ack);
     }
 

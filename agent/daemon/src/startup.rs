@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use agent_plan::link::DUMMY;
+use agent_plan::link::SERVICE_LINK;
 use agent_plan::world::Settings;
 use agent_sys::bpf::{BpfError, Config as BpfConfig, Datapath, NodeFacts, Role};
 use agent_sys::cgroup::{CgroupError, Groups};
@@ -277,15 +277,17 @@ async fn service_device(netlink: &Netlink, mtu: u32) -> Result<(u32, [u8; 6]), S
         observed
             .links
             .into_iter()
-            .find(|l| l.name == DUMMY && l.up)
+            .find(|l| l.name == SERVICE_LINK && l.up)
             .map(|l| (l.index, l.mac))
     };
     if let Some(device) = find(netlink.observe().await?) {
         return Ok(device);
     }
-    netlink.delete_link(DUMMY).await?;
-    netlink.add_service_link(DUMMY, mtu).await?;
-    let missing = || LinkError::NoLink { name: DUMMY.into() };
+    netlink.delete_link(SERVICE_LINK).await?;
+    netlink.add_service_link(SERVICE_LINK, mtu).await?;
+    let missing = || LinkError::NoLink {
+        name: SERVICE_LINK.into(),
+    };
     Ok(find(netlink.observe().await?).ok_or_else(missing)?)
 }
 

@@ -105,10 +105,7 @@ pub(crate) fn mutual(identity: &Identity) -> Result<Arc<ClientConfig>, TlsError>
 
 /// For a node that knows the CA by its hash only: "sha256:HEX".
 pub(crate) fn first_contact(ca_hash: &str) -> Result<Arc<ClientConfig>, TlsError> {
-    let verifier = Arc::new(ByHash {
-        hash: ca_hash.to_ascii_lowercase(),
-        provider: provider(),
-    });
+    let verifier = Verifier::new(Trust::CaHash(ca_hash.to_ascii_lowercase()));
     Ok(h2(builder()?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
@@ -117,9 +114,7 @@ pub(crate) fn first_contact(ca_hash: &str) -> Result<Arc<ClientConfig>, TlsError
 
 /// For HTTPS probes: kubelet does not verify the pod's certificate either.
 pub(crate) fn unverified() -> Result<Arc<ClientConfig>, TlsError> {
-    let verifier = Arc::new(Anyone {
-        provider: provider(),
-    });
+    let verifier = Verifier::new(Trust::Anyone);
     let config = builder()?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
@@ -186,19 +181,6 @@ pub(crate) fn words(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Trusts the chain whose CA has the hash.
-#[derive(Debug)]
-struct ByHash {
-    hash: String,
-    provider: Arc<rustls::crypto::CryptoProvider>,
-}
-
-impl ByHash {
-    fn is_ours(&self, certificate: &CertificateDer<'_>) -> bool {
-        spki_hash(certificate).is_some_and(|hash| hash == self.hash)
-    }
-}
-
 /// "sha256:HEX" over the SubjectPublicKeyInfo, as kubeadm has it.
 fn spki_hash(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
@@ -208,7 +190,29 @@ fn spki_hash(certificate: &CertificateDer<'_>) -> Option<String> {
     ))
 }
 
-impl ServerCertVerifier for ByHash {
+/// Which chains are trusted where no root certificate is at hand.
+#[derive(Debug)]
+enum Trust {
+    /// The one whose CA has this hash.
+    CaHash(String),
+    /// All. That the peer has the key of its certificate is still checked.
+    Anyone,
+}
+
+#[derive(Debug)]
+struct Verifier {
+    trust: Trust,
+    provider: Arc<rustls::crypto::CryptoProvider>,
+}
+
+impl Verifier {
+    fn new(trust: Trust) -> Arc<Self> {
+        let provider = provider();
+        Arc::new(Self { trust, provider })
+    }
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -217,10 +221,14 @@ impl ServerCertVerifier for ByHash {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let hash = match &self.trust {
+            Trust::Anyone => return Ok(ServerCertVerified::assertion()),
+            Trust::CaHash(hash) => hash,
+        };
         let unknown = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
         let ca = intermediates
             .iter()
-            .find(|c| self.is_ours(c))
+            .find(|c| spki_hash(c).as_ref() == Some(hash))
             .ok_or_else(unknown)?;
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone().into_owned())?;
@@ -258,47 +266,40 @@ impl ServerCertVerifier for ByHash {
     }
 }
 
-/// Trusts everyone; still checks that the peer has the key of its certificate.
-#[derive(Debug)]
-struct Anyone {
-    provider: Arc<rustls::crypto::CryptoProvider>,
-}
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+    use super::*;
+
+    /// A CA's certificate and one for "control" that it signed.
+    fn chain() -> (CertificateDer<'static>, CertificateDer<'static>) {
+        let key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let signed = ca.self_signed(&key).unwrap();
+        let issuer = Issuer::from_params(&ca, &key);
+        let leaf = CertificateParams::new(["control".to_owned()]).unwrap();
+        let leaf_key = KeyPair::generate().unwrap();
+        let leaf = leaf.signed_by(&leaf_key, &issuer).unwrap();
+        (signed.der().clone(), leaf.der().clone())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+    #[test]
+    fn the_hash_stands_for_the_key_that_signed() {
+        let (ca, leaf) = chain();
+        let (other_ca, other_leaf) = chain();
+        let verify = |hash: &CertificateDer<'_>, leaf: &CertificateDer<'_>, sent: &[_], name| {
+            let verifier = Verifier::new(Trust::CaHash(spki_hash(hash).unwrap()));
+            let name = ServerName::try_from(name).unwrap();
+            verifier.verify_server_cert(leaf, sent, &name, &[], UnixTime::now())
+        };
+        assert!(verify(&ca, &leaf, std::slice::from_ref(&ca), "control").is_ok());
+        assert!(verify(&ca, &leaf, std::slice::from_ref(&ca), "else").is_err());
+        // Another cluster's chain, also when it brings our CA along.
+        let both = [ca.clone(), other_ca.clone()];
+        assert!(verify(&ca, &other_leaf, &[other_ca], "control").is_err());
+        assert!(verify(&ca, &other_leaf, &both, "control").is_err());
+        assert!(verify(&ca, &leaf, &[], "control").is_err());
     }
 }

@@ -12,8 +12,9 @@ use sha2::{Digest, Sha256};
 use crate::action::{Action, Problem};
 use crate::world::{Desired, Settings, Step, address};
 
-/// The dummy link that the service addresses are routed to.
-pub const DUMMY: &str = "foil0";
+/// The link that the service addresses are routed to: its other end leads nowhere,
+/// as the programs take every packet on their way out.
+pub const SERVICE_LINK: &str = "foil0";
 
 /// A veth pair, from which everything follows that rtnetlink is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +123,7 @@ pub fn routes(desired: &Desired, settings: &Settings) -> (BTreeMap<Cidr, Route>,
                 let source = Some(settings.node_ip);
                 let route = Route {
                     destination,
-                    link: DUMMY.into(),
+                    link: SERVICE_LINK.into(),
                     via: None,
                     source,
                 };
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn services_over_the_dummy_and_nodes_over_the_uplink() {
+    fn services_over_their_link_and_nodes_over_the_uplink() {
         let (routes, problems) = routes(&desired(), &settings());
         assert!(problems.is_empty());
         let list: Vec<_> = routes.values().map(|r| (r.link.as_str(), r.via)).collect();
