@@ -67,7 +67,8 @@ map_abi! {
         pub node_gen: u32,
         /// Low 32 bits of jiffies, written at most once a second.
         pub last_seen: u32,
-        /// Where it goes: the interface that `action` is about.
+        /// Where it goes: the interface that `action` is about. With `PASS`, which is about
+        /// none: whose packets the answers are, as in `FlowKey4::scope`.
         pub ifindex: u32,
         /// Next hop on `ifindex`, for `NEIGH` and `POD_NEIGH`.
         pub nexthop: Be32,
@@ -201,6 +202,7 @@ impl Flow {
     pub const fn answered_from(&self) -> u32 {
         match self.action & action::MASK {
             action::PEER | action::POD_NEIGH => self.ifindex,
+            action::PASS => self.ifindex,
             action::NEIGH => SCOPE_NETDEV,
             _ => SCOPE_HOST,
         }

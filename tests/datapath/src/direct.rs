@@ -3,10 +3,10 @@
 use crate::node::{Node, PORT, TCP, VIP, decided, dropped};
 use crate::packet::{NEXT, REDIRECT, SHOT, at, echo, key, see, tcp, udp};
 use agent_sys::bpf::Program;
-use ebpf_common::conntrack::{SCOPE_HOST, SCOPE_NETDEV, action};
+use ebpf_common::conntrack::{SCOPE_HOST, SCOPE_NETDEV, action, state};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
-use ebpf_logic::parse::flag::{ACK, SYN};
+use ebpf_logic::parse::flag::{ACK, FIN, SYN};
 use std::net::Ipv4Addr;
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
@@ -152,6 +152,75 @@ fn pod_and_node_and_outside_go_by_the_stack() {
         assert_eq!((ran.verdict, &ran.packet), (NEXT, &packet));
     }
     assert_eq!(node.datapath.maps().flows().unwrap().len(), before);
+}
+
+/// Connections that the stack carries one way or both: their two directions know of each other,
+/// or neither would ever be seen to end.
+#[test]
+fn what_goes_by_the_stack_ends_too() {
+    let node = Node::new(&[CLIENT]);
+    let pod = (Program::FromPod, node.pods[0].ifindex);
+    let host = (Program::ToPod, node.pods[0].ifindex);
+    let network = (Program::FromNetdev, node.uplink);
+    let own = node.pods[0].ifindex;
+    let inside = at(CLIENT, 8080);
+    // (who opens it and as whom, who answers and as whom, scopes of the two)
+    for (from, client, to, server, scopes) in [
+        (host, at(node.addr, 50_000), pod, inside, [SCOPE_HOST, own]),
+        (
+            pod,
+            at(CLIENT, 40_000),
+            host,
+            at(node.addr, 22),
+            [own, SCOPE_HOST],
+        ),
+        (
+            network,
+            at(OUTSIDE, 5_000),
+            pod,
+            inside,
+            [SCOPE_NETDEV, own],
+        ),
+        (
+            pod,
+            at(CLIENT, 40_001),
+            network,
+            at(OUTSIDE, 443),
+            [own, SCOPE_NETDEV],
+        ),
+    ] {
+        for (there, flags) in [
+            (true, SYN),
+            (false, SYN | ACK),
+            (true, ACK),
+            (true, ACK),
+            (false, ACK),
+            (false, FIN | ACK),
+            (true, ACK),
+            (true, FIN | ACK),
+            (false, ACK),
+        ] {
+            let ((program, ifindex), packet) = if there {
+                (from, tcp(client, server, flags, b""))
+            } else {
+                (to, tcp(server, client, flags, b""))
+            };
+            let ran = node.run(program, ifindex, &packet);
+            assert_eq!(ran.packet, packet);
+        }
+        for key in [
+            key(scopes[0], TCP, client, server),
+            key(scopes[1], TCP, server, client),
+        ] {
+            let flow = node.datapath.maps().flow(&key).unwrap();
+            let state = flow.map(|flow| state::text(flow.state));
+            assert_eq!(
+                state,
+                Some("TIME-WAIT"),
+                "{client:?} -> {server:?}: {key:?}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::maps::{self, ANY, NOEXIST};
 use crate::packet::{self, Skb};
 use crate::stage::{route, service};
 use ebpf_common::config::FLOW_EVENTS;
-use ebpf_common::conntrack::{Flow, FlowKey4, action, state};
+use ebpf_common::conntrack::{Flow, FlowKey4, SCOPE_NETDEV, action, state};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::event::DECIDED;
@@ -162,12 +162,25 @@ fn translate(key: &FlowKey4, flow: &mut Flow) {
 /// another source port.
 #[inline(always)]
 pub(crate) fn answers(case: &mut Case) -> Result<Verdict, Drop> {
-    // From the network nothing is translated here, and the answers decide for themselves.
-    if matches!(case.hook(), Hook::FromNetdev) {
-        return Ok(Verdict::OPEN);
-    }
     let mut key = case.flow.answer_key(&case.key);
     let Step { own: _, other } = first(case.packet.protocol, case.packet.flags);
+    // From the network nothing is translated here, and the answers decide for themselves: they
+    // learn who answers them.
+    if matches!(case.hook(), Hook::FromNetdev) {
+        if let Some(there) = by_stack(&key) {
+            there.ifindex = SCOPE_NETDEV;
+        }
+        return Ok(Verdict::OPEN);
+    }
+    if case.flow.action & action::MASK == action::PASS && !case.packet.opens() {
+        let scope = FlowKey4::scope(SCOPE_NETDEV, key.protocol());
+        if let Some(there) = maps::flow(&FlowKey4 { scope, ..key }) {
+            // The answer, by the stack, to what came from the network.
+            there.state = other;
+            case.flow.ifindex = SCOPE_NETDEV;
+            return Ok(Verdict::OPEN);
+        }
+    }
     let mut answer = Flow {
         packets: 0,
         bytes: 0,
@@ -212,6 +225,12 @@ pub(crate) fn answers(case: &mut Case) -> Result<Verdict, Drop> {
         attempt += 1;
     }
     Err(Drop::NoPort)
+}
+
+/// The entry of a flow that leaves through the stack.
+#[inline(always)]
+fn by_stack(key: &FlowKey4) -> Option<&'static mut Flow> {
+    maps::flow(key).filter(|flow| flow.action & action::MASK == action::PASS)
 }
 
 /// Whether the entry under the answers' key is needed by another flow than this one. What it

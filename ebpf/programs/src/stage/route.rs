@@ -3,7 +3,7 @@
 use crate::flow::{Case, Verdict, Way};
 use crate::maps;
 use crate::packet::{NEXT, Route, Skb};
-use ebpf_common::conntrack::action;
+use ebpf_common::conntrack::{SCOPE_HOST, action};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::{Addr, Be32};
@@ -13,7 +13,7 @@ const PASS: Way = Way {
     action: action::PASS,
     pad: 0,
     peer: 0,
-    ifindex: 0,
+    ifindex: SCOPE_HOST,
     nexthop: Be32 { be: 0 },
 };
 
@@ -69,8 +69,11 @@ pub(crate) fn back(skb: &Skb, case: &mut Case) {
     let out = &mut case.back;
     *out = PASS;
     out.peer = case.endpoint as u16;
-    if matches!(hook, Hook::FromPod) && case.way.action != action::PASS {
-        out.action = action::PEER;
+    if matches!(hook, Hook::FromPod) {
+        // Answers that come by the stack are on their way to the pod already.
+        if case.way.action != action::PASS {
+            out.action = action::PEER;
+        }
         out.ifindex = skb.ifindex();
     }
     if matches!(hook, Hook::ToNetdev) {
