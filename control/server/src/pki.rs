@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -98,7 +98,12 @@ impl Pki {
     /// processes at once.
     pub fn open(data: &Path, now: Timestamp) -> Result<Self, PkiError> {
         let folder = data.join("pki");
-        fs::create_dir_all(&folder).map_err(file(&folder))?;
+        // The store beside it holds secrets as well.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(file(&folder))?;
         let lock_path = folder.join("lock");
         let lock = fs::File::create(&lock_path).map_err(file(&lock_path))?;
         lock.lock().map_err(file(&lock_path))?;
