@@ -24,8 +24,8 @@ use serde_json::Value;
 use crate::client::{Client, Selection};
 use crate::command;
 use crate::error::CommandError;
-use crate::kinds::{self, Kind};
-use crate::session::{namespace_of, typed};
+use crate::kinds::Kind;
+use crate::session::{list_typed, namespace_of, typed};
 use text::Text;
 
 /// All that is to be said about an object.
@@ -88,19 +88,12 @@ async fn of_kind<T: serde::de::DeserializeOwned>(
     labels: &str,
     fields: &str,
 ) -> Result<Vec<T>, CommandError> {
-    let kind = kinds::by_word(&kinds::known(), word)?;
     let selection = Selection {
         namespace: namespace.into(),
         labels: labels.into(),
         fields: fields.into(),
     };
-    client
-        .list(&kind, &selection)
-        .await?
-        .items
-        .iter()
-        .map(typed)
-        .collect()
+    list_typed(client, word, &selection).await
 }
 
 /// Name and so on first, then everything as it is.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::args::Global;
-use crate::client::{CallError, Client};
+use crate::client::{CallError, Client, Selection};
 use crate::config::{Access, ConfigFile};
 use crate::error::CommandError;
 use crate::kinds::{self, Kind, Target, TargetError};
@@ -111,6 +111,36 @@ impl Session {
         }
     }
 
+    /// Kinds and names of the objects that the words name, or of all of a kind
+    /// where the command was given labels or `--all`.
+    pub(crate) async fn objects(
+        &self,
+        client: &mut Client,
+        words: &[String],
+        selector: Option<&str>,
+        all: bool,
+    ) -> Result<Vec<(Kind, String)>, CommandError> {
+        let namespace = self.namespace(client);
+        let mut found = Vec::new();
+        for Target { kind, name } in self.targets(client, words).await? {
+            match name {
+                Some(name) => found.push((kind, name)),
+                None if all || selector.is_some() => {
+                    let selection = Selection {
+                        namespace: namespace.clone(),
+                        labels: selector.unwrap_or_default().to_owned(),
+                        ..Selection::default()
+                    };
+                    let listed = client.list(&kind, &selection).await?;
+                    let names = listed.items.iter().map(control_api::meta::name);
+                    found.extend(names.map(|name| (kind.clone(), name.to_owned())));
+                }
+                None => return Err(crate::error::RequestError::OneObject.into()),
+            }
+        }
+        Ok(found)
+    }
+
     /// The kind of an object that was read or received.
     pub(crate) async fn kind_of(
         &self,
@@ -152,6 +182,17 @@ pub(crate) fn typed<T: serde::de::DeserializeOwned>(object: &Value) -> Result<T,
         ),
         source,
     })
+}
+
+/// The objects of the kind that the word names, with their type.
+pub(crate) async fn list_typed<T: serde::de::DeserializeOwned>(
+    client: &mut Client,
+    word: &str,
+    selection: &Selection,
+) -> Result<Vec<T>, CommandError> {
+    let kind = kinds::by_word(&kinds::known(), word)?;
+    let listed = client.list(&kind, selection).await?;
+    listed.items.iter().map(typed).collect()
 }
 
 /// `Ok(None)` when it is not there.

@@ -7,9 +7,7 @@ use std::io::Write;
 
 use serde_json::{Map, Value, json};
 
-use crate::client::Selection;
 use crate::error::{CommandError, RequestError};
-use crate::kinds::Target;
 use crate::output::{self, Format};
 use crate::session::Session;
 
@@ -71,29 +69,10 @@ pub(crate) async fn change(
     let (what, pairs) = split(&args.words)?;
     let mut client = session.connect().await?;
     let namespace = session.namespace(&client);
-    let mut objects = Vec::new();
-    for Target { kind, name } in session.targets(&mut client, &what).await? {
-        match name {
-            Some(name) => objects.push((kind.clone(), client.get(&kind, &namespace, &name).await?)),
-            None if args.all || args.selector.is_some() => {
-                let labels = args.selector.clone().unwrap_or_default();
-                let selection = Selection {
-                    namespace: namespace.clone(),
-                    labels,
-                    ..Selection::default()
-                };
-                let listed = client.list(&kind, &selection).await?;
-                objects.extend(
-                    listed
-                        .items
-                        .into_iter()
-                        .map(|object| (kind.clone(), object)),
-                );
-            }
-            None => return Err(RequestError::OneObject.into()),
-        }
-    }
-    for (kind, object) in objects {
+    let selector = args.selector.as_deref();
+    let objects = session.objects(&mut client, &what, selector, args.all);
+    for (kind, name) in objects.await? {
+        let object = client.get(&kind, &namespace, &name).await?;
         let before = object
             .pointer(&format!("/metadata/{field}"))
             .cloned()

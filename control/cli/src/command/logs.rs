@@ -13,7 +13,7 @@ use proto::v1;
 use crate::client::{Client, Selection};
 use crate::error::{CommandError, RequestError};
 use crate::kinds::{self, Kind};
-use crate::session::{Session, typed};
+use crate::session::{Session, list_typed, typed};
 use crate::{duration, printer};
 
 /// Says which container is meant when none is named.
@@ -294,19 +294,12 @@ async fn of_labels(
     namespace: &str,
     labels: &str,
 ) -> Result<Vec<Pod>, CommandError> {
-    let kind = kinds::by_word(&kinds::known(), "pods")?;
     let selection = Selection {
         namespace: namespace.into(),
         labels: labels.into(),
         ..Selection::default()
     };
-    client
-        .list(&kind, &selection)
-        .await?
-        .items
-        .iter()
-        .map(typed)
-        .collect()
+    list_typed(client, "pods", &selection).await
 }
 
 /// Which containers of the pod are meant.

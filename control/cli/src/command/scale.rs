@@ -2,9 +2,7 @@
 
 use std::io::Write;
 
-use crate::client::Selection;
 use crate::error::{CommandError, RequestError};
-use crate::kinds::Target;
 use crate::session::Session;
 
 /// Set the number of replicas
@@ -40,46 +38,29 @@ pub(crate) async fn run(
 ) -> Result<(), CommandError> {
     let mut client = session.connect().await?;
     let namespace = session.namespace(&client);
-    for Target { kind, name } in session.targets(&mut client, &args.words).await? {
-        let names = match name {
-            Some(name) => vec![name],
-            None if args.all || args.selector.is_some() => {
-                let labels = args.selector.clone().unwrap_or_default();
-                let selection = Selection {
-                    namespace: namespace.clone(),
-                    labels,
-                    ..Selection::default()
-                };
-                let listed = client.list(&kind, &selection).await?;
-                listed
-                    .items
-                    .iter()
-                    .map(|object| control_api::meta::name(object).to_string())
-                    .collect()
-            }
-            None => return Err(RequestError::OneObject.into()),
-        };
-        for name in names {
-            if let Some(wanted) = args.current_replicas {
-                let object = client.get(&kind, &namespace, &name).await?;
-                let now = object
-                    .pointer("/spec/replicas")
-                    .and_then(serde_json::Value::as_i64)
-                    .unwrap_or(1);
-                if now != wanted {
-                    let message = format!("expected {wanted} replicas, and there are {now}");
-                    return Err(RequestError::Field {
-                        what: kind.object(&name),
-                        message,
-                    }
-                    .into());
+    let objects = session
+        .objects(&mut client, &args.words, args.selector.as_deref(), args.all)
+        .await?;
+    for (kind, name) in objects {
+        if let Some(wanted) = args.current_replicas {
+            let object = client.get(&kind, &namespace, &name).await?;
+            let now = object
+                .pointer("/spec/replicas")
+                .and_then(serde_json::Value::as_i64)
+                .unwrap_or(1);
+            if now != wanted {
+                let message = format!("expected {wanted} replicas, and there are {now}");
+                return Err(RequestError::Field {
+                    what: kind.object(&name),
+                    message,
                 }
+                .into());
             }
-            client
-                .scale(&kind, &namespace, &name, args.replicas)
-                .await?;
-            writeln!(out, "{} scaled", kind.object(&name))?;
         }
+        client
+            .scale(&kind, &namespace, &name, args.replicas)
+            .await?;
+        writeln!(out, "{} scaled", kind.object(&name))?;
     }
     Ok(())
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::client::{Client, Selection};
+use crate::client::Client;
 use crate::duration;
 use crate::error::{CommandError, RequestError};
 use crate::follow::{self, Wanted};
-use crate::kinds::{Kind, Target};
+use crate::kinds::Kind;
 use crate::manifest;
 use crate::output::jsonpath::Template;
 use crate::output::jsonpath_eval::text_of;
@@ -165,9 +165,8 @@ pub(crate) async fn run(
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
     let mut client = session.connect().await?;
-    let namespace = session.namespace(&client);
     let deadline = Instant::now() + args.timeout;
-    let objects = objects(&args, session, &mut client, &namespace).await?;
+    let objects = objects(&args, session, &mut client).await?;
     if objects.is_empty() {
         // Nothing is there that would have to go.
         if matches!(args.wanted, For::Delete) {
@@ -180,7 +179,12 @@ pub(crate) async fn run(
         .into());
     }
     let mut late = false;
-    for (kind, name) in objects {
+    for Waited {
+        kind,
+        namespace,
+        name,
+    } in objects
+    {
         let what = args.wanted.words(&kind, &name);
         let wanted = Wanted {
             kind: &kind,
@@ -234,12 +238,18 @@ pub(crate) async fn run(
     }
 }
 
+/// One object to wait for.
+struct Waited {
+    kind: Kind,
+    namespace: String,
+    name: String,
+}
+
 async fn objects(
     args: &Args,
     session: &Session,
     client: &mut Client,
-    namespace: &str,
-) -> Result<Vec<(Kind, String)>, CommandError> {
+) -> Result<Vec<Waited>, CommandError> {
     let mut found = Vec::new();
     if !args.files.is_empty() {
         for document in manifest::read(&args.files, false)? {
@@ -250,31 +260,23 @@ async fn objects(
             };
             for object in document.objects.map_err(broken)? {
                 let kind = session.kind_of(client, &object).await?;
-                found.push((kind, control_api::meta::name(&object).to_string()));
+                found.push(Waited {
+                    kind,
+                    namespace: session.namespace_for(client, &object),
+                    name: control_api::meta::name(&object).to_string(),
+                });
             }
         }
         return Ok(found);
     }
-    for Target { kind, name } in session.targets(client, &args.words).await? {
-        match name {
-            Some(name) => found.push((kind, name)),
-            None if args.all || args.selector.is_some() => {
-                let labels = args.selector.clone().unwrap_or_default();
-                let selection = Selection {
-                    namespace: namespace.to_string(),
-                    labels,
-                    ..Selection::default()
-                };
-                let listed = client.list(&kind, &selection).await?;
-                let names = listed
-                    .items
-                    .iter()
-                    .map(|object| control_api::meta::name(object).to_string());
-                found.extend(names.map(|name| (kind.clone(), name)));
-            }
-            None => return Err(RequestError::OneObject.into()),
-        }
-    }
+    let selector = args.selector.as_deref();
+    let named = session.objects(client, &args.words, selector, args.all);
+    let named = named.await?.into_iter().map(|(kind, name)| Waited {
+        kind,
+        namespace: session.namespace(client),
+        name,
+    });
+    found.extend(named);
     Ok(found)
 }
 

@@ -171,11 +171,34 @@ fn wait_for_conditions() {
             .refused(),
         "error: timed out waiting for the condition Gone on pod/other\n"
     );
+    // One that is not ready takes all the time; what is ready is said to be all the same.
+    assert_eq!(
+        bench
+            .foil(&[
+                "wait",
+                "po/web-a",
+                "po/other",
+                "--for=create",
+                "--timeout=0"
+            ])
+            .ok(),
+        "pod/web-a created\npod/other created\n"
+    );
     assert_eq!(
         bench
             .foil(&["wait", "po/nope", "--for=condition=Ready"])
             .refused(),
         "error: pod/nope: not found\n"
+    );
+    // A manifest says which namespace it means.
+    let there = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "there", "namespace": "team"}, "spec": {"containers": []}});
+    bench.put(there.clone());
+    assert_eq!(
+        bench
+            .foil_with(&["wait", "-f", "-", "--for=create"], &there.to_string())
+            .ok(),
+        "pod/there created\n"
     );
     // One that comes about while we wait.
     let child = bench.spawn(&["wait", "po/late", "--for=create", "--timeout=30s"]);
