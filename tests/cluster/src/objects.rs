@@ -4,7 +4,7 @@
 //! Called by the demo's steps and by the cases.
 
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tests_harness::cluster::condition;
 use tests_harness::{Cluster, wait_until};
 
@@ -240,4 +240,34 @@ pub fn is_of_service(row: &Value, service: &str) -> bool {
     let name = row["service"].as_str().unwrap_or_default();
     let name = name.rsplit('/').next().unwrap_or_default();
     name.split(':').next() == Some(service)
+}
+
+/// uid of each object of each kind that was applied or made by a controller.
+pub(crate) fn uids(cluster: &Cluster) -> BTreeMap<String, String> {
+    let mut uids = BTreeMap::new();
+    for kind in [
+        "deployments",
+        "replicasets",
+        "pods",
+        "services",
+        "endpointslices",
+        "configmaps",
+        "secrets",
+        "nodes",
+        "namespaces",
+    ] {
+        for object in cluster.list(kind, "") {
+            let text = |key: &str| {
+                object["metadata"][key]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned()
+            };
+            uids.insert(
+                format!("{kind}/{}/{}", text("namespace"), text("name")),
+                text("uid"),
+            );
+        }
+    }
+    uids
 }

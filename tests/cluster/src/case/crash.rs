@@ -82,12 +82,12 @@ pub(super) fn killed_control_plane_has_every_object(cluster: &mut Cluster) {
     let (_, target) = web_and_client(cluster);
     let load = traffic::Load::start(cluster, "load-control", "n1", &target);
     let containers = running(cluster);
-    let before = everything(cluster);
+    let before = objects::uids(cluster);
     cluster.kill_control();
     let calls = traffic::call_from_node(cluster, 1, &target, 200);
     assert_eq!(calls.failed, 0, "{calls:?}");
     cluster.start_control();
-    assert_eq!(everything(cluster), before);
+    assert_eq!(objects::uids(cluster), before);
     cluster.wait_nodes_ready();
     assert_eq!(running(cluster), containers);
     // It decides again.
@@ -108,31 +108,4 @@ pub(super) fn killed_control_plane_has_every_object(cluster: &mut Cluster) {
     });
     let calls = load.stop(cluster);
     assert_eq!(calls.failed, 0, "{calls:?}");
-}
-
-fn everything(cluster: &Cluster) -> BTreeMap<String, String> {
-    let mut uids = BTreeMap::new();
-    for kind in [
-        "deployments",
-        "replicasets",
-        "pods",
-        "services",
-        "configmaps",
-        "secrets",
-        "nodes",
-    ] {
-        for object in cluster.list(kind, "") {
-            let text = |key: &str| {
-                object["metadata"][key]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned()
-            };
-            uids.insert(
-                format!("{kind}/{}/{}", text("namespace"), text("name")),
-                text("uid"),
-            );
-        }
-    }
-    uids
 }

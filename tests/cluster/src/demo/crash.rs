@@ -46,7 +46,7 @@ pub fn run(show: &mut Show, cluster: &mut Cluster) {
     objects::backends_are(cluster, "web", &web);
     show.check("its maps are adopted: the same backends", true, "");
 
-    let objects_before = everything(cluster);
+    let objects_before = objects::uids(cluster);
     show.say("Now the control plane.");
     println!("$ kill -9 {}", cluster.control_pid().unwrap_or_default());
     cluster.kill_control();
@@ -57,7 +57,7 @@ pub fn run(show: &mut Show, cluster: &mut Cluster) {
         format!("{calls:?}"),
     );
     cluster.start_control();
-    let objects_after = everything(cluster);
+    let objects_after = objects::uids(cluster);
     show.check(
         "every object is there again",
         objects_after == objects_before,
@@ -90,34 +90,4 @@ fn running(cluster: &Cluster) -> BTreeMap<String, (Vec<String>, u64)> {
     let pods = objects::pods(cluster).into_iter();
     pods.map(|pod| (pod.name, (pod.containers, pod.restarts)))
         .collect()
-}
-
-/// uid of each object of each kind that was applied or made by a controller.
-fn everything(cluster: &Cluster) -> BTreeMap<String, String> {
-    let mut uids = BTreeMap::new();
-    for kind in [
-        "deployments",
-        "replicasets",
-        "pods",
-        "services",
-        "endpointslices",
-        "configmaps",
-        "secrets",
-        "nodes",
-        "namespaces",
-    ] {
-        for object in cluster.list(kind, "") {
-            let text = |key: &str| {
-                object["metadata"][key]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned()
-            };
-            uids.insert(
-                format!("{kind}/{}/{}", text("namespace"), text("name")),
-                text("uid"),
-            );
-        }
-    }
-    uids
 }
