@@ -462,3 +462,93 @@ fn the_agent_may_die_at_any_moment_of_a_pods_life() {
         .count();
     assert_eq!(pods, 0, "{links}");
 }
+
+#[test]
+fn a_pod_on_the_nodes_network_sees_it_and_leaves_its_name_alone() {
+    let name = || fs::read_to_string("/proc/sys/kernel/hostname").expect("hostname");
+    let before = name();
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    let mut spec = pod("host", 40, "sleep 1000");
+    spec.host_network = true;
+    spec.ips.clear();
+    spec.hostname.clear();
+    node.control.push(vec![Change::Pod(spec)]);
+    let status = node.control.status("host", ready);
+    assert_eq!(status.pod_ips, ["172.31.0.11"]);
+    let exec = v1::OpenExec {
+        pod_uid: "host".into(),
+        command: vec!["cat".into(), "/proc/net/dev".into()],
+        ..Default::default()
+    };
+    let seen = node.control.open("dev", What::Exec(exec));
+    let seen = String::from_utf8_lossy(&seen.output).into_owned();
+    assert!(seen.contains("foil0") && seen.contains("wire"), "{seen}");
+    assert_eq!(name(), before);
+}
+
+#[test]
+fn init_containers_volumes_and_a_sidecar() {
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    let mut spec = pod("parts", 41, "cat /data/made /etc/conf/key; sleep 1000");
+    let mount = |volume: &str, path: &str| v1::VolumeMount {
+        volume: volume.into(),
+        mount_path: path.into(),
+        ..Default::default()
+    };
+    spec.volumes = vec![
+        v1::Volume {
+            name: "data".into(),
+            source: Some(v1::volume::Source::EmptyDir(Default::default())),
+        },
+        v1::Volume {
+            name: "conf".into(),
+            source: Some(v1::volume::Source::Files(v1::volume::Files {
+                files: vec![v1::File {
+                    path: "key".into(),
+                    data: b"value\n".to_vec(),
+                    mode: 0o644,
+                }],
+                ..Default::default()
+            })),
+        },
+    ];
+    let mut init = pod("x", 0, "echo made > /data/made; ls /dev/shm/beside")
+        .containers
+        .remove(0);
+    init.name = "init".into();
+    init.mounts = vec![mount("data", "/data")];
+    // Shared memory is the pod's: the init container sees what the sidecar wrote.
+    let beside = "touch /dev/shm/beside; trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    let mut sidecar = pod("x", 0, beside).containers.remove(0);
+    sidecar.name = "beside".into();
+    sidecar.restart_policy = "Always".into();
+    sidecar.startup = Some(probe(v1::handler::Handler::Exec(v1::handler::Exec {
+        command: vec!["test".into(), "-e".into(), "/dev/shm/beside".into()],
+    })));
+    spec.init_containers = vec![sidecar, init];
+    spec.containers[0].mounts = vec![mount("data", "/data"), mount("conf", "/etc/conf")];
+    node.control.push(vec![Change::Pod(spec.clone())]);
+    let status = node.control.status("parts", ready);
+    assert_eq!(status.init_containers.len(), 2);
+    assert!(status.init_containers[0].started);
+    let logs = |id: &str| {
+        let request = v1::OpenLogs {
+            pod_uid: "parts".into(),
+            container: "main".into(),
+            ..Default::default()
+        };
+        String::from_utf8_lossy(&node.control.open(id, What::Logs(request)).output).into_owned()
+    };
+    let mut asked = 0;
+    wait_until("the log", || {
+        asked += 1;
+        match logs(&format!("parts-{asked}")).as_str() {
+            "made\nvalue\n" => Ok(()),
+            seen => Err(seen.to_owned()),
+        }
+    });
+}
