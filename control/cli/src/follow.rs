@@ -33,7 +33,8 @@ pub(crate) struct Wanted<'w> {
 pub(crate) type Judge<'j, T> = dyn FnMut(Option<&Value>) -> Result<Option<T>, CommandError> + 'j;
 
 /// Calls `judge` with the object, now and after each change (`None`: it is not
-/// there), until it returns something.
+/// there), until it returns something. Looks once even when the time is up: it is
+/// for the last of many objects, and for a deadline of none.
 pub(crate) async fn until<T>(
     session: &Session,
     client: &mut Client,
@@ -42,6 +43,12 @@ pub(crate) async fn until<T>(
 ) -> Result<T, CommandError> {
     match wanted.deadline {
         None => endless(session, client, wanted, judge).await,
+        Some(deadline) if deadline <= Instant::now() => {
+            let got = client.get(wanted.kind, wanted.namespace, wanted.name);
+            judge(absent_is_none(got.await)?.as_ref())?.ok_or_else(|| CommandError::TimedOut {
+                what: wanted.what.clone(),
+            })
+        }
         Some(deadline) => {
             tokio::time::timeout_at(deadline, endless(session, client, wanted, judge))
                 .await
