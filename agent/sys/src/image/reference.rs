@@ -43,6 +43,12 @@ impl Reference {
         let parsed: oci_client::Reference = name
             .parse()
             .map_err(|error: oci_client::ParseError| invalid(error.to_string()))?;
+        // The parser looks at the whole name only, where "UPPER/x" might begin with a host.
+        if parsed.repository().bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(invalid(
+                "invalid reference format: repository name must be lowercase".to_owned(),
+            ));
+        }
         let version = match (parsed.digest(), parsed.tag()) {
             (Some(digest), _) => Version::Digest(checked_digest(digest)?.to_owned()),
             (None, Some(tag)) => Version::Tag(tag.to_owned()),
@@ -145,6 +151,8 @@ mod tests {
         for name in [
             "",
             "Busybox",
+            "UPPER/case",
+            "ghcr.io/O/n",
             "busy box",
             "busybox:",
             ":latest",
