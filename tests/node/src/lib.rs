@@ -28,6 +28,8 @@ mod log;
 #[cfg(test)]
 mod netns;
 #[cfg(test)]
+mod node;
+#[cfg(test)]
 mod security;
 #[cfg(test)]
 mod socket;
