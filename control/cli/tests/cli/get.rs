@@ -119,16 +119,19 @@ fn a_watch_prints_rows_as_they_come() {
     assert!(first[3].starts_with("other"), "{first:?}");
     // The watch begins after the list was printed: changes are repeated until one is seen.
     let store = bench.control.store.clone();
+    let (seen, stop) = std::sync::mpsc::channel::<()>();
     let changing = std::thread::spawn(move || {
-        for restarts in 1..200 {
-            store
-                .lock()
-                .unwrap()
-                .put(pod("other", json!({}), "n1", restarts));
-            std::thread::sleep(std::time::Duration::from_millis(20));
+        for restarts in 1.. {
+            let changed = pod("other", json!({}), "n1", restarts);
+            store.lock().unwrap().put(changed);
+            let pause = stop.recv_timeout(std::time::Duration::from_millis(20));
+            if pause != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                return;
+            }
         }
     });
     let row = lines.next().unwrap();
+    drop(seen);
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(row.starts_with("other   1/1     Running   "), "{row}");
