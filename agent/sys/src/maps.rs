@@ -210,10 +210,23 @@ impl Maps {
         if old.as_ref() == Some(endpoint) {
             return self.put_name(name::ENDPOINT, endpoint.id.into(), pod);
         }
+        let before = self.local_addrs.get(&endpoint.addr)?;
         self.put_name(name::ENDPOINT, endpoint.id.into(), pod)?;
         self.endpoint_gens.bump(endpoint.id.into())?;
         self.local_addrs.put(&endpoint.addr, endpoint)?;
-        self.endpoints.put(&endpoint.ifindex, endpoint)
+        self.endpoints.put(&endpoint.ifindex, endpoint)?;
+        // The address had another interface: a link that was made anew, or a pod whose
+        // address is taken from it. Nobody else would ever ask for that entry again.
+        match before {
+            Some(before) if before.ifindex != endpoint.ifindex => {
+                if before.id != endpoint.id {
+                    self.endpoint_gens.bump(before.id.into())?;
+                    self.delete_name(name::ENDPOINT, before.id.into())?;
+                }
+                self.endpoints.delete(&before.ifindex)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Forgets the pod of an interface; nothing happens when there is none.

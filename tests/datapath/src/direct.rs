@@ -6,6 +6,7 @@ use agent_sys::bpf::Program;
 use ebpf_common::conntrack::{SCOPE_HOST, SCOPE_NETDEV, action, state};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
+use ebpf_common::endpoint::Endpoint;
 use ebpf_logic::parse::flag::{ACK, FIN, SYN};
 use std::net::Ipv4Addr;
 
@@ -113,6 +114,25 @@ fn an_address_that_moves_to_another_pod() {
             .maps()
             .flow(&key(node.pods[0].ifindex, crate::node::UDP, client, server));
     assert_eq!(flow.unwrap().unwrap().ifindex, node.pods[2].ifindex);
+}
+
+/// A link that was made anew: the entry of the interface that is gone goes with it.
+#[test]
+fn a_link_that_was_made_anew_has_one_entry() {
+    let node = Node::new(&[CLIENT]);
+    let maps = node.datapath.maps();
+    let before = maps.endpoints().unwrap()[0];
+    for (ifindex, id) in [(901, before.id), (902, before.id + 1)] {
+        let anew = Endpoint {
+            ifindex,
+            id,
+            ..before
+        };
+        maps.put_endpoint(&anew, "test/pod-0").unwrap();
+        assert_eq!(maps.endpoints().unwrap(), [anew]);
+    }
+    maps.delete_endpoint(902).unwrap();
+    assert_eq!(maps.endpoints().unwrap(), []);
 }
 
 #[test]
