@@ -35,12 +35,12 @@ enum What {
 }
 
 impl What {
-    /// Crate and binary.
-    fn program(self) -> (&'static str, &'static str) {
+    /// Its binary, one of a crate of tests.
+    fn program(self) -> &'static str {
         match self {
-            Self::Pkt => ("tests-datapath", "bench-pkt"),
-            Self::Container => ("tests-node", "bench-container"),
-            Self::Cluster => ("tests-cluster", "bench-cluster"),
+            Self::Pkt => "bench-pkt",
+            Self::Container => "bench-container",
+            Self::Cluster => "bench-cluster",
         }
     }
 }
@@ -67,8 +67,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
         if !options.what.is_empty() && !options.what.contains(&what) {
             continue;
         }
-        let (package, binary) = what.program();
-        let measured = measure(root, &bin, package, binary, |line, row| {
+        let binary = what.program();
+        let measured = measure(root, &bin, binary, |line, row| {
             if let Some(file) = &mut file {
                 writeln!(file, "{line}").context("write JSON lines")?;
             }
@@ -90,13 +90,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
 fn measure(
     root: &Path,
     bin: &Path,
-    package: &str,
     binary: &str,
     mut keep: impl FnMut(&str, Map<String, Value>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut cargo = command::cargo(root, &["build", "--release", "--locked", "--quiet"]);
-    command::run_quietly(cargo.args(["-p", package, "--bin", binary]))?;
-    let mut program = Command::new(root.join("target/release").join(binary));
+    let mut program = Command::new(bin.join(binary));
     program
         .env("HYDROFOIL_BIN", bin)
         .current_dir(root)
@@ -120,7 +117,8 @@ fn measure(
 
 /// One line per row; what varies is written as `key=value` behind the id.
 fn table(rows: &[Map<String, Value>]) -> String {
-    let fixed = ["id", "unit", "n", "min", "median", "p99"];
+    // Raw samples are for the JSON lines.
+    let fixed = ["id", "unit", "n", "min", "median", "p99", "samples"];
     let text = |value: Option<&Value>| match value {
         None => String::new(),
         Some(value) => match (value.as_str(), value.as_f64()) {

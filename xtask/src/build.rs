@@ -11,6 +11,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Crates with binaries that are run as they are: ours, and the tests' drivers.
+const PACKAGES: [&str; 6] = [
+    "control-cli",
+    "control-server",
+    "agent-daemon",
+    "tests-cluster",
+    "tests-datapath",
+    "tests-node",
+];
+
 /// Sets up for building, then builds. Gives the folder.
 pub(crate) fn run(root: &Path) -> anyhow::Result<PathBuf> {
     let tools = setup::run(root, For::Build)?;
@@ -21,16 +31,13 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<PathBuf> {
 pub(crate) fn with(root: &Path, tools: &Tools) -> anyhow::Result<PathBuf> {
     eprintln!("BPF compiler: {}", tools.compiler);
     object::build(root, &tools.compiler, &tools.linker)?;
-    let packages = [
-        "-p",
-        "control-cli",
-        "-p",
-        "control-server",
-        "-p",
-        "agent-daemon",
-    ];
-    let mut cargo = command::cargo(root, &["build", "--release", "--locked"]);
-    command::run(cargo.args(packages))?;
+    // In one call: another selection of crates would resolve other features, and compile
+    // hundreds of dependencies again. Drivers of demo and benchmark are among them.
+    let mut cargo = command::cargo(root, &["build", "--release", "--locked", "--bins"]);
+    for name in PACKAGES {
+        cargo.args(["--package", name]);
+    }
+    command::run(&mut cargo)?;
     let folder = root.join("target/release");
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     // The shim has a profile of its own: small before fast, one process per pod.

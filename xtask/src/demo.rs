@@ -3,8 +3,8 @@
 //! The driver is a binary of `tests-cluster`, because it shares the tests' harness, which
 //! this crate may not depend on.
 
+use crate::build;
 use crate::setup::{self, For};
-use crate::{build, command};
 use anyhow::Context as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -14,10 +14,8 @@ use std::process::Command;
 pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
     let tools = setup::run(root, For::Test)?;
     let folder = build::with(root, &tools)?;
-    let mut cargo = command::cargo(root, &["build", "--quiet", "--locked"]);
-    command::run_quietly(cargo.args(["-p", "tests-cluster", "--bin", "demo"]))?;
     // By exec, so that Ctrl-C reaches the one process that has something to clean up.
-    let mut driver = Command::new(root.join("target/debug/demo"));
+    let mut driver = Command::new(folder.join("demo"));
     let error = driver.env("HYDROFOIL_BIN", folder).current_dir(root).exec();
-    Err(error).context("start target/debug/demo")
+    Err(error).context("start the demo's driver")
 }

@@ -11,6 +11,7 @@ mod demo;
 mod deps;
 mod object;
 mod packages;
+mod programs;
 mod setup;
 mod test;
 mod tidy;

@@ -4,6 +4,7 @@
 //! lines of libtest. A part that does not even start counts as one failure.
 //! Called by `main`; CI runs exactly this.
 
+use crate::programs::{self, Program};
 use crate::setup::{self, For};
 use crate::{build, command, tidy};
 use anyhow::Context as _;
@@ -49,27 +50,45 @@ struct Counts {
     ignored: u32,
 }
 
+const ONE_PASSED: Counts = Counts {
+    passed: 1,
+    failed: 0,
+    ignored: 0,
+};
+const ONE_FAILED: Counts = Counts {
+    passed: 0,
+    failed: 1,
+    ignored: 0,
+};
+
+impl Counts {
+    fn and(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            ignored: self.ignored + other.ignored,
+        }
+    }
+}
+
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
     let tools = setup::run(root, For::Test)?;
     let bin = build::with(root, &tools)?;
     let mut total = Counts::default();
     let mut failed = Vec::new();
+    let mut programs = None;
     for &part in Part::value_variants() {
         if !options.parts.is_empty() && !options.parts.contains(&part) {
             continue;
         }
-        let name = part
-            .to_possible_value()
-            .map_or_else(String::new, |value| value.get_name().to_owned());
+        let value = part.to_possible_value();
+        let name = value.map_or_else(String::new, |value| value.get_name().to_owned());
         println!("\n== {name}");
-        let counts =
-            run_part(root, &bin, part, options.filter.as_deref()).unwrap_or_else(|error| {
-                println!("{name}: {error:#}");
-                Counts {
-                    failed: 1,
-                    ..Counts::default()
-                }
-            });
+        let filter = options.filter.as_deref();
+        let counts = run_part(root, &bin, part, filter, &mut programs).unwrap_or_else(|error| {
+            println!("{name}: {error:#}");
+            ONE_FAILED
+        });
         println!(
             "== {name}: {} passed, {} failed",
             counts.passed, counts.failed
@@ -77,9 +96,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
         if counts.failed > 0 {
             failed.push(name);
         }
-        total.passed += counts.passed;
-        total.failed += counts.failed;
-        total.ignored += counts.ignored;
+        total = total.and(counts);
     }
     println!();
     if total.ignored > 0 {
@@ -92,65 +109,78 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
     Ok(total.failed == 0)
 }
 
-fn run_part(root: &Path, bin: &Path, part: Part, filter: Option<&str>) -> anyhow::Result<Counts> {
+fn run_part(
+    root: &Path,
+    bin: &Path,
+    part: Part,
+    filter: Option<&str>,
+    programs: &mut Option<Vec<Program>>,
+) -> anyhow::Result<Counts> {
     let cargo = |args: &[&str]| {
         let mut cargo = command::cargo(root, args);
         cargo.env("HYDROFOIL_BIN", bin);
         cargo
     };
-    let check = |done: anyhow::Result<()>| {
-        done.map(|()| Counts {
-            passed: 1,
-            ..Counts::default()
-        })
-    };
-    match part {
+    let check = |done: anyhow::Result<()>| done.map(|()| ONE_PASSED);
+    let mut counts = match part {
         Part::Fmt => {
             component("fmt")?;
-            check(command::run(&mut cargo(&["fmt", "--all", "--check"])))
+            return check(command::run(&mut cargo(&["fmt", "--all", "--check"])));
         }
-        Part::Tidy => Ok(if tidy::run(root)? {
-            Counts {
-                passed: 1,
-                ..Counts::default()
-            }
-        } else {
-            Counts {
-                failed: 1,
-                ..Counts::default()
-            }
-        }),
+        Part::Tidy => {
+            return Ok(if tidy::run(root)? {
+                ONE_PASSED
+            } else {
+                ONE_FAILED
+            });
+        }
         Part::Clippy => {
             component("clippy")?;
             let args = [
                 "clippy",
                 "--workspace",
-                "--exclude",
-                "ebpf-programs",
                 "--all-targets",
                 "--locked",
+                "--",
+                "-D",
+                "warnings",
             ];
-            check(command::run(cargo(&args).args(["--", "-D", "warnings"])))
+            return check(command::run(&mut cargo(&args)));
         }
-        Part::Unit => {
-            let mut test = cargo(&["test", "--locked", "--no-fail-fast", "--workspace"]);
-            for crate_name in [
-                "ebpf-programs",
-                "tests-datapath",
-                "tests-node",
-                "tests-cluster",
-            ] {
-                test.args(["--exclude", crate_name]);
-            }
-            counted(&mut test, filter)
+        Part::Unit if filter.is_none() => {
+            let mut test = cargo(&["test", "--doc", "--no-fail-fast"]);
+            counted(test.args(SELECTION))?
         }
-        Part::Datapath => counted(cargo(&TEST).arg("tests-datapath"), filter),
-        Part::Node => counted(cargo(&TEST).arg("tests-node"), filter),
-        Part::Cluster => counted(cargo(&TEST).arg("tests-cluster"), filter),
+        Part::Unit | Part::Datapath | Part::Node | Part::Cluster => Counts::default(),
+    };
+    let programs = match programs {
+        Some(programs) => programs,
+        None => programs.insert(programs::compile(root, &SELECTION)?),
+    };
+    for program in programs
+        .iter()
+        .filter(|program| part_of(&program.folder) == part)
+    {
+        let mut test = program.command(root);
+        test.env("HYDROFOIL_BIN", bin);
+        counts = counts.and(counted(test.args(filter))?);
     }
+    Ok(counts)
 }
 
-const TEST: [&str; 4] = ["test", "--locked", "--no-fail-fast", "--package"];
+/// The same for each call of cargo: another selection of crates resolves other features, and
+/// would compile hundreds of dependencies again.
+const SELECTION: [&str; 4] = ["--locked", "--workspace", "--exclude", "ebpf-programs"];
+
+/// Which part a crate's tests belong to.
+fn part_of(folder: &str) -> Part {
+    match folder {
+        "tests/datapath" => Part::Datapath,
+        "tests/node" => Part::Node,
+        "tests/cluster" => Part::Cluster,
+        _ => Part::Unit,
+    }
+}
 
 /// rustup's minimal profile lacks both.
 fn component(name: &str) -> anyhow::Result<()> {
@@ -163,20 +193,14 @@ fn component(name: &str) -> anyhow::Result<()> {
     command::run(Command::new("rustup").args(["component", "add", component]))
 }
 
-/// Runs `cargo test ...`, passes its output on as it comes, and adds up the result lines.
-fn counted(test: &mut Command, filter: Option<&str>) -> anyhow::Result<Counts> {
-    if let Some(filter) = filter {
-        test.args(["--", filter]);
-    }
+/// Runs tests, passes their output on as it comes, and adds up the result lines.
+fn counted(test: &mut Command) -> anyhow::Result<Counts> {
     eprintln!("$ {}", command::line_of(test));
-    let mut child = test
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("start cargo test")?;
+    let mut child = test.stdout(Stdio::piped()).spawn().context("start tests")?;
     let mut counts = Counts::default();
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
-            let line = line.context("output of cargo test")?;
+            let line = line.context("output of tests")?;
             // Result lines of crates without tests would bury those that say something.
             let empty = line.starts_with("running 0 tests")
                 || line.contains("ok. 0 passed; 0 failed; 0 ignored");
@@ -185,15 +209,13 @@ fn counted(test: &mut Command, filter: Option<&str>) -> anyhow::Result<Counts> {
                 std::io::stdout().flush().context("own output")?;
             }
             if let Some(result) = result_of(&line) {
-                counts.passed += result.passed;
-                counts.failed += result.failed;
-                counts.ignored += result.ignored;
+                counts = counts.and(result);
             }
         }
     }
-    let status = child.wait().context("end of cargo test")?;
+    let status = child.wait().context("end of tests")?;
     if !status.success() && counts.failed == 0 {
-        println!("cargo test ended with {status} and named no failed test");
+        println!("the tests ended with {status} and named no failed one");
         counts.failed = 1;
     }
     Ok(counts)
