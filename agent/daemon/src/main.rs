@@ -10,6 +10,7 @@ mod apply;
 mod check;
 mod cleanup;
 mod config;
+mod drops;
 mod event;
 mod facts;
 mod images;

@@ -17,7 +17,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::apply::{Applied, Apply, WriteError};
+use crate::drops;
 use crate::event::Event;
+
 use crate::observe::{self, Found};
 use crate::pushed::Pushed;
 use crate::report::Report;
@@ -215,6 +217,9 @@ impl Node {
             self.flows_due = now + FLOWS_MS;
             if let Err(error) = self.apply.datapath.sweep() {
                 tracing::error!(%error, "flows that are over stay");
+            }
+            if let Err(error) = drops::report(self.apply.datapath.maps()) {
+                tracing::error!(%error, "what is dropped is not logged");
             }
             agent_sys::heap::trim();
         }
