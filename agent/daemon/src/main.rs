@@ -131,7 +131,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 async fn clean(config: &Config) -> anyhow::Result<()> {
-    let _alone = startup::alone(config)?;
+    let _alone = startup::alone(config).await?;
     let removed = cleanup::run(config).await;
     for what in &removed.done {
         tracing::info!("removed {what}");
@@ -149,7 +149,7 @@ async fn clean(config: &Config) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(?config, "configuration in force");
-    let _alone = startup::alone(&config)?;
+    let _alone = startup::alone(&config).await?;
     let (events, queue) = mpsc::channel(EVENTS);
     let (sys, datapath) = startup::open(&config, events)
         .await

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use agent_plan::link::SERVICE_LINK;
 use agent_plan::world::Settings;
@@ -145,9 +146,15 @@ pub(crate) fn program(
     Ok(path)
 }
 
+/// How long an agent that was killed may take to be gone: the kernel closes its files,
+/// and with them the lock, only after its memory and its BPF handles.
+const LAST_BREATH: Duration = Duration::from_secs(3);
+/// How often that is looked at.
+const BREATH: Duration = Duration::from_millis(20);
+
 /// Makes sure that no other agent works with the same folders, for as long as the
-/// returned file is open; the kernel gives it up with our last breath.
-pub(crate) fn alone(config: &Config) -> Result<std::fs::File, StartError> {
+/// returned file is open. One that was just killed is waited for.
+pub(crate) async fn alone(config: &Config) -> Result<std::fs::File, StartError> {
     agent_sys::state::create_folder(&config.run)?;
     let path = config.run.join("lock");
     let disk = |source| StartError::Disk {
@@ -155,11 +162,22 @@ pub(crate) fn alone(config: &Config) -> Result<std::fs::File, StartError> {
         source,
     };
     let file = std::fs::File::create(&path).map_err(disk)?;
-    file.try_lock().map_err(|source| StartError::NotAlone {
-        path: config.run.clone(),
-        source,
-    })?;
-    Ok(file)
+    let mut waited = Duration::ZERO;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) if waited < LAST_BREATH => {
+                tokio::time::sleep(BREATH).await;
+                waited += BREATH;
+            }
+            Err(source) => {
+                return Err(StartError::NotAlone {
+                    path: config.run.clone(),
+                    source,
+                });
+            }
+        }
+    }
 }
 
 /// The disk takes what we will write.
@@ -307,4 +325,35 @@ fn open_datapath(
         folder: folder.to_owned(),
         node,
     })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A killed agent keeps its lock for a moment; its successor must not give up on it.
+    #[tokio::test]
+    async fn waits_for_one_that_is_on_its_way_out_and_refuses_one_that_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "node_name = \"n1\"\ncontrol = \"https://172.31.0.1:7443\"\nrun = {:?}\n",
+            folder.path()
+        );
+        let config = crate::config::parse(&text).unwrap();
+        let first = alone(&config).await.unwrap();
+        let (freed, second) = tokio::join!(
+            async {
+                tokio::time::sleep(5 * BREATH).await;
+                drop(first);
+            },
+            alone(&config)
+        );
+        let () = freed;
+        let _second = second.unwrap();
+        let refused = alone(&config).await;
+        assert!(
+            matches!(refused, Err(StartError::NotAlone { .. })),
+            "{refused:?}"
+        );
+    }
 }
