@@ -157,8 +157,16 @@ pub(super) fn failing_container_is_backed_off(cluster: &mut Cluster) {
 
 pub(super) fn too_small_a_limit_is_an_oom_kill(cluster: &mut Cluster) {
     apply(cluster, "failing/limit-too-small");
-    let pod = objects::with_reason(cluster, "limit-too-small", &["OOMKilled"]);
-    assert!(!pod.ready, "{pod:?}");
+    objects::with_reason(cluster, "limit-too-small", &["OOMKilled"]);
+    // The first restart is immediate, so it may be running again: what counts is how it ended.
+    let object = cluster.get("pods", objects::NAMESPACE, "limit-too-small");
+    let object = object.expect("the pod");
+    let status = &object["status"]["containerStatuses"][0];
+    let killed = ["state", "lastState"].map(|state| &status[state]["terminated"]);
+    let killed = killed.iter().find(|end| end["reason"] == "OOMKilled");
+    let code = killed.and_then(|end| end["exitCode"].as_i64());
+    assert_eq!(code, Some(137), "{status}");
+    objects::with_reason(cluster, "limit-too-small", &["CrashLoopBackOff"]);
     delete_pod(cluster, "limit-too-small");
 }
 
