@@ -53,6 +53,7 @@ fn a_pod_lives_through_the_death_of_its_agent() {
         ("life", Some(7))
     );
 
+    node.saved(2);
     node.kill();
     node.start();
     let hello = node.control.hello(2);

@@ -5,10 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use agent_sys::image::{ImageStore, Reference};
+use proto::Message as _;
 use proto::v1;
 use proto::v1::change::Change;
 use proto::v1::container_state::State;
-use tests_harness::{NetNs, Process, binary, image, process, unique_name};
+use tests_harness::{NetNs, Process, binary, image, process, unique_name, wait_until};
 
 use crate::control::{Control, TOKEN};
 
@@ -83,6 +84,21 @@ impl Node {
             .arg(self.config())
             .env("RUST_LOG", "info,foil_agent=debug");
         self.agent = Some(Process::spawn("agent", &mut command, &self.log()));
+    }
+
+    /// Waits until this revision is on the agent's disk; it is written a moment after
+    /// it came.
+    pub(crate) fn saved(&self, revision: u64) {
+        let path = self.folder.join("lib/state/pushed");
+        wait_until("the revision on disk", || {
+            let bytes = fs::read(&path).map_err(|error| error.to_string())?;
+            let record = v1::NodeRecord::decode(&bytes[..]).map_err(|error| error.to_string())?;
+            if record.revision >= revision {
+                Ok(())
+            } else {
+                Err(format!("{}", record.revision))
+            }
+        });
     }
 
     pub(crate) fn kill(&mut self) {

@@ -15,7 +15,7 @@ use agent_sys::shim::{self, Client, ShimError};
 use agent_sys::state::Layout;
 use proto::v1::shim_container::State;
 use proto::v1::{ShimContainer, ShimCreate, ShimExec};
-use tests_harness::{binary, unique_name};
+use tests_harness::{binary, unique_name, wait_until};
 use tokio::runtime::{Builder, Runtime};
 
 /// Longer than anything here takes on a busy machine.
@@ -325,6 +325,18 @@ pub fn install_busybox(rootfs: &Path) {
     {
         symlink("busybox", rootfs.join("bin").join(applet)).expect("applet");
     }
+}
+
+/// Waits until a line of the log ends so: what a program has said may still be in the pipe.
+pub fn logged(path: &Path, end: &str) {
+    wait_until(&format!("a line that ends with {end:?}"), || {
+        let lines = log_lines(path);
+        if lines.iter().any(|line| line.ends_with(end)) {
+            Ok(())
+        } else {
+            Err(lines.join("\n"))
+        }
+    });
 }
 
 /// Lines of a log in CRI format without their times: "stdout F text".

@@ -25,11 +25,16 @@ fn the_filter_and_capabilities_hold_in_init_and_exec() {
     let mut pod = Pod::new();
     let create = pod.message(
         "web",
-        &["sh", "-c", "cat /proc/self/status; exec sleep 1000"],
+        &[
+            "sh",
+            "-c",
+            "cat /proc/self/status; echo all; exec sleep 1000",
+        ],
     );
     let id = pod.run(create);
     let text = pod.exec(&id, &["cat", "/proc/self/status"]).unwrap().1;
     let of_exec: Vec<String> = text.lines().map(|l| format!("stdout F {l}")).collect();
+    crate::pod::logged(&pod.log_path("web"), "all");
     pod.kill(&id, libc::SIGKILL, false).unwrap();
     pod.exited(&id);
     let of_init = crate::pod::log_lines(&pod.log_path("web"));
@@ -124,10 +129,12 @@ fn another_user() {
     };
     let id = pod.run(create);
     let (_, text) = pod.exec(&id, &["sh", "-c", script]).unwrap();
+    let log = pod.log_path("web");
+    crate::pod::logged(&log, "Permission denied");
     pod.kill(&id, libc::SIGKILL, false).unwrap();
     pod.exited(&id);
     let of_exec: Vec<String> = text.lines().map(|l| format!("stdout F {l}")).collect();
-    for lines in [crate::pod::log_lines(&pod.log_path("web")), of_exec] {
+    for lines in [crate::pod::log_lines(&log), of_exec] {
         let out: Vec<_> = lines
             .iter()
             .filter_map(|l| l.strip_prefix("stdout F "))
