@@ -3,8 +3,9 @@
 //! The programs are binaries of the test crates (they need the harness), print one JSON
 //! object a line, and say on standard error what they do. Nothing is measured here.
 
+use crate::build::{self, Profile};
+use crate::command;
 use crate::setup::{self, For};
-use crate::{build, command};
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use serde_json::{Map, Value};
@@ -54,7 +55,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
             );
         }
     }
-    let bin = build::with(root, &tools)?;
+    let bin = build::with(root, &tools, Profile::Release)?;
     let mut file = match &options.json {
         Some(path) => {
             Some(File::create(path).with_context(|| format!("create {}", path.display()))?)

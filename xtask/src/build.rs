@@ -1,8 +1,8 @@
-//! `cargo xtask build`: release binaries and the BPF object, all into target/release.
+//! Binaries and the BPF object, in one folder: `target/debug` or `target/release`.
 //!
 //! The shim and the test application are linked statically: they run where no library is
 //! (a container) or where each page counts (one shim per pod).
-//! Called by `main`, `demo`, `test` and `bench`.
+//! Called by `main` and `bench` for release, by `demo` and `test` for dev.
 
 use crate::setup::{self, For, Tools};
 use crate::{command, object};
@@ -11,55 +11,87 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Crates with binaries that are run as they are: ours, and the tests' drivers.
-const PACKAGES: [&str; 6] = [
-    "control-cli",
-    "control-server",
-    "agent-daemon",
-    "tests-cluster",
-    "tests-datapath",
-    "tests-node",
-];
+/// Which of cargo's profiles builds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// What tests are compiled with as well, so that dependencies are compiled once.
+    Dev,
+    /// What is installed and measured.
+    Release,
+}
+
+impl Profile {
+    /// Dev, or what is installed.
+    pub(crate) fn of(dev: bool) -> Self {
+        if dev { Self::Dev } else { Self::Release }
+    }
+
+    /// Below `target/`.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+        }
+    }
+
+    /// Of the shim: small before fast where it is installed, one process per pod.
+    fn of_shim(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "shim",
+        }
+    }
+}
+
+/// The same crates in each call of cargo: another selection would resolve other features, and
+/// compile hundreds of dependencies again.
+pub(crate) const SELECTION: [&str; 4] = ["--locked", "--workspace", "--exclude", "ebpf-programs"];
 
 /// Sets up for building, then builds. Gives the folder.
-pub(crate) fn run(root: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn run(root: &Path, profile: Profile) -> anyhow::Result<PathBuf> {
     let tools = setup::run(root, For::Build)?;
-    with(root, &tools)
+    with(root, &tools, profile)
 }
 
 /// Builds with tools that setup found.
-pub(crate) fn with(root: &Path, tools: &Tools) -> anyhow::Result<PathBuf> {
+pub(crate) fn with(root: &Path, tools: &Tools, profile: Profile) -> anyhow::Result<PathBuf> {
     eprintln!("BPF compiler: {}", tools.compiler);
-    object::build(root, &tools.compiler, &tools.linker)?;
-    // In one call: another selection of crates would resolve other features, and compile
-    // hundreds of dependencies again. Drivers of demo and benchmark are among them.
-    let mut cargo = command::cargo(root, &["build", "--release", "--locked", "--bins"]);
-    for name in PACKAGES {
-        cargo.args(["--package", name]);
-    }
-    command::run(&mut cargo)?;
-    let folder = root.join("target/release");
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    // The shim has a profile of its own: small before fast, one process per pod.
+    let folder = root.join("target").join(profile.folder());
+    let object = object::build(root, &tools.compiler, &tools.linker)?;
+    copy(&object, &folder.join("hydrofoil.bpf.o"))?;
+    let mut cargo = command::cargo(root, &["build", "--bins", "--profile", profile.name()]);
+    command::run(cargo.args(SELECTION))?;
     for (package, binary, profile) in [
-        ("agent-shim", "foil-shim", "shim"),
-        ("tests-app", "app", "release"),
+        ("agent-shim", "foil-shim", profile.of_shim()),
+        ("tests-app", "app", profile.name()),
     ] {
-        build_static(root, &target, package, profile)?;
-        let built = root.join("target").join(&target).join(profile).join(binary);
+        let built = build_static(root, package, binary, profile)?;
         copy(&built, &folder.join(binary))?;
     }
     Ok(folder)
 }
 
-/// The flags by the target's own variable, which keeps them away from build scripts and
-/// macros: those cannot be static.
-fn build_static(root: &Path, target: &str, package: &str, profile: &str) -> anyhow::Result<()> {
+/// Builds one binary for an explicit target, whose flags do not reach build scripts and
+/// macros: those cannot be static. Gives its path.
+fn build_static(
+    root: &Path,
+    package: &str,
+    binary: &str,
+    profile: &str,
+) -> anyhow::Result<PathBuf> {
     let mut seccomp = Command::new("pkg-config");
     let libraries = command::read(seccomp.args(["--variable=libdir", "libseccomp"]))?;
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut cargo = command::cargo(
         root,
-        &["build", "--locked", "--target", target, "-p", package],
+        &["build", "--locked", "--target", &target, "-p", package],
     );
     cargo.args(["--profile", profile]);
     let variable = format!(
@@ -73,7 +105,9 @@ fn build_static(root: &Path, target: &str, package: &str, profile: &str) -> anyh
     cargo
         .env("LIBSECCOMP_LINK_TYPE", "static")
         .env("LIBSECCOMP_LIB_PATH", libraries.trim());
-    command::run(&mut cargo)
+    command::run(&mut cargo)?;
+    let folder = if profile == "dev" { "debug" } else { profile };
+    Ok(root.join("target").join(target).join(folder).join(binary))
 }
 
 /// Copies beside and renames, because a running program cannot be written to.
@@ -81,6 +115,9 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     let bytes = fs::read(from).with_context(|| format!("read {}", from.display()))?;
     if fs::read(to).is_ok_and(|old| old == bytes) {
         return Ok(());
+    }
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     }
     let beside = to.with_extension("new");
     fs::copy(from, &beside).with_context(|| format!("write {}", beside.display()))?;

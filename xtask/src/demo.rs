@@ -3,7 +3,7 @@
 //! The driver is a binary of `tests-cluster`, because it shares the tests' harness, which
 //! this crate may not depend on.
 
-use crate::build;
+use crate::build::{self, Profile};
 use crate::setup::{self, For};
 use anyhow::Context as _;
 use std::os::unix::process::CommandExt as _;
@@ -13,7 +13,7 @@ use std::process::Command;
 /// Comes back only with an error: on success the driver's exit code is ours.
 pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
     let tools = setup::run(root, For::Test)?;
-    let folder = build::with(root, &tools)?;
+    let folder = build::with(root, &tools, Profile::Dev)?;
     // By exec, so that Ctrl-C reaches the one process that has something to clean up.
     let mut driver = Command::new(folder.join("demo"));
     let error = driver.env("HYDROFOIL_BIN", folder).current_dir(root).exec();

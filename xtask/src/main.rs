@@ -16,6 +16,7 @@ mod setup;
 mod test;
 mod tidy;
 
+use build::Profile;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,7 +38,11 @@ enum Task {
         check: bool,
     },
     /// Build binaries and BPF object into target/release
-    Build,
+    Build {
+        /// Into target/debug instead, where tests and demo look for them
+        #[arg(long)]
+        dev: bool,
+    },
     /// Set up, build, run the main job on two nodes in network namespaces, clean up
     Demo,
     /// Set up, build, run every check and test; last line 'N passed, N failed'
@@ -56,7 +61,7 @@ fn main() -> ExitCode {
     let done = match arguments.task {
         Task::Setup { check: true } => setup::check(&root),
         Task::Setup { check: false } => setup::run(&root, setup::For::Test).map(|_| true),
-        Task::Build => build::run(&root).map(|_| true),
+        Task::Build { dev } => build::run(&root, Profile::of(dev)).map(|_| true),
         Task::Demo => demo::run(&root),
         Task::Test(options) => test::run(&root, &options),
         Task::Ci => test::run(&root, &test::Options::default()),

@@ -4,15 +4,13 @@
 
 use crate::command;
 use crate::setup::BpfCompiler;
-use anyhow::Context as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const TARGET: &str = "bpfel-unknown-none";
 const FLAGS: &str = "-Cdebuginfo=2 -Ctarget-cpu=v3 -Clink-arg=--btf";
 
-/// Compiles the programs to target/release/hydrofoil.bpf.o; the file changes only if they do.
+/// Compiles the programs, and gives the object's path.
 pub(crate) fn build(root: &Path, compiler: &BpfCompiler, linker: &Path) -> anyhow::Result<PathBuf> {
     let mut cargo = match compiler {
         BpfCompiler::Debian { rustc } => {
@@ -45,12 +43,5 @@ pub(crate) fn build(root: &Path, compiler: &BpfCompiler, linker: &Path) -> anyho
     );
     let folder = root.join("target/bpf");
     command::run(cargo.env("CARGO_TARGET_DIR", &folder))?;
-    let built = folder.join(TARGET).join("release/hydrofoil");
-    let bytes = fs::read(&built).with_context(|| format!("read {}", built.display()))?;
-    let object = root.join("target/release/hydrofoil.bpf.o");
-    if !fs::read(&object).is_ok_and(|old| old == bytes) {
-        fs::create_dir_all(root.join("target/release")).context("make target/release")?;
-        fs::write(&object, bytes).with_context(|| format!("write {}", object.display()))?;
-    }
-    Ok(object)
+    Ok(folder.join(TARGET).join("release/hydrofoil"))
 }

@@ -4,13 +4,14 @@
 //! lines of libtest. A part that does not even start counts as one failure.
 //! Called by `main`; CI runs exactly this.
 
+use crate::build::{self, Profile, SELECTION};
 use crate::programs::{self, Program};
 use crate::setup::{self, For};
-use crate::{build, command, tidy};
+use crate::{command, tidy};
 use anyhow::Context as _;
 use clap::ValueEnum;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 #[derive(clap::Args, Default)]
@@ -40,6 +41,16 @@ enum Part {
     Node,
     /// Two nodes and a control plane
     Cluster,
+}
+
+impl Part {
+    /// Whether it runs what `build` makes, as root. The others need cargo and a C compiler only.
+    fn runs_binaries(self) -> bool {
+        match self {
+            Self::Fmt | Self::Tidy | Self::Clippy | Self::Unit => false,
+            Self::Datapath | Self::Node | Self::Cluster => true,
+        }
+    }
 }
 
 /// Counts over all parts.
@@ -72,15 +83,21 @@ impl Counts {
 }
 
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
-    let tools = setup::run(root, For::Test)?;
-    let bin = build::with(root, &tools)?;
+    let parts: Vec<Part> = Part::value_variants()
+        .iter()
+        .copied()
+        .filter(|part| options.parts.is_empty() || options.parts.contains(part))
+        .collect();
+    let bin = if parts.iter().any(|part| part.runs_binaries()) {
+        let tools = setup::run(root, For::Test)?;
+        build::with(root, &tools, Profile::Dev)?
+    } else {
+        PathBuf::new()
+    };
     let mut total = Counts::default();
     let mut failed = Vec::new();
     let mut programs = None;
-    for &part in Part::value_variants() {
-        if !options.parts.is_empty() && !options.parts.contains(&part) {
-            continue;
-        }
+    for part in parts {
         let value = part.to_possible_value();
         let name = value.map_or_else(String::new, |value| value.get_name().to_owned());
         println!("\n== {name}");
@@ -167,10 +184,6 @@ fn run_part(
     }
     Ok(counts)
 }
-
-/// The same for each call of cargo: another selection of crates resolves other features, and
-/// would compile hundreds of dependencies again.
-const SELECTION: [&str; 4] = ["--locked", "--workspace", "--exclude", "ebpf-programs"];
 
 /// Which part a crate's tests belong to.
 fn part_of(folder: &str) -> Part {

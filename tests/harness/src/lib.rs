@@ -23,15 +23,15 @@ pub use wait::{wait_for, wait_until};
 
 use std::path::PathBuf;
 
-/// Folder with the release binaries and the BPF object: `$HYDROFOIL_BIN`, or
-/// `target/release` of this workspace. `cargo xtask build` fills it.
+/// Folder with the binaries and the BPF object: `$HYDROFOIL_BIN`, or `target/debug` of this
+/// workspace. `cargo xtask test` fills it.
 pub fn bin_dir() -> PathBuf {
     #[expect(
         clippy::disallowed_methods,
         reason = "tests have no config file; this is the one variable that they read"
     )]
     let named = std::env::var_os("HYDROFOIL_BIN");
-    named.map_or_else(|| workspace().join("target/release"), PathBuf::from)
+    named.map_or_else(|| workspace().join("target/debug"), PathBuf::from)
 }
 
 /// A binary in [`bin_dir`]. Panics, naming the command that builds it, if it is not there.
@@ -39,7 +39,7 @@ pub fn binary(name: &str) -> PathBuf {
     let path = bin_dir().join(name);
     assert!(
         path.exists(),
-        "{} is missing: run `cargo xtask build`",
+        "{} is missing: run `cargo xtask build --dev`",
         path.display()
     );
     path
