@@ -1,7 +1,5 @@
 //! Binaries and the BPF object, in one folder: `target/debug` or `target/release`.
 //!
-//! The shim and the test application are linked statically: they run where no library is
-//! (a container) or where each page counts (one shim per pod).
 //! Called by `main` and `bench` for release, by `demo` and `test` for dev.
 
 use crate::setup::{self, For, Tools};
@@ -41,11 +39,17 @@ impl Profile {
         }
     }
 
-    /// Of the shim: small before fast where it is installed, one process per pod.
-    fn of_shim(self) -> &'static str {
+    /// What is linked statically, by which profile: crate, binary, profile. The test
+    /// application runs in images that have no library. The shim that is installed is small
+    /// before fast, as one runs for each pod; in the dev build it is like the other binaries,
+    /// because its dependencies would be compiled once more.
+    fn linked_statically(self) -> &'static [(&'static str, &'static str, &'static str)] {
         match self {
-            Self::Dev => "dev",
-            Self::Release => "shim",
+            Self::Dev => &[("tests-app", "app", "dev")],
+            Self::Release => &[
+                ("tests-app", "app", "release"),
+                ("agent-shim", "foil-shim", "shim"),
+            ],
         }
     }
 }
@@ -68,10 +72,7 @@ pub(crate) fn with(root: &Path, tools: &Tools, profile: Profile) -> anyhow::Resu
     copy(&object, &folder.join("hydrofoil.bpf.o"))?;
     let mut cargo = command::cargo(root, &["build", "--bins", "--profile", profile.name()]);
     command::run(cargo.args(SELECTION))?;
-    for (package, binary, profile) in [
-        ("agent-shim", "foil-shim", profile.of_shim()),
-        ("tests-app", "app", profile.name()),
-    ] {
+    for &(package, binary, profile) in profile.linked_statically() {
         let built = build_static(root, package, binary, profile)?;
         copy(&built, &folder.join(binary))?;
     }
