@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::decode;
 use crate::invalid::{Cause, Causes, Field, Invalid};
-use crate::kind::{Admitted, Kind, Rules};
+use crate::kind::{Admitted, Kind, Rules, Words};
 use crate::{equality, meta, unsupported};
 
 /// Judges `value`, a new object, or the successor of `old`. The result is
@@ -20,6 +20,24 @@ pub fn admit(value: &Value, kind: &'static Kind, old: Option<&Value>) -> Result<
 /// Judges a write of the status: everything but `status` is taken from `old`.
 pub fn admit_status(value: &Value, kind: &'static Kind, old: &Value) -> Result<Admitted, Invalid> {
     (kind.admit_status)(kind, value, Some(old))
+}
+
+/// The kind whose type and rules are `T`'s.
+pub(crate) const fn kind_of<T: Rules>(words: Words) -> Kind {
+    Kind {
+        group: T::GROUP,
+        version: T::VERSION,
+        kind: T::KIND,
+        plural: words.plural,
+        singular: words.singular,
+        short_names: words.short_names,
+        namespaced: words.namespaced,
+        has_status: words.has_status,
+        pod_spec: words.pod_spec,
+        name_rule: words.name_rule,
+        admit: admit_as::<T>,
+        admit_status: admit_status_as::<T>,
+    }
 }
 
 fn refuse(kind: &Kind, value: &Value, causes: Vec<Cause>) -> Invalid {
@@ -38,7 +56,7 @@ fn decode_old<T: Rules>(kind: &Kind, old: &Value) -> Result<T, Invalid> {
     decode::lenient::<T>(old).map_err(|cause| refuse(kind, old, vec![cause]))
 }
 
-pub(crate) fn admit_as<T: Rules>(
+fn admit_as<T: Rules>(
     kind: &'static Kind,
     value: &Value,
     old: Option<&Value>,
@@ -79,7 +97,7 @@ pub(crate) fn admit_as<T: Rules>(
     Ok((stored, warnings))
 }
 
-pub(crate) fn admit_status_as<T: Rules>(
+fn admit_status_as<T: Rules>(
     kind: &'static Kind,
     value: &Value,
     old: Option<&Value>,

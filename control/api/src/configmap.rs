@@ -2,11 +2,12 @@
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
+use crate::admit;
 use crate::invalid::{Causes, Field};
 use crate::kind::{Kind, NameRule, Rules, Words};
 use crate::name;
 
-pub(crate) static KIND: Kind = Kind::of::<ConfigMap>(Words {
+pub(crate) static KIND: Kind = admit::kind_of::<ConfigMap>(Words {
     plural: "configmaps",
     singular: "configmap",
     short_names: &["cm"],

@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvFromSource, EnvVar, VolumeMount};
 
 use crate::invalid::{Causes, Field, Warning};
-use crate::podspec::validate_field_ref;
-use crate::{lifecycle, name, probe, resources, security};
+use crate::{fieldref, lifecycle, name, probe, resources, security};
 
 /// Where a container's last words are read from.
 const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -194,7 +193,7 @@ fn validate_env(env: &EnvVar, at: &Field, causes: &mut Causes) {
     let mut sources = 0;
     if let Some(field) = &from.field_ref {
         sources += 1;
-        validate_field_ref(field, ENV_FIELDS, &at.child("fieldRef"), causes);
+        fieldref::validate(field, ENV_FIELDS, &at.child("fieldRef"), causes);
     }
     if let Some(resource) = &from.resource_field_ref {
         sources += 1;

@@ -4,6 +4,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentStrategy, RollingUpdateDe
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
+use crate::admit;
 use crate::invalid::{Causes, Field, Warning};
 use crate::kind::{Kind, NameRule, Rules, Words};
 use crate::replicaset::{
@@ -11,7 +12,7 @@ use crate::replicaset::{
     validate_template,
 };
 
-pub(crate) static KIND: Kind = Kind::of::<Deployment>(Words {
+pub(crate) static KIND: Kind = admit::kind_of::<Deployment>(Words {
     plural: "deployments",
     singular: "deployment",
     short_names: &["deploy"],

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use crate::admit;
 use crate::invalid::{Causes, Field};
 use crate::kind::{Kind, NameRule, Rules, Words};
 use crate::name;
 
-pub(crate) static KIND: Kind = Kind::of::<EndpointSlice>(Words {
+pub(crate) static KIND: Kind = admit::kind_of::<EndpointSlice>(Words {
     plural: "endpointslices",
     singular: "endpointslice",
     short_names: &[],

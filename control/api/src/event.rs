@@ -2,10 +2,11 @@
 
 use k8s_openapi::api::core::v1::Event;
 
+use crate::admit;
 use crate::invalid::{Causes, Field};
 use crate::kind::{Kind, NameRule, Rules, Words};
 
-pub(crate) static KIND: Kind = Kind::of::<Event>(Words {
+pub(crate) static KIND: Kind = admit::kind_of::<Event>(Words {
     plural: "events",
     singular: "event",
     short_names: &["ev"],

@@ -1,6 +1,6 @@
-//! The registry of kinds: what they are called, and the functions that each
-//! brings. Not the rules themselves: one file per kind has them. Adding a kind
-//! is such a file and a line in [`kinds`].
+//! The type of a kind: its names, its shape, its keys in the store, and the
+//! functions that each kind brings. Not the list of kinds: see `registry`. Not
+//! the rules themselves: each kind has a file of its own.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{Metadata, Resource};
@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::admit;
 use crate::invalid::{Causes, Invalid, Warning};
 
 /// What a kind must say about itself. All pure.
@@ -45,7 +44,7 @@ pub enum NameRule {
 /// Result of admission: the object as it is to be stored, and what to tell the user.
 pub type Admitted = (Value, Vec<Warning>);
 
-type AdmitFn = fn(&'static Kind, &Value, Option<&Value>) -> Result<Admitted, Invalid>;
+pub(crate) type AdmitFn = fn(&'static Kind, &Value, Option<&Value>) -> Result<Admitted, Invalid>;
 
 /// One kind of object.
 pub struct Kind {
@@ -106,23 +105,6 @@ impl Kind {
             Some(_) | None => format!("{}/", self.resource()),
         }
     }
-
-    pub(crate) const fn of<T: Rules>(words: Words) -> Self {
-        Self {
-            group: T::GROUP,
-            version: T::VERSION,
-            kind: T::KIND,
-            plural: words.plural,
-            singular: words.singular,
-            short_names: words.short_names,
-            namespaced: words.namespaced,
-            has_status: words.has_status,
-            pod_spec: words.pod_spec,
-            name_rule: words.name_rule,
-            admit: admit::admit_as::<T>,
-            admit_status: admit::admit_status_as::<T>,
-        }
-    }
 }
 
 impl std::fmt::Debug for Kind {
@@ -147,80 +129,4 @@ pub(crate) struct Words {
     pub(crate) has_status: bool,
     pub(crate) pod_spec: &'static str,
     pub(crate) name_rule: NameRule,
-}
-
-/// A line for each kind.
-static KINDS: &[&Kind] = &[
-    &crate::pod::KIND,
-    &crate::replicaset::KIND,
-    &crate::deployment::KIND,
-    &crate::service::KIND,
-    &crate::endpointslice::KIND,
-    &crate::configmap::KIND,
-    &crate::secret::KIND,
-    &crate::namespace::KIND,
-    &crate::node::KIND,
-    &crate::event::KIND,
-];
-
-/// All kinds, in the order in which help lists them.
-pub fn kinds() -> &'static [&'static Kind] {
-    KINDS
-}
-
-/// By group, version and kind.
-pub fn find(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
-    kinds()
-        .iter()
-        .copied()
-        .find(|k| k.group == group && k.version == version && k.kind == kind)
-}
-
-/// By an object's own `apiVersion` and `kind`. The error says what is missing
-/// or which kinds there are.
-pub fn find_for(object: &Value) -> Result<&'static Kind, Invalid> {
-    let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
-    let (api_version, kind) = (text("apiVersion"), text("kind"));
-    let name = crate::meta::name(object);
-    if !object.is_object() {
-        return Err(Invalid::one("object", "", "", "must be an object"));
-    }
-    if kind.is_empty() {
-        return Err(Invalid::one("object", name, "kind", "Required value"));
-    }
-    if api_version.is_empty() {
-        return Err(Invalid::one(kind, name, "apiVersion", "Required value"));
-    }
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    if let Some(found) = find(group, version, kind) {
-        return Ok(found);
-    }
-    if let Some(other) = kinds().iter().find(|k| k.kind == kind) {
-        let message = format!(
-            "Unsupported value: {api_version:?}: supported values: {:?}",
-            other.api_version()
-        );
-        return Err(Invalid::one(kind, name, "apiVersion", message));
-    }
-    let message = format!("{api_version} {kind} is not supported by Hydrofoil yet");
-    Err(Invalid::one(kind, name, "kind", message))
-}
-
-/// By a word of a person: "po", "pod", "pods", "Pod", "deployments.apps".
-/// Letter case does not matter.
-pub fn by_word(word: &str) -> Option<&'static Kind> {
-    let word = word.to_ascii_lowercase();
-    let (name, group) = match word.split_once('.') {
-        Some((name, group)) => (name, Some(group)),
-        None => (word.as_str(), None),
-    };
-    kinds().iter().copied().find(|k| {
-        let named = k.plural == name
-            || k.singular == name
-            || k.short_names.contains(&name)
-            || k.kind.to_ascii_lowercase() == name;
-        let grouped =
-            group.is_none_or(|g| g == k.group || g == format!("{}.{}", k.version, k.group));
-        named && grouped
-    })
 }

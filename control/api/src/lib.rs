@@ -5,8 +5,8 @@
 //! the network. Called by `control-plan`, `control-server`, `foil` and by the
 //! feature `convert` of `proto`.
 //!
-//! Reading order: `kind` (what kinds there are), `admit` (the way of an object
-//! in), one file per kind, then what they are built of.
+//! Reading order: `kind` (what a kind is), `registry` (which there are), `admit`
+//! (how a write becomes an object), one file per kind, then the parts of kinds.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +21,7 @@ pub mod kind;
 pub mod meta;
 pub mod patch;
 pub mod quantity;
+pub mod registry;
 pub mod schema;
 pub mod selector;
 pub mod unique;
@@ -40,6 +41,7 @@ pub mod service;
 
 // What kinds are built of.
 mod container;
+mod fieldref;
 mod lifecycle;
 mod name;
 pub mod podspec;
@@ -51,4 +53,5 @@ pub mod volume;
 
 pub use admit::{admit, admit_status};
 pub use invalid::{Cause, Causes, Field, Invalid, Warning};
-pub use kind::{Kind, by_word, find, find_for, kinds};
+pub use kind::Kind;
+pub use registry::{by_word, find, find_for, kinds};

@@ -4,11 +4,12 @@
 use k8s_openapi::api::core::v1::{Namespace, NamespaceSpec};
 use serde_json::{Value, json};
 
+use crate::admit;
 use crate::invalid::{Causes, Field};
 use crate::kind::{Kind, NameRule, Rules, Words};
 use crate::name;
 
-pub(crate) static KIND: Kind = Kind::of::<Namespace>(Words {
+pub(crate) static KIND: Kind = admit::kind_of::<Namespace>(Words {
     plural: "namespaces",
     singular: "namespace",
     short_names: &["ns"],

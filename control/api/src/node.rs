@@ -3,11 +3,12 @@
 use k8s_openapi::api::core::v1::{Node, NodeSpec};
 use serde_json::Value;
 
+use crate::admit;
 use crate::invalid::{Causes, Field};
 use crate::kind::{Kind, NameRule, Rules, Words};
 use crate::taint;
 
-pub(crate) static KIND: Kind = Kind::of::<Node>(Words {
+pub(crate) static KIND: Kind = admit::kind_of::<Node>(Words {
     plural: "nodes",
     singular: "node",
     short_names: &["no"],

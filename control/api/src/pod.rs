@@ -4,11 +4,12 @@
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use serde_json::{Value, json};
 
+use crate::admit;
 use crate::invalid::{Causes, Field, Warning};
 use crate::kind::{Kind, NameRule, Rules, Words};
 use crate::podspec;
 
-pub(crate) static KIND: Kind = Kind::of::<Pod>(Words {
+pub(crate) static KIND: Kind = admit::kind_of::<Pod>(Words {
     plural: "pods",
     singular: "pod",
     short_names: &["po"],

@@ -4,9 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{
-    Container, ObjectFieldSelector, PodDNSConfig, PodSecurityContext, PodSpec, Volume,
-};
+use k8s_openapi::api::core::v1::{Container, PodDNSConfig, PodSecurityContext, PodSpec, Volume};
 
 use crate::invalid::{Causes, Field, Warning};
 use crate::{container, meta, name, resources, security, taint, volume};
@@ -280,35 +278,6 @@ pub(crate) fn warnings(spec: &PodSpec, at: &Field, warnings: &mut Vec<Warning>) 
     }
     for (i, v) in spec.volumes.iter().flatten().enumerate() {
         volume::warnings(v, &at.child("volumes").index(i), warnings);
-    }
-}
-
-/// Fields of the pod that a container may ask for, in env and in volumes.
-pub(crate) fn validate_field_ref(
-    field: &ObjectFieldSelector,
-    known: &[&str],
-    at: &Field,
-    causes: &mut Causes,
-) {
-    let at = at.child("fieldPath");
-    let path = field.field_path.as_str();
-    if path.is_empty() {
-        causes.required(&at, "");
-        return;
-    }
-    let subscript = path
-        .split_once('[')
-        .and_then(|(map, key)| Some((map, key.strip_suffix(']')?)));
-    if let Some((map, key)) = subscript {
-        if !matches!(map, "metadata.labels" | "metadata.annotations") {
-            causes.invalid(&at, path, "does not support subscript");
-        } else if let Err(detail) = name::qualified(key.trim_matches('\'')) {
-            causes.invalid(&at, path, detail);
-        }
-        return;
-    }
-    if !known.contains(&path) {
-        causes.unsupported(&at, path, known);
     }
 }
 

@@ -6,12 +6,13 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde_json::{Value, json};
 
+use crate::admit;
 use crate::invalid::{Causes, Field, Warning};
 use crate::kind::{Kind, NameRule, Rules, Words};
 use crate::selector::{self, Selector};
 use crate::{meta, podspec};
 
-pub(crate) static KIND: Kind = Kind::of::<ReplicaSet>(Words {
+pub(crate) static KIND: Kind = admit::kind_of::<ReplicaSet>(Words {
     plural: "replicasets",
     singular: "replicaset",
     short_names: &["rs"],

@@ -5,12 +5,13 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
+use crate::admit;
 use crate::configmap::SIZE_MAX;
 use crate::invalid::{Causes, Field};
 use crate::kind::{Kind, NameRule, Rules, Words};
 use crate::name;
 
-pub(crate) static KIND: Kind = Kind::of::<Secret>(Words {
+pub(crate) static KIND: Kind = admit::kind_of::<Secret>(Words {
     plural: "secrets",
     singular: "secret",
     short_names: &[],

@@ -7,11 +7,12 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
+use crate::admit;
 use crate::invalid::{Causes, Field};
 use crate::kind::{Kind, NameRule, Rules, Words};
 use crate::{meta, name};
 
-pub(crate) static KIND: Kind = Kind::of::<Service>(Words {
+pub(crate) static KIND: Kind = admit::kind_of::<Service>(Words {
     plural: "services",
     singular: "service",
     short_names: &["svc"],

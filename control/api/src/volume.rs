@@ -4,8 +4,7 @@
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, ProjectedVolumeSource, Volume};
 
 use crate::invalid::{Causes, Field, Warning};
-use crate::podspec::validate_field_ref;
-use crate::{name, resources};
+use crate::{fieldref, name, resources};
 
 /// Mode of files unless one is given: 0644.
 pub const DEFAULT_MODE: i32 = 0o644;
@@ -199,7 +198,7 @@ fn validate_downward(items: Option<&[DownwardAPIVolumeFile]>, at: &Field, causes
         validate_mode(item.mode, &at.child("mode"), causes);
         match (&item.field_ref, &item.resource_field_ref) {
             (Some(field), None) => {
-                validate_field_ref(field, VOLUME_FIELDS, &at.child("fieldRef"), causes);
+                fieldref::validate(field, VOLUME_FIELDS, &at.child("fieldRef"), causes);
             }
             (None, Some(resource)) => {
                 let at = at.child("resourceFieldRef");

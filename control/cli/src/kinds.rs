@@ -148,7 +148,7 @@ impl From<v1::KindInfo> for Kind {
 
 /// The kinds that this build knows.
 pub(crate) fn known() -> Vec<Kind> {
-    control_api::kind::kinds()
+    control_api::kinds()
         .iter()
         .map(|kind| Kind::from(*kind))
         .collect()
