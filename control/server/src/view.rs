@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use control_plan::usage::Usage;
 use control_plan::{Name, Object, World, identity, ipam, node, object};
 use k8s_openapi::api::core::v1::{Pod, Service};
-use proto::convert::pod::{NodeFacts, PodInput};
+use proto::convert::input::{NodeFacts, PodInput};
 use proto::convert::service::ServiceIds;
 use proto::v1;
 

@@ -5,7 +5,7 @@ use control_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, ResourceRequirements, SecurityContext, VolumeMount};
 
 use super::expand::expand;
-use super::pod::PodInput;
+use super::input::PodInput;
 use super::{env, probe};
 use crate::v1;
 

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource,
 
 use super::expand::expand;
 use super::field;
-use super::pod::PodInput;
+use super::input::PodInput;
 use crate::v1;
 
 /// All variables, each once; or the first thing that is missing.

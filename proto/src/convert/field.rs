@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use control_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 
-use super::pod::PodInput;
+use super::input::PodInput;
 
 /// The value of a field; `None` for one that we do not know.
 pub fn pod_field(input: &PodInput<'_>, path: &str) -> Option<String> {

@@ -7,6 +7,7 @@ pub mod container;
 pub mod env;
 pub mod expand;
 pub mod field;
+pub mod input;
 pub mod pod;
 pub mod probe;
 pub mod pull;

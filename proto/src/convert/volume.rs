@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::field;
-use super::pod::PodInput;
+use super::input::PodInput;
 use crate::v1;
 use crate::v1::volume::{EmptyDir, Files, HostPath, Source};
 

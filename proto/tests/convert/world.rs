@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
-use proto::convert::pod::{NodeFacts, PodInput, pod_spec};
+use proto::convert::input::{NodeFacts, PodInput};
+use proto::convert::pod::pod_spec;
 use proto::v1;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
