@@ -1,13 +1,18 @@
 //! The wire: what foil, the control plane, agents and shims say to each other.
 //!
 //! Plain messages always; gRPC clients and servers with the feature `grpc`;
-//! Kubernetes objects to node specs with the feature `convert`.
+//! Kubernetes objects to node specs with the feature `convert`. Beside the messages,
+//! what processes on both sides of a wire have to do alike and no other crate is
+//! below all of them: [`file`], [`socket`], [`error`].
 
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "convert")]
 pub mod convert;
+pub mod error;
+pub mod file;
 pub mod frame;
+pub mod socket;
 
 /// Encoding and decoding of messages.
 pub use prost::Message;

@@ -227,7 +227,10 @@ fn status_code(head: &[u8]) -> Option<u16> {
 async fn grpc(address: Ipv4Addr, probe: &v1::handler::GrpcProbe) -> Result<(), String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}:{}", probe.port))
         .map_err(|e| e.to_string())?;
-    let channel = endpoint.connect().await.map_err(|e| tls::words(&e))?;
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|e| proto::error::chain(&e))?;
     let request = health::HealthCheckRequest {
         service: probe.service.clone(),
     };

@@ -5,14 +5,13 @@
 //! page cache does; after a power cut nothing runs that they would speak of.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::io;
 
 use agent_plan::record;
 use agent_plan::world::{Desired, Pod};
 use agent_sys::state::Layout;
 use proto::Message;
+use proto::file::replace;
 use proto::v1;
 
 use crate::startup::Sys;
@@ -21,19 +20,6 @@ use crate::startup::Sys;
 const POD: &str = "record";
 /// Name of the node's record in the state folder.
 const NODE: &str = "pushed";
-
-/// Replaces a file whole; readable by root only, as specs hold secrets.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(bytes)?;
-    fs::rename(&new, path)
-}
 
 /// Writes the record of a pod; its folder is made with it. Why not, in words.
 pub(crate) fn write(sys: &Sys, pod: Option<&Pod>) -> Result<(), String> {
@@ -44,7 +30,7 @@ pub(crate) fn write(sys: &Sys, pod: Option<&Pod>) -> Result<(), String> {
     fs::DirBuilder::new()
         .recursive(true)
         .create(&folder)
-        .and_then(|()| replace(&path, &bytes))
+        .and_then(|()| replace(&path, &bytes, 0o600))
         .map_err(|e| format!("write {}: {e}", path.display()))
 }
 
@@ -98,7 +84,7 @@ pub(crate) fn node(desired: &Desired, cluster_id: &str, revision: u64) -> Vec<u8
 /// Writes the bytes of [`node`]. Blocking.
 pub(crate) fn write_node(layout: &Layout, bytes: &[u8]) -> Result<(), String> {
     let path = layout.state(NODE);
-    replace(&path, bytes).map_err(|e| format!("write {}: {e}", path.display()))
+    replace(&path, bytes, 0o600).map_err(|e| format!("write {}: {e}", path.display()))
 }
 
 /// What was last pushed; `None` when nothing ever was, or when it cannot be read.

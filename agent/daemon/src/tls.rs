@@ -164,21 +164,7 @@ pub(crate) async fn connect(
     endpoint
         .connect_with_connector(service)
         .await
-        .map_err(|e| failed(words(&e)))
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = cause.source();
-    }
-    text
+        .map_err(|e| failed(proto::error::chain(&e)))
 }
 
 /// "sha256:HEX" over the SubjectPublicKeyInfo, as kubeadm has it.

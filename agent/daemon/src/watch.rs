@@ -55,7 +55,7 @@ impl From<tonic::Status> for StreamError {
     fn from(status: tonic::Status) -> Self {
         StreamError::Status {
             code: status.code(),
-            message: tls::words(&status),
+            message: proto::error::chain(&status),
         }
     }
 }

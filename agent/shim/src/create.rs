@@ -14,6 +14,8 @@ use libcontainer::syscall::syscall::SyscallType;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{Pid, pipe2};
+use proto::error::chain;
+use proto::socket::short_path;
 use proto::v1::shim_error::Kind;
 use proto::v1::{ShimCreate, ShimExec, ShimResize};
 
@@ -296,20 +298,6 @@ pub(crate) fn failure(text: &str) -> Outcome {
     }
 }
 
-/// An error and its sources, those not said already.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = error.source();
-    }
-    text
-}
-
 struct Stdio {
     ours: Ends,
     theirs: TheirEnds,
@@ -385,15 +373,12 @@ fn non_blocking(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// A socket's path is limited to 107 bytes; through the folder's descriptor it is short.
 fn listen(path: &Path) -> io::Result<Console> {
     let folder = File::open(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let short = Path::new("/proc/self/fd")
-        .join(folder.as_raw_fd().to_string())
-        .join(name);
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or(io::ErrorKind::InvalidInput)?;
     Ok(Console {
-        listener: UnixListener::bind(&short)?,
+        listener: UnixListener::bind(short_path(&folder, name))?,
         path: path.into(),
     })
 }

@@ -5,8 +5,7 @@
 //! Called by `create.rs` and `exec.rs` in their workers.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -62,7 +61,7 @@ impl Filter {
         }
         let bytes = compile(relevant)?;
         let filter = Self::from_bytes(&bytes)?;
-        keep(&path, &bytes).map_err(|source| FilterError::Keep {
+        proto::file::replace(&path, &bytes, 0o600).map_err(|source| FilterError::Keep {
             path: path.display().to_string(),
             source,
         })?;
@@ -105,19 +104,6 @@ impl Filter {
         })?;
         Ok(())
     }
-}
-
-/// Replaces the file whole: other shims read it at any time.
-fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(bytes)?;
-    fs::rename(&temporary, path)
 }
 
 fn compile(capabilities: CapabilitySet) -> Result<Vec<u8>, FilterError> {

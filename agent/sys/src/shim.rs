@@ -6,13 +6,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use proto::frame::{self, FrameError};
+use proto::socket::short_path;
 use proto::v1::shim_request::Request;
 use proto::v1::shim_response::Response;
 use proto::v1::{
@@ -24,6 +25,9 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::state::{self, Layout, StateError};
+
+/// Name of the socket in a shim's folder.
+const SOCKET: &str = "socket";
 
 /// A shim could not be started or spoken to, or it refused.
 #[derive(Debug, thiserror::Error)]
@@ -129,17 +133,12 @@ pub fn remove(layout: &Layout, uid: &str) -> Result<(), ShimError> {
 
 fn listen(folder: &Path) -> io::Result<UnixListener> {
     let directory = File::open(folder)?;
-    let path = short_path(&directory);
+    let path = short_path(&directory, SOCKET);
     match std::fs::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         Ok(()) | Err(_) => {}
     }
     UnixListener::bind(path)
-}
-
-/// A socket's path is limited to 107 bytes; through the folder's descriptor it is short.
-fn short_path(folder: &File) -> PathBuf {
-    format!("/proc/self/fd/{}/socket", folder.as_raw_fd()).into()
 }
 
 /// Reads whole messages; dropping a pending read loses nothing.
@@ -181,7 +180,7 @@ impl Client {
             source,
         };
         let directory = File::open(layout.shim(uid)).map_err(error)?;
-        let stream = UnixStream::connect(short_path(&directory))
+        let stream = UnixStream::connect(short_path(&directory, SOCKET))
             .await
             .map_err(error)?;
         let (input, output) = stream.into_split();

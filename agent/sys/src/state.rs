@@ -1,4 +1,4 @@
-//! Where everything of ours lies under `root` and `run`, and files replaced whole.
+//! Where everything of ours lies under `root` and `run`.
 //!
 //! Typed paths only: no other module joins folder names. Not here: what is in the
 //! files, beyond "one prost message". Called by the daemon, and by `netns`, `shim`.
@@ -15,8 +15,8 @@
 //! ```
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// A file of ours could not be read or written.
@@ -195,28 +195,12 @@ pub fn create_folder(path: &Path) -> Result<(), StateError> {
         })
 }
 
-/// Replaces a file whole: after a crash there is the old content or the new one.
+/// Replaces a file whole, on the disk when it returns. Blocking.
+///
+/// # Errors
+/// [`StateError::Write`]
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), StateError> {
-    let written = || -> io::Result<()> {
-        let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut temporary = std::ffi::OsString::from(".");
-        temporary.push(name);
-        temporary.push(".new");
-        let temporary = folder.join(temporary);
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        // Without this the rename itself may be lost with the power.
-        fs::File::open(folder)?.sync_all()
-    };
-    written().map_err(|source| StateError::Write {
+    proto::file::replace(path, content, mode).map_err(|source| StateError::Write {
         path: path.into(),
         source,
     })
@@ -314,16 +298,6 @@ fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_replaced_file_is_whole_and_leaves_nothing_beside_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("pushed");
-        replace(&path, b"old", 0o600).unwrap();
-        replace(&path, b"new", 0o600).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(list(folder.path()).unwrap(), ["pushed"]);
-    }
 
     #[test]
     fn what_was_never_saved_is_none() {

@@ -206,7 +206,6 @@ impl ConfigFile {
 
     /// Replaces the file; nobody else may read it, as it holds a key.
     pub(crate) fn write(&self) -> Result<(), ConfigError> {
-        use std::os::unix::fs::OpenOptionsExt as _;
         let failed = |source| ConfigError::Write {
             path: self.path.clone(),
             source,
@@ -214,17 +213,8 @@ impl ConfigFile {
         if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
-        let mut beside = self.path.clone().into_os_string();
-        beside.push(".new");
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)
-            .map_err(failed)?;
-        io::Write::write_all(&mut file, yaml::print(&self.value).as_bytes()).map_err(failed)?;
-        std::fs::rename(&beside, &self.path).map_err(failed)
+        let text = yaml::print(&self.value);
+        proto::file::replace(&self.path, text.as_bytes(), 0o600).map_err(failed)
     }
 
     /// All contexts, in the file's order.

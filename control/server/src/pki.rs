@@ -5,8 +5,8 @@
 //! only. Called by `main.rs` at the start, and by `Node.Join`.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -112,7 +112,7 @@ impl Pki {
             let (ca_pem, key_pem) = make_ca(now)?;
             // The certificate last: without it, all is made anew.
             write_private(&key_path, &key_pem)?;
-            write_whole(&certificate_path, ca_pem.as_bytes(), 0o644)?;
+            write(&certificate_path, &ca_pem, 0o644)?;
         }
         let ca_pem = fs::read_to_string(&certificate_path).map_err(file(&certificate_path))?;
         let key_pem = fs::read_to_string(&key_path).map_err(file(&key_path))?;
@@ -321,24 +321,11 @@ fn valid(params: &mut CertificateParams, years: i64, now: Timestamp) {
 }
 
 fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
-    write_whole(path, text.as_bytes(), 0o600)
+    write(path, text, 0o600)
 }
 
-/// The whole file or nothing, also in a crash.
-fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PkiError> {
-    let part = path.with_extension("part");
-    if part.exists() {
-        fs::remove_file(&part).map_err(file(&part))?;
-    }
-    let mut out = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&part)
-        .map_err(file(&part))?;
-    out.write_all(bytes).map_err(file(&part))?;
-    out.sync_all().map_err(file(&part))?;
-    fs::rename(&part, path).map_err(file(path))
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
+    proto::file::replace(path, text.as_bytes(), mode).map_err(file(path))
 }
 
 #[cfg(test)]

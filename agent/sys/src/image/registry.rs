@@ -4,13 +4,13 @@
 //! The caller is `pull.rs`, which knows what to ask for.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use oci_client::client::{Client, ClientConfig, ClientProtocol};
 use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
+use proto::error::chain;
 use proto::v1::PullSecret;
 
 use super::reference::Version;
@@ -207,20 +207,6 @@ fn mismatch(error: &OciDistributionError) -> Option<(String, String)> {
     } else {
         None
     }
-}
-
-/// An error with its causes; the outermost says little ("error sending request").
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn connect(protocol: ClientProtocol) -> Result<Client, String> {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -82,7 +82,9 @@ impl ImageStore {
         };
         let layout = root.join("oci-layout");
         if !layout.exists() {
-            store.write_file(&layout, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+            let version = br#"{"imageLayoutVersion":"1.0.0"}"#;
+            proto::file::replace(&layout, version, 0o644)
+                .map_err(ImageError::io("write", &layout))?;
         }
         Ok(store)
     }
@@ -298,7 +300,7 @@ impl ImageStore {
             let path = self.inner.root.join("index.json");
             let bytes = serde_json::to_vec(&next)
                 .map_err(|error| ImageError::io("write", &path)(io::Error::other(error)))?;
-            self.write_file(&path, &bytes)?;
+            proto::file::replace(&path, &bytes, 0o644).map_err(ImageError::io("write", &path))?;
         }
         Ok(result)
     }
@@ -317,19 +319,6 @@ impl ImageStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Index::new(Vec::new())),
             Err(error) => Err(ImageError::io("read", &path)(error)),
         }
-    }
-
-    /// Replaces a file as a whole.
-    fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
-        let tmp = self.tmp_path();
-        let written = File::create(&tmp)
-            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&tmp, path));
-        written.map_err(|error| {
-            // What is left of it goes at the next start at the latest.
-            drop(fs::remove_file(&tmp));
-            ImageError::io("write", path)(error)
-        })
     }
 
     /// A small blob, whole; none if it is not here.
