@@ -74,9 +74,10 @@ pub enum Action {
     BeginKill {
         /// Which.
         instance: Instance,
-        /// Milliseconds since the epoch.
+        /// When its grace period began. Milliseconds since the epoch.
         since_ms: i64,
-        /// When SIGKILL comes. Milliseconds since the epoch.
+        /// When its grace period is over; not after `since_ms`: SIGKILL at once.
+        /// Milliseconds since the epoch.
         deadline_ms: i64,
     },
     /// The image is not here and may not be pulled.

@@ -84,16 +84,11 @@ impl Observed {
                 deadline_ms,
             } => {
                 self.with_container(instance, |c| match &mut c.kill {
-                    Some(kill) => kill.deadline_ms = *deadline_ms,
-                    None => {
-                        c.kill = Some(Kill {
-                            since_ms: *since_ms,
-                            deadline_ms: *deadline_ms,
-                            pre_stop: Hook::Waiting,
-                            asked: false,
-                            killed_ms: None,
-                        });
+                    Some(kill) => {
+                        kill.since_ms = *since_ms;
+                        kill.deadline_ms = *deadline_ms;
                     }
+                    None => c.kill = Some(Kill::new(*since_ms, *deadline_ms)),
                 });
             }
             Action::RefuseImage { instance, now } => {
@@ -158,7 +153,7 @@ impl Observed {
                 ..
             } => self.with_container(instance, |c| {
                 if let Some(kill) = &mut c.kill {
-                    kill.asked = true;
+                    kill.asked_ms.get_or_insert(*now);
                     if *signal == 9 {
                         kill.killed_ms = Some(*now);
                     }

@@ -19,8 +19,9 @@ const TERM: i32 = 15;
 const KILL: i32 = 9;
 /// A SIGKILL that showed no effect is sent again after this, milliseconds.
 const KILL_AGAIN_MS: i64 = 10_000;
-/// What is left of the grace period after a hook that used it up, milliseconds.
-pub(crate) const GRACE_AFTER_HOOK_MS: i64 = 2_000;
+/// From SIGTERM to SIGKILL at the least, where a hook or the wait for the others used
+/// the grace period up, milliseconds; kubelet's minimumGracePeriodInSeconds.
+const LEAST_GRACE_MS: i64 = 2_000;
 
 /// What a plan has gathered: actions, and when time alone makes more of them due.
 #[derive(Debug, Default)]
@@ -211,7 +212,7 @@ fn running(
 ) {
     let this = || instance(pod, &spec.name, container);
     if let Some(kill) = &container.kill {
-        killing(pod, spec, container, kill, settings, now, steps);
+        killing(pod, spec, container, (kill, true), settings, now, steps);
         return;
     }
     let address = pod.address().unwrap_or(settings.node_ip);
@@ -278,19 +279,34 @@ fn running(
     }
 }
 
+/// When SIGKILL is due; `None` while SIGTERM has to come before it.
+fn sigkill_ms(kill: &Kill) -> Option<i64> {
+    if kill.deadline_ms <= kill.since_ms {
+        return Some(kill.since_ms);
+    }
+    let asked = kill.asked_ms?;
+    Some(if asked > kill.since_ms {
+        kill.deadline_ms.max(asked.saturating_add(LEAST_GRACE_MS))
+    } else {
+        kill.deadline_ms
+    })
+}
+
+/// The next step towards the end of an instance that runs: its hook, SIGTERM on its
+/// turn, SIGKILL. The hook and the turn are not waited for beyond the grace period.
 fn killing(
     pod: &Pod,
     spec: &v1::ContainerSpec,
     container: &Container,
-    kill: &Kill,
+    (kill, turn): (&Kill, bool),
     settings: &Settings,
     now: i64,
     steps: &mut Steps,
 ) {
     let this = || instance(pod, &spec.name, container);
-    if let Some(killed) = kill.killed_ms {
-        let again = killed + KILL_AGAIN_MS;
-        if now >= again {
+    let again = kill.killed_ms.map(|killed| killed + KILL_AGAIN_MS);
+    if let Some(due) = again.or(sigkill_ms(kill)) {
+        if now >= due {
             steps.actions.push(Action::Signal {
                 instance: this(),
                 signal: KILL,
@@ -298,90 +314,74 @@ fn killing(
                 now,
             });
         } else {
-            steps.wake(again);
+            steps.wake(due);
         }
         return;
     }
-    if now >= kill.deadline_ms {
-        steps.actions.push(Action::Signal {
-            instance: this(),
-            signal: KILL,
-            all: true,
-            now,
-        });
-        return;
-    }
-    steps.wake(kill.deadline_ms);
-    if kill.asked {
-        return;
-    }
-    match (&spec.pre_stop, kill.pre_stop) {
-        (Some(handler), Hook::Waiting) => steps.actions.push(Action::RunHook {
-            instance: this(),
-            kind: HookKind::PreStop,
-            handler: handler.clone(),
-            address: pod.address().unwrap_or(settings.node_ip),
-            timeout_ms: kill.deadline_ms - now,
-        }),
-        (Some(_), Hook::Running) => {}
-        (Some(_), Hook::Done) | (None, _) => {
-            let signal = match &container.image {
-                Image::Ready(facts) if facts.stop_signal != 0 => facts.stop_signal,
-                Image::Unknown
-                | Image::Looking
-                | Image::Missing
-                | Image::Pulling
-                | Image::Ready(_)
-                | Image::Failed { .. } => TERM,
-            };
-            steps.actions.push(Action::Signal {
-                instance: this(),
-                signal,
-                all: false,
-                now,
-            });
+    if now < kill.deadline_ms {
+        steps.wake(kill.deadline_ms);
+        match (&spec.pre_stop, kill.pre_stop) {
+            (Some(handler), Hook::Waiting) => {
+                steps.actions.push(Action::RunHook {
+                    instance: this(),
+                    kind: HookKind::PreStop,
+                    handler: handler.clone(),
+                    address: pod.address().unwrap_or(settings.node_ip),
+                    timeout_ms: kill.deadline_ms - now,
+                });
+                return;
+            }
+            (Some(_), Hook::Running) => return,
+            (Some(_), Hook::Done) | (None, _) if !turn => return,
+            (Some(_), Hook::Done) | (None, _) => {}
         }
     }
+    let signal = match &container.image {
+        Image::Ready(facts) if facts.stop_signal != 0 => facts.stop_signal,
+        Image::Unknown
+        | Image::Looking
+        | Image::Missing
+        | Image::Pulling
+        | Image::Ready(_)
+        | Image::Failed { .. } => TERM,
+    };
+    steps.actions.push(Action::Signal {
+        instance: this(),
+        signal,
+        all: false,
+        now,
+    });
 }
 
-/// The next step towards the end of a container that shall not run (any more).
+/// The next step towards the end of a container that shall not run (any more), within
+/// the pod's grace period. `turn`: those that end before it have ended.
 pub fn end(
     pod: &Pod,
     spec: &v1::ContainerSpec,
     container: &Container,
-    (since_ms, deadline_ms): (i64, i64),
+    ((since_ms, deadline_ms), turn): ((i64, i64), bool),
     settings: &Settings,
     now: i64,
     steps: &mut Steps,
 ) {
-    let this = || instance(pod, &spec.name, container);
+    let mut begin = |since_ms, deadline_ms| {
+        steps.actions.push(Action::BeginKill {
+            instance: instance(pod, &spec.name, container),
+            since_ms,
+            deadline_ms,
+        });
+    };
     match (&container.life, &container.kill) {
         // Never ran: nothing to ask, and the shim deletes only what has ended.
-        (Life::Created, None) => {
-            steps.actions.push(Action::BeginKill {
-                instance: this(),
-                since_ms,
-                deadline_ms: now,
-            });
-        }
-        (Life::Running { .. }, None) => {
-            steps.actions.push(Action::BeginKill {
-                instance: this(),
-                since_ms,
-                deadline_ms,
-            });
-        }
+        (Life::Created, None) => begin(now, now),
+        (Life::Running { .. }, None) => begin(since_ms, deadline_ms),
         (Life::Running { .. }, Some(kill))
             if kill.deadline_ms > deadline_ms && kill.killed_ms.is_none() =>
         {
-            steps.actions.push(Action::BeginKill {
-                instance: this(),
-                since_ms,
-                deadline_ms,
-            });
+            begin(since_ms, deadline_ms);
         }
         (Life::Created | Life::Running { .. }, Some(kill)) => {
-            killing(pod, spec, container, kill, settings, now, steps);
+            killing(pod, spec, container, (kill, turn), settings, now, steps);
         }
         (
             Life::None | Life::Creating | Life::Starting | Life::Exited(_) | Life::Refused { .. },

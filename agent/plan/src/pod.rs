@@ -369,58 +369,36 @@ fn ending(
 
 /// True when nothing runs any more.
 fn end_containers(pod: &Pod, settings: &Settings, now: i64, steps: &mut Steps) -> bool {
-    let until = pod
-        .stop
-        .map(|s| (s.since_ms, s.deadline_ms))
-        .unwrap_or_else(|| {
-            let grace = pod
-                .spec
-                .termination_grace_period_seconds
-                .max(0)
-                .saturating_mul(1000);
+    let state = |spec: &v1::ContainerSpec| pod.containers.get(&spec.name);
+    let init = &pod.spec.init_containers;
+    let others = || {
+        let init = init.iter().filter(|c| restart::init_role(c) == Role::Init);
+        init.chain(&pod.spec.containers)
+            .filter_map(|spec| Some((spec, state(spec)?)))
+    };
+    let until = match pod.stop {
+        Some(stop) => (stop.since_ms, stop.deadline_ms),
+        None => {
             // A pod that finished: from the moment at which its last container ended.
-            let since = pod
-                .containers
-                .values()
-                .filter_map(ended_ms)
-                .max()
-                .unwrap_or(now);
-            (since, since.saturating_add(grace))
-        });
-    let mut any = false;
-    let sidecars = pod
-        .spec
-        .init_containers
-        .iter()
-        .filter(|c| c.restart_policy == "Always")
-        .rev();
-    let others = pod
-        .spec
-        .init_containers
-        .iter()
-        .filter(|c| c.restart_policy != "Always")
-        .chain(&pod.spec.containers);
-    for spec in others {
-        let Some(state) = pod.containers.get(&spec.name) else {
-            continue;
-        };
-        container::end(pod, spec, state, until, settings, now, steps);
-        any |= alive(state);
-    }
-    // Sidecars serve the others to their end, and go in reverse order.
-    for spec in sidecars {
-        let Some(state) = pod.containers.get(&spec.name) else {
-            continue;
-        };
-        if any && now < until.1 {
-            steps.wake(until.1);
-            break;
+            let ends = others().filter_map(|(_, c)| ended_ms(c));
+            let since = ends.max().unwrap_or(now);
+            let grace = pod.spec.termination_grace_period_seconds.max(0);
+            (since, since.saturating_add(grace.saturating_mul(1000)))
         }
-        container::end(pod, spec, state, until, settings, now, steps);
-        any |= alive(state);
+    };
+    for (spec, state) in others() {
+        container::end(pod, spec, state, (until, true), settings, now, steps);
     }
-    let any_alive = pod.containers.values().any(alive);
-    !any_alive
+    // Sidecars serve the others to their end, and go in reverse order. Their hooks run
+    // at once, as kubelet has it.
+    let mut before = others().any(|(_, c)| alive(c));
+    let sidecars = init.iter().rev();
+    for spec in sidecars.filter(|c| restart::init_role(c) == Role::Sidecar) {
+        let Some(state) = state(spec) else { continue };
+        container::end(pod, spec, state, (until, !before), settings, now, steps);
+        before |= alive(state);
+    }
+    !pod.containers.values().any(alive)
 }
 
 fn ended_ms(container: &Container) -> Option<i64> {

@@ -9,14 +9,14 @@ use ebpf_common::net::Addr;
 use proto::v1;
 
 use crate::action::{Action, HookKind, Instance};
-use crate::container::{GRACE_AFTER_HOOK_MS, next_backoff};
+use crate::container::next_backoff;
 use crate::create::role;
 use crate::event::{self, Note};
 use crate::image;
 use crate::outcome::{ImageFailure, Outcome, Part, Refusal};
 use crate::probe::{self, Kind, Probes};
 use crate::restart::{self, Restart};
-use crate::world::{CONFIG_ERROR, Exit, Hook, Image, Life, Observed, Settings, Step};
+use crate::world::{CONFIG_ERROR, Exit, Hook, Image, Kill, Life, Observed, Settings, Step};
 
 impl Observed {
     /// Takes an outcome in; what users are to be told.
@@ -168,22 +168,13 @@ impl Observed {
                 });
                 if let Some(c) = self.container_mut(&instance) {
                     match (kind, &mut c.kill) {
-                        (HookKind::PreStop, Some(kill)) => {
-                            kill.pre_stop = Hook::Done;
-                            kill.deadline_ms = kill.deadline_ms.max(now + GRACE_AFTER_HOOK_MS);
-                        }
+                        (HookKind::PreStop, Some(kill)) => kill.pre_stop = Hook::Done,
                         (HookKind::PreStop, None) => {}
                         (HookKind::PostStart, kill) => {
                             c.post_start = Hook::Done;
                             // As kubelet: a container whose hook failed is ended.
                             if result.is_err() && kill.is_none() {
-                                *kill = Some(crate::world::Kill {
-                                    since_ms: now,
-                                    deadline_ms: now.saturating_add(grace),
-                                    pre_stop: Hook::Waiting,
-                                    asked: false,
-                                    killed_ms: None,
-                                });
+                                *kill = Some(Kill::new(now, now.saturating_add(grace)));
                             }
                         }
                     }

@@ -590,3 +590,208 @@ proptest! {
         prop_assert_eq!(creates, instances.len(), "no instance is made twice");
     }
 }
+
+/// A pod's end by its signals and hooks: when, which container, which signal (0: its
+/// hook begins). Milliseconds since the stop.
+struct Ending {
+    node: Node,
+    /// Containers that end at SIGTERM.
+    polite: &'static [&'static str],
+    /// How long each hook takes; longer than it may: it is cut off.
+    hook_ms: i64,
+    /// Nothing is heard of hooks.
+    hooks_lost: bool,
+    seen: Vec<(i64, String, i32)>,
+}
+
+impl Ending {
+    /// A pod of one container "c0" and sidecars "s0", "s1", ..., with hooks or without.
+    fn new(sidecars: usize, hooks: bool) -> Ending {
+        let mut spec = pod_spec("u", 1);
+        spec.init_containers = pod_spec("x", sidecars).containers;
+        for (i, c) in spec.init_containers.iter_mut().enumerate() {
+            c.name = format!("s{i}");
+            c.restart_policy = "Always".into();
+        }
+        if hooks {
+            let all = spec.init_containers.iter_mut().chain(&mut spec.containers);
+            all.for_each(|c| c.pre_stop = Some(v1::Handler::default()));
+        }
+        let mut node = Node::new();
+        node.want(spec);
+        node.settle();
+        assert_eq!(node.phase("u"), "Running");
+        Ending {
+            node,
+            polite: &[],
+            hook_ms: 0,
+            hooks_lost: false,
+            seen: Vec::new(),
+        }
+    }
+
+    /// Stops the pod, and lets it end. `again`: stopped once more, after so many
+    /// milliseconds, with so much grace.
+    fn run(mut self, grace_s: i64, again: Option<(i64, i64)>) -> Vec<(i64, String, i32)> {
+        let begin = self.node.now;
+        self.node
+            .change("u", |spec| spec.stop_grace_seconds = Some(grace_s));
+        let mut hooks: Vec<(i64, Instance)> = Vec::new();
+        let mut again = again.map(|(after, grace)| (begin + after, grace));
+        for _ in 0..500 {
+            let node = &mut self.node;
+            if !node.observed.pods.contains_key("u") {
+                return self.seen;
+            }
+            let now = node.now;
+            let plan = pod::plan("u", &node.desired, &node.observed, &settings(), now);
+            for action in &plan.actions {
+                let since = now - begin;
+                if let Action::RunHook {
+                    instance,
+                    timeout_ms,
+                    ..
+                } = action
+                {
+                    self.seen.push((since, instance.container.clone(), 0));
+                    node.observed.begin(action, &settings());
+                    hooks.push((now + self.hook_ms.min(*timeout_ms), instance.clone()));
+                } else if let Action::Signal {
+                    instance, signal, ..
+                } = action
+                {
+                    self.seen.push((since, instance.container.clone(), *signal));
+                    if *signal == 9 || self.polite.contains(&instance.container.as_str()) {
+                        simulate(&mut node.observed, action, now);
+                    } else {
+                        node.observed.begin(action, &settings());
+                    }
+                } else {
+                    simulate(&mut node.observed, action, now);
+                }
+            }
+            if !plan.actions.is_empty() {
+                continue;
+            }
+            let hook = hooks.iter().map(|h| h.0).filter(|_| !self.hooks_lost);
+            let stop = again.iter().map(|a| a.0);
+            let next = plan.wake_ms.into_iter().chain(hook).chain(stop).min();
+            node.now = next.expect("something to wait for");
+            if let Some((at, grace)) = again
+                && at == node.now
+            {
+                again = None;
+                node.change("u", |spec| spec.stop_grace_seconds = Some(grace));
+            }
+            let now = node.now;
+            for (_, instance) in hooks.extract_if(.., |h| h.0 <= now && !self.hooks_lost) {
+                let kind = crate::action::HookKind::PreStop;
+                let result = Ok(());
+                let done = Outcome::HookDone {
+                    instance,
+                    kind,
+                    result,
+                };
+                node.observed.take(done, &settings(), now);
+            }
+        }
+        panic!("the pod does not end: {:?}", self.seen);
+    }
+}
+
+fn signals(list: &[(i64, &str, i32)]) -> Vec<(i64, String, i32)> {
+    let one = |(at, name, signal): &(i64, &str, i32)| (*at, (*name).to_owned(), *signal);
+    list.iter().map(one).collect()
+}
+
+#[test]
+fn a_hook_leaves_sigterm_and_two_seconds() {
+    // (grace, hook, expected)
+    let rows: [(i64, i64, &[(i64, &str, i32)]); 6] = [
+        // No hook.
+        (5, -1, &[(0, "c0", 15), (5_000, "c0", 9)]),
+        (1, -1, &[(0, "c0", 15), (1_000, "c0", 9)]),
+        (
+            5,
+            3_000,
+            &[(0, "c0", 0), (3_000, "c0", 15), (5_000, "c0", 9)],
+        ),
+        (
+            5,
+            4_500,
+            &[(0, "c0", 0), (4_500, "c0", 15), (6_500, "c0", 9)],
+        ),
+        (
+            5,
+            60_000,
+            &[(0, "c0", 0), (5_000, "c0", 15), (7_000, "c0", 9)],
+        ),
+        // Without grace there is neither a hook nor SIGTERM.
+        (0, 1_000, &[(0, "c0", 9)]),
+    ];
+    for (grace, hook_ms, expected) in rows {
+        let mut ending = Ending::new(0, hook_ms >= 0);
+        ending.hook_ms = hook_ms;
+        assert_eq!(
+            ending.run(grace, None),
+            signals(expected),
+            "{grace} s, hook {hook_ms} ms"
+        );
+    }
+    let mut lost = Ending::new(0, true);
+    lost.hooks_lost = true;
+    let expected = [(0, "c0", 0), (5_000, "c0", 15), (7_000, "c0", 9)];
+    assert_eq!(lost.run(5, None), signals(&expected), "the hook is lost");
+}
+
+#[test]
+fn a_second_stop_shortens_the_grace() {
+    let hook = |again| {
+        let mut ending = Ending::new(0, true);
+        ending.hook_ms = 60_000;
+        ending.run(30, Some(again))
+    };
+    let at_once = [(0, "c0", 0), (3_000, "c0", 9)];
+    assert_eq!(hook((3_000, 0)), signals(&at_once));
+    let sooner = [(0, "c0", 0), (5_000, "c0", 15), (7_000, "c0", 9)];
+    assert_eq!(hook((3_000, 5)), signals(&sooner));
+    // It was asked long ago.
+    let asked = Ending::new(0, false).run(30, Some((20_000, 10)));
+    assert_eq!(asked, signals(&[(0, "c0", 15), (20_000, "c0", 9)]));
+}
+
+#[test]
+fn sidecars_end_after_the_others_in_reverse_order() {
+    let mut polite = Ending::new(2, false);
+    polite.polite = &["c0", "s0", "s1"];
+    let expected = [(0, "c0", 15), (0, "s1", 15), (0, "s0", 15)];
+    assert_eq!(polite.run(5, None), signals(&expected));
+    // What the others leave of the grace, and two seconds at the least.
+    let mut deaf = Ending::new(2, false);
+    deaf.polite = &["c0"];
+    let expected = [
+        (0, "c0", 15),
+        (0, "s1", 15),
+        (5_000, "s1", 9),
+        (5_000, "s0", 15),
+        (7_000, "s0", 9),
+    ];
+    let mut seen = deaf.run(5, None);
+    seen.sort_by_key(|s| (s.0, s.1 != "c0", std::cmp::Reverse(s.1.clone())));
+    assert_eq!(seen, signals(&expected));
+    // A hook of the main container that uses all of it, and hooks of the sidecars
+    // that run beside it.
+    let mut hooks = Ending::new(1, true);
+    hooks.hook_ms = 60_000;
+    let expected = [
+        (0, "c0", 0),
+        (0, "s0", 0),
+        (5_000, "c0", 15),
+        (5_000, "s0", 15),
+        (7_000, "c0", 9),
+        (7_000, "s0", 9),
+    ];
+    assert_eq!(hooks.run(5, None), signals(&expected));
+    let at_once = Ending::new(1, true).run(0, None);
+    assert_eq!(at_once, signals(&[(0, "c0", 9), (0, "s0", 9)]));
+}

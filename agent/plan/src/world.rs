@@ -419,14 +419,27 @@ pub enum Hook {
 /// The end of an instance, step by step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kill {
-    /// When it began. Milliseconds since the epoch.
+    /// When the grace period began. Milliseconds since the epoch.
     pub since_ms: i64,
-    /// When SIGKILL comes. Milliseconds since the epoch.
+    /// When the grace period is over. Milliseconds since the epoch.
     pub deadline_ms: i64,
     /// The hook before the end.
     pub pre_stop: Hook,
-    /// SIGTERM was sent.
-    pub asked: bool,
+    /// When SIGTERM was sent. Milliseconds since the epoch.
+    pub asked_ms: Option<i64>,
     /// When SIGKILL was sent. Milliseconds since the epoch.
     pub killed_ms: Option<i64>,
+}
+
+impl Kill {
+    /// An end that has just begun.
+    pub fn new(since_ms: i64, deadline_ms: i64) -> Kill {
+        Kill {
+            since_ms,
+            deadline_ms,
+            pre_stop: Hook::Waiting,
+            asked_ms: None,
+            killed_ms: None,
+        }
+    }
 }
