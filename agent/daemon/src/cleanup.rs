@@ -143,7 +143,6 @@ fn nobody() -> agent_plan::world::Settings {
         image_backoff_base_ms: 0,
         image_backoff_max_ms: 0,
         log_max_bytes: 0,
-        cgroup: String::new(),
     }
 }
 

@@ -6,6 +6,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use agent_sys::cgroup::Parent;
 use serde::Deserialize;
 
 /// Every default, as it would be written in the file.
@@ -272,12 +273,8 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             return Err(value(key, "must be an absolute path, not the root folder"));
         }
     }
-    let group = config.cgroup.strip_prefix('/').unwrap_or_default();
-    if group.is_empty() || group.split('/').any(|p| matches!(p, "" | "." | "..")) {
-        return Err(value(
-            "cgroup",
-            "must be of the form /NAME: never the root group",
-        ));
+    if let Err(error) = Parent::parse(&config.cgroup) {
+        return Err(value("cgroup", error.to_string()));
     }
     if config.uplinks.is_empty() {
         return Err(value("uplinks", "names no device"));

@@ -10,7 +10,6 @@ use agent_plan::link::{PodLink, Route};
 use agent_plan::outcome::{Outcome, Part};
 use agent_plan::volume;
 use agent_sys::bpf::{Datapath, Role};
-use agent_sys::cgroup::Limits;
 use agent_sys::{image, link, netns, shim, state, volume as volumes};
 use proto::v1;
 
@@ -99,14 +98,6 @@ pub(crate) fn attach(sys: &Arc<Sys>, datapath: &Arc<Datapath>, uid: &str, ifinde
 /// Makes the pod's cgroup.
 pub(crate) fn create_cgroup(sys: &Arc<Sys>, uid: &str, limits: v1::ShimResources) {
     let id = uid.to_owned();
-    let positive = |value: i64| u64::try_from(value).unwrap_or(0);
-    let limits = Limits {
-        cpu_shares: limits.cpu_shares,
-        cpu_quota: positive(limits.cpu_quota),
-        cpu_period: limits.cpu_period,
-        memory_bytes: positive(limits.memory_limit),
-        pids: positive(limits.pids_limit),
-    };
     part(sys, uid, Part::Cgroup, move |sys| {
         sys.groups.create(&id, &limits).map_err(|e| e.to_string())
     });

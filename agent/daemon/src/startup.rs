@@ -14,7 +14,7 @@ use std::time::Duration;
 use agent_plan::link::SERVICE_LINK;
 use agent_plan::world::Settings;
 use agent_sys::bpf::{BpfError, Config as BpfConfig, Datapath, NodeFacts, Role};
-use agent_sys::cgroup::{CgroupError, Groups};
+use agent_sys::cgroup::{GroupError, Groups};
 use agent_sys::image::{self, Image, ImageError, ImageStore};
 use agent_sys::link::{LinkError, Netlink, set_sysctl};
 use agent_sys::state::{Layout, StateError};
@@ -65,7 +65,7 @@ pub(crate) enum StartError {
     },
     /// Cgroups.
     #[error(transparent)]
-    Cgroup(#[from] CgroupError),
+    Cgroup(#[from] GroupError),
     /// Links.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -257,7 +257,6 @@ pub(crate) async fn open(
         image_backoff_base_ms: config.image_backoff_base_ms.into(),
         image_backoff_max_ms: config.image_backoff_max_ms.into(),
         log_max_bytes: config.log_max_bytes,
-        cgroup: config.cgroup.clone(),
     };
     let service_device = service_device(&netlink, settings.mtu).await?;
     let datapath = open_datapath(object, &config.bpffs, node_ip, service_device)?;

@@ -163,6 +163,10 @@ fn prepare(sys: &Sys, make: Make, spec: &v1::PodSpec) -> Result<v1::ShimCreate, 
         // It would be set in the node's own UTS namespace.
         create.hostname.clear();
     }
+    let group = sys
+        .groups
+        .container_path(uid, &instance.container, instance.attempt);
+    create.cgroup = group.map_err(|e| runtime(&e))?.to_string();
     create.rootfs = root.to_string_lossy().into_owned();
     create.bundle = bundle.to_string_lossy().into_owned();
     create.log_path = log.to_string_lossy().into_owned();

@@ -109,7 +109,6 @@ pub fn create(
     };
     Ok(v1::ShimCreate {
         id: container_id(&pod.uid, &container.name, attempt),
-        cgroup: format!("{}/{}", settings.pod_cgroup(&pod.uid), container.name),
         pid_ns: if pod.host_pid {
             "host".into()
         } else {

@@ -56,15 +56,6 @@ pub struct Settings {
     pub image_backoff_max_ms: i64,
     /// Bytes after which a container's log is rotated; 0: never.
     pub log_max_bytes: u64,
-    /// Parent of the pods' cgroups, relative to the hierarchies' roots: "/hydrofoil".
-    pub cgroup: String,
-}
-
-impl Settings {
-    /// cgroup of a pod, relative to the hierarchies' roots.
-    pub fn pod_cgroup(&self, uid: &str) -> String {
-        format!("{}/pod-{uid}", self.cgroup)
-    }
 }
 
 /// Id of a container instance, unique on the node: what shims and logs call it.

@@ -72,12 +72,6 @@ impl CapabilitySet {
         Some(Self(self.0 | 1 << number))
     }
 
-    /// This set and not that one.
-    pub(crate) fn without(self, name: &str) -> Self {
-        let one = Self::default().with(name).unwrap_or_default();
-        Self(self.0 & !one.0)
-    }
-
     /// What is in both.
     pub(crate) fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)

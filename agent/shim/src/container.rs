@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::thread;
 use std::time::Duration;
 
+use agent_cgroup::Group;
 use libcontainer::container::Container as Runtime;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -18,7 +19,6 @@ use proto::v1::{ShimContainer, ShimCreate};
 
 use crate::clock;
 use crate::create::{Ends, Folders, Making};
-use crate::group::Group;
 use crate::log::{Log, Stream};
 
 /// How a process ended.
@@ -178,7 +178,7 @@ impl Container {
     pub(crate) fn kill(&self, signal: i32, all: bool) -> Result<(), String> {
         let signal = Signal::try_from(signal).map_err(|e| format!("signal {signal}: {e}"))?;
         let mut targets = if all {
-            self.group.processes()
+            processes(&self.group)
         } else {
             Vec::new()
         };
@@ -264,11 +264,17 @@ pub(crate) fn remove(folders: &Folders, id: &str, group: &Group) -> Result<(), S
     }
 }
 
+fn processes(group: &Group) -> Vec<Pid> {
+    let pids = group.processes().into_iter();
+    pids.filter_map(|pid| i32::try_from(pid).ok().map(Pid::from_raw))
+        .collect()
+}
+
 /// Ends what a container without a process namespace of its own leaves behind, and
 /// reaps it.
 pub(crate) fn kill_rest(group: &Group) {
     for _ in 0..200 {
-        let rest = group.processes();
+        let rest = processes(group);
         if rest.is_empty() {
             return;
         }

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use agent_cgroup::{Group, Setup};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -21,13 +22,12 @@ use proto::v1::{ShimCreate, ShimExec, ShimResize};
 
 use crate::capability::CapabilitySet;
 use crate::executor::{COMMAND_ERROR, Launch};
-use crate::group::Setup;
 use crate::legacy::{self, View};
 use crate::seccomp::Filter;
 use crate::session::winsize;
 use crate::spec::{self, Surroundings};
 use crate::worker::{Outcome, Worker};
-use crate::{group, home};
+use crate::{device, home};
 
 /// Where things lie; from the command line.
 #[derive(Debug)]
@@ -86,7 +86,11 @@ impl Making {
 }
 
 /// Begins a container.
-pub(crate) fn container(folders: &Folders, create: &ShimCreate) -> io::Result<Making> {
+pub(crate) fn container(
+    folders: &Folders,
+    create: &ShimCreate,
+    group: &Group,
+) -> io::Result<Making> {
     let console_path = folders.state.join(format!("{}.console", create.id));
     let stdio = Stdio::new(create.tty, create.stdin)?;
     let console = create.tty.then(|| listen(&console_path)).transpose()?;
@@ -96,7 +100,7 @@ pub(crate) fn container(folders: &Folders, create: &ShimCreate) -> io::Result<Ma
     let mut ends = stdio.ours;
     ends.report = Some(report);
     let theirs = stdio.theirs;
-    let view = spec::mounts_groups(create, group::setup()).then_some(View {
+    let view = spec::mounts_groups(create, group.hierarchies().setup()).then_some(View {
         read_only: !create.privileged,
     });
     let worker = Worker::start(&keep, || {
@@ -108,7 +112,9 @@ pub(crate) fn container(folders: &Folders, create: &ShimCreate) -> io::Result<Ma
             groups: view,
         };
         let path = create.tty.then_some(console_path.as_path());
-        outcome(build_container(folders, create, theirs, path, launch))
+        outcome(build_container(
+            folders, create, group, theirs, path, launch,
+        ))
     })?;
     Ok(Making {
         worker,
@@ -121,6 +127,7 @@ pub(crate) fn container(folders: &Folders, create: &ShimCreate) -> io::Result<Ma
 pub(crate) fn process(
     folders: &Folders,
     create: &ShimCreate,
+    group: &Group,
     exec: &ShimExec,
     number: u64,
 ) -> io::Result<Making> {
@@ -133,7 +140,9 @@ pub(crate) fn process(
     let theirs = stdio.theirs;
     let worker = Worker::start(&keep, || {
         let path = exec.tty.then_some(console_path.as_path());
-        outcome(build_process(folders, create, exec, number, theirs, path))
+        outcome(build_process(
+            folders, create, group, exec, number, theirs, path,
+        ))
     })?;
     Ok(Making {
         worker,
@@ -147,11 +156,12 @@ type Failure = Box<dyn Error>;
 fn build_container(
     folders: &Folders,
     create: &ShimCreate,
+    group: &Group,
     stdio: TheirEnds,
     console: Option<&Path>,
     launch: impl FnOnce(Option<Filter>, CapabilitySet) -> Launch,
 ) -> Result<(Pid, Vec<String>), Failure> {
-    let surroundings = surroundings(create);
+    let surroundings = surroundings(create, group.hierarchies().setup());
     let spec = spec::container(create, &surroundings)?;
     let capabilities = spec::capabilities(create, surroundings.bounding)?;
     let filter = filter(folders, create, capabilities)?;
@@ -159,10 +169,12 @@ fn build_container(
     fs::create_dir_all(bundle)?;
     spec.save(bundle.join("config.json"))?;
     let warnings = set_oom_score(create.oom_score_adj).into_iter().collect();
+    group.create_new(&create.resources.unwrap_or_default())?;
+    if !create.privileged {
+        device::limit(group)?;
+    }
     if surroundings.setup == Setup::Hybrid {
-        let resources = create.resources.unwrap_or_default();
-        legacy::make(&create.cgroup, &resources, create.privileged)?;
-        enter_legacy(create)?;
+        enter_legacy(group)?;
     }
     let container = builder(folders, create, stdio, console)?
         .with_executor(launch(filter, capabilities))
@@ -179,12 +191,13 @@ fn build_container(
 fn build_process(
     folders: &Folders,
     create: &ShimCreate,
+    group: &Group,
     exec: &ShimExec,
     number: u64,
     stdio: TheirEnds,
     console: Option<&Path>,
 ) -> Result<(Pid, Vec<String>), Failure> {
-    let surroundings = surroundings(create);
+    let surroundings = surroundings(create, group.hierarchies().setup());
     let process = spec::exec(create, exec, &surroundings)?;
     let capabilities = spec::capabilities(create, surroundings.bounding)?;
     let filter = filter(folders, create, capabilities)?;
@@ -192,7 +205,7 @@ fn build_process(
     fs::write(&path, serde_json::to_vec(&process)?)?;
     let warnings = set_oom_score(create.oom_score_adj).into_iter().collect();
     if surroundings.setup == Setup::Hybrid {
-        enter_legacy(create)?;
+        enter_legacy(group)?;
     }
     let window = ShimResize {
         columns: exec.columns,
@@ -218,8 +231,8 @@ fn build_process(
 }
 
 /// What libcontainer starts from here is in the container's groups by inheritance.
-fn enter_legacy(create: &ShimCreate) -> Result<(), Failure> {
-    legacy::join(&create.cgroup)?;
+fn enter_legacy(group: &Group) -> Result<(), Failure> {
+    group.join_version_1()?;
     Ok(legacy::show_unified()?)
 }
 
@@ -239,17 +252,8 @@ fn builder(
     Ok(builder)
 }
 
-/// On version 2 nobody keeps a container from opening a device file that it made
-/// itself (libcontainer is built without the BPF device filter), so making one is
-/// left to privileged containers.
-fn surroundings(create: &ShimCreate) -> Surroundings {
-    let setup = group::setup();
-    let all = CapabilitySet::bounding();
-    let bounding = if setup == Setup::Unified && !create.privileged {
-        all.without("CAP_MKNOD")
-    } else {
-        all
-    };
+fn surroundings(create: &ShimCreate, setup: Setup) -> Surroundings {
+    let bounding = CapabilitySet::bounding();
     let home = home::of(create.uid, Path::new(&create.rootfs));
     Surroundings {
         bounding,

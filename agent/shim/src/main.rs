@@ -10,8 +10,8 @@ mod clock;
 mod connection;
 mod container;
 mod create;
+mod device;
 mod executor;
-mod group;
 mod home;
 mod legacy;
 mod log;
@@ -37,6 +37,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{Backlog, listen};
 use nix::unistd::{ForkResult, dup2_stdin, fork, setsid};
 
+use agent_cgroup::{GroupError, Hierarchies};
+
 use crate::create::Folders;
 use crate::serve::Shim;
 
@@ -56,6 +58,8 @@ enum StartError {
         step: &'static str,
         source: io::Error,
     },
+    #[error(transparent)]
+    Groups(#[from] GroupError),
 }
 
 fn main() -> ExitCode {
@@ -105,6 +109,7 @@ fn begin(folders: Folders) -> Result<Option<Shim>, StartError> {
         }
     };
 
+    let hierarchies = Hierarchies::mounted()?;
     let listener = listener().map_err(step("socket on standard input"))?;
     fs::create_dir_all(&folders.seccomp).map_err(step("folder for filters"))?;
     // A child of nobody from the start: it makes no difference when the agent dies,
@@ -130,7 +135,7 @@ fn begin(folders: Folders) -> Result<Option<Shim>, StartError> {
     children.add(Signal::SIGCHLD);
     let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(errno("signalfd"))?;
-    Ok(Some(Shim::new(folders, listener, signals)))
+    Ok(Some(Shim::new(folders, hierarchies, listener, signals)))
 }
 
 /// The socket that we were given as standard input, which becomes /dev/null.

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 
+use agent_cgroup::Group;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use proto::v1::shim_error::Kind;
@@ -86,7 +87,7 @@ impl Shim {
             return Some(invalid(format!("container {} is there already", create.id)));
         }
         let group = match spec::check(&create) {
-            Ok(group) => group,
+            Ok(path) => Group::new(&self.hierarchies, path),
             Err(e) => return Some(invalid(e.to_string())),
         };
         let log = match Log::open(Path::new(&create.log_path), create.log_max_bytes) {
@@ -98,7 +99,7 @@ impl Shim {
                 ));
             }
         };
-        match create::container(&self.folders, &create) {
+        match create::container(&self.folders, &create, &group) {
             Ok(making) => {
                 self.wait(connection);
                 self.containers
@@ -162,7 +163,13 @@ impl Shim {
         }
         let number = self.number();
         let container = self.containers.iter().find(|c| c.create.id == exec.id)?;
-        match create::process(&self.folders, &container.create, &exec, number) {
+        match create::process(
+            &self.folders,
+            &container.create,
+            &container.group,
+            &exec,
+            number,
+        ) {
             Ok(making) => {
                 self.wait(connection);
                 let session = Session::new(exec.id, connection, making, exec.tty);

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 
+use agent_cgroup::Hierarchies;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
@@ -28,6 +30,8 @@ const MOST_CONNECTIONS: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Shim {
     pub(crate) folders: Folders,
+    /// Where groups are.
+    pub(crate) hierarchies: Arc<Hierarchies>,
     listener: UnixListener,
     /// SIGCHLD.
     pub(crate) signals: SignalFd,
@@ -57,9 +61,15 @@ enum Source {
 }
 
 impl Shim {
-    pub(crate) fn new(folders: Folders, listener: UnixListener, signals: SignalFd) -> Self {
+    pub(crate) fn new(
+        folders: Folders,
+        hierarchies: Hierarchies,
+        listener: UnixListener,
+        signals: SignalFd,
+    ) -> Self {
         Self {
             folders,
+            hierarchies: Arc::new(hierarchies),
             listener,
             signals,
             connections: BTreeMap::new(),

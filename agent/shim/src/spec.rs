@@ -5,18 +5,16 @@
 
 use std::path::PathBuf;
 
+use agent_cgroup::{GroupPath, MOUNTED, PathError, Setup};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder,
-    LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
-    LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, Process,
+    LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, Process,
     ProcessBuilder, RootBuilder, Spec, SpecBuilder, User, UserBuilder,
 };
-use proto::v1::{ShimCreate, ShimExec, ShimResources};
+use proto::v1::{ShimCreate, ShimExec};
 
 use crate::capability::CapabilitySet;
-use crate::group::{Group, Setup};
 
 /// The message makes no sense.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +23,8 @@ pub(crate) enum SpecError {
     Empty(&'static str),
     #[error("id {0:?} is not a plain name")]
     Id(String),
-    #[error("cgroup {0:?} is not of the form /PARENT/...")]
-    Cgroup(String),
+    #[error("cgroup: {0}")]
+    Cgroup(#[from] PathError),
     #[error("no capability {0:?}")]
     Capability(String),
     #[error("spec: {0}")]
@@ -121,11 +119,8 @@ pub(crate) fn container(
         .set_masked_paths(paths(&MASKED))
         .set_readonly_paths(paths(&READ_ONLY))
         .set_seccomp(None)
-        .set_resources(match surroundings.setup {
-            Setup::Unified | Setup::Legacy => Some(resources(create)?),
-            // Made by `legacy.rs`.
-            Setup::Hybrid => None,
-        });
+        // The group is there, with its limits: libcontainer only joins it.
+        .set_resources(None);
     let mut spec = SpecBuilder::default()
         .version("1.0.2")
         .root(
@@ -168,7 +163,7 @@ pub(crate) fn exec(
 
 /// What must hold before anything is done: after this, the id is a file's name and
 /// the group is one that may be killed and removed.
-pub(crate) fn check(create: &ShimCreate) -> Result<Group, SpecError> {
+pub(crate) fn check(create: &ShimCreate) -> Result<GroupPath, SpecError> {
     for (name, value) in [
         ("id", &create.id),
         ("rootfs", &create.rootfs),
@@ -187,7 +182,7 @@ pub(crate) fn check(create: &ShimCreate) -> Result<Group, SpecError> {
     }
     CapabilitySet::from_names(&create.capabilities).map_err(SpecError::Capability)?;
     // An empty one would be our own group, and deleting the container would kill us.
-    Group::parse(&create.cgroup).ok_or_else(|| SpecError::Cgroup(create.cgroup.clone()))
+    Ok(GroupPath::parse(&create.cgroup)?)
 }
 
 fn process(create: &ShimCreate, surroundings: &Surroundings) -> Result<Process, SpecError> {
@@ -299,76 +294,10 @@ fn namespaces(create: &ShimCreate) -> Result<Vec<LinuxNamespace>, SpecError> {
     Ok(namespaces)
 }
 
-fn resources(create: &ShimCreate) -> Result<LinuxResources, SpecError> {
-    let asked = create.resources.unwrap_or_default();
-    let mut resources = LinuxResourcesBuilder::default()
-        .devices(vec![all_devices(create.privileged)?])
-        .build()?;
-    resources
-        .set_cpu(cpu(&asked)?)
-        .set_memory(memory(&asked)?)
-        .set_pids(pids(&asked)?);
-    Ok(resources)
-}
-
-/// libcontainer allows the default devices after this rule.
-fn all_devices(allow: bool) -> Result<LinuxDeviceCgroup, SpecError> {
-    Ok(LinuxDeviceCgroupBuilder::default()
-        .allow(allow)
-        .typ(LinuxDeviceType::A)
-        .access("rwm")
-        .build()?)
-}
-
-fn cpu(asked: &ShimResources) -> Result<Option<oci_spec::runtime::LinuxCpu>, SpecError> {
-    if asked.cpu_shares == 0 && asked.cpu_quota <= 0 {
-        return Ok(None);
-    }
-    let mut cpu = LinuxCpuBuilder::default().build()?;
-    if asked.cpu_shares > 0 {
-        cpu.set_shares(Some(asked.cpu_shares));
-    }
-    if asked.cpu_quota > 0 {
-        let period = if asked.cpu_period == 0 {
-            100_000
-        } else {
-            asked.cpu_period
-        };
-        cpu.set_quota(Some(asked.cpu_quota))
-            .set_period(Some(period));
-    }
-    Ok(Some(cpu))
-}
-
-fn memory(asked: &ShimResources) -> Result<Option<oci_spec::runtime::LinuxMemory>, SpecError> {
-    if asked.memory_limit <= 0 {
-        return Ok(None);
-    }
-    Ok(Some(
-        LinuxMemoryBuilder::default()
-            .limit(asked.memory_limit)
-            .build()?,
-    ))
-}
-
-fn pids(asked: &ShimResources) -> Result<Option<oci_spec::runtime::LinuxPids>, SpecError> {
-    if asked.pids_limit <= 0 {
-        return Ok(None);
-    }
-    Ok(Some(
-        LinuxPidsBuilder::default()
-            .limit(asked.pids_limit)
-            .build()?,
-    ))
-}
-
-/// Where containers find their limits and usage.
-const GROUPS: &str = "/sys/fs/cgroup";
-
 /// Whether the executor mounts a container's version 1 groups: libcontainer would
 /// take as long for these as for all the rest of the mounts.
 pub(crate) fn mounts_groups(create: &ShimCreate, setup: Setup) -> bool {
-    setup != Setup::Unified && !create.mounts.iter().any(|m| m.destination == GROUPS)
+    setup != Setup::Unified && !create.mounts.iter().any(|m| m.destination == MOUNTED)
 }
 
 /// The usual mounts, then the agent's; one of the agent's at the same place wins.
@@ -414,7 +343,7 @@ fn mounts(create: &ShimCreate, setup: Setup) -> Result<Vec<Mount>, SpecError> {
             &["nosuid", "noexec", "nodev", access],
         ),
         (
-            GROUPS,
+            MOUNTED,
             "cgroup",
             "cgroup",
             &["nosuid", "noexec", "nodev", "relatime", access],
@@ -423,7 +352,7 @@ fn mounts(create: &ShimCreate, setup: Setup) -> Result<Vec<Mount>, SpecError> {
     let mut mounts = Vec::with_capacity(usual.len() + create.mounts.len());
     for (destination, typ, source, options) in usual {
         let replaced = create.mounts.iter().any(|m| m.destination == destination);
-        if !replaced && (destination != GROUPS || setup == Setup::Unified) {
+        if !replaced && (destination != MOUNTED || setup == Setup::Unified) {
             let options = options.iter().map(|o| (*o).to_owned()).collect();
             mounts.push(mount(destination, typ, source, options)?);
         }
@@ -463,7 +392,7 @@ mod tests {
             id: "uid_web_0".into(),
             rootfs: "/rootfs".into(),
             bundle: "/bundle".into(),
-            cgroup: "/hydrofoil/pod-uid/web".into(),
+            cgroup: "/hydrofoil/pod-uid/web_0".into(),
             net_ns: "/run/ns/uid/net".into(),
             args: vec!["true".into()],
             capabilities: vec!["CAP_CHOWN".into(), "CAP_NET_RAW".into()],
@@ -491,11 +420,8 @@ mod tests {
         assert_eq!(spec["process"]["cwd"], "/");
         assert_eq!(spec["process"]["noNewPrivileges"], serde_json::Value::Null);
         assert_eq!(spec["linux"]["seccomp"], serde_json::Value::Null);
-        assert_eq!(spec["linux"]["cgroupsPath"], "/hydrofoil/pod-uid/web");
-        assert_eq!(
-            spec["linux"]["resources"]["memory"],
-            serde_json::Value::Null
-        );
+        assert_eq!(spec["linux"]["cgroupsPath"], "/hydrofoil/pod-uid/web_0");
+        assert_eq!(spec["linux"]["resources"], serde_json::Value::Null);
         assert_eq!(spec["root"]["readonly"], false);
     }
 
@@ -522,7 +448,7 @@ mod tests {
             privileged: true,
             ..create()
         };
-        let bounding = CapabilitySet::ALL.without("CAP_SYS_RESOURCE");
+        let bounding = CapabilitySet::from_names(&["CAP_CHOWN".to_owned()]).unwrap();
         assert_eq!(capabilities(&privileged, bounding).unwrap(), bounding);
     }
 
@@ -592,28 +518,6 @@ mod tests {
     }
 
     #[test]
-    fn limits() {
-        let resources = ShimResources {
-            cpu_shares: 204,
-            cpu_quota: 50_000,
-            memory_limit: 1 << 20,
-            pids_limit: 9,
-            ..ShimResources::default()
-        };
-        let spec = json(&ShimCreate {
-            resources: Some(resources),
-            ..create()
-        });
-        let resources = &spec["linux"]["resources"];
-        assert_eq!(
-            resources["cpu"],
-            serde_json::json!({"shares": 204, "quota": 50_000, "period": 100_000})
-        );
-        assert_eq!(resources["memory"], serde_json::json!({"limit": 1 << 20}));
-        assert_eq!(resources["pids"], serde_json::json!({"limit": 9}));
-    }
-
-    #[test]
     fn privileged_hides_nothing() {
         let spec = json(&ShimCreate {
             privileged: true,
@@ -621,7 +525,6 @@ mod tests {
         });
         assert_eq!(spec["linux"]["maskedPaths"], serde_json::json!([]));
         assert_eq!(spec["linux"]["readonlyPaths"], serde_json::json!([]));
-        assert_eq!(spec["linux"]["resources"]["devices"][0]["allow"], true);
     }
 
     #[test]

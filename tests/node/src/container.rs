@@ -287,7 +287,7 @@ fn nothing_is_left_of_a_container() {
     for round in 0..3 {
         let script = "sleep 1000 & sleep 1000 & exec sleep 1000";
         let id = pod.run(pod.message("web", &["sh", "-c", script]));
-        let group = pod.groups.container_path(&pod.uid, "web");
+        let group = pod.group("web");
         let pids = pod.group_file("pids", "web", "cgroup.procs");
         pod.kill(&id, libc::SIGKILL, false).unwrap();
         pod.exited(&id);

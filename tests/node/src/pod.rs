@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use agent_sys::cgroup::{Groups, Limits};
+use agent_sys::cgroup::Groups;
 use agent_sys::netns;
 use agent_sys::process::Pidfd;
 use agent_sys::shim::{self, Client, ShimError};
 use agent_sys::state::Layout;
 use proto::v1::shim_container::State;
-use proto::v1::{ShimContainer, ShimCreate, ShimExec};
+use proto::v1::{ShimContainer, ShimCreate, ShimExec, ShimResources};
 use tests_harness::{binary, unique_name, wait_until};
 use tokio::runtime::{Builder, Runtime};
 
@@ -77,7 +77,7 @@ impl Pod {
         };
         pod.layout.create().expect("folders");
         pod.groups
-            .create(&pod.uid, &Limits::default())
+            .create(&pod.uid, &ShimResources::default())
             .expect("pod's group");
         netns::create(&pod.layout.namespace(&pod.uid), "web-0").expect("pod's namespaces");
         install_busybox(&pod.rootfs());
@@ -132,7 +132,7 @@ impl Pod {
         ShimCreate {
             rootfs: self.rootfs().display().to_string(),
             bundle: self.layout.bundle(&self.uid, &id).display().to_string(),
-            cgroup: self.groups.container_path(&self.uid, name),
+            cgroup: self.group(name),
             net_ns: pin("net"),
             ipc_ns: pin("ipc"),
             uts_ns: pin("uts"),
@@ -218,9 +218,15 @@ impl Pod {
         })
     }
 
+    /// Path of the group of a container's first attempt.
+    pub fn group(&self, name: &str) -> String {
+        let path = self.groups.container_path(&self.uid, name, 0);
+        path.expect("a name").to_string()
+    }
+
     /// A file of a container's group, with the controller that it is of.
     pub fn group_file(&self, controller: &str, name: &str, file: &str) -> String {
-        let group = self.groups.container_path(&self.uid, name);
+        let group = self.group(name);
         let path = format!("/sys/fs/cgroup/{controller}{group}/{file}");
         fs::read_to_string(&path)
             .unwrap_or_else(|e| panic!("{path}: {e}"))

@@ -200,7 +200,7 @@ fn bundle(pod: &mut Pod, id: &str, seccomp: bool) -> PathBuf {
     for set in ["bounding", "effective", "permitted"] {
         spec["process"]["capabilities"][set] = json!(DEFAULT_CAPABILITIES);
     }
-    spec["linux"]["cgroupsPath"] = json!(pod.groups.container_path(&pod.uid, id));
+    spec["linux"]["cgroupsPath"] = json!(pod.group(id));
     if seccomp {
         spec["linux"]["seccomp"] = filter();
     }
