@@ -3,16 +3,23 @@
 //! An image's layers, a container's root and a pod's volumes hold links that
 //! somebody else made. Every path in them is resolved by the kernel with
 //! `openat2(2)` and `RESOLVE_IN_ROOT`: ".." and absolute links stay inside.
-//! Callers are `image/` and `volume/`.
+//!
+//! Where a container may change the folder while it is used, one name at a time is
+//! resolved from a descriptor that is held, and links and mounts are refused
+//! ([`Beneath::open_held`]): such a step cannot be led elsewhere.
+//! Callers are `image/`, `volume/` and `removal.rs`.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::NixPath;
+use nix::dir::Dir;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
 
 /// A folder that nothing leaves.
 #[derive(Debug)]
@@ -61,9 +68,75 @@ impl Beneath {
         }
     }
 
-    /// Opens a file for reading.
+    /// Opens a regular file for reading. Never waits: for anything else (a FIFO, a
+    /// device) the error is `InvalidInput`.
     pub(crate) fn read(&self, path: &Path, links: Links) -> io::Result<File> {
-        self.open_at(path, OFlag::O_RDONLY, links).map(File::from)
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = File::from(self.open_at(path, flags, links)?);
+        if !file.metadata()?.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(file)
+    }
+
+    /// Opens what has this name in the folder itself: ELOOP for a link, EXDEV for a
+    /// folder that something is mounted on.
+    pub(crate) fn open_held<P: NixPath + ?Sized>(
+        &self,
+        name: &P,
+        flags: OFlag,
+    ) -> io::Result<OwnedFd> {
+        let resolve = ResolveFlag::RESOLVE_BENEATH
+            | ResolveFlag::RESOLVE_NO_SYMLINKS
+            | ResolveFlag::RESOLVE_NO_XDEV;
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+            .resolve(resolve);
+        loop {
+            match openat2(self.fd(), name, how) {
+                Err(nix::errno::Errno::EAGAIN) => {}
+                result => return result.map_err(io::Error::from),
+            }
+        }
+    }
+
+    /// A folder in this one, held.
+    pub(crate) fn child<P: NixPath + ?Sized>(&self, name: &P) -> io::Result<Self> {
+        self.open_held(name, OFlag::O_DIRECTORY).map(Self::from)
+    }
+
+    /// Makes a folder in this one, of exactly this mode. One that is there is an error.
+    pub(crate) fn make_child<P: NixPath + ?Sized>(&self, name: &P, mode: u32) -> io::Result<Self> {
+        mkdirat(self.fd(), name, Mode::from_bits_truncate(0o700))?;
+        let child = self.child(name)?;
+        fchmod(child.fd(), Mode::from_bits_truncate(mode))?;
+        Ok(child)
+    }
+
+    /// Makes a file in this folder, which only root may open. One that is there, a link
+    /// too, is an error.
+    pub(crate) fn create<P: NixPath + ?Sized>(&self, name: &P) -> io::Result<File> {
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW;
+        let mode = Mode::from_bits_truncate(0o600);
+        Ok(openat(self.fd(), name, flags | OFlag::O_CLOEXEC, mode)?.into())
+    }
+
+    /// Names in this folder, in no order. More than `most` are an error,
+    /// `QuotaExceeded`: a container makes as many as it likes.
+    pub(crate) fn names(&self, most: usize) -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        let mut entries = Dir::from_fd(self.open_held(c".", OFlag::O_DIRECTORY)?)?;
+        for entry in entries.iter() {
+            let name = entry?.file_name().to_bytes().to_vec();
+            if matches!(name.as_slice(), b"." | b"..") {
+                continue;
+            }
+            if names.len() == most {
+                return Err(io::ErrorKind::QuotaExceeded.into());
+            }
+            names.push(OsString::from_vec(name));
+        }
+        Ok(names)
     }
 
     /// Opens a folder, which is made with its parents where missing, mode 0755;
@@ -93,7 +166,10 @@ impl Beneath {
                         }
                         result => result?,
                     }
-                    let new = self.open_at(&done, DIR, links)?;
+                    // From the folder that it was made in: the path may lead elsewhere
+                    // by now.
+                    let new = Self::from(parent.try_clone()?)
+                        .open_held(component.as_os_str(), OFlag::O_DIRECTORY)?;
                     made(new.as_fd(), &done)?;
                     new
                 }
@@ -101,6 +177,12 @@ impl Beneath {
             };
         }
         Ok(fd)
+    }
+}
+
+impl From<OwnedFd> for Beneath {
+    fn from(root: OwnedFd) -> Self {
+        Self { root }
     }
 }
 

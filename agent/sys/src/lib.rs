@@ -9,6 +9,7 @@ pub mod link;
 pub mod maps;
 pub mod netns;
 pub mod process;
+mod removal;
 pub mod shim;
 pub mod state;
 pub mod volume;

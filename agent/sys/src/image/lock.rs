@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::removal::{self, Most};
+
 /// Held until it is dropped.
 #[derive(Debug)]
 pub(super) struct FileLock {
@@ -68,7 +70,7 @@ impl Scratch {
             let Some(_lock) = FileLock::try_exclusive(&path.join("lock"))? else {
                 continue;
             };
-            fs::remove_dir_all(&path)?;
+            removal::remove(&path, Most::All)?;
         }
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -99,6 +101,6 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // What stays is found to be nobody's by the next one.
-        drop(fs::remove_dir_all(&self.folder));
+        drop(removal::remove(&self.folder, Most::All));
     }
 }

@@ -12,6 +12,7 @@ use nix::unistd::{Gid, Uid, fchown};
 
 use super::Image;
 use crate::beneath::{Beneath, Links};
+use crate::removal::{self, Most};
 
 /// mount(2) takes one page of options.
 const MAX_OPTIONS: usize = 4000;
@@ -104,7 +105,9 @@ fn overlay(image: &Image, dir: &Path, rootfs: &Path) -> Result<(), RootfsError> 
         Some("overlay"),
         rootfs,
         Some("overlay"),
-        MsFlags::empty(),
+        // Device files in the image or made by the container open nothing; those in
+        // /dev are on a file system of their own.
+        MsFlags::MS_NODEV,
         Some(data.as_slice()),
     )
     .map_err(|errno| failed("mount overlay at", rootfs)(errno.into()))
@@ -129,10 +132,7 @@ pub fn unmount(dir: &Path) -> Result<(), RootfsError> {
         return Ok(());
     }
     unmount_below(dir)?;
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", dir)(error)),
-        _ => Ok(()),
-    }
+    removal::remove(dir, Most::All).map_err(failed("remove", dir))
 }
 
 /// Unmounts everything at and below `dir`, the latest mount first.

@@ -22,6 +22,7 @@ use super::manifest::{
 };
 use super::reference::{Version, checked_digest, name_part};
 use super::{Image, ImageError, Reference, unpack};
+use crate::removal::{self, Most};
 
 /// The node's images. Clones share one store.
 #[derive(Clone)]
@@ -370,7 +371,7 @@ impl ImageStore {
     pub(super) fn discard(&self, path: &Path) -> Result<(), ImageError> {
         let tmp = self.tmp_path();
         fs::rename(path, &tmp).map_err(ImageError::io("rename", path))?;
-        fs::remove_dir_all(&tmp).map_err(ImageError::io("remove", &tmp))
+        removal::remove(&tmp, Most::All).map_err(ImageError::io("remove", &tmp))
     }
 
     /// One at a time for each key.

@@ -7,10 +7,11 @@
 //! The caller is `store.rs`, which gives it an unfinished folder and renames it
 //! when all is well.
 
-use std::ffi::OsStr;
+use std::collections::BTreeSet;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,7 @@ use sha2::{Digest, Sha256};
 use super::archive::{Archive, Entry, Kind};
 use super::attributes::{self, set_xattr, time};
 use crate::beneath::{Beneath, Links};
+use crate::removal::{self, Most};
 
 /// Why a layer was refused.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +106,7 @@ pub(crate) fn unpack(archive: File, dir: &Path, lowers: &[PathBuf]) -> Result<St
         lowers,
         parent: None,
         times: Vec::new(),
+        devices: BTreeSet::new(),
         buffer: vec![0; 128 << 10],
     };
     layer
@@ -163,6 +166,8 @@ struct Layer {
     /// The folder of the last entry; entries of a folder follow each other.
     parent: Option<(PathBuf, OwnedFd)>,
     times: Vec<(PathBuf, TimeSpec)>,
+    /// Device files, which are not made.
+    devices: BTreeSet<PathBuf>,
     buffer: Vec<u8>,
 }
 
@@ -180,6 +185,7 @@ impl Layer {
         if name.as_bytes().starts_with(WHITEOUT) {
             return self.white_out(&path, name, parent.as_fd());
         }
+        self.devices.remove(&path);
         let hidden = self.clear(&path, name, parent.as_fd(), entry.kind == Kind::Directory)?;
         self.create(entry, &path, name, parent.as_fd(), data)?;
         if hidden && entry.kind == Kind::Directory {
@@ -199,10 +205,6 @@ impl Layer {
     ) -> Result<(), UnpackError> {
         let error = |verb| move |source: io::Error| failed(verb, path, source);
         let errno = |verb| move |errno: nix::errno::Errno| failed(verb, path, errno.into());
-        let special = |kind: SFlag, device| {
-            mknodat(parent, name, kind, Mode::from_bits_truncate(0o600), device)
-        };
-        let (major, minor) = entry.device;
         match entry.kind {
             Kind::Directory => {
                 match mkdirat(parent, name, Mode::from_bits_truncate(0o700)) {
@@ -226,13 +228,17 @@ impl Layer {
             Kind::Symlink => {
                 symlinkat(OsStr::from_bytes(&entry.link), parent, name).map_err(errno("link"))?;
             }
-            Kind::CharDevice => {
-                special(SFlag::S_IFCHR, makedev(major, minor)).map_err(errno("make device"))?
+            // A whiteout in overlayfs's own form.
+            Kind::CharDevice if entry.device == (0, 0) => {
+                return make_whiteout(parent, name).map_err(error("white out"));
             }
-            Kind::BlockDevice => {
-                special(SFlag::S_IFBLK, makedev(major, minor)).map_err(errno("make device"))?
+            Kind::CharDevice | Kind::BlockDevice => {
+                return self.leave_out(path, name, parent);
             }
-            Kind::Fifo => special(SFlag::S_IFIFO, 0).map_err(errno("make fifo"))?,
+            Kind::Fifo => {
+                let mode = Mode::from_bits_truncate(0o600);
+                mknodat(parent, name, SFlag::S_IFIFO, mode, 0).map_err(errno("make fifo"))?;
+            }
             Kind::Unknown(kind) => {
                 return Err(UnpackError::Type {
                     entry: path.display().to_string(),
@@ -256,6 +262,28 @@ impl Layer {
         utimensat(parent, name, &time(entry), &time(entry), flags).map_err(errno("set time of"))
     }
 
+    /// A device file of an image would be the node's device, so it is not made. What it
+    /// replaces is gone nevertheless.
+    fn leave_out(
+        &mut self,
+        path: &Path,
+        name: &OsStr,
+        parent: BorrowedFd<'_>,
+    ) -> Result<(), UnpackError> {
+        if self.is_below(path) {
+            make_whiteout(parent, name).map_err(|source| failed("white out", path, source))?;
+        }
+        self.devices.insert(path.to_owned());
+        Ok(())
+    }
+
+    /// Whether a layer below has something of this path, which would show through.
+    fn is_below(&self, path: &Path) -> bool {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+        let mut lowers = self.lowers.iter();
+        lowers.any(|lower| lower.open_at(path, flags, Links::Inside).is_ok())
+    }
+
     fn hard_link(
         &mut self,
         entry: &Entry,
@@ -264,6 +292,9 @@ impl Layer {
         parent: BorrowedFd<'_>,
     ) -> Result<(), UnpackError> {
         let target = inside(&entry.link)?;
+        if self.devices.contains(&target) {
+            return self.leave_out(path, name, parent);
+        }
         let error = |source| UnpackError::HardLink {
             entry: path.display().to_string(),
             target: target.display().to_string(),
@@ -307,8 +338,9 @@ impl Layer {
         match fstatat(parent, target, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) if stat.st_mode & libc::S_IFMT == libc::S_IFDIR => self.make_opaque(&hidden),
             Ok(_) => Ok(()),
-            Err(_) => mknodat(parent, target, SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))
-                .map_err(|errno| failed("white out", path, errno.into())),
+            Err(_) => {
+                make_whiteout(parent, target).map_err(|source| failed("white out", path, source))
+            }
         }
     }
 
@@ -329,10 +361,10 @@ impl Layer {
         if kind == libc::S_IFDIR {
             if !keep_dir {
                 self.parent = None;
-                // By descriptor: the path above it may go through links.
-                let below =
-                    PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name);
-                std::fs::remove_dir_all(below).map_err(error)?;
+                let removed = CString::new(name.as_bytes())
+                    .map_err(io::Error::from)
+                    .and_then(|name| removal::remove_at(parent, &name, Most::All));
+                removed.map_err(error)?;
                 self.times.retain(|(made, _)| !made.starts_with(path));
             }
             return Ok(false);
@@ -418,6 +450,18 @@ impl Layer {
                 .map_err(|source| failed("write", path, source))?;
         }
     }
+}
+
+/// What hides a name of the layers below.
+fn make_whiteout(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    let device = makedev(0, 0);
+    Ok(mknodat(
+        parent,
+        name,
+        SFlag::S_IFCHR,
+        Mode::empty(),
+        device,
+    )?)
 }
 
 /// A path of an archive, relative to the layer's root.

@@ -51,11 +51,14 @@ pub fn resolve(rootfs: &Path, user: &str) -> Result<Account, UserError> {
 fn read(root: &Beneath, file: &'static str) -> Result<String, UserError> {
     let failed = |source| UserError::Io { file, source };
     let found = match root.read(Path::new(file), Links::Inside) {
-        // Images from scratch have none; then only numbers can be used.
+        // Images from scratch have none; then only numbers can be used. So for a FIFO,
+        // which nothing would ever write to.
         Err(error)
             if matches!(
                 error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::NotADirectory
+                    | io::ErrorKind::InvalidInput
             ) =>
         {
             return Ok(String::new());
@@ -205,5 +208,14 @@ mod tests {
             Err(UserError::NoUser { .. })
         ));
         assert_eq!(resolve(&rootfs, "5").unwrap().gid, 0);
+    }
+
+    #[test]
+    fn a_fifo_in_place_of_passwd_does_not_stop_us() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+        nix::unistd::mkfifo(&dir.path().join("etc/passwd"), mode).unwrap();
+        assert_eq!(resolve(dir.path(), "5").unwrap().uid, 5);
     }
 }
