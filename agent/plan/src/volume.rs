@@ -63,18 +63,44 @@ pub fn volumes(spec: &v1::PodSpec) -> Vec<v1::Volume> {
     volumes
 }
 
+/// Who fills what is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The node's administrator.
+    Host,
+    /// The containers.
+    Own,
+    /// This node, from objects of the control plane.
+    Files,
+}
+
+impl Kind {
+    /// What files in it are not taken for. A mount of a mount has only the options that
+    /// it is given.
+    fn refused(self) -> &'static [&'static str] {
+        match self {
+            // Devices of the node are mounted so.
+            Kind::Host => &[],
+            Kind::Own => &["nodev"],
+            Kind::Files => &["nodev", "nosuid"],
+        }
+    }
+}
+
+fn access(read_only: bool) -> &'static str {
+    if read_only { "ro" } else { "rw" }
+}
+
 /// The mounts of one container, parents before what lies in them.
 pub fn mounts(pod: &v1::PodSpec, container: &v1::ContainerSpec) -> Vec<Mount> {
     let mut mounts = Vec::new();
     for mount in &container.mounts {
-        let host = pod
-            .volumes
-            .iter()
-            .find(|v| v.name == mount.volume)
-            .and_then(|v| match &v.source {
-                Some(v1::volume::Source::HostPath(host)) => Some(host.path.clone()),
-                Some(v1::volume::Source::EmptyDir(_) | v1::volume::Source::Files(_)) | None => None,
-            });
+        let volume = pod.volumes.iter().find(|v| v.name == mount.volume);
+        let (host, kind) = match volume.and_then(|v| v.source.as_ref()) {
+            Some(v1::volume::Source::HostPath(host)) => (Some(host.path.clone()), Kind::Host),
+            Some(v1::volume::Source::Files(_)) => (None, Kind::Files),
+            Some(v1::volume::Source::EmptyDir(_)) | None => (None, Kind::Own),
+        };
         let sub_path = mount.sub_path.clone();
         let source = match host {
             Some(path) => Source::Host { path, sub_path },
@@ -88,28 +114,29 @@ pub fn mounts(pod: &v1::PodSpec, container: &v1::ContainerSpec) -> Vec<Mount> {
             "Bidirectional" => "rshared",
             _ => "rprivate",
         };
-        let access = if mount.read_only { "ro" } else { "rw" };
+        // Read-only whatever the manifest says, as in Kubernetes: the node updates the
+        // files of a configMap, secret, downwardAPI or projected volume.
+        let read_only = mount.read_only || kind == Kind::Files;
+        let mut options = vec!["rbind".into(), propagation.into(), access(read_only).into()];
+        options.extend(kind.refused().iter().map(|o| (*o).to_owned()));
         mounts.push(Mount {
             source,
             destination: mount.mount_path.clone(),
-            options: vec!["rbind".into(), propagation.into(), access.into()],
+            options,
         });
     }
     let taken = |mounts: &[Mount], path: &str| mounts.iter().any(|m| m.destination == path);
     let bind = |source, destination: &str, access: &str| Mount {
         source,
         destination: destination.into(),
-        options: vec!["bind".into(), "rprivate".into(), access.into()],
+        options: ["bind", "rprivate", access]
+            .iter()
+            .chain(Kind::Files.refused())
+            .map(|o| (*o).to_owned())
+            .collect(),
     };
-    let access = if container
-        .security
-        .as_ref()
-        .is_some_and(|s| s.read_only_root_filesystem)
-    {
-        "ro"
-    } else {
-        "rw"
-    };
+    let root = container.security.as_ref();
+    let access = access(root.is_some_and(|s| s.read_only_root_filesystem));
     for (file, destination) in [
         ("hosts", "/etc/hosts"),
         ("resolv.conf", "/etc/resolv.conf"),
@@ -181,6 +208,49 @@ mod tests {
         assert_eq!(found.iter().filter(|d| *d == "/etc/hosts").count(), 1);
         assert!(found.contains(&"/dev/shm".to_owned()));
         assert!(found.contains(&"/dev/termination-log".to_owned()));
+    }
+
+    #[test]
+    fn what_the_node_writes_is_read_only() {
+        use v1::volume::{EmptyDir, Files, HostPath, Source};
+        let volume = |name: &str, source| v1::Volume {
+            name: name.into(),
+            source: Some(source),
+        };
+        let pod = v1::PodSpec {
+            volumes: vec![
+                volume("files", Source::Files(Files::default())),
+                volume("empty", Source::EmptyDir(EmptyDir::default())),
+                volume("host", Source::HostPath(HostPath::default())),
+            ],
+            ..Default::default()
+        };
+        let part = v1::VolumeMount {
+            sub_path: "key".into(),
+            ..mount("files", "/part")
+        };
+        let container = v1::ContainerSpec {
+            mounts: vec![
+                mount("files", "/files"),
+                part,
+                mount("empty", "/empty"),
+                mount("host", "/host"),
+            ],
+            ..Default::default()
+        };
+        let mounts = mounts(&pod, &container);
+        // (where, its options)
+        for (path, expected) in [
+            ("/files", "rbind rprivate ro nodev nosuid"),
+            ("/part", "rbind rprivate ro nodev nosuid"),
+            ("/empty", "rbind rprivate rw nodev"),
+            ("/host", "rbind rprivate rw"),
+            ("/dev/shm", "bind rprivate rw nodev nosuid"),
+            ("/etc/hosts", "bind rprivate rw nodev nosuid"),
+        ] {
+            let found = mounts.iter().find(|m| m.destination == path).unwrap();
+            assert_eq!(found.options.join(" "), expected, "{path}");
+        }
     }
 
     #[test]

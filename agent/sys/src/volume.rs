@@ -4,23 +4,36 @@
 //! hostname and resolv.conf, `subpaths/`, and `CONTAINER-ATTEMPT/` with each
 //! container's root (see `image/rootfs.rs`). Nothing here reads a ConfigMap or a
 //! Secret: the control plane sends their files. Called by `apply.rs`.
-//! Reading order: `files`, `ownership`, `sub_path`, `etc`.
+//!
+//! A pod's containers write to some of these folders while they are made and removed
+//! here, and a pod with a hostPath may reach all of them: below a pod's folder
+//! everything is resolved by the kernel from descriptors, and no link is followed.
+//! Reading order: `files`, `ownership`, `sub_path`, `host_path`, `etc`.
 
 pub mod etc;
 mod files;
+mod host_path;
 mod ownership;
 pub mod sub_path;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{OFlag, renameat};
 use nix::mount::MsFlags;
 use proto::v1;
 use proto::v1::volume::Source;
 
-use crate::image::rootfs::{RootfsError, list_mounts, unmount_below};
+use crate::beneath::{Beneath, Links};
+use crate::image::rootfs::{RootfsError, unmount_below};
+use crate::removal::{self, Most};
+use ownership::{Access, Kind};
+
+/// Folder of the volumes in a pod's folder.
+const VOLUMES: &str = "volumes";
 
 /// What kept a volume from being ready; event `FailedMount`.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +100,7 @@ pub fn make(
         });
     }
     let path = path(pod_dir, volume);
+    let failed = |verb| VolumeError::io(verb, &path);
     match &volume.source {
         None => {
             return Err(VolumeError::Unresolved {
@@ -94,18 +108,18 @@ pub fn make(
                 why: "it has no source that this node knows".to_owned(),
             });
         }
-        Some(Source::HostPath(host)) => check_host_path(name, host)?,
+        Some(Source::HostPath(host)) => host_path::check(name, host)?,
         Some(Source::EmptyDir(empty)) => {
-            let fresh = !path.is_dir();
-            if fresh {
-                make_empty_dir(&path)?;
-            }
-            let mount = empty.memory && !is_mounted(&path)?;
-            if mount {
-                mount_tmpfs(&path, empty.size_limit_bytes, 0o777)?;
-            }
-            if fresh || mount {
-                ownership::share(&path, fs_group, ownership::Access::ReadWrite)?;
+            let volumes = folder(pod_dir)?;
+            make_empty_dir(&volumes, name, fs_group).map_err(failed("make"))?;
+            if empty.memory {
+                let tmpfs = Tmpfs {
+                    size: empty.size_limit_bytes,
+                    mode: ownership::mode(0o777, Kind::Folder, fs_group, Access::ReadWrite),
+                    group: fs_group,
+                    swap: true,
+                };
+                mount_once(&volumes, name, &tmpfs).map_err(failed("mount tmpfs at"))?;
             }
         }
         Some(Source::Files(files)) => {
@@ -116,14 +130,37 @@ pub fn make(
                 });
             }
             files::check(name, files)?;
-            fs::create_dir_all(&path).map_err(VolumeError::io("make", &path))?;
-            if files.tmpfs && !is_mounted(&path)? {
-                mount_tmpfs(&path, 0, 0o755)?;
+            let volumes = folder(pod_dir)?;
+            match volumes.make_child(name.as_str(), 0o755) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => drop(made.map_err(failed("make"))?),
             }
-            files::write(&path, &files.files, fs_group)?;
+            if files.tmpfs {
+                let tmpfs = Tmpfs {
+                    size: 0,
+                    mode: 0o755,
+                    group: None,
+                    swap: false,
+                };
+                mount_once(&volumes, name, &tmpfs).map_err(failed("mount tmpfs at"))?;
+            }
+            let volume = volumes
+                .open_at(Path::new(name), OFlag::O_DIRECTORY, Links::Refused)
+                .map_err(failed("open"))?;
+            files::write(&volume.into(), &files.files, fs_group).map_err(failed("update"))?;
         }
     }
     Ok(path)
+}
+
+/// The folder of a pod's volumes, made where it is missing.
+fn folder(pod_dir: &Path) -> Result<Beneath, VolumeError> {
+    let failed = |verb| VolumeError::io(verb, pod_dir);
+    fs::create_dir_all(pod_dir).map_err(failed("make"))?;
+    let pod = Beneath::open(pod_dir).map_err(failed("open"))?;
+    pod.make_dirs(Path::new(VOLUMES), Links::Refused, |_, _| Ok(()))
+        .map(Beneath::from)
+        .map_err(failed("make volumes in"))
 }
 
 /// Where [`make`] puts a volume, without making it.
@@ -131,13 +168,13 @@ pub fn path(pod_dir: &Path, volume: &v1::Volume) -> PathBuf {
     if let Some(Source::HostPath(host)) = &volume.source {
         PathBuf::from(&host.path)
     } else {
-        pod_dir.join("volumes").join(&volume.name)
+        pod_dir.join(VOLUMES).join(&volume.name)
     }
 }
 
 /// Names of the volumes that are made in this pod's folder, sorted.
 pub fn list(pod_dir: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(pod_dir.join("volumes")) else {
+    let Ok(entries) = fs::read_dir(pod_dir.join(VOLUMES)) else {
         return Vec::new();
     };
     let mut names: Vec<String> = entries
@@ -159,128 +196,91 @@ pub fn remove_pod_dir(pod_dir: &Path) -> Result<(), Vec<VolumeError>> {
         return Ok(());
     }
     unmount_below(pod_dir).map_err(|error| vec![error.into()])?;
-    let entries = fs::read_dir(pod_dir).map_err(|e| vec![VolumeError::io("list", pod_dir)(e)])?;
-    let mut failures = Vec::new();
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let removed = if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        if let Err(error) = removed
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            failures.push(VolumeError::io("remove", &path)(error));
-        }
-    }
-    if let Err(error) = fs::remove_dir(pod_dir)
-        && failures.is_empty()
-    {
-        failures.push(VolumeError::io("remove", pod_dir)(error));
-    }
-    if failures.is_empty() {
-        Ok(())
-    } else {
-        Err(failures)
-    }
+    removal::remove(pod_dir, Most::All).map_err(|e| vec![VolumeError::io("remove", pod_dir)(e)])
 }
 
-/// Anybody may write, as in Kubernetes: which user the containers are is not known here.
-fn make_empty_dir(path: &Path) -> Result<(), VolumeError> {
+/// Any user may write, as in Kubernetes: which users the containers have is not known
+/// here. One that is there is left as it is.
+fn make_empty_dir(volumes: &Beneath, name: &str, group: Option<u32>) -> io::Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    match volumes.open_at(Path::new(name), flags, Links::Refused) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        found => return found.map(drop),
+    }
     // Under a name of its own first: a folder with the final name is complete.
-    let parent = path.parent().unwrap_or(path);
-    fs::create_dir_all(parent).map_err(VolumeError::io("make", parent))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let unfinished = parent.join(format!(".{name}.unfinished"));
-    fs::create_dir_all(&unfinished)
-        .and_then(|()| fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o777)))
-        .map_err(VolumeError::io("make", &unfinished))?;
-    fs::rename(&unfinished, path).map_err(VolumeError::io("name", path))
-}
-
-/// `size`: bytes, 0 for half of the memory (the kernel's default).
-fn mount_tmpfs(path: &Path, size: u64, mode: u32) -> Result<(), VolumeError> {
-    let mut options = format!("mode={mode:o}");
-    if size > 0 {
-        options.push_str(&format!(",size={size}"));
-    }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    nix::mount::mount(
-        Some("foil"),
-        path,
-        Some("tmpfs"),
-        flags,
-        Some(options.as_str()),
-    )
-    .map_err(|errno| VolumeError::io("mount tmpfs at", path)(errno.into()))
-}
-
-fn is_mounted(path: &Path) -> Result<bool, VolumeError> {
-    let path = fs::canonicalize(path).map_err(VolumeError::io("find", path))?;
-    Ok(list_mounts(&path)?.iter().any(|mount| mount.path == path))
-}
-
-/// Kubernetes' `hostPath.type`: what has to be there, or is made.
-fn check_host_path(volume: &str, host: &v1::volume::HostPath) -> Result<(), VolumeError> {
-    let path = Path::new(&host.path);
-    if !path.is_absolute() || path.components().any(|part| part.as_os_str() == "..") {
-        return Err(VolumeError::InvalidFile {
-            volume: volume.to_owned(),
-            path: host.path.clone(),
-        });
-    }
-    let kind = fs::metadata(path).ok().map(|metadata| metadata.file_type());
-    let is = |test: fn(&fs::FileType) -> bool| kind.as_ref().is_some_and(test);
-    let fine = match host.r#type.as_str() {
-        // The bind mount itself fails when there is nothing, or the runtime makes a folder.
-        "" => {
-            if kind.is_none() {
-                make_host_dir(path)?;
-            }
-            true
+    let unfinished = format!(".{name}.unfinished");
+    let made = match volumes.make_child(unfinished.as_str(), 0o777) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            volumes.child(unfinished.as_str())?
         }
-        "DirectoryOrCreate" => {
-            if kind.is_none() {
-                make_host_dir(path)?;
-            }
-            kind.is_none() || is(fs::FileType::is_dir)
-        }
-        "Directory" => is(fs::FileType::is_dir),
-        "FileOrCreate" => {
-            if kind.is_none() {
-                fs::File::create_new(path)
-                    .and_then(|_| fs::set_permissions(path, fs::Permissions::from_mode(0o644)))
-                    .map_err(VolumeError::io("make", path))?;
-            }
-            kind.is_none() || is(fs::FileType::is_file)
-        }
-        "File" => is(fs::FileType::is_file),
-        "Socket" => is(FileTypeExt::is_socket),
-        "CharDevice" => is(FileTypeExt::is_char_device),
-        "BlockDevice" => is(FileTypeExt::is_block_device),
-        other => {
-            return Err(VolumeError::UnknownHostPathType {
-                volume: volume.to_owned(),
-                kind: other.to_owned(),
-            });
-        }
+        made => made?,
     };
-    if fine {
-        Ok(())
-    } else {
-        Err(VolumeError::HostPathType {
-            volume: volume.to_owned(),
-            path: path.to_owned(),
-            kind: host.r#type.clone(),
-        })
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o777);
+    nix::sys::stat::fchmod(made.fd(), mode)?;
+    ownership::share(made.fd(), Kind::Folder, group, Access::ReadWrite)?;
+    let (from, to) = (OsStr::new(&unfinished), OsStr::new(name));
+    Ok(renameat(volumes.fd(), from, volumes.fd(), to)?)
+}
+
+/// A file system in memory.
+struct Tmpfs {
+    /// Bytes; 0: half of the memory, the kernel's default.
+    size: u64,
+    /// Of its root.
+    mode: u32,
+    /// Of its root.
+    group: Option<u32>,
+    /// Whether its pages may be written to swap, that is to a disk.
+    swap: bool,
+}
+
+impl Tmpfs {
+    fn options(&self) -> String {
+        let mut options = format!("mode={:o}", self.mode);
+        if self.size > 0 {
+            options.push_str(&format!(",size={}", self.size));
+        }
+        if let Some(group) = self.group {
+            options.push_str(&format!(",gid={group}"));
+        }
+        options
+    }
+
+    fn mount(&self, target: BorrowedFd<'_>) -> io::Result<()> {
+        let target = by_descriptor(target);
+        let mount = |options: &str| {
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+            nix::mount::mount(Some("foil"), &target, Some("tmpfs"), flags, Some(options))
+        };
+        let options = self.options();
+        if !self.swap {
+            // Linux 6.4 and later have the option.
+            match mount(&format!("{options},noswap")) {
+                Err(nix::errno::Errno::EINVAL) => {}
+                mounted => return Ok(mounted?),
+            }
+        }
+        Ok(mount(&options)?)
     }
 }
 
-fn make_host_dir(path: &Path) -> Result<(), VolumeError> {
-    fs::create_dir_all(path)
-        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
-        .map_err(VolumeError::io("make", path))
+/// Mounts at a folder, unless something is mounted there.
+fn mount_once(volumes: &Beneath, name: &str, tmpfs: &Tmpfs) -> io::Result<()> {
+    match volumes.child(name) {
+        Ok(folder) => tmpfs.mount(folder.fd()),
+        Err(error) if is_mounted(&error) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a folder could not be held because something is mounted there.
+fn is_mounted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::CrossesDevices
+}
+
+/// A path that leads to an open file or folder, whatever its name is by now.
+fn by_descriptor(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! /etc/hosts, /etc/hostname and /etc/resolv.conf of a pod, which all its
 //! containers share.
 
-use std::fs;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use proto::v1;
 
 use super::VolumeError;
+use crate::beneath::{Beneath, Links};
 
 /// Paths to bind over the container's /etc/hosts, /etc/hostname, /etc/resolv.conf.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,9 +26,12 @@ pub struct EtcFiles {
 /// # Errors
 /// [`VolumeError::Io`].
 pub fn write(pod_dir: &Path, pod: &v1::PodSpec) -> Result<EtcFiles, VolumeError> {
-    let dir = pod_dir.join("etc");
-    fs::create_dir_all(&dir).map_err(VolumeError::io("make", &dir))?;
     let files = paths(pod_dir);
+    let dir = fs::create_dir_all(pod_dir)
+        .and_then(|()| Beneath::open(pod_dir))
+        .and_then(|pod| pod.make_dirs(Path::new("etc"), Links::Refused, |_, _| Ok(())))
+        .map(Beneath::from)
+        .map_err(VolumeError::io("make etc in", pod_dir))?;
     let node_file = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let hosts = if pod.host_network {
         hosts_of_node(&node_file("/etc/hosts"), pod)
@@ -39,14 +45,37 @@ pub fn write(pod_dir: &Path, pod: &v1::PodSpec) -> Result<EtcFiles, VolumeError>
         (&files.hostname, format!("{}\n", pod.hostname)),
         (&files.resolv_conf, resolv_conf),
     ] {
-        if fs::read_to_string(path).is_ok_and(|old| old == text) {
-            continue;
-        }
-        fs::write(path, text)
-            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o644)))
-            .map_err(VolumeError::io("write", path))?;
+        update(&dir, path, &text).map_err(VolumeError::io("write", path))?;
     }
     Ok(files)
+}
+
+/// In place, as a container may have it bound; and may have written to it: it can be of
+/// any size.
+fn update(dir: &Beneath, path: &Path, text: &str) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default();
+    let mut file = match dir.open_held(name, OFlag::O_RDWR | OFlag::O_NONBLOCK) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => dir.create(name)?,
+        opened => {
+            let file = File::from(opened?);
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            if metadata.len() == text.len() as u64 {
+                let mut old = Vec::with_capacity(text.len());
+                (&file).take(metadata.len()).read_to_end(&mut old)?;
+                if old == text.as_bytes() {
+                    return Ok(());
+                }
+            }
+            file
+        }
+    };
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(text.as_bytes())?;
+    file.set_permissions(Permissions::from_mode(0o644))
 }
 
 /// Where [`write`] puts the files.

@@ -4,21 +4,35 @@
 //! name that the application sees is a link through `..data`. A new version is
 //! written beside the old one, and one rename of `..data` changes all files at
 //! once; a reader that holds the old folder keeps a consistent view.
+//!
+//! Containers get the volume read-only, but a privileged one can change that, so
+//! it is written as if they could write to it: each step goes from a descriptor that is
+//! held, and follows no link. At worst a container spoils its own view, and the next
+//! update repairs it.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{CString, OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, readlinkat, renameat};
+use nix::unistd::symlinkat;
 use proto::v1;
 
 use super::VolumeError;
-use super::ownership::{self, Access};
+use super::ownership::{self, Access, Kind};
+use crate::beneath::Beneath;
 use crate::clock;
+use crate::removal::{self, Most};
 
 const DATA: &str = "..data";
 const DATA_NEXT: &str = "..data_tmp";
+
+/// More than any volume of ours holds: a container has added to it.
+const MOST_ENTRIES: usize = 100_000;
 
 /// Refuses paths that are not inside the volume, before anything is written.
 pub(super) fn check(volume: &str, files: &v1::volume::Files) -> Result<(), VolumeError> {
@@ -44,42 +58,76 @@ pub(super) fn check(volume: &str, files: &v1::volume::Files) -> Result<(), Volum
 
 /// Makes the volume's folder hold exactly these files. True if it did not.
 pub(super) fn write(
-    volume: &Path,
+    volume: &Beneath,
     files: &[v1::File],
     fs_group: Option<u32>,
-) -> Result<bool, VolumeError> {
-    let data = volume.join(DATA);
-    let old = fs::read_link(&data).ok();
-    let changed = !old
-        .as_ref()
-        .is_some_and(|old| is_same(&volume.join(old), files, fs_group));
+) -> io::Result<bool> {
+    let current = current(volume);
+    let changed = match &current {
+        Some((_, version)) => !is_same(version, files, fs_group).unwrap_or(false),
+        None => true,
+    };
+    let mut name = current.map(|(name, _)| name);
     if changed {
+        // What updates that failed have left must not pile up.
+        clean_up(volume, |left| {
+            Some(left) != name.as_deref() && is_version(left)
+        })?;
+        ownership::share(volume.fd(), Kind::Folder, fs_group, Access::Read)?;
         let new = version_name();
-        let folder = volume.join(&new);
-        write_version(&folder, files)?;
-        ownership::share(&folder, fs_group, Access::Read)?;
-        ownership::share_dir(volume, fs_group, Access::Read)?;
-        let next = volume.join(DATA_NEXT);
-        remove(&next)?;
-        symlink(&new, &next).map_err(VolumeError::io("link", &next))?;
-        fs::rename(&next, &data).map_err(VolumeError::io("replace", &data))?;
+        let version = volume.make_child(new.as_os_str(), 0o700)?;
+        write_version(&version, files, fs_group)?;
+        remove(volume, DATA_NEXT.as_ref())?;
+        symlinkat(new.as_os_str(), volume.fd(), DATA_NEXT)?;
+        replace_data(volume)?;
+        name = Some(new);
     }
-    // Also without a change: whoever was here before may have been stopped
-    // between the steps.
-    let current = fs::read_link(&data).unwrap_or_default();
-    link_names(volume, files)?;
-    clean_up(volume, files, &current)?;
+    // Also without a change: an earlier update may have been stopped between the steps.
+    let wanted = link_names(volume, files)?;
+    clean_up(volume, |left| {
+        left != DATA && Some(left) != name.as_deref() && !wanted.contains(left)
+    })?;
     Ok(changed)
 }
 
+/// The version that `..data` names, if it is one.
+fn current(volume: &Beneath) -> Option<(OsString, Beneath)> {
+    let name = readlinkat(volume.fd(), DATA).ok()?;
+    // The link may be a container's own.
+    if !is_version(&name) {
+        return None;
+    }
+    let version = volume.child(name.as_os_str()).ok()?;
+    Some((name, version))
+}
+
+/// A name of this module's own for a version: one part, "..2026_11_21_...".
+fn is_version(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.strip_prefix(b"..")
+        .is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit) && !rest.contains(&b'/'))
+}
+
+fn replace_data(volume: &Beneath) -> io::Result<()> {
+    let rename = || renameat(volume.fd(), DATA_NEXT, volume.fd(), DATA);
+    match rename() {
+        // A container has put a folder there.
+        Err(Errno::EISDIR | Errno::ENOTEMPTY | Errno::EEXIST) => {
+            remove(volume, DATA.as_ref())?;
+            Ok(rename()?)
+        }
+        renamed => Ok(renamed?),
+    }
+}
+
 /// "..2026_11_21_05_30_00.123456789", as kubelet names it.
-fn version_name() -> PathBuf {
+fn version_name() -> OsString {
     let now = clock::unix();
     let (seconds, nanos) = (now.as_secs(), now.subsec_nanos());
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    PathBuf::from(format!(
+    OsString::from(format!(
         "..{year:04}_{month:02}_{day:02}_{hour:02}_{minute:02}_{second:02}.{nanos:09}"
     ))
 }
@@ -97,104 +145,151 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year + u64::from(month <= 2), month, day)
 }
 
-fn write_version(folder: &Path, files: &[v1::File]) -> Result<(), VolumeError> {
-    fs::create_dir(folder).map_err(VolumeError::io("make", folder))?;
-    set_mode(folder, 0o755)?;
+/// Files of one version, by folder; "" is the version itself.
+type Tree<'a> = BTreeMap<PathBuf, Folder<'a>>;
+
+#[derive(Default)]
+struct Folder<'a> {
+    files: BTreeMap<&'a OsStr, &'a v1::File>,
+    folders: BTreeSet<&'a OsStr>,
+}
+
+/// In this order parents come before what is in them.
+fn tree(files: &[v1::File]) -> Tree<'_> {
+    let mut tree = Tree::from([(PathBuf::new(), Folder::default())]);
     for file in files {
-        let path = folder.join(&file.path);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(VolumeError::io("make", parent))?;
+        let path = Path::new(&file.path);
+        let Some(name) = path.file_name() else {
+            continue;
+        };
+        let mut at = PathBuf::new();
+        for part in path.parent().unwrap_or(Path::new("")) {
+            tree.entry(at.clone()).or_default().folders.insert(part);
+            at.push(part);
         }
-        // Nobody else may read it before it has its own mode.
-        fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|mut handle| handle.write_all(&file.data))
-            .map_err(VolumeError::io("write", &path))?;
-        set_mode(&path, file.mode)?;
+        tree.entry(at).or_default().files.insert(name, file);
     }
-    Ok(())
+    tree
 }
 
-fn set_mode(path: &Path, mode: u32) -> Result<(), VolumeError> {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777))
-        .map_err(VolumeError::io("set mode of", path))
+fn write_version(version: &Beneath, files: &[v1::File], fs_group: Option<u32>) -> io::Result<()> {
+    write_folder(version, &tree(files), Path::new(""), fs_group)
 }
 
-/// Whether a version holds exactly these files; fsGroup has added to their modes.
-fn is_same(version: &Path, files: &[v1::File], fs_group: Option<u32>) -> bool {
-    let added = if fs_group.is_some() { 0o440 } else { 0 };
-    let mut found = BTreeSet::new();
-    if list_files(version, Path::new(""), &mut found).is_err() || found.len() != files.len() {
-        return false;
+fn write_folder(
+    folder: &Beneath,
+    tree: &Tree<'_>,
+    path: &Path,
+    fs_group: Option<u32>,
+) -> io::Result<()> {
+    let Some(wanted) = tree.get(path) else {
+        return Ok(());
+    };
+    for (name, file) in &wanted.files {
+        // Only root may open it before it has its own mode.
+        let mut made = folder.create(*name)?;
+        made.write_all(&file.data)?;
+        set_mode(made.as_fd(), file.mode)?;
+        ownership::share(made.as_fd(), Kind::File, fs_group, Access::Read)?;
     }
-    files.iter().all(|file| {
-        let path = version.join(&file.path);
-        let mode = |path| fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o7777);
-        found.contains(Path::new(&file.path))
-            && mode(&path).is_ok_and(|mode| mode == file.mode & 0o7777 | added)
-            && fs::read(&path).is_ok_and(|data| data == file.data)
-    })
+    for name in &wanted.folders {
+        let child = folder.make_child(*name, 0o700)?;
+        write_folder(&child, tree, &path.join(name), fs_group)?;
+    }
+    set_mode(folder.fd(), 0o755)?;
+    ownership::share(folder.fd(), Kind::Folder, fs_group, Access::Read)
 }
 
-fn list_files(version: &Path, below: &Path, found: &mut BTreeSet<PathBuf>) -> io::Result<()> {
-    for entry in fs::read_dir(version.join(below))? {
-        let entry = entry?;
-        let path = below.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            list_files(version, &path, found)?;
-        } else {
-            found.insert(path);
+fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    let mode = nix::sys::stat::Mode::from_bits_truncate(mode & 0o7777);
+    Ok(nix::sys::stat::fchmod(fd, mode)?)
+}
+
+/// Whether a version holds exactly these files, with their modes and group.
+fn is_same(version: &Beneath, files: &[v1::File], fs_group: Option<u32>) -> io::Result<bool> {
+    is_same_folder(version, &tree(files), Path::new(""), fs_group)
+}
+
+fn is_same_folder(
+    folder: &Beneath,
+    tree: &Tree<'_>,
+    path: &Path,
+    fs_group: Option<u32>,
+) -> io::Result<bool> {
+    let Some(wanted) = tree.get(path) else {
+        return Ok(false);
+    };
+    let count = wanted.files.len() + wanted.folders.len();
+    if folder.names(count)?.len() != count {
+        return Ok(false);
+    }
+    for (name, file) in &wanted.files {
+        if !is_same_file(folder, name, file, fs_group)? {
+            return Ok(false);
         }
     }
-    Ok(())
+    for name in &wanted.folders {
+        let child = folder.child(*name)?;
+        if !is_same_folder(&child, tree, &path.join(name), fs_group)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
-/// First components of the files' paths: what the application sees.
-fn names(files: &[v1::File]) -> BTreeSet<PathBuf> {
-    files
-        .iter()
-        .filter_map(|file| Path::new(&file.path).components().next())
-        .map(|first| PathBuf::from(first.as_os_str()))
-        .collect()
+fn is_same_file(
+    folder: &Beneath,
+    name: &OsStr,
+    file: &v1::File,
+    fs_group: Option<u32>,
+) -> io::Result<bool> {
+    let found = std::fs::File::from(folder.open_held(name, OFlag::O_NONBLOCK)?);
+    let metadata = found.metadata()?;
+    let mode = ownership::mode(file.mode & 0o7777, Kind::File, fs_group, Access::Read);
+    let same = metadata.is_file()
+        && metadata.mode() & 0o7777 == mode
+        && fs_group.is_none_or(|group| metadata.gid() == group)
+        && metadata.len() == file.data.len() as u64;
+    if !same {
+        return Ok(false);
+    }
+    let mut data = Vec::with_capacity(file.data.len());
+    (&found).take(metadata.len()).read_to_end(&mut data)?;
+    Ok(data == file.data)
 }
 
-fn link_names(volume: &Path, files: &[v1::File]) -> Result<(), VolumeError> {
-    for name in names(files) {
-        let (link, target) = (volume.join(&name), Path::new(DATA).join(&name));
-        if fs::read_link(&link).is_ok_and(|existing| existing == target) {
+/// Makes the links that the application sees; their names.
+fn link_names(volume: &Beneath, files: &[v1::File]) -> io::Result<BTreeSet<OsString>> {
+    let mut wanted = BTreeSet::new();
+    for file in files {
+        if let Some(first) = Path::new(&file.path).components().next() {
+            wanted.insert(first.as_os_str().to_owned());
+        }
+    }
+    for name in &wanted {
+        let target = Path::new(DATA).join(name);
+        let existing = readlinkat(volume.fd(), name.as_os_str());
+        if existing.is_ok_and(|existing| existing == target) {
             continue;
         }
-        remove(&link)?;
-        symlink(&target, &link).map_err(VolumeError::io("link", &link))?;
+        remove(volume, name)?;
+        symlinkat(&target, volume.fd(), name.as_os_str())?;
     }
-    Ok(())
+    Ok(wanted)
 }
 
-/// Removes names that are no longer wanted, and all versions but the current one.
-fn clean_up(volume: &Path, files: &[v1::File], current: &Path) -> Result<(), VolumeError> {
-    let wanted = names(files);
-    for entry in fs::read_dir(volume)
-        .map_err(VolumeError::io("list", volume))?
-        .flatten()
-    {
-        let name = PathBuf::from(entry.file_name());
-        if name != Path::new(DATA) && name != current && !wanted.contains(&name) {
-            remove(&entry.path())?;
+fn clean_up(volume: &Beneath, unwanted: impl Fn(&OsStr) -> bool) -> io::Result<()> {
+    for name in volume.names(MOST_ENTRIES)? {
+        if unwanted(&name) {
+            remove(volume, &name)?;
         }
     }
     Ok(())
 }
 
-fn remove(path: &Path) -> Result<(), VolumeError> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(_) => Ok(()),
-    };
-    removed.map_err(VolumeError::io("remove", path))
+fn remove(volume: &Beneath, name: &OsStr) -> io::Result<()> {
+    let name = CString::new(name.as_encoded_bytes())?;
+    removal::remove_at(volume.fd(), &name, Most::Entries(MOST_ENTRIES))
 }
 
 #[cfg(test)]
@@ -213,6 +308,22 @@ mod tests {
             (47_541, (2100, 3, 1)),
         ] {
             assert_eq!(civil(days), date);
+        }
+    }
+
+    #[test]
+    fn names_of_versions() {
+        assert!(is_version(&version_name()));
+        for name in [
+            "",
+            "..",
+            "..data",
+            "..2/../../etc",
+            "/etc",
+            "2026",
+            "../2026",
+        ] {
+            assert!(!is_version(OsStr::new(name)), "{name:?}");
         }
     }
 }

@@ -5,15 +5,17 @@
 //! (`RESOLVE_BENEATH`) to a descriptor, and that descriptor is bound to a place
 //! of ours, which the container cannot reach.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::{VolumeError, is_mounted};
+use super::{VolumeError, by_descriptor, is_mounted};
 use crate::beneath::{Beneath, Links};
 
 /// Binds `volume_path/sub_path` at `pod_dir/subpaths/VOLUME/CONTAINER/INDEX` and
@@ -47,35 +49,51 @@ pub fn bind(
         }
     })?;
 
-    let target = pod_dir
-        .join("subpaths")
-        .join(volume)
-        .join(container)
-        .join(index.to_string());
+    let place = Path::new("subpaths").join(volume).join(container);
+    let name = index.to_string();
+    let target = pod_dir.join(&place).join(&name);
     let failed = |verb| VolumeError::io(verb, &target);
     let is_dir = found.metadata().map_err(failed("read"))?.is_dir();
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent).map_err(VolumeError::io("make", parent))?;
-    }
-    // What an earlier attempt of the container left: the volume may have changed since.
-    if target.exists() && is_mounted(&target)? {
-        umount2(&target, MntFlags::MNT_DETACH).map_err(|errno| failed("unmount")(errno.into()))?;
-    }
-    match fs::symlink_metadata(&target) {
-        Ok(old) if old.is_dir() => fs::remove_dir(&target).map_err(failed("clear"))?,
-        Ok(_) => fs::remove_file(&target).map_err(failed("clear"))?,
-        Err(_) => {}
-    }
-    if is_dir {
-        fs::create_dir(&target).map_err(failed("make"))?;
+    let parent = std::fs::create_dir_all(pod_dir)
+        .and_then(|()| Beneath::open(pod_dir))
+        .and_then(|pod| pod.make_dirs(&place, Links::Refused, |_, _| Ok(())))
+        .map(Beneath::from)
+        .map_err(failed("make"))?;
+    clear(&parent, &name).map_err(failed("clear"))?;
+    let made = if is_dir {
+        parent.make_child(name.as_str(), 0o755).map(drop)
     } else {
-        File::create_new(&target).map_err(failed("make"))?;
-    }
-    let source = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+        parent.create(name.as_str()).map(drop)
+    };
+    made.map_err(failed("make"))?;
+    let onto = parent
+        .open_held(name.as_str(), OFlag::O_PATH)
+        .map_err(failed("open"))?;
+    let (source, onto) = (by_descriptor(found.as_fd()), by_descriptor(onto.as_fd()));
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-    nix::mount::mount(Some(&source), &target, None::<&str>, flags, None::<&str>)
+    nix::mount::mount(Some(&source), &onto, None::<&str>, flags, None::<&str>)
         .map_err(|errno| failed("bind")(errno.into()))?;
     Ok(target)
+}
+
+/// Removes what an earlier attempt of the container left: the volume may have changed
+/// since.
+fn clear(parent: &Beneath, name: &str) -> io::Result<()> {
+    loop {
+        match parent.open_held(name, OFlag::O_PATH) {
+            Ok(_) => break,
+            Err(error) if is_mounted(&error) => {
+                let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+                umount2(&by_descriptor(parent.fd()).join(name), flags)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    match unlinkat(parent.fd(), name, UnlinkatFlags::NoRemoveDir) {
+        Err(Errno::EISDIR) => Ok(unlinkat(parent.fd(), name, UnlinkatFlags::RemoveDir)?),
+        removed => Ok(removed?),
+    }
 }
 
 fn open(volume: &Path, path: &Path) -> io::Result<File> {

@@ -1,8 +1,9 @@
 //! Volumes on a real file system; those that mount need root, as the agent does.
 
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;
+use crate::image::rootfs::list_mounts;
 
 fn file(path: &str, data: &str, mode: u32) -> v1::File {
     v1::File {
