@@ -11,7 +11,6 @@ use agent_sys::clock;
 use agent_sys::image::{Image, ImageError, Reference};
 use proto::v1;
 
-use crate::sandbox::blocking;
 use crate::startup::Sys;
 
 fn failure(error: &ImageError) -> ImageFailure {
@@ -74,7 +73,7 @@ fn signal(text: &str) -> i32 {
 pub(crate) fn find(sys: &Arc<Sys>, instance: &Instance, image: &str) {
     let (sys, instance, image) = (sys.clone(), instance.clone(), image.to_owned());
     tokio::spawn(async move {
-        let looked = blocking(&sys, move |sys| {
+        let looked = sys.blocking(move |sys| {
             let found = Reference::parse(&image).and_then(|reference| sys.images.get(&reference));
             Ok(found
                 .map(|image| image.map(|i| facts(sys, i)))

@@ -14,8 +14,7 @@ use agent_sys::clock;
 use proto::v1;
 use proto::v1::attach_up::Up;
 
-use crate::sandbox::blocking;
-use crate::serve::{Gone, Refusal, Upward, instances, lives};
+use crate::attach::{Gone, Refusal, Upward, instances, lives};
 use crate::startup::Sys;
 
 /// While a log is followed and nothing new is in it.
@@ -229,16 +228,17 @@ pub(crate) async fn serve(
                 let over = !(last && request.follow && lives(sys, &this).await);
                 let name = tail.path.clone();
                 let filter = filter.clone();
-                let (back, out, more) = blocking(sys, move |_sys| {
-                    let mut out = Vec::new();
-                    let more = tail.read(&filter, &mut out);
-                    Ok((tail, out, more))
-                })
-                .await
-                .map_err(|message| Refusal {
-                    code: tonic::Code::Internal,
-                    message,
-                })?;
+                let (back, out, more) = sys
+                    .blocking(move |_sys| {
+                        let mut out = Vec::new();
+                        let more = tail.read(&filter, &mut out);
+                        Ok((tail, out, more))
+                    })
+                    .await
+                    .map_err(|message| Refusal {
+                        code: tonic::Code::Internal,
+                        message,
+                    })?;
                 tail = back;
                 let more = more.map_err(unreadable(&name))?;
                 if !out.is_empty() && up.send(Up::Stdout(out)).await.is_err() {

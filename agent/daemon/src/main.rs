@@ -6,12 +6,15 @@
 
 #![forbid(unsafe_code)]
 
+mod answer;
 mod apply;
+mod attach;
 mod check;
 mod cleanup;
 mod config;
 mod drops;
 mod event;
+mod exec;
 mod facts;
 mod images;
 mod join;

@@ -1,5 +1,7 @@
 //! The loop of the node: takes an event, plans what it touched, carries it out,
-//! reports. It alone owns desired and observed state and the maps' handles.
+//! reports. It owns the parts: what was pushed (`pushed.rs`), what is observed, the
+//! services that are due (`services.rs`), what is told upstream (`report.rs`), and
+//! the handles of maps and programs (`apply.rs`).
 //!
 //! Nothing here waits: slow work is spawned by `apply.rs` and comes back as an
 //! event, so that a service update never stands behind an image pull.
@@ -9,21 +11,22 @@ use std::time::Duration;
 
 use agent_plan::action::{Action, Problem};
 use agent_plan::outcome::Outcome;
-use agent_plan::world::{Desired, Observed};
+use agent_plan::world::Observed;
 use agent_plan::{event as notes, link, pod, status, stray};
 use agent_sys::clock;
 use proto::v1;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::answer;
 use crate::apply::{Applied, Apply, WriteError};
 use crate::drops;
 use crate::event::Event;
-
 use crate::observe::{self, Found};
-use crate::pushed::Pushed;
+use crate::pushed::{self, Pushed};
 use crate::report::Report;
 use crate::serve;
+use crate::services::Services;
 use crate::watch::Calls;
 
 /// Plans of one pod in a row; more would be a plan that does not converge.
@@ -44,23 +47,19 @@ const FULL_MS: i64 = 20;
 
 /// The node.
 pub(crate) struct Node {
-    pub(crate) apply: Apply,
-    pub(crate) desired: Desired,
-    pub(crate) observed: Observed,
-    pub(crate) report: Report,
-    pub(crate) pushed: Pushed,
-    pub(crate) hello: watch::Sender<v1::Hello>,
-    pub(crate) calls: Calls,
+    apply: Apply,
+    pushed: Pushed,
+    observed: Observed,
+    services: Services,
+    report: Report,
+    hello: watch::Sender<v1::Hello>,
+    calls: Calls,
     /// Pods to plan.
-    pub(crate) pods: BTreeSet<String>,
-    /// Services to plan: id, and their name if they are wanted.
-    pub(crate) services: BTreeMap<u32, Option<String>>,
+    pods: BTreeSet<String>,
     /// Links, routes and leftovers are to be planned.
-    pub(crate) network: bool,
-    /// Maps are to be searched for what nobody wants.
-    pub(crate) sweep: bool,
+    network: bool,
     /// What is in force once the network is settled.
-    pub(crate) unacknowledged: Option<v1::Ack>,
+    unacknowledged: Option<v1::Ack>,
     /// When time makes something of a pod due.
     wakes: BTreeMap<String, i64>,
     network_wake: Option<i64>,
@@ -87,23 +86,19 @@ impl Node {
             revision,
         } = found;
         let pods = observed.pods.keys().cloned().collect();
-        let services = desired
-            .services
-            .iter()
-            .map(|(n, s)| (s.id, Some(n.clone())))
-            .collect();
+        let mut due = Services::default();
+        due.touch(pushed::services(&desired));
+        due.sweep();
         Node {
             apply,
-            desired,
+            pushed: Pushed::new(desired, cluster_id, revision),
             observed,
+            services: due,
             report: Report::default(),
-            pushed: Pushed::new(cluster_id, revision),
             hello,
             calls,
             pods,
-            services,
             network: true,
-            sweep: true,
             unacknowledged: None,
             wakes: BTreeMap::new(),
             network_wake: None,
@@ -138,7 +133,7 @@ impl Node {
                 _ = interrupt.recv() => break,
             }
         }
-        self.pushed.save_now(&self.desired, &self.apply.sys);
+        self.pushed.save_now(&self.apply.sys);
         tracing::info!("ending; pods run on");
         Ok(())
     }
@@ -173,16 +168,47 @@ impl Node {
             Event::Open(open) => {
                 serve::open(&self.apply.sys, self.calls.clone(), *open);
             }
-            Event::Ask(question) => self.answer(question),
+            Event::Ask(question) => {
+                let settings = &self.apply.sys.settings;
+                answer::answer(question, &self.observed, settings, clock::unix_ms());
+            }
             Event::Saved(result) => self.pushed.saved(result, clock::unix_ms()),
         }
+    }
+
+    /// One step of what the node shall be.
+    fn update(&mut self, update: v1::Update) {
+        let Some(step) = self.pushed.update(update, clock::unix_ms()) else {
+            return;
+        };
+        let touched = step.touched;
+        self.pods.extend(touched.pods);
+        self.services.touch(touched.services);
+        self.network |= touched.network;
+        if touched.all {
+            self.pods.extend(self.observed.pods.keys().cloned());
+            self.pods.extend(self.observed.gone.iter().cloned());
+            self.services.sweep();
+        }
+        self.release();
+        let mut ack = step.ack;
+        let revision = ack.revision;
+        // Failures of an earlier step that was not acknowledged yet.
+        if let Some(before) = self.unacknowledged.take() {
+            ack.failures.splice(0..0, before.failures);
+        }
+        self.unacknowledged = Some(ack);
+        self.hello.send_modify(|hello| {
+            hello.cluster_id = step.cluster_id;
+            hello.revision = revision;
+        });
     }
 
     /// Something came to pass.
     fn outcome(&mut self, outcome: Outcome) {
         let now = clock::unix_ms();
         tracing::debug!(outcome = name_of(&outcome), "came back");
-        if let Some(uid) = uid_of(&outcome) {
+        if let Some(uid) = outcome.uid() {
             self.pods.insert(uid.to_owned());
         }
         if let Outcome::Route { result, route, .. } = &outcome {
@@ -224,28 +250,38 @@ impl Node {
             agent_sys::heap::trim();
         }
         if self.hold_until.is_none() && self.maps_retry.is_none() {
-            self.settle_services();
+            self.settle_services(now);
         }
         if self.network || self.network_wake.is_some_and(|at| now >= at) {
             self.settle_network(now);
         }
         self.settle_pods(now);
         self.acknowledge();
-        self.pushed.save_if_due(&self.desired, &self.apply.sys, now);
+        self.pushed.save_if_due(&self.apply.sys, now);
         self.full = self.report.flush();
     }
 
     /// What was found in the maps no longer counts against what is wanted.
-    pub(crate) fn release(&mut self) {
+    fn release(&mut self) {
         self.hold_until = None;
+    }
+
+    fn settle_services(&mut self, now: i64) {
+        let (problems, written) =
+            self.services
+                .settle(&self.pushed.desired, &mut self.observed, &mut self.apply);
+        self.complain(problems);
+        if let Err(error) = written {
+            self.write_failed(&error, now);
+        }
     }
 
     fn settle_network(&mut self, now: i64) {
         self.network = false;
         let settings = &self.apply.sys.settings;
         let (mut actions, problems) =
-            link::plan(&self.desired, &self.observed.network, settings, now);
-        actions.extend(stray::plan(&self.desired, &self.observed, now));
+            link::plan(&self.pushed.desired, &self.observed.network, settings, now);
+        actions.extend(stray::plan(&self.pushed.desired, &self.observed, now));
         self.complain(problems);
         for action in actions {
             self.act(&action, now);
@@ -281,7 +317,7 @@ impl Node {
         self.wakes.remove(uid);
         for round in 0..ROUNDS {
             let settings = &self.apply.sys.settings;
-            let plan = pod::plan(uid, &self.desired, &self.observed, settings, now);
+            let plan = pod::plan(uid, &self.pushed.desired, &self.observed, settings, now);
             self.complain(plan.problems);
             if plan.actions.is_empty() || self.maps_retry.is_some() {
                 if let Some(at) = plan.wake_ms {
@@ -331,7 +367,7 @@ impl Node {
     }
 
     /// A map or link refused: nobody knows what is in force. All is read again.
-    pub(crate) fn write_failed(&mut self, error: &WriteError, now: i64) {
+    fn write_failed(&mut self, error: &WriteError, now: i64) {
         tracing::error!(%error, "the data plane refused a change; trying again");
         self.maps_retry = Some(now + MAPS_RETRY_MS);
         if let Some(ack) = &mut self.unacknowledged {
@@ -347,13 +383,8 @@ impl Node {
         match observe::maps(&mut self.observed, &self.apply.datapath) {
             Ok(()) => {
                 self.maps_retry = None;
-                self.services.extend(
-                    self.desired
-                        .services
-                        .iter()
-                        .map(|(name, s)| (s.id, Some(name.clone()))),
-                );
-                self.sweep = true;
+                self.services.touch(pushed::services(&self.pushed.desired));
+                self.services.sweep();
                 self.network = true;
                 self.pods.extend(self.observed.pods.keys().cloned());
             }
@@ -365,7 +396,7 @@ impl Node {
     }
 
     /// Says each problem once.
-    pub(crate) fn complain(&mut self, problems: Vec<Problem>) {
+    fn complain(&mut self, problems: Vec<Problem>) {
         for problem in problems {
             if self.problems.len() > 1000 {
                 self.problems.clear();
@@ -382,10 +413,10 @@ impl Node {
         if self.unacknowledged.is_none() {
             return;
         }
-        let waits = !self.services.is_empty()
+        let waits = !self.services.is_settled()
             || self.maps_retry.is_some()
             || !link::settled(
-                &self.desired,
+                &self.pushed.desired,
                 &self.observed.network,
                 &self.apply.sys.settings,
             );
@@ -414,21 +445,4 @@ fn name_of(value: &impl std::fmt::Debug) -> String {
     let mut text = format!("{value:?}");
     text.truncate(text.find(' ').unwrap_or(text.len()));
     text
-}
-
-/// The pod that an outcome is about.
-fn uid_of(outcome: &Outcome) -> Option<&str> {
-    match outcome {
-        Outcome::Part { uid, .. } | Outcome::Link { uid, .. } | Outcome::ShimLost { uid } => {
-            Some(uid)
-        }
-        Outcome::ImageFound { instance, .. }
-        | Outcome::ImagePulled { instance, .. }
-        | Outcome::Created { instance, .. }
-        | Outcome::Started { instance, .. }
-        | Outcome::Exited { instance, .. }
-        | Outcome::HookDone { instance, .. }
-        | Outcome::Probed { instance, .. } => Some(&instance.uid),
-        Outcome::Route { .. } | Outcome::LinkDeleted { .. } | Outcome::Written { .. } => None,
-    }
 }

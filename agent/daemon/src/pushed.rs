@@ -1,8 +1,9 @@
 //! What the control plane pushed: taken in, checked once, kept on disk.
 //!
-//! Part of the loop. A snapshot takes effect as a whole, when its last part is
-//! there; a delta at once.
+//! A part of the node, which alone owns the desired state. A snapshot takes effect
+//! as a whole, with its last part; a delta at once.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use agent_plan::world::Desired;
@@ -11,9 +12,7 @@ use proto::v1::change::Change;
 
 use crate::check;
 use crate::event::Event;
-use crate::node::Node;
 use crate::record;
-use crate::sandbox::blocking;
 use crate::startup::Sys;
 
 /// Written so long after a change, so that many changes are one write. Milliseconds.
@@ -21,9 +20,35 @@ const SAVE_MS: i64 = 200;
 /// After a failed write, milliseconds.
 const RETRY_MS: i64 = 5_000;
 
+/// What an update touches, and so has to be planned.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    /// uids.
+    pub(crate) pods: BTreeSet<String>,
+    /// Services by id: their name if they are wanted.
+    pub(crate) services: BTreeMap<u32, Option<String>>,
+    /// Links and routes.
+    pub(crate) network: bool,
+    /// It is a whole new state: what is not in it is wanted no more.
+    pub(crate) all: bool,
+}
+
+/// What came of an update.
+#[derive(Debug)]
+pub(crate) struct Step {
+    /// What has to be planned.
+    pub(crate) touched: Touched,
+    /// The cluster that it came from.
+    pub(crate) cluster_id: String,
+    /// Its revision, and what of it cannot be put in force.
+    pub(crate) ack: v1::Ack,
+}
+
 /// What was pushed last, and how much of it is on disk.
 #[derive(Debug)]
 pub(crate) struct Pushed {
+    /// The state that is in force.
+    pub(crate) desired: Desired,
     cluster_id: String,
     revision: u64,
     snapshot: Option<Desired>,
@@ -34,9 +59,10 @@ pub(crate) struct Pushed {
 
 impl Pushed {
     /// As it was found on disk.
-    pub(crate) fn new(cluster_id: String, revision: u64) -> Pushed {
+    pub(crate) fn new(desired: Desired, cluster_id: String, revision: u64) -> Pushed {
         let (snapshot, failures) = (None, Vec::new());
         Pushed {
+            desired,
             cluster_id,
             revision,
             snapshot,
@@ -58,26 +84,28 @@ impl Pushed {
     }
 
     /// Writes it on a thread for that.
-    pub(crate) fn save_if_due(&mut self, desired: &Desired, sys: &Arc<Sys>, now: i64) {
+    pub(crate) fn save_if_due(&mut self, sys: &Arc<Sys>, now: i64) {
         if self.due().is_none_or(|at| now < at) {
             return;
         }
         self.save_at = None;
         self.saving = true;
-        let bytes = record::node(desired, &self.cluster_id, self.revision);
+        let bytes = record::node(&self.desired, &self.cluster_id, self.revision);
         let sys = sys.clone();
         tokio::spawn(async move {
-            let result = blocking(&sys, move |sys| record::write_node(&sys.layout, &bytes)).await;
+            let result = sys
+                .blocking(move |sys| record::write_node(&sys.layout, &bytes))
+                .await;
             sys.tell(Event::Saved(result)).await;
         });
     }
 
     /// Writes it, at the agent's end.
-    pub(crate) fn save_now(&mut self, desired: &Desired, sys: &Sys) {
-        if self.save_at.take().is_none() || !desired.complete {
+    pub(crate) fn save_now(&mut self, sys: &Sys) {
+        if self.save_at.take().is_none() || !self.desired.complete {
             return;
         }
-        let bytes = record::node(desired, &self.cluster_id, self.revision);
+        let bytes = record::node(&self.desired, &self.cluster_id, self.revision);
         if let Err(error) = record::write_node(&sys.layout, &bytes) {
             tracing::error!(error, "what was last pushed is not on disk");
         }
@@ -91,6 +119,100 @@ impl Pushed {
             self.save_at.get_or_insert(now + RETRY_MS);
         }
     }
+
+    /// Takes in one step. `None`: it is a part of a snapshot, and more of it follows.
+    pub(crate) fn update(&mut self, update: v1::Update, now: i64) -> Option<Step> {
+        if update.snapshot_begin {
+            self.snapshot = Some(Desired::default());
+            self.failures.clear();
+        }
+        let changes = update.changes.into_iter().filter_map(|c| c.change);
+        let mut touched = Touched::default();
+        if let Some(mut fresh) = self.snapshot.take() {
+            for change in changes {
+                self.failures.extend(put(&mut fresh, change).err());
+            }
+            if !update.snapshot_end {
+                self.snapshot = Some(fresh);
+                return None;
+            }
+            fresh.complete = true;
+            self.replace(fresh, &mut touched);
+        } else {
+            for change in changes {
+                self.touch(&change, &mut touched);
+                self.failures.extend(put(&mut self.desired, change).err());
+            }
+        }
+        self.cluster_id = update.cluster_id;
+        self.revision = update.revision;
+        self.save_at.get_or_insert(now + SAVE_MS);
+        let failures = std::mem::take(&mut self.failures);
+        for failure in &failures {
+            tracing::error!(
+                kind = failure.kind,
+                key = failure.key,
+                "{}",
+                failure.message
+            );
+        }
+        Some(Step {
+            touched,
+            cluster_id: self.cluster_id.clone(),
+            ack: v1::Ack {
+                revision: self.revision,
+                failures,
+            },
+        })
+    }
+
+    /// Adds what a delta touches; before it is taken in.
+    fn touch(&self, change: &Change, touched: &mut Touched) {
+        match change {
+            Change::Config(_) | Change::Route(_) | Change::RouteRemoved(_) => {
+                touched.network = true;
+            }
+            Change::Pod(spec) => {
+                touched.pods.insert(spec.uid.clone());
+            }
+            Change::PodRemoved(uid) => {
+                touched.pods.insert(uid.clone());
+            }
+            Change::Service(service) => {
+                let name = format!("{}/{}", service.namespace, service.name);
+                // Deleted and made again under the same name: another id.
+                if let Some(before) = self.desired.services.get(&name)
+                    && before.id != service.id
+                {
+                    touched.services.insert(before.id, None);
+                }
+                touched.services.insert(service.id, Some(name));
+            }
+            Change::ServiceRemoved(name) => {
+                if let Some(before) = self.desired.services.get(name) {
+                    touched.services.insert(before.id, None);
+                }
+            }
+        }
+    }
+
+    /// Puts a whole new state in force.
+    fn replace(&mut self, fresh: Desired, touched: &mut Touched) {
+        let before = std::mem::replace(&mut self.desired, fresh);
+        let gone = before.services.values().map(|s| (s.id, None));
+        touched.services.extend(gone);
+        touched.services.extend(services(&self.desired));
+        touched.pods.extend(before.pods.into_keys());
+        touched.pods.extend(self.desired.pods.keys().cloned());
+        touched.network = true;
+        touched.all = true;
+    }
+}
+
+/// All services of a state: id and name.
+pub(crate) fn services(desired: &Desired) -> impl Iterator<Item = (u32, Option<String>)> {
+    let named = desired.services.iter();
+    named.map(|(name, service)| (service.id, Some(name.clone())))
 }
 
 /// Takes a change into a state; what is malformed stays out of it.
@@ -125,110 +247,4 @@ fn put(desired: &mut Desired, change: Change) -> Result<(), v1::Failure> {
         }
     }
     Ok(())
-}
-
-impl Node {
-    /// One step of what the node shall be.
-    pub(crate) fn update(&mut self, update: v1::Update) {
-        if update.snapshot_begin {
-            self.pushed.snapshot = Some(Desired::default());
-            self.pushed.failures.clear();
-        }
-        let changes = update.changes.into_iter().filter_map(|c| c.change);
-        if let Some(mut fresh) = self.pushed.snapshot.take() {
-            for change in changes {
-                self.pushed.failures.extend(put(&mut fresh, change).err());
-            }
-            if !update.snapshot_end {
-                self.pushed.snapshot = Some(fresh);
-                return;
-            }
-            fresh.complete = true;
-            self.replace(fresh);
-        } else {
-            for change in changes {
-                self.mark(&change);
-                let failure = put(&mut self.desired, change).err();
-                self.pushed.failures.extend(failure);
-            }
-        }
-        self.release();
-        self.pushed.cluster_id = update.cluster_id;
-        self.pushed.revision = update.revision;
-        self.pushed
-            .save_at
-            .get_or_insert(agent_sys::clock::unix_ms() + SAVE_MS);
-        let fresh = std::mem::take(&mut self.pushed.failures);
-        for failure in &fresh {
-            tracing::error!(
-                kind = failure.kind,
-                key = failure.key,
-                "{}",
-                failure.message
-            );
-        }
-        // What an earlier step could not put in force and has not been told yet.
-        let mut failures = self
-            .unacknowledged
-            .take()
-            .map(|a| a.failures)
-            .unwrap_or_default();
-        failures.extend(fresh);
-        self.unacknowledged = Some(v1::Ack {
-            revision: update.revision,
-            failures,
-        });
-        let (cluster_id, revision) = (self.pushed.cluster_id.clone(), self.pushed.revision);
-        self.hello.send_modify(|hello| {
-            hello.cluster_id = cluster_id;
-            hello.revision = revision;
-        });
-    }
-
-    /// Marks what a delta touches.
-    fn mark(&mut self, change: &Change) {
-        match change {
-            Change::Config(_) | Change::Route(_) | Change::RouteRemoved(_) => self.network = true,
-            Change::Pod(spec) => {
-                self.pods.insert(spec.uid.clone());
-            }
-            Change::PodRemoved(uid) => {
-                self.pods.insert(uid.clone());
-            }
-            Change::Service(service) => {
-                let name = format!("{}/{}", service.namespace, service.name);
-                // Deleted and made again under the same name: another id.
-                if let Some(before) = self.desired.services.get(&name)
-                    && before.id != service.id
-                {
-                    self.services.insert(before.id, None);
-                }
-                self.services.insert(service.id, Some(name));
-            }
-            Change::ServiceRemoved(name) => {
-                if let Some(before) = self.desired.services.get(name) {
-                    self.services.insert(before.id, None);
-                }
-            }
-        }
-    }
-
-    /// A whole new state.
-    fn replace(&mut self, fresh: Desired) {
-        let before = std::mem::replace(&mut self.desired, fresh);
-        self.pods.extend(before.pods.into_keys());
-        self.pods.extend(self.desired.pods.keys().cloned());
-        self.pods.extend(self.observed.pods.keys().cloned());
-        self.pods.extend(self.observed.gone.iter().cloned());
-        self.services
-            .extend(before.services.values().map(|s| (s.id, None)));
-        self.services.extend(
-            self.desired
-                .services
-                .iter()
-                .map(|(name, s)| (s.id, Some(name.clone()))),
-        );
-        self.network = true;
-        self.sweep = true;
-    }
 }

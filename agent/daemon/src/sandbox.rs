@@ -25,21 +25,9 @@ fn part(
 ) {
     let (sys, uid) = (sys.clone(), uid.to_owned());
     tokio::spawn(async move {
-        let result = blocking(&sys, work).await;
+        let result = sys.blocking(work).await;
         sys.tell(Outcome::Part { uid, part, result }).await;
     });
-}
-
-/// Runs something blocking on a thread for that.
-pub(crate) async fn blocking<T: Send + 'static>(
-    sys: &Arc<Sys>,
-    work: impl FnOnce(&Sys) -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    let sys = sys.clone();
-    match tokio::task::spawn_blocking(move || work(&sys)).await {
-        Ok(result) => result,
-        Err(error) => Err(format!("the work was cut off: {error}")),
-    }
 }
 
 /// Pins the namespaces. Half-made ones of a crash are made anew.
@@ -108,7 +96,7 @@ pub(crate) fn start_shim(sys: &Arc<Sys>, uid: &str) {
     let (sys, uid) = (sys.clone(), uid.to_owned());
     tokio::spawn(async move {
         let id = uid.clone();
-        let spawned = blocking(&sys, move |sys| {
+        let spawned = sys.blocking(move |sys| {
             // What a dead one left running must not run beside its successor.
             sys.groups.kill(&id).map_err(|e| e.to_string())?;
             shim::spawn(&sys.layout, &sys.shim, &id).map_err(|e| e.to_string())
@@ -162,7 +150,7 @@ pub(crate) fn remove(
                 .map(|e| e.to_string()),
         );
         let id = uid.clone();
-        let rest = blocking(&sys, move |sys| {
+        let rest = sys.blocking(move |sys| {
             let mut errors = remove_rest(sys, &id);
             // Without its interface a program's link holds nothing; its pin does.
             let detached = ifindex.map_or(Ok(()), |ifindex| datapath.detach(ifindex));

@@ -14,7 +14,6 @@ use proto::v1;
 use proto::v1::shim_container::State;
 
 use crate::last_words;
-use crate::sandbox::blocking;
 use crate::startup::Sys;
 
 /// How long a shim may take to end all of a pod that is being removed.
@@ -59,7 +58,8 @@ async fn ended(sys: &Arc<Sys>, container: &v1::ShimContainer) -> Option<(Instanc
     };
     let mut exit = exit(container, attempt);
     let of = instance.clone();
-    exit.message = blocking(sys, move |sys| Ok(last_words::read(sys, &of)))
+    exit.message = sys
+        .blocking(move |sys| Ok(last_words::read(sys, &of)))
         .await
         .unwrap_or_default();
     Some((instance, exit))
@@ -112,10 +112,9 @@ pub(crate) async fn end(sys: &Arc<Sys>, uid: &str) -> Result<(), String> {
         Err(_elapsed) => Some(format!("the shim did not end within {} s", END.as_secs())),
     };
     let id = uid.to_owned();
-    let killed = blocking(sys, move |sys| {
-        sys.groups.kill(&id).map_err(|e| e.to_string())
-    })
-    .await;
+    let killed = sys
+        .blocking(move |sys| sys.groups.kill(&id).map_err(|e| e.to_string()))
+        .await;
     match (failed, killed) {
         (None, Ok(_)) => Ok(()),
         (None, Err(error)) | (Some(error), _) => Err(error),

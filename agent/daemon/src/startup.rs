@@ -121,6 +121,18 @@ impl Sys {
             tracing::debug!("the loop has ended");
         }
     }
+
+    /// Runs blocking work on a thread for that.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Sys) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        let sys = self.clone();
+        match tokio::task::spawn_blocking(move || work(&sys)).await {
+            Ok(result) => result,
+            Err(error) => Err(format!("the work was cut off: {error}")),
+        }
+    }
 }
 
 /// A program of ours: named by the configuration, or beside our own.

@@ -18,7 +18,6 @@ use proto::v1::shim_error::Kind;
 
 use crate::images;
 use crate::last_words;
-use crate::sandbox::blocking;
 use crate::startup::Sys;
 
 /// A container to be made.
@@ -48,7 +47,7 @@ pub(crate) fn create(sys: &Arc<Sys>, make: Make, pod: Option<&Pod>) {
     let sys = sys.clone();
     tokio::spawn(async move {
         let instance = make.instance.clone();
-        let prepared = match blocking(&sys, move |sys| Ok(prepare(sys, make, &spec))).await {
+        let prepared = match sys.blocking(move |sys| Ok(prepare(sys, make, &spec))).await {
             Ok(prepared) => prepared,
             Err(message) => Err(Refusal::Runtime(message)),
         };
@@ -59,7 +58,7 @@ pub(crate) fn create(sys: &Arc<Sys>, make: Make, pod: Option<&Pod>) {
         if result.is_err() {
             // Whatever was mounted for it goes before it may be tried again.
             let of = instance.clone();
-            let undone = blocking(&sys, move |sys| unmount(sys, &of)).await;
+            let undone = sys.blocking(move |sys| unmount(sys, &of)).await;
             if let Err(error) = undone {
                 tracing::warn!(container = id(&instance), error, "its root stays mounted");
             }
@@ -272,7 +271,7 @@ pub(crate) fn delete(sys: &Arc<Sys>, instance: &Instance) {
             }
         }
         let of = instance.clone();
-        if let Err(error) = blocking(&sys, move |sys| unmount(sys, &of)).await {
+        if let Err(error) = sys.blocking(move |sys| unmount(sys, &of)).await {
             tracing::warn!(container = id(&instance), error, "its root stays mounted");
         }
     });

@@ -3,13 +3,14 @@
 //!
 //! Reading order: `world` (the arguments), `action` (the answer), `pod` with
 //! `container`, `restart`, `image`, `probe`, then `create`, `volume`, `cgroup`,
-//! `link`, `endpoint`, `service`; `begin`, `outcome` and `take` take in what came of it,
+//! `link`, `endpoint`, `service` with `batch`; `begin`, `outcome` and `take` take in what came of it,
 //! `status` and `event` say so, `record` remembers it. The daemon plans by parts
 //! (a pod, a service, the network) what has changed; [`plan`] is all of them.
 
 #![forbid(unsafe_code)]
 
 pub mod action;
+pub mod batch;
 pub mod begin;
 pub mod cgroup;
 pub mod container;

@@ -145,6 +145,25 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// The pod that it is about.
+    pub fn uid(&self) -> Option<&str> {
+        match self {
+            Outcome::Part { uid, .. } | Outcome::Link { uid, .. } | Outcome::ShimLost { uid } => {
+                Some(uid)
+            }
+            Outcome::ImageFound { instance, .. }
+            | Outcome::ImagePulled { instance, .. }
+            | Outcome::Created { instance, .. }
+            | Outcome::Started { instance, .. }
+            | Outcome::Exited { instance, .. }
+            | Outcome::HookDone { instance, .. }
+            | Outcome::Probed { instance, .. } => Some(&instance.uid),
+            Outcome::Route { .. } | Outcome::LinkDeleted { .. } | Outcome::Written { .. } => None,
+        }
+    }
+}
+
 /// Why an image could not be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageFailure {
