@@ -3,8 +3,9 @@
 //! Called by the loop, which alone knows.
 
 use agent_plan::action::Instance;
+use agent_plan::settings::Settings;
 use agent_plan::status;
-use agent_plan::world::{Life, Observed, Settings};
+use agent_plan::world::{Life, Observed};
 use proto::v1;
 
 use crate::event::{Instances, Question, Unknown};

@@ -131,8 +131,8 @@ async fn pods(layout: &Layout, groups: &Groups, netlink: &Netlink, removed: &mut
 }
 
 /// Settings that no plan is asked with.
-fn nobody() -> agent_plan::world::Settings {
-    agent_plan::world::Settings {
+fn nobody() -> agent_plan::settings::Settings {
+    agent_plan::settings::Settings {
         node_name: String::new(),
         node_ip: std::net::Ipv4Addr::UNSPECIFIED,
         uplink: String::new(),

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use agent_plan::world::Settings;
+use agent_plan::settings::Settings;
 use agent_sys::clock;
 use proto::v1;
 

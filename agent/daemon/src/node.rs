@@ -12,7 +12,7 @@ use std::time::Duration;
 use agent_plan::action::{Action, Problem};
 use agent_plan::outcome::Outcome;
 use agent_plan::world::Observed;
-use agent_plan::{event as notes, link, pod, status, stray};
+use agent_plan::{event as notes, pod, route, status, stray};
 use agent_sys::clock;
 use proto::v1;
 use tokio::signal::unix::{SignalKind, signal};
@@ -280,7 +280,7 @@ impl Node {
         self.network = false;
         let settings = &self.apply.sys.settings;
         let (mut actions, problems) =
-            link::plan(&self.pushed.desired, &self.observed.network, settings, now);
+            route::plan(&self.pushed.desired, &self.observed.network, settings, now);
         actions.extend(stray::plan(&self.pushed.desired, &self.observed, now));
         self.complain(problems);
         for action in actions {
@@ -291,9 +291,9 @@ impl Node {
             .strays
             .values()
             .chain(self.observed.network.strays.values());
-        let stray_wake = strays.filter_map(agent_plan::world::Step::wake).min();
+        let stray_wake = strays.filter_map(agent_plan::step::Step::wake).min();
         // What failed and is wanted no more has nobody who tries it again.
-        self.network_wake = [link::wake(&self.observed.network), stray_wake]
+        self.network_wake = [route::wake(&self.observed.network), stray_wake]
             .into_iter()
             .flatten()
             .filter(|at| *at > now)
@@ -415,7 +415,7 @@ impl Node {
         }
         let waits = !self.services.is_settled()
             || self.maps_retry.is_some()
-            || !link::settled(
+            || !route::settled(
                 &self.pushed.desired,
                 &self.observed.network,
                 &self.apply.sys.settings,

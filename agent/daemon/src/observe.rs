@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use agent_plan::link::{self, Cidr, Route, SERVICE_LINK};
 use agent_plan::record as plan_record;
-use agent_plan::world::{Desired, Exit, Life, Observed, Pod, Step, parse_container_id};
+use agent_plan::step::Step;
+use agent_plan::world::{Desired, Exit, Life, Observed, Pod, parse_container_id};
 use agent_sys::bpf::Datapath;
 use agent_sys::link::{LinkError, Observed as Links};
 use agent_sys::maps::MapsError;

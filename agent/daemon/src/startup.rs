@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent_plan::link::SERVICE_LINK;
-use agent_plan::world::Settings;
+use agent_plan::settings::Settings;
 use agent_sys::bpf::{BpfError, Config as BpfConfig, Datapath, NodeFacts, Role};
 use agent_sys::cgroup::{GroupError, Groups};
 use agent_sys::image::{self, Image, ImageError, ImageStore};

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use agent_plan::action::Instance;
-use agent_plan::create::{self, Account, User};
 use agent_plan::outcome::{Outcome, Refusal};
+use agent_plan::user::{self as runs_as, Account, User};
 use agent_plan::volume::{Mount, Source};
 use agent_plan::world::{Pod, container_id};
 use agent_sys::image::{rootfs, user};
@@ -112,7 +112,7 @@ fn prepare(sys: &Sys, make: Make, spec: &v1::PodSpec) -> Result<v1::ShimCreate, 
         gid: account.gid,
         groups: account.additional_gids,
     };
-    create::set_user(&mut create, &make.user, &account).map_err(|e| Refusal::Config(e.0))?;
+    runs_as::set(&mut create, &make.user, &account).map_err(|e| Refusal::Config(e.to_string()))?;
     if !create.env.iter().any(|e| e.starts_with("HOME=")) {
         create.env.push(format!("HOME={home}"));
     }

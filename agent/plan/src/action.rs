@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use proto::v1;
 
-use crate::create::User;
 use crate::endpoint::Endpoint;
 use crate::link::{Cidr, PodLink, Route};
+use crate::maps::{Backend, Frontend, FrontendKey};
 use crate::probe;
 use crate::restart::Backoff;
-use crate::service::{Backend, Frontend, FrontendKey};
+use crate::user::User;
 use crate::volume::Mount;
 use crate::world::{Finished, ImageFacts, Stop};
 

@@ -10,9 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::action::{Action, Problem};
+use crate::maps::FrontendKey;
 use crate::outcome::Outcome;
 use crate::service;
-use crate::world::{Desired, Observed, Settings};
+use crate::settings::Settings;
+use crate::world::{Desired, Observed};
 
 /// One write into the maps.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,7 +34,7 @@ struct Sorted {
     tables: BTreeMap<u32, Vec<u32>>,
     frontends: Vec<Action>,
     /// Frontends that are put, whatever another service says of the same address.
-    put: BTreeSet<service::FrontendKey>,
+    put: BTreeSet<FrontendKey>,
     old_frontends: Vec<Action>,
     old_tables: BTreeSet<u32>,
     old_backends: Vec<Action>,
@@ -172,7 +174,7 @@ fn written(observed: &mut Observed, action: &Action, settings: &Settings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::{Frontend, FrontendKey};
+    use crate::maps::Frontend;
     use crate::simulate::settings;
     use proto::v1;
 

@@ -10,9 +10,9 @@ use crate::action::{Action, HookKind, Instance};
 use crate::image;
 use crate::probe::Probes;
 use crate::restart::Backoff;
-use crate::world::{
-    CONFIG_ERROR, Container, Hook, Image, Kill, Life, Observed, Pod, Settings, Step, Teardown,
-};
+use crate::settings::Settings;
+use crate::step::Step;
+use crate::world::{CONFIG_ERROR, Container, Hook, Image, Kill, Life, Observed, Pod, Teardown};
 
 impl Observed {
     /// The container of an instance, if that is still the one it is at.

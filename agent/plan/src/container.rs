@@ -10,8 +10,10 @@ use crate::create;
 use crate::image;
 use crate::probe::{self, Kind};
 use crate::restart::{self, Backoff, Restart};
+use crate::settings::Settings;
+use crate::user;
 use crate::volume;
-use crate::world::{Container, Hook, Image, Kill, Life, Pod, Settings};
+use crate::world::{Container, Hook, Image, Kill, Life, Pod};
 
 /// SIGTERM.
 const TERM: i32 = 15;
@@ -186,7 +188,7 @@ fn create(
                     instance: this,
                     image: facts.clone(),
                     create: Box::new(create),
-                    user: create::user(&pod.spec, spec, facts),
+                    user: user::wanted(&pod.spec, spec, facts),
                     mounts: volume::mounts(&pod.spec, spec),
                 }),
                 Err(create::ConfigError(message)) => {

@@ -1,15 +1,16 @@
 //! A container's spec and its image to what the shim is told: arguments,
-//! environment, user, capabilities, limits.
+//! environment, capabilities, limits.
 //!
 //! Paths are not here: they follow from the instance's id and the node's layout,
-//! which the daemon fills in; so does the image's user, who is known only once
-//! its root is mounted ([`set_user`]). Called by `container.rs`.
+//! which the daemon fills in; so does the user (`user.rs`), who is known only once
+//! the image's root is mounted. Called by `container.rs`.
 
 use proto::v1;
 
 use crate::cgroup;
 use crate::restart::{Role, init_role};
-use crate::world::{ImageFacts, Settings, container_id};
+use crate::settings::Settings;
+use crate::world::{ImageFacts, container_id};
 
 /// Capabilities of a container that asks for none: what container runtimes agree on.
 const DEFAULT_CAPABILITIES: [&str; 14] = [
@@ -181,76 +182,6 @@ fn env(hostname: &str, container: &v1::ContainerSpec, image: &ImageFacts) -> Vec
     env
 }
 
-/// Who a container shall run as, before the image's own user is looked up.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct User {
-    /// The image's `User`, to be looked up in its passwd and group files.
-    pub image: String,
-    /// runAsUser.
-    pub uid: Option<i64>,
-    /// runAsGroup.
-    pub gid: Option<i64>,
-    /// runAsNonRoot.
-    pub non_root: bool,
-}
-
-/// The image's own user, as its passwd and group files have it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Account {
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
-    /// Other groups.
-    pub groups: Vec<u32>,
-}
-
-/// Who a container shall run as.
-pub fn user(pod: &v1::PodSpec, container: &v1::ContainerSpec, image: &ImageFacts) -> User {
-    let security = container.security.as_ref();
-    let of_pod = pod.security.as_ref();
-    User {
-        image: image.user.clone(),
-        uid: security
-            .and_then(|s| s.run_as_user)
-            .or(of_pod.and_then(|s| s.run_as_user)),
-        gid: security
-            .and_then(|s| s.run_as_group)
-            .or(of_pod.and_then(|s| s.run_as_group)),
-        non_root: security
-            .and_then(|s| s.run_as_non_root)
-            .unwrap_or(of_pod.is_some_and(|s| s.run_as_non_root)),
-    }
-}
-
-/// Writes the user and its groups into what the shim is told.
-pub fn set_user(
-    create: &mut v1::ShimCreate,
-    user: &User,
-    account: &Account,
-) -> Result<(), ConfigError> {
-    let id = |value: i64, field: &str| {
-        u32::try_from(value).map_err(|e| ConfigError(format!("{field} {value} is not an id: {e}")))
-    };
-    create.uid = user.uid.map_or(Ok(account.uid), |u| id(u, "runAsUser"))?;
-    create.gid = match user.gid {
-        Some(group) => id(group, "runAsGroup")?,
-        None if create.uid != account.uid => 0,
-        None => account.gid,
-    };
-    if user.non_root && create.uid == 0 {
-        let why = match user.uid {
-            Some(_) => "container's runAsUser breaks non-root policy",
-            None => "container has runAsNonRoot and image will run as root",
-        };
-        return Err(ConfigError(why.into()));
-    }
-    create.additional_gids.extend(&account.groups);
-    create.additional_gids.sort_unstable();
-    create.additional_gids.dedup();
-    Ok(())
-}
-
 fn capabilities(security: &v1::ContainerSecurity) -> Vec<String> {
     let all = || {
         ALL_CAPABILITIES
@@ -380,42 +311,6 @@ mod tests {
             assert!(
                 !held.contains(&lacks.to_owned()),
                 "{add:?} {drop:?}: {held:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn users() {
-        let seven = Account {
-            uid: 7,
-            gid: 8,
-            groups: vec![9],
-        };
-        let root = Account::default();
-        // (runAsUser, runAsGroup, runAsNonRoot, the image's, expected)
-        let rows = [
-            (None, None, false, &seven, Some((7, 8))),
-            (Some(100), None, false, &seven, Some((100, 0))),
-            (Some(7), None, false, &seven, Some((7, 8))),
-            (Some(5), Some(6), false, &seven, Some((5, 6))),
-            (None, None, true, &seven, Some((7, 8))),
-            (None, None, true, &root, None),
-            (Some(0), None, true, &seven, None),
-            (Some(-1), None, false, &seven, None),
-        ];
-        for (uid, gid, non_root, account, expected) in rows {
-            let user = User {
-                image: String::new(),
-                uid,
-                gid,
-                non_root,
-            };
-            let mut create = v1::ShimCreate::default();
-            let set = set_user(&mut create, &user, account);
-            assert_eq!(
-                set.ok().map(|()| (create.uid, create.gid)),
-                expected,
-                "{user:?}"
             );
         }
     }

@@ -4,6 +4,7 @@
 //! there. Called by `pod.rs`.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use ebpf_common::endpoint::FIRST_POD;
 use ebpf_common::maps::MAX_ENDPOINTS;
@@ -12,7 +13,6 @@ use ebpf_common::net::MacAddr;
 pub use ebpf_common::endpoint::Endpoint;
 
 use crate::link;
-use crate::world::Pod;
 
 /// The endpoint map as it is.
 #[derive(Debug, Clone, Default)]
@@ -38,25 +38,30 @@ impl Endpoints {
             .find(|id| !used(*id))
     }
 
-    /// The entry of a pod, once it has a link.
-    pub fn of(&self, pod: &Pod) -> Option<&Endpoint> {
-        self.entries.get(&pod.address()?.into())
+    /// The entry of the pod with this address, once it has a link.
+    pub fn of(&self, address: Ipv4Addr) -> Option<&Endpoint> {
+        self.entries.get(&address.into())
     }
 }
 
-/// The entry that a pod shall have; `None` without a link or an id for it.
-pub fn wanted(pod: &Pod, endpoints: &Endpoints) -> Option<Endpoint> {
-    let (address, ifindex) = (pod.address()?, pod.ifindex?);
+/// The entry that the pod with this address and identity behind this interface
+/// shall have; `None` if no id is free.
+pub fn wanted(
+    address: Ipv4Addr,
+    ifindex: u32,
+    identity: u32,
+    endpoints: &Endpoints,
+) -> Option<Endpoint> {
     // An entry of a link that is gone is another pod's, or this one's before its
     // link was made anew; its id stays with the address.
-    let id = match endpoints.of(pod) {
+    let id = match endpoints.of(address) {
         Some(entry) => entry.id,
         None => endpoints.vacant()?,
     };
     Some(Endpoint {
         addr: address.into(),
         ifindex,
-        identity: pod.spec.identity,
+        identity,
         id,
         mac: MacAddr {
             bytes: link::pod_mac(address),
@@ -67,25 +72,16 @@ pub fn wanted(pod: &Pod, endpoints: &Endpoints) -> Option<Endpoint> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::v1;
-    use std::sync::Arc;
 
-    fn pod(last: u8) -> Pod {
-        let spec = v1::PodSpec {
-            ips: vec![format!("10.0.0.{last}")],
-            identity: 7,
-            ..Default::default()
-        };
-        let mut pod = Pod::new(Arc::new(spec), 0);
-        pod.ifindex = Some(u32::from(last));
-        pod
+    fn of_pod(last: u8, endpoints: &Endpoints) -> Option<Endpoint> {
+        wanted(Ipv4Addr::new(10, 0, 0, last), u32::from(last), 7, endpoints)
     }
 
     #[test]
     fn ids_are_not_reused_at_once() {
         let mut endpoints = Endpoints::default();
         let take = |endpoints: &mut Endpoints, last| {
-            let entry = wanted(&pod(last), endpoints).unwrap();
+            let entry = of_pod(last, endpoints).unwrap();
             endpoints.last = entry.id;
             endpoints.entries.insert(entry.addr, entry);
             entry
@@ -105,13 +101,13 @@ mod tests {
             last: u16::try_from(MAX_ENDPOINTS - 1).unwrap(),
             ..Default::default()
         };
-        assert_eq!(wanted(&pod(1), &endpoints).unwrap().id, FIRST_POD);
+        assert_eq!(of_pod(1, &endpoints).unwrap().id, FIRST_POD);
         for id in FIRST_POD..u16::try_from(MAX_ENDPOINTS).unwrap() {
-            let mut entry = wanted(&pod(1), &Endpoints::default()).unwrap();
+            let mut entry = of_pod(1, &Endpoints::default()).unwrap();
             entry.id = id;
             entry.addr = std::net::Ipv4Addr::from(u32::from(id)).into();
             endpoints.entries.insert(entry.addr, entry);
         }
-        assert_eq!(wanted(&pod(1), &endpoints), None);
+        assert_eq!(of_pod(1, &endpoints), None);
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! No registry is asked here. Called by `container.rs`.
 
-use crate::world::{Image, Settings};
+use crate::settings::Settings;
+use crate::world::Image;
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,11 +1,13 @@
 //! What a node does next, as a function of what is wanted and what is: no I/O, no
 //! clock, no randomness, and nothing that can fail.
 //!
-//! Reading order: `world` (the arguments), `action` (the answer), `pod` with
-//! `container`, `restart`, `image`, `probe`, then `create`, `volume`, `cgroup`,
-//! `link`, `endpoint`, `service` with `batch`; `begin`, `outcome` and `take` take in what came of it,
-//! `status` and `event` say so, `record` remembers it. The daemon plans by parts
-//! (a pod, a service, the network) what has changed; [`plan`] is all of them.
+//! Reading order: `settings` and `world` (the arguments), with the values in `step`,
+//! `link`, `endpoint`, `maps`; `action` (the answer); `pod` with `container`,
+//! `restart`, `image`, `probe`, then `create`, `user`, `volume`, `cgroup`, `route`,
+//! `service` with `batch`; `begin`, `outcome` and `take` take in what came of it, `status` and
+//! `event` say so, `record` remembers it. Values depend on no plan, plans on values,
+//! `world` and `action`. The daemon plans by parts (a pod, a service, the network)
+//! what has changed; [`plan`] is all of them.
 
 #![forbid(unsafe_code)]
 
@@ -19,23 +21,29 @@ pub mod endpoint;
 pub mod event;
 pub mod image;
 pub mod link;
+pub mod maps;
 pub mod outcome;
 pub mod pod;
 pub mod probe;
 pub mod record;
 pub mod restart;
+pub mod route;
 pub mod service;
+pub mod settings;
 pub mod simulate;
 pub mod status;
+pub mod step;
 pub mod stray;
 pub mod take;
+pub mod user;
 pub mod volume;
 pub mod world;
 
 use std::collections::BTreeSet;
 
 use action::{Action, Problem};
-use world::{Desired, Observed, Settings};
+use settings::Settings;
+use world::{Desired, Observed};
 
 /// The next steps of the whole node. Empty when it is as desired, or when
 /// everything that is missing waits for an outcome or for time to pass.
@@ -45,7 +53,7 @@ pub fn plan(
     settings: &Settings,
     now: i64,
 ) -> (Vec<Action>, Vec<Problem>) {
-    let (mut actions, mut problems) = link::plan(desired, &observed.network, settings, now);
+    let (mut actions, mut problems) = route::plan(desired, &observed.network, settings, now);
     actions.extend(stray::plan(desired, observed, now));
     for service in desired.services.values() {
         let (more, bad) = service::plan(service.id, Some(service), &observed.maps);

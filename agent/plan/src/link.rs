@@ -1,16 +1,16 @@
-//! Links and routes: a pod's veth pair, the link through which the node's own
-//! processes reach services, and the ways to the other nodes' pods.
+//! Links and routes as values: a pod's veth pair, the link through which the
+//! node's own processes reach services, address ranges and routes.
 //!
-//! No netlink here: `apply.rs` of the daemon makes these values so.
+//! Which routes there shall be is decided in `route.rs`; `apply.rs` of the daemon
+//! makes these values so.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use ebpf_common::network::{PODS, SERVICES};
 use sha2::{Digest, Sha256};
 
-use crate::action::{Action, Problem};
-use crate::world::{Desired, Settings, Step, address};
+use crate::settings::Settings;
+use crate::step::Step;
 
 /// The link that the service addresses are routed to: its other end leads nowhere,
 /// as the programs take every packet on their way out.
@@ -113,162 +113,9 @@ pub struct Network {
     pub pending: BTreeMap<Cidr, Step>,
 }
 
-/// Routes that the node shall have, and what cannot be had.
-pub fn routes(desired: &Desired, settings: &Settings) -> (BTreeMap<Cidr, Route>, Vec<Problem>) {
-    let mut routes = BTreeMap::new();
-    let mut problems = Vec::new();
-    for text in &desired.config.service_cidrs {
-        match Cidr::parse(text) {
-            Some(destination) => {
-                let source = Some(settings.node_ip);
-                let route = Route {
-                    destination,
-                    link: SERVICE_LINK.into(),
-                    via: None,
-                    source,
-                };
-                routes.insert(destination, route);
-            }
-            None => problems.push(Problem::Range {
-                of: "cluster".into(),
-                text: text.clone(),
-            }),
-        }
-    }
-    for (node, wanted) in &desired.routes {
-        if *node == settings.node_name {
-            continue;
-        }
-        let Some(via) = wanted.node_ips.iter().find_map(|ip| ip.parse().ok()) else {
-            problems.push(Problem::NoNextHop { node: node.clone() });
-            continue;
-        };
-        for text in &wanted.pod_cidrs {
-            match Cidr::parse(text) {
-                Some(destination) => {
-                    let link = settings.uplink.clone();
-                    let route = Route {
-                        destination,
-                        link,
-                        via: Some(via),
-                        source: None,
-                    };
-                    routes.insert(destination, route);
-                }
-                None => problems.push(Problem::Range {
-                    of: node.clone(),
-                    text: text.clone(),
-                }),
-            }
-        }
-    }
-    (routes, problems)
-}
-
-/// Blocks of addresses that the programs shall know.
-fn blocks(desired: &Desired) -> BTreeMap<Cidr, u32> {
-    let of = |texts: &[String], kind: u32| {
-        texts
-            .iter()
-            .filter_map(|t| Cidr::parse(t))
-            .map(move |c| (c, kind))
-            .collect::<Vec<_>>()
-    };
-    let mut blocks = BTreeMap::new();
-    blocks.extend(of(&desired.config.pod_cidrs, PODS));
-    blocks.extend(of(&desired.config.service_cidrs, SERVICES));
-    blocks
-}
-
-/// What brings the node's own links and routes to what is wanted.
-pub fn plan(
-    desired: &Desired,
-    network: &Network,
-    settings: &Settings,
-    now: i64,
-) -> (Vec<Action>, Vec<Problem>) {
-    let (wanted, problems) = routes(desired, settings);
-    let mut actions = Vec::new();
-    let idle = |destination: &Cidr| network.pending.get(destination).is_none_or(|s| s.due(now));
-    for (destination, route) in &wanted {
-        if idle(destination) && network.routes.get(destination) != Some(route) {
-            actions.push(Action::PutRoute {
-                route: route.clone(),
-            });
-        }
-    }
-    let blocks = blocks(desired);
-    for (range, kind) in &blocks {
-        if network.blocks.get(range) != Some(kind) {
-            actions.push(Action::PutNetwork {
-                range: *range,
-                kind: *kind,
-            });
-        }
-    }
-    if desired.complete {
-        for range in network.blocks.keys().filter(|r| !blocks.contains_key(r)) {
-            actions.push(Action::DeleteNetwork { range: *range });
-        }
-        for (destination, route) in &network.routes {
-            if !wanted.contains_key(destination) && idle(destination) {
-                actions.push(Action::DeleteRoute {
-                    route: route.clone(),
-                });
-            }
-        }
-    }
-    (actions, problems)
-}
-
-/// When time alone makes something due.
-pub fn wake(network: &Network) -> Option<i64> {
-    network.pending.values().filter_map(Step::wake).min()
-}
-
-/// True when every wanted route is in force.
-pub fn settled(desired: &Desired, network: &Network, settings: &Settings) -> bool {
-    routes(desired, settings)
-        .0
-        .iter()
-        .all(|(d, route)| network.routes.get(d) == Some(route))
-}
-
-/// The link of a pod, if it has one.
-pub fn of(spec: &proto::v1::PodSpec, settings: &Settings) -> Option<PodLink> {
-    Some(pod(&spec.uid, address(spec)?, settings))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulate::settings;
-    use proto::v1;
-
-    fn desired() -> Desired {
-        let mut desired = Desired {
-            config: v1::ClusterConfig {
-                service_cidrs: vec!["10.96.0.0/16".into()],
-                ..Default::default()
-            },
-            complete: true,
-            ..Default::default()
-        };
-        for (node, cidr, ip) in [
-            ("n1", "10.244.1.0/24", "172.31.0.11"),
-            ("n2", "10.244.2.0/24", "172.31.0.12"),
-        ] {
-            desired.routes.insert(
-                node.into(),
-                v1::NodeRoute {
-                    node: node.into(),
-                    pod_cidrs: vec![cidr.into()],
-                    node_ips: vec![ip.into()],
-                },
-            );
-        }
-        desired
-    }
 
     #[test]
     fn names_are_short_stable_and_ours() {
@@ -276,64 +123,6 @@ mod tests {
         assert_eq!(name("a"), name("a"));
         assert_ne!(name("a"), name("b"));
         assert!(name("a").starts_with("foil"));
-    }
-
-    #[test]
-    fn services_over_their_link_and_nodes_over_the_uplink() {
-        let (routes, problems) = routes(&desired(), &settings());
-        assert!(problems.is_empty());
-        let list: Vec<_> = routes.values().map(|r| (r.link.as_str(), r.via)).collect();
-        assert_eq!(
-            list,
-            [
-                ("foil0", None),
-                ("eth0", Some(Ipv4Addr::new(172, 31, 0, 12)))
-            ]
-        );
-    }
-
-    #[test]
-    fn nothing_is_deleted_before_the_state_is_whole() {
-        let mut network = Network {
-            ..Default::default()
-        };
-        let stale = Cidr::parse("10.9.0.0/24").unwrap();
-        network.routes.insert(
-            stale,
-            Route {
-                destination: stale,
-                link: "eth0".into(),
-                via: None,
-                source: None,
-            },
-        );
-        let mut wanted = desired();
-        wanted.complete = false;
-        let deletes = |wanted: &Desired| {
-            plan(wanted, &network, &settings(), 0)
-                .0
-                .iter()
-                .filter(|a| matches!(a, Action::DeleteRoute { .. }))
-                .count()
-        };
-        assert_eq!(deletes(&wanted), 0);
-        wanted.complete = true;
-        assert_eq!(deletes(&wanted), 1);
-    }
-
-    #[test]
-    fn what_is_no_address_is_a_problem_and_the_rest_goes_on() {
-        let mut desired = desired();
-        desired.config.service_cidrs.push("nonsense".into());
-        desired.routes.insert(
-            "n3".into(),
-            v1::NodeRoute {
-                node: "n3".into(),
-                ..Default::default()
-            },
-        );
-        let (routes, problems) = routes(&desired, &settings());
-        assert_eq!((routes.len(), problems.len()), (2, 2));
     }
 
     #[test]

@@ -15,7 +15,9 @@ use crate::create::{self, role};
 use crate::endpoint;
 use crate::link;
 use crate::restart::{self, Role};
-use crate::world::{Container, Desired, Finished, Hook, Life, Observed, Pod, Settings, Step, Stop};
+use crate::settings::Settings;
+use crate::step::Step;
+use crate::world::{Container, Desired, Finished, Hook, Life, Observed, Pod, Stop};
 
 /// Grace of a pod that the control plane has taken off the node, seconds.
 const REMOVED_GRACE_S: i64 = 2;
@@ -180,7 +182,7 @@ fn network(
         return true;
     }
     let uid = || pod.spec.uid.clone();
-    let Some(link) = link::of(&pod.spec, settings) else {
+    let Some(address) = pod.address() else {
         problems.push(Problem::NoAddress { uid: uid() });
         return false;
     };
@@ -188,18 +190,20 @@ fn network(
         return false;
     }
     if pod.link.due(now) {
+        let link = link::pod(&pod.spec.uid, address, settings);
         steps.actions.push(Action::CreateLink { uid: uid(), link });
         return false;
     }
     let (Step::Ready, Some(ifindex)) = (&pod.link, pod.ifindex) else {
         return false;
     };
-    let Some(entry) = endpoint::wanted(pod, &observed.endpoints) else {
+    let identity = pod.spec.identity;
+    let Some(entry) = endpoint::wanted(address, ifindex, identity, &observed.endpoints) else {
         problems.push(Problem::NoEndpoint { uid: uid() });
         return false;
     };
     // The entry first: programs drop what they do not know.
-    if observed.endpoints.of(pod) != Some(&entry) {
+    if observed.endpoints.of(address) != Some(&entry) {
         let name = format!("{}/{}", pod.spec.namespace, pod.spec.name);
         steps.actions.push(Action::PutEndpoint {
             endpoint: entry,
@@ -428,7 +432,7 @@ fn remove_sandbox(pod: &Pod, observed: &Observed, now: i64, steps: &mut Steps) {
     if busy {
         return;
     }
-    if let Some(endpoint) = observed.endpoints.of(pod)
+    if let Some(endpoint) = pod.address().and_then(|a| observed.endpoints.of(a))
         // The address may be another pod's by now.
         && pod.ifindex == Some(endpoint.ifindex)
     {

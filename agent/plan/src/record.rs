@@ -7,8 +7,9 @@ use std::sync::Arc;
 use proto::v1;
 
 use crate::restart::Backoff;
+use crate::step::Step;
 use crate::world::{
-    Container, Exit, Finished, Hook, Image, ImageFacts, Life, Pod, Step, Stop, container_id,
+    Container, Exit, Finished, Hook, Image, ImageFacts, Life, Pod, Stop, container_id,
     parse_container_id,
 };
 

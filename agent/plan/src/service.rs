@@ -1,5 +1,5 @@
-//! Service maps: frontends, backends with stable numbers and generations, and the
-//! choice tables.
+//! What the service maps shall be: frontends, backends with stable numbers and
+//! generations, choice tables.
 //!
 //! A backend that is only terminating leaves its table and keeps its number and
 //! generation, so that its connections drain; a removed one's generation moves, so
@@ -14,123 +14,9 @@ use ebpf_common::net::{Addr, Be16, protocol};
 use ebpf_common::service::{ACTIVE, TERMINATING};
 use proto::v1;
 
-pub use ebpf_common::service::{Backend, Frontend, FrontendKey};
-
 use crate::action::{Action, Problem};
+use crate::maps::{Backend, Frontend, FrontendKey, Maps};
 use crate::world::Desired;
-
-/// What makes a backend the same backend: service port, address, port, protocol.
-pub type BackendKey = (u32, Addr, Be16, u8);
-
-fn key_of(backend: &Backend) -> BackendKey {
-    (
-        backend.service_port,
-        backend.addr,
-        backend.port,
-        backend.protocol,
-    )
-}
-
-/// The service maps as they are. Written by [`Maps::put_backend`] and its like only.
-#[derive(Debug, Clone, Default)]
-pub struct Maps {
-    frontends: BTreeMap<FrontendKey, Frontend>,
-    tables: BTreeMap<u32, Vec<u32>>,
-    backends: BTreeMap<u32, Backend>,
-    numbers: BTreeMap<BackendKey, u32>,
-    of_service: BTreeMap<u32, BTreeSet<FrontendKey>>,
-    free: BTreeSet<u32>,
-    top: u32,
-}
-
-impl Maps {
-    /// Takes in a backend.
-    pub fn put_backend(&mut self, id: u32, backend: Backend) {
-        while self.top < id {
-            self.top += 1;
-            self.free.insert(self.top);
-        }
-        self.free.remove(&id);
-        if let Some(before) = self.backends.insert(id, backend) {
-            self.numbers.remove(&key_of(&before));
-        }
-        self.numbers.insert(key_of(&backend), id);
-    }
-
-    /// Takes in that a number is free.
-    pub fn delete_backend(&mut self, id: u32) {
-        if let Some(before) = self.backends.remove(&id) {
-            self.numbers.remove(&key_of(&before));
-        }
-        if id <= self.top {
-            self.free.insert(id);
-        }
-    }
-
-    /// Takes in a choice table.
-    pub fn put_table(&mut self, port_id: u32, slots: Vec<u32>) {
-        self.tables.insert(port_id, slots);
-    }
-
-    /// Takes in that a choice table is gone.
-    pub fn delete_table(&mut self, port_id: u32) {
-        self.tables.remove(&port_id);
-    }
-
-    /// Takes in a frontend.
-    pub fn put_frontend(&mut self, key: FrontendKey, frontend: Frontend) {
-        self.delete_frontend(&key);
-        self.frontends.insert(key, frontend);
-        self.of_service
-            .entry(frontend.service)
-            .or_default()
-            .insert(key);
-    }
-
-    /// Takes in that a frontend is gone.
-    pub fn delete_frontend(&mut self, key: &FrontendKey) {
-        let Some(before) = self.frontends.remove(key) else {
-            return;
-        };
-        if let Some(keys) = self.of_service.get_mut(&before.service) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.of_service.remove(&before.service);
-            }
-        }
-    }
-
-    /// Backends by number.
-    pub fn backends(&self) -> &BTreeMap<u32, Backend> {
-        &self.backends
-    }
-
-    /// Choice tables by service port.
-    pub fn tables(&self) -> &BTreeMap<u32, Vec<u32>> {
-        &self.tables
-    }
-
-    /// Frontends.
-    pub fn frontends(&self) -> &BTreeMap<FrontendKey, Frontend> {
-        &self.frontends
-    }
-
-    /// Numbers of a service port's backends.
-    fn of_port(&self, port_id: u32) -> impl Iterator<Item = (&BackendKey, u32)> {
-        let least = Addr::default();
-        let from = (port_id, least, Be16::default(), 0);
-        self.numbers
-            .range(from..)
-            .take_while(move |(k, _)| k.0 == port_id)
-            .map(|(k, id)| (k, *id))
-    }
-
-    /// The next numbers that are free, lowest first.
-    fn vacant(&self) -> impl Iterator<Item = u32> + '_ {
-        let last = u32::try_from(MAX_BACKENDS - 1).unwrap_or(u32::MAX);
-        self.free.iter().copied().chain(self.top + 1..=last)
-    }
-}
 
 fn protocol_of(text: &str) -> Option<u8> {
     match text {
@@ -247,8 +133,8 @@ pub fn plan(id: u32, service: Option<&v1::Service>, maps: &Maps) -> (Vec<Action>
         let mut kept = BTreeSet::new();
         let mut slots = Vec::with_capacity(port.backends.len());
         for (backend, name) in &port.backends {
-            let slot = match maps.numbers.get(&key_of(backend)) {
-                Some(slot) => *slot,
+            let slot = match maps.number(backend) {
+                Some(slot) => slot,
                 None => match vacant.next() {
                     Some(slot) => slot,
                     None => {
@@ -263,7 +149,7 @@ pub fn plan(id: u32, service: Option<&v1::Service>, maps: &Maps) -> (Vec<Action>
             if !kept.insert(slot) {
                 continue;
             }
-            if maps.backends.get(&slot) != Some(backend) {
+            if maps.backends().get(&slot) != Some(backend) {
                 let name = name.clone();
                 actions.push(Action::PutBackend {
                     id: slot,
@@ -276,7 +162,7 @@ pub fn plan(id: u32, service: Option<&v1::Service>, maps: &Maps) -> (Vec<Action>
             }
         }
         slots.sort_unstable();
-        if maps.tables.get(port_id) != Some(&slots) {
+        if maps.tables().get(port_id) != Some(&slots) {
             actions.push(Action::PutTable {
                 port_id: *port_id,
                 slots,
@@ -289,7 +175,7 @@ pub fn plan(id: u32, service: Option<&v1::Service>, maps: &Maps) -> (Vec<Action>
         };
         for key in &port.frontends {
             keys.insert(*key);
-            if maps.frontends.get(key) != Some(&frontend) {
+            if maps.frontends().get(key) != Some(&frontend) {
                 actions.push(Action::PutFrontend {
                     key: *key,
                     frontend,
@@ -304,8 +190,8 @@ pub fn plan(id: u32, service: Option<&v1::Service>, maps: &Maps) -> (Vec<Action>
         );
     }
     let mut gone_ports = BTreeSet::new();
-    for key in maps.of_service.get(&id).into_iter().flatten() {
-        if let Some(before) = maps.frontends.get(key)
+    for key in maps.of_service(id) {
+        if let Some(before) = maps.frontends().get(key)
             && !ports.contains_key(&before.service_port)
         {
             gone_ports.insert(before.service_port);
@@ -336,14 +222,14 @@ pub fn sweep(desired: &Desired, maps: &Maps) -> Vec<Action> {
         .collect();
     let mut actions = Vec::new();
     let stray = |f: &Frontend| !services.contains(&f.service) || !ports.contains(&f.service_port);
-    for (key, _) in maps.frontends.iter().filter(|(_, f)| stray(f)) {
+    for (key, _) in maps.frontends().iter().filter(|(_, f)| stray(f)) {
         actions.push(Action::DeleteFrontend { key: *key });
     }
-    for port_id in maps.tables.keys().filter(|p| !ports.contains(p)) {
+    for port_id in maps.tables().keys().filter(|p| !ports.contains(p)) {
         actions.push(Action::DeleteTable { port_id: *port_id });
     }
     for (id, _) in maps
-        .backends
+        .backends()
         .iter()
         .filter(|(_, b)| !ports.contains(&b.service_port))
     {

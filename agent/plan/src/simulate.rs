@@ -11,7 +11,8 @@ use proto::v1;
 
 use crate::action::Action;
 use crate::outcome::{Outcome, Part};
-use crate::world::{ImageFacts, Observed, Settings};
+use crate::settings::Settings;
+use crate::world::{ImageFacts, Observed};
 
 /// Settings of a node that exists in tests only.
 pub fn settings() -> Settings {

@@ -13,7 +13,9 @@ use crate::image;
 use crate::pod::initialized;
 use crate::record::{finished_text, terminated};
 use crate::restart::{self, Restart};
-use crate::world::{Container, Image, Life, Pod, Settings, Step, container_id};
+use crate::settings::Settings;
+use crate::step::Step;
+use crate::world::{Container, Image, Life, Pod, container_id};
 
 /// What is told of a pod now.
 pub fn of(pod: &Pod, settings: &Settings, now: i64) -> v1::PodStatus {

@@ -50,7 +50,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: i64) -> Vec<Action> {
 mod tests {
     use super::*;
     use crate::simulate::simulate;
-    use crate::world::Step;
+    use crate::step::Step;
 
     #[test]
     fn strays_go_once_all_is_known() {

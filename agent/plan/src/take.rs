@@ -16,7 +16,9 @@ use crate::image;
 use crate::outcome::{ImageFailure, Outcome, Part, Refusal};
 use crate::probe::{self, Kind, Probes};
 use crate::restart::{self, Restart};
-use crate::world::{CONFIG_ERROR, Exit, Hook, Image, Kill, Life, Observed, Settings, Step};
+use crate::settings::Settings;
+use crate::step::Step;
+use crate::world::{CONFIG_ERROR, Exit, Hook, Image, Kill, Life, Observed};
 
 impl Observed {
     /// Takes an outcome in; what users are to be told.

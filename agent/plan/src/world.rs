@@ -13,9 +13,10 @@ use proto::v1;
 
 use crate::endpoint::Endpoints;
 use crate::link::Network;
+use crate::maps::Maps;
 use crate::probe::Probes;
 use crate::restart::Backoff;
-use crate::service::Maps;
+use crate::step::Step;
 
 /// What the node shall be.
 #[derive(Debug, Clone, Default)]
@@ -33,31 +34,6 @@ pub struct Desired {
     pub complete: bool,
 }
 
-/// Facts of the node and the operator's choices; fixed while the agent runs.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Name of the node.
-    pub node_name: String,
-    /// The address that the other nodes reach this one by.
-    pub node_ip: Ipv4Addr,
-    /// First uplink: next hops of the other nodes are reached through it.
-    pub uplink: String,
-    /// MTU of the uplink, bytes; pods get the same.
-    pub mtu: u32,
-    /// Memory of the node, bytes (for `oom_score_adj`).
-    pub memory_bytes: u64,
-    /// First delay of CrashLoopBackOff, milliseconds (Kubernetes: 10 s).
-    pub restart_backoff_base_ms: i64,
-    /// Longest delay of CrashLoopBackOff, milliseconds (Kubernetes: 300 s).
-    pub restart_backoff_max_ms: i64,
-    /// First delay of ImagePullBackOff, milliseconds (Kubernetes: 10 s).
-    pub image_backoff_base_ms: i64,
-    /// Longest delay of ImagePullBackOff, milliseconds (Kubernetes: 300 s).
-    pub image_backoff_max_ms: i64,
-    /// Bytes after which a container's log is rotated; 0: never.
-    pub log_max_bytes: u64,
-}
-
 /// Id of a container instance, unique on the node: what shims and logs call it.
 pub fn container_id(uid: &str, container: &str, attempt: u32) -> String {
     format!("{uid}_{container}_{attempt}")
@@ -69,80 +45,6 @@ pub fn parse_container_id(id: &str) -> Option<(&str, &str, u32)> {
     let (rest, attempt) = id.rsplit_once('_')?;
     let (uid, container) = rest.split_once('_')?;
     Some((uid, container, attempt.parse().ok()?))
-}
-
-/// How far something is that takes time and can fail.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Step {
-    /// Not there.
-    #[default]
-    Absent,
-    /// An action on it is on its way, after so many failures in a row.
-    Busy(u32),
-    /// There.
-    Ready,
-    /// The last action failed; the next try may start at `retry_ms`.
-    Failed {
-        /// Why, in words.
-        message: String,
-        /// Failures in a row.
-        tries: u32,
-        /// Milliseconds since the epoch.
-        retry_ms: i64,
-    },
-}
-
-impl Step {
-    /// True if an action may start now.
-    pub fn due(&self, now: i64) -> bool {
-        match self {
-            Step::Absent => true,
-            Step::Failed { retry_ms, .. } => now >= *retry_ms,
-            Step::Busy(_) | Step::Ready => false,
-        }
-    }
-
-    /// When an action becomes due, if time alone brings it.
-    pub fn wake(&self) -> Option<i64> {
-        match self {
-            Step::Failed { retry_ms, .. } => Some(*retry_ms),
-            Step::Absent | Step::Busy(_) | Step::Ready => None,
-        }
-    }
-
-    /// Marks an action as begun.
-    pub fn start(&mut self) {
-        *self = Step::Busy(self.tries());
-    }
-
-    /// True while an action is on its way.
-    pub fn busy(&self) -> bool {
-        matches!(self, Step::Busy(_))
-    }
-
-    fn tries(&self) -> u32 {
-        match self {
-            Step::Failed { tries, .. } | Step::Busy(tries) => *tries,
-            Step::Absent | Step::Ready => 0,
-        }
-    }
-
-    /// Notes how an action ended. After a failure it is tried again: after 0.2 s,
-    /// then twice as long each time, up to a minute.
-    pub fn end(&mut self, result: Result<(), String>, now: i64) {
-        *self = match result {
-            Ok(()) => Step::Ready,
-            Err(message) => {
-                let tries = self.tries() + 1;
-                let delay = (200_i64 << tries.min(10).saturating_sub(1)).min(60_000);
-                Step::Failed {
-                    message,
-                    tries,
-                    retry_ms: now + delay,
-                }
-            }
-        };
-    }
 }
 
 /// What the node is.

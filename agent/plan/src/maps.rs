@@ -1,0 +1,135 @@
+//! The service maps as they are: frontends, backends with their numbers, choice
+//! tables.
+//!
+//! What they shall be is decided in `service.rs`; the kernel's maps are written by
+//! `apply.rs` of the daemon.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ebpf_common::maps::MAX_BACKENDS;
+use ebpf_common::net::{Addr, Be16};
+
+pub use ebpf_common::service::{Backend, Frontend, FrontendKey};
+
+/// What makes a backend the same backend: service port, address, port, protocol.
+pub type BackendKey = (u32, Addr, Be16, u8);
+
+fn key_of(backend: &Backend) -> BackendKey {
+    (
+        backend.service_port,
+        backend.addr,
+        backend.port,
+        backend.protocol,
+    )
+}
+
+/// The service maps as they are. Written by [`Maps::put_backend`] and its like only.
+#[derive(Debug, Clone, Default)]
+pub struct Maps {
+    frontends: BTreeMap<FrontendKey, Frontend>,
+    tables: BTreeMap<u32, Vec<u32>>,
+    backends: BTreeMap<u32, Backend>,
+    pub(crate) numbers: BTreeMap<BackendKey, u32>,
+    of_service: BTreeMap<u32, BTreeSet<FrontendKey>>,
+    free: BTreeSet<u32>,
+    top: u32,
+}
+
+impl Maps {
+    /// Takes in a backend.
+    pub fn put_backend(&mut self, id: u32, backend: Backend) {
+        while self.top < id {
+            self.top += 1;
+            self.free.insert(self.top);
+        }
+        self.free.remove(&id);
+        if let Some(before) = self.backends.insert(id, backend) {
+            self.numbers.remove(&key_of(&before));
+        }
+        self.numbers.insert(key_of(&backend), id);
+    }
+
+    /// Takes in that a number is free.
+    pub fn delete_backend(&mut self, id: u32) {
+        if let Some(before) = self.backends.remove(&id) {
+            self.numbers.remove(&key_of(&before));
+        }
+        if id <= self.top {
+            self.free.insert(id);
+        }
+    }
+
+    /// Takes in a choice table.
+    pub fn put_table(&mut self, port_id: u32, slots: Vec<u32>) {
+        self.tables.insert(port_id, slots);
+    }
+
+    /// Takes in that a choice table is gone.
+    pub fn delete_table(&mut self, port_id: u32) {
+        self.tables.remove(&port_id);
+    }
+
+    /// Takes in a frontend.
+    pub fn put_frontend(&mut self, key: FrontendKey, frontend: Frontend) {
+        self.delete_frontend(&key);
+        self.frontends.insert(key, frontend);
+        self.of_service
+            .entry(frontend.service)
+            .or_default()
+            .insert(key);
+    }
+
+    /// Takes in that a frontend is gone.
+    pub fn delete_frontend(&mut self, key: &FrontendKey) {
+        let Some(before) = self.frontends.remove(key) else {
+            return;
+        };
+        if let Some(keys) = self.of_service.get_mut(&before.service) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.of_service.remove(&before.service);
+            }
+        }
+    }
+
+    /// Backends by number.
+    pub fn backends(&self) -> &BTreeMap<u32, Backend> {
+        &self.backends
+    }
+
+    /// Choice tables by service port.
+    pub fn tables(&self) -> &BTreeMap<u32, Vec<u32>> {
+        &self.tables
+    }
+
+    /// Frontends.
+    pub fn frontends(&self) -> &BTreeMap<FrontendKey, Frontend> {
+        &self.frontends
+    }
+
+    /// Frontends of a service, by its id.
+    pub(crate) fn of_service(&self, id: u32) -> impl Iterator<Item = &FrontendKey> {
+        self.of_service.get(&id).into_iter().flatten()
+    }
+
+    /// Number of a backend, if it is in the map.
+    pub(crate) fn number(&self, backend: &Backend) -> Option<u32> {
+        self.numbers.get(&key_of(backend)).copied()
+    }
+
+    /// Numbers of a service port's backends.
+    pub(crate) fn of_port(&self, port_id: u32) -> impl Iterator<Item = (&BackendKey, u32)> {
+        let least = Addr::default();
+        let from = (port_id, least, Be16::default(), 0);
+        self.numbers
+            .range(from..)
+            .take_while(move |(k, _)| k.0 == port_id)
+            .map(|(k, id)| (k, *id))
+    }
+
+    /// The next numbers that are free, lowest first.
+    pub(crate) fn vacant(&self) -> impl Iterator<Item = u32> + '_ {
+        let last = u32::try_from(MAX_BACKENDS - 1).unwrap_or(u32::MAX);
+        self.free.iter().copied().chain(self.top + 1..=last)
+    }
+}

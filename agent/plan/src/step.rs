@@ -1,0 +1,77 @@
+//! How far an action on one part of the node is, and when it is tried again.
+//!
+//! Part of `Observed`; written by `begin.rs` and `take.rs` only.
+
+/// How far something is that takes time and can fail.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Step {
+    /// Not there.
+    #[default]
+    Absent,
+    /// An action on it is on its way, after so many failures in a row.
+    Busy(u32),
+    /// There.
+    Ready,
+    /// The last action failed; the next try may start at `retry_ms`.
+    Failed {
+        /// Why, in words.
+        message: String,
+        /// Failures in a row.
+        tries: u32,
+        /// Milliseconds since the epoch.
+        retry_ms: i64,
+    },
+}
+
+impl Step {
+    /// True if an action may start now.
+    pub fn due(&self, now: i64) -> bool {
+        match self {
+            Step::Absent => true,
+            Step::Failed { retry_ms, .. } => now >= *retry_ms,
+            Step::Busy(_) | Step::Ready => false,
+        }
+    }
+
+    /// When an action becomes due, if time alone brings it.
+    pub fn wake(&self) -> Option<i64> {
+        match self {
+            Step::Failed { retry_ms, .. } => Some(*retry_ms),
+            Step::Absent | Step::Busy(_) | Step::Ready => None,
+        }
+    }
+
+    /// Marks an action as begun.
+    pub fn start(&mut self) {
+        *self = Step::Busy(self.tries());
+    }
+
+    /// True while an action is on its way.
+    pub fn busy(&self) -> bool {
+        matches!(self, Step::Busy(_))
+    }
+
+    fn tries(&self) -> u32 {
+        match self {
+            Step::Failed { tries, .. } | Step::Busy(tries) => *tries,
+            Step::Absent | Step::Ready => 0,
+        }
+    }
+
+    /// Notes how an action ended. After a failure it is tried again: after 0.2 s,
+    /// then twice as long each time, up to a minute.
+    pub fn end(&mut self, result: Result<(), String>, now: i64) {
+        *self = match result {
+            Ok(()) => Step::Ready,
+            Err(message) => {
+                let tries = self.tries() + 1;
+                let delay = (200_i64 << tries.min(10).saturating_sub(1)).min(60_000);
+                Step::Failed {
+                    message,
+                    tries,
+                    retry_ms: now + delay,
+                }
+            }
+        };
+    }
+}

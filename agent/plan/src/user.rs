@@ -1,0 +1,135 @@
+//! Who a container runs as: what the spec asks for, then the ids, once the image's
+//! own passwd and group files have been read.
+//!
+//! Called by `container.rs` ([`wanted`]) and the daemon's `workload.rs` ([`set`]).
+
+use proto::v1;
+
+use crate::world::ImageFacts;
+
+/// Who a container shall run as, before the image's own user is looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct User {
+    /// The image's `User`, to be looked up in its passwd and group files.
+    pub image: String,
+    /// runAsUser.
+    pub uid: Option<i64>,
+    /// runAsGroup.
+    pub gid: Option<i64>,
+    /// runAsNonRoot.
+    pub non_root: bool,
+}
+
+/// The image's own user, as its passwd and group files have it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Account {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Other groups.
+    pub groups: Vec<u32>,
+}
+
+/// What the spec and the image say of it.
+pub fn wanted(pod: &v1::PodSpec, container: &v1::ContainerSpec, image: &ImageFacts) -> User {
+    let security = container.security.as_ref();
+    let of_pod = pod.security.as_ref();
+    User {
+        image: image.user.clone(),
+        uid: security
+            .and_then(|s| s.run_as_user)
+            .or(of_pod.and_then(|s| s.run_as_user)),
+        gid: security
+            .and_then(|s| s.run_as_group)
+            .or(of_pod.and_then(|s| s.run_as_group)),
+        non_root: security
+            .and_then(|s| s.run_as_non_root)
+            .unwrap_or(of_pod.is_some_and(|s| s.run_as_non_root)),
+    }
+}
+
+/// Why a container cannot run as it shall: CreateContainerConfigError.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UserError {
+    /// Not a user or group id of Linux.
+    #[error("{field} {value} is not an id")]
+    NotAnId {
+        /// "runAsUser" or "runAsGroup"
+        field: &'static str,
+        /// As in the manifest.
+        value: i64,
+    },
+    /// runAsNonRoot, and runAsUser is 0.
+    #[error("container's runAsUser breaks non-root policy")]
+    RootByRequest,
+    /// runAsNonRoot, and the image's user is root.
+    #[error("container has runAsNonRoot and image will run as root")]
+    RootByImage,
+}
+
+/// Writes the user and its groups into what the shim is told.
+pub fn set(create: &mut v1::ShimCreate, user: &User, account: &Account) -> Result<(), UserError> {
+    let id = |value: i64, field| {
+        u32::try_from(value)
+            .ok()
+            .ok_or(UserError::NotAnId { field, value })
+    };
+    create.uid = user.uid.map_or(Ok(account.uid), |u| id(u, "runAsUser"))?;
+    create.gid = match user.gid {
+        Some(group) => id(group, "runAsGroup")?,
+        None if create.uid != account.uid => 0,
+        None => account.gid,
+    };
+    if user.non_root && create.uid == 0 {
+        return Err(match user.uid {
+            Some(_) => UserError::RootByRequest,
+            None => UserError::RootByImage,
+        });
+    }
+    create.additional_gids.extend(&account.groups);
+    create.additional_gids.sort_unstable();
+    create.additional_gids.dedup();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users() {
+        let seven = Account {
+            uid: 7,
+            gid: 8,
+            groups: vec![9],
+        };
+        let root = Account::default();
+        // (runAsUser, runAsGroup, runAsNonRoot, the image's, expected)
+        let rows = [
+            (None, None, false, &seven, Some((7, 8))),
+            (Some(100), None, false, &seven, Some((100, 0))),
+            (Some(7), None, false, &seven, Some((7, 8))),
+            (Some(5), Some(6), false, &seven, Some((5, 6))),
+            (None, None, true, &seven, Some((7, 8))),
+            (None, None, true, &root, None),
+            (Some(0), None, true, &seven, None),
+            (Some(-1), None, false, &seven, None),
+        ];
+        for (uid, gid, non_root, account, expected) in rows {
+            let user = User {
+                image: String::new(),
+                uid,
+                gid,
+                non_root,
+            };
+            let mut create = v1::ShimCreate::default();
+            let set = set(&mut create, &user, account);
+            assert_eq!(
+                set.ok().map(|()| (create.uid, create.gid)),
+                expected,
+                "{user:?}"
+            );
+        }
+    }
+}
