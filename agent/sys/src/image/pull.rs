@@ -30,7 +30,8 @@ impl ImageStore {
     /// fetched again. Pulls of the same image at the same time share the work.
     /// `endpoints` are tried in order for the registries that they name;
     /// a registry that no endpoint names is asked itself, by https (by http on
-    /// a loopback address, as elsewhere).
+    /// a loopback address, as elsewhere). Each is sent the secret that names its
+    /// own host, and no other.
     ///
     /// # Errors
     /// See [`ImageError`]. Nothing half-made is kept.
@@ -43,7 +44,8 @@ impl ImageStore {
         let _adding = self.adding().await?;
         // Who waits here for a pull that began after it asked need not ask again.
         let turn = || self.inner.turn.fetch_add(1, Ordering::Relaxed);
-        let (key, asked) = (pull_key(reference, secrets), turn());
+        let urls = urls(&reference.registry, endpoints);
+        let (key, asked) = (pull_key(reference, &urls, secrets), turn());
         let _one = self.lock(&format!("pull {key}")).await;
         let pulled = || {
             self.inner
@@ -56,7 +58,7 @@ impl ImageStore {
             return Ok(image);
         }
         let began = turn();
-        let image = self.pull_from_any(reference, endpoints, secrets).await?;
+        let image = self.pull_from_any(reference, &urls, secrets).await?;
         pulled().insert(key, began);
         Ok(image)
     }
@@ -64,12 +66,12 @@ impl ImageStore {
     async fn pull_from_any(
         &self,
         reference: &Reference,
-        endpoints: &[Endpoint],
+        urls: &[String],
         secrets: &[PullSecret],
     ) -> Result<Image, ImageError> {
         let mut answer = None;
-        for url in urls(&reference.registry, endpoints) {
-            let tried = match Source::new(&self.inner.clients, reference, &url, secrets) {
+        for url in urls {
+            let tried = match Source::new(&self.inner.clients, reference, url, secrets) {
                 Ok(source) => self.pull_from(reference, &source).await,
                 Err(error) => Err(error),
             };

@@ -75,12 +75,16 @@ fn key_of(auth: &RegistryAuth) -> String {
     }
 }
 
-/// What tells a pull from another one: the name, and who asks for it.
-pub(super) fn pull_key(reference: &Reference, secrets: &[PullSecret]) -> String {
-    format!(
-        "{reference} {}",
-        key_of(&credentials(&reference.registry, secrets))
-    )
+/// What tells a pull from another one: the name, and who asks for it at each of the
+/// places to try.
+pub(super) fn pull_key(reference: &Reference, urls: &[String], secrets: &[PullSecret]) -> String {
+    let mut key = reference.to_string();
+    for url in urls {
+        let host = url.split_once("://").map_or("", |(_, host)| host);
+        key.push(' ');
+        key.push_str(&key_of(&credentials(host.trim_end_matches('/'), secrets)));
+    }
+    key
 }
 
 impl Source {
@@ -108,7 +112,7 @@ impl Source {
         if host.is_empty() || host.contains('/') {
             return Err(invalid());
         }
-        let auth = credentials(&reference.registry, secrets);
+        let auth = credentials(host, secrets);
         let client = clients
             .get(url, protocol, &auth)
             .map_err(|why| ImageError::Registry {
@@ -253,10 +257,12 @@ pub(super) fn urls(registry: &str, endpoints: &[Endpoint]) -> Vec<String> {
     vec![format!("{scheme}://{host}")]
 }
 
-/// The secret for a registry. Docker's configuration files call Docker Hub by
-/// an address of their own.
-fn credentials(registry: &str, secrets: &[PullSecret]) -> RegistryAuth {
-    let hub = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+/// The secret for the host that is asked. Credentials of a registry are never sent
+/// to its mirrors: whoever runs one would have them. A mirror that wants its own
+/// needs a secret that names it. Docker's configuration files call Docker Hub by an
+/// address of their own.
+fn credentials(asked: &str, secrets: &[PullSecret]) -> RegistryAuth {
+    let hub = |host: &str| ["docker.io", "index.docker.io", "registry-1.docker.io"].contains(&host);
     let host = |text: &str| {
         let text = text.split_once("://").map_or(text, |(_, rest)| rest);
         text.split('/').next().unwrap_or_default().to_owned()
@@ -265,7 +271,7 @@ fn credentials(registry: &str, secrets: &[PullSecret]) -> RegistryAuth {
         .iter()
         .find(|secret| {
             let of = host(&secret.registry);
-            of == registry || (registry == "docker.io" && hub.contains(&of.as_str()))
+            of == asked || (hub(asked) && hub(&of))
         })
         .map_or(RegistryAuth::Anonymous, |secret| {
             RegistryAuth::Basic(secret.username.clone(), secret.password.clone())
@@ -274,7 +280,12 @@ fn credentials(registry: &str, secrets: &[PullSecret]) -> RegistryAuth {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+    use crate::image::ImageStore;
 
     #[test]
     fn a_named_registry_is_asked_only_at_its_endpoints() {
@@ -301,25 +312,106 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_found_by_registry() {
+    fn secrets_are_found_by_the_host_that_is_asked() {
         let secret = |registry: &str| PullSecret {
             registry: registry.to_owned(),
             username: "u".to_owned(),
             password: "p".to_owned(),
         };
-        for (registry, written, found) in [
-            ("docker.io", "https://index.docker.io/v1/", true),
+        for (asked, written, found) in [
+            ("index.docker.io", "https://index.docker.io/v1/", true),
+            ("registry-1.docker.io", "docker.io", true),
+            ("mirror.example", "https://index.docker.io/v1/", false),
+            ("mirror.example", "mirror.example", true),
             ("r.example:5000", "r.example:5000", true),
             ("r.example", "https://r.example/v2/", true),
             ("r.example", "r.example:5000", false),
             ("r.example", "index.docker.io", false),
         ] {
-            let auth = credentials(registry, &[secret(written)]);
-            assert_eq!(
-                auth != RegistryAuth::Anonymous,
-                found,
-                "{registry} {written}"
-            );
+            let auth = credentials(asked, &[secret(written)]);
+            assert_eq!(auth != RegistryAuth::Anonymous, found, "{asked} {written}");
         }
+    }
+
+    /// A registry that has nothing and asks for credentials; what it was sent.
+    async fn hostile_registry() -> (String, Arc<Mutex<Vec<String>>>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let (log, realm) = (heard.clone(), format!("http://{host}/token"));
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    if stream.read_buf(&mut head).await.unwrap() == 0 {
+                        break;
+                    }
+                }
+                let head = String::from_utf8(head).unwrap();
+                let token = head.starts_with("GET /token");
+                let authorized = head.to_ascii_lowercase().contains("authorization: bearer");
+                log.lock().unwrap().push(head);
+                let answer = if token {
+                    let body = "{\"token\":\"t\"}";
+                    format!(
+                        "200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                        body.len()
+                    )
+                } else if authorized {
+                    "404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned()
+                } else {
+                    format!(
+                        "401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"{realm}\",service=\"s\"\r\nContent-Length: 0\r\n\r\n"
+                    )
+                };
+                let answer = format!("HTTP/1.1 {answer}")
+                    .replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        (host, heard)
+    }
+
+    #[tokio::test]
+    async fn a_mirror_never_gets_the_registrys_credentials() {
+        let (origin, origin_heard) = hostile_registry().await;
+        let (mirror, mirror_heard) = hostile_registry().await;
+        let dir = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(dir.path()).unwrap();
+        let reference = Reference::parse(&format!("{origin}/library/secret:1")).unwrap();
+        let endpoints = [&mirror, &origin].map(|host| Endpoint {
+            host: origin.clone(),
+            url: format!("http://{host}"),
+        });
+        let secret = |registry: &str, password: &str| PullSecret {
+            registry: registry.to_owned(),
+            username: "someone".to_owned(),
+            password: password.to_owned(),
+        };
+        // `base64("someone:opensesame")`
+        let (secrets, header) = (
+            [secret(&origin, "opensesame")],
+            "basic c29tzw9uztpvcgvuc2vzyw1l",
+        );
+        let sent = |heard: &Mutex<Vec<String>>| {
+            let heard = heard.lock().unwrap();
+            assert!(!heard.is_empty(), "it was asked");
+            let all = heard.join("\n").to_ascii_lowercase();
+            (all.contains(header), all.contains("authorization: basic"))
+        };
+        store
+            .pull(&reference, &endpoints, &secrets)
+            .await
+            .unwrap_err();
+        assert_eq!(sent(&mirror_heard), (false, false));
+        assert_eq!(sent(&origin_heard), (true, true));
+        // A mirror with a secret of its own gets that one.
+        let secrets = [secret(&origin, "opensesame"), secret(&mirror, "another")];
+        store
+            .pull(&reference, &endpoints, &secrets)
+            .await
+            .unwrap_err();
+        assert_eq!(sent(&mirror_heard), (false, true));
     }
 }
