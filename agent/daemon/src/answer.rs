@@ -5,13 +5,14 @@
 use agent_plan::action::Instance;
 use agent_plan::settings::Settings;
 use agent_plan::status;
+use agent_plan::time::Moment;
 use agent_plan::world::{Life, Observed};
 use proto::v1;
 
 use crate::event::{Instances, Question, Unknown};
 
 /// Answers a task that serves a request.
-pub(crate) fn answer(question: Question, observed: &Observed, settings: &Settings, now: i64) {
+pub(crate) fn answer(question: Question, observed: &Observed, settings: &Settings, now: Moment) {
     match question {
         Question::Instances {
             uid,
@@ -50,7 +51,7 @@ fn instances(
     uid: &str,
     container: &str,
     settings: &Settings,
-    now: i64,
+    now: Moment,
 ) -> Result<Instances, Unknown> {
     let pod = observed
         .pods

@@ -108,6 +108,7 @@ async fn pods(layout: &Layout, groups: &Groups, netlink: &Netlink, removed: &mut
         shim: Default::default(),
         settings: nobody(),
         found: Mutex::default(),
+        boot_id: String::new(),
         events,
     });
     for uid in uids {

@@ -11,6 +11,7 @@ mod apply;
 mod attach;
 mod check;
 mod cleanup;
+mod clock;
 mod config;
 mod drops;
 mod event;
@@ -41,7 +42,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_sys::clock;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use proto::v1;
@@ -157,7 +157,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (sys, datapath) = startup::open(&config, events)
         .await
         .context("this node cannot run")?;
-    let now = clock::unix_ms();
+    let now = clock::moment();
     let found = observe::observe(&sys, &datapath, now)
         .await
         .context("observe the node")?;
@@ -185,7 +185,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         found,
         hello,
         callable,
-        now,
+        now.monotonic,
     );
     let speak = tokio::spawn(speak(config, sys, said, calls, idle));
     let run = tokio::spawn(node.run(queue));

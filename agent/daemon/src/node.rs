@@ -11,15 +11,16 @@ use std::time::Duration;
 
 use agent_plan::action::{Action, Problem};
 use agent_plan::outcome::Outcome;
+use agent_plan::time::{Moment, Monotonic};
 use agent_plan::world::Observed;
 use agent_plan::{event as notes, pod, route, status, stray};
-use agent_sys::clock;
 use proto::v1;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::answer;
 use crate::apply::{Applied, Apply, WriteError};
+use crate::clock;
 use crate::drops;
 use crate::event::Event;
 use crate::observe::{self, Found};
@@ -61,11 +62,11 @@ pub(crate) struct Node {
     /// What is in force once the network is settled.
     unacknowledged: Option<v1::Ack>,
     /// When time makes something of a pod due.
-    wakes: BTreeMap<String, i64>,
-    network_wake: Option<i64>,
-    hold_until: Option<i64>,
-    maps_retry: Option<i64>,
-    flows_due: i64,
+    wakes: BTreeMap<String, Monotonic>,
+    network_wake: Option<Monotonic>,
+    hold_until: Option<Monotonic>,
+    maps_retry: Option<Monotonic>,
+    flows_due: Monotonic,
     problems: BTreeSet<Problem>,
     full: bool,
 }
@@ -77,7 +78,7 @@ impl Node {
         found: Found,
         hello: watch::Sender<v1::Hello>,
         calls: Calls,
-        now: i64,
+        now: Monotonic,
     ) -> Node {
         let Found {
             observed,
@@ -116,7 +117,7 @@ impl Node {
         let mut interrupt = signal(SignalKind::interrupt())?;
         loop {
             self.settle();
-            let pause = self.pause(clock::unix_ms());
+            let pause = self.pause(clock::monotonic());
             tokio::select! {
                 event = events.recv() => {
                     let Some(event) = event else { break };
@@ -139,7 +140,7 @@ impl Node {
     }
 
     /// Until something becomes due.
-    fn pause(&self, now: i64) -> Duration {
+    fn pause(&self, now: Monotonic) -> Duration {
         let full = self.full.then_some(now + FULL_MS);
         let due = [
             self.network_wake,
@@ -151,7 +152,7 @@ impl Node {
         .into_iter()
         .flatten()
         .chain(self.wakes.values().copied())
-        .fold(self.flows_due, i64::min);
+        .fold(self.flows_due, Monotonic::min);
         // A moment late: rounding must not wake us before it is due.
         Duration::from_millis(u64::try_from(due - now).unwrap_or(0))
     }
@@ -170,15 +171,15 @@ impl Node {
             }
             Event::Ask(question) => {
                 let settings = &self.apply.sys.settings;
-                answer::answer(question, &self.observed, settings, clock::unix_ms());
+                answer::answer(question, &self.observed, settings, clock::moment());
             }
-            Event::Saved(result) => self.pushed.saved(result, clock::unix_ms()),
+            Event::Saved(result) => self.pushed.saved(result, clock::monotonic()),
         }
     }
 
     /// One step of what the node shall be.
     fn update(&mut self, update: v1::Update) {
-        let Some(step) = self.pushed.update(update, clock::unix_ms()) else {
+        let Some(step) = self.pushed.update(update, clock::monotonic()) else {
             return;
         };
         let touched = step.touched;
@@ -206,7 +207,7 @@ impl Node {
 
     /// Something came to pass.
     fn outcome(&mut self, outcome: Outcome) {
-        let now = clock::unix_ms();
+        let now = clock::moment();
         tracing::debug!(outcome = name_of(&outcome), "came back");
         if let Some(uid) = outcome.uid() {
             self.pods.insert(uid.to_owned());
@@ -226,13 +227,14 @@ impl Node {
             self.network = self.network || !self.observed.strays.is_empty();
         }
         for note in self.observed.take(outcome, &self.apply.sys.settings, now) {
-            self.report.event(note, now);
+            self.report.event(note, now.wall);
         }
     }
 
     /// Brings the node to what is wanted, as far as it can be without waiting.
     fn settle(&mut self) {
-        let now = clock::unix_ms();
+        let moment = clock::moment();
+        let now = moment.monotonic;
         if self.hold_until.is_some_and(|at| now >= at) {
             self.release();
         }
@@ -253,9 +255,9 @@ impl Node {
             self.settle_services(now);
         }
         if self.network || self.network_wake.is_some_and(|at| now >= at) {
-            self.settle_network(now);
+            self.settle_network(moment);
         }
-        self.settle_pods(now);
+        self.settle_pods(moment);
         self.acknowledge();
         self.pushed.save_if_due(&self.apply.sys, now);
         self.full = self.report.flush();
@@ -266,7 +268,7 @@ impl Node {
         self.hold_until = None;
     }
 
-    fn settle_services(&mut self, now: i64) {
+    fn settle_services(&mut self, now: Monotonic) {
         let (problems, written) =
             self.services
                 .settle(&self.pushed.desired, &mut self.observed, &mut self.apply);
@@ -276,7 +278,8 @@ impl Node {
         }
     }
 
-    fn settle_network(&mut self, now: i64) {
+    fn settle_network(&mut self, moment: Moment) {
+        let now = moment.monotonic;
         self.network = false;
         let settings = &self.apply.sys.settings;
         let (mut actions, problems) =
@@ -284,7 +287,7 @@ impl Node {
         actions.extend(stray::plan(&self.pushed.desired, &self.observed, now));
         self.complain(problems);
         for action in actions {
-            self.act(&action, now);
+            self.act(&action, moment);
         }
         let strays = self
             .observed
@@ -300,11 +303,11 @@ impl Node {
             .min();
     }
 
-    fn settle_pods(&mut self, now: i64) {
+    fn settle_pods(&mut self, now: Moment) {
         let due: Vec<String> = self
             .wakes
             .iter()
-            .filter(|(_, at)| now >= **at)
+            .filter(|(_, at)| now.monotonic >= **at)
             .map(|(uid, _)| uid.clone())
             .collect();
         self.pods.extend(due);
@@ -313,16 +316,17 @@ impl Node {
         }
     }
 
-    fn settle_pod(&mut self, uid: &str, now: i64) {
+    fn settle_pod(&mut self, uid: &str, now: Moment) {
         self.wakes.remove(uid);
         for round in 0..ROUNDS {
             let settings = &self.apply.sys.settings;
             let plan = pod::plan(uid, &self.pushed.desired, &self.observed, settings, now);
             self.complain(plan.problems);
             if plan.actions.is_empty() || self.maps_retry.is_some() {
-                if let Some(at) = plan.wake_ms {
+                if let Some(at) = plan.wake {
                     // What is due and cannot be done must not keep us busy.
-                    self.wakes.insert(uid.to_owned(), at.max(now + LEAST_MS));
+                    self.wakes
+                        .insert(uid.to_owned(), at.max(now.monotonic + LEAST_MS));
                 }
                 break;
             }
@@ -332,7 +336,8 @@ impl Node {
             if round + 1 == ROUNDS {
                 let first = plan.actions.first().map(name_of).unwrap_or_default();
                 tracing::error!(pod = uid, first, "the plan does not converge");
-                self.wakes.insert(uid.to_owned(), now + MAPS_RETRY_MS);
+                self.wakes
+                    .insert(uid.to_owned(), now.monotonic + MAPS_RETRY_MS);
             }
         }
         let settings = &self.apply.sys.settings;
@@ -344,10 +349,10 @@ impl Node {
     }
 
     /// Begins one action.
-    fn act(&mut self, action: &Action, now: i64) {
+    fn act(&mut self, action: &Action, now: Moment) {
         tracing::debug!(action = name_of(action), "begin");
         if let Some(note) = notes::begun(action, &self.observed) {
-            self.report.event(note, now);
+            self.report.event(note, now.wall);
         }
         self.observed.begin(action, &self.apply.sys.settings);
         if let Action::ReportGone { gone } = action {
@@ -359,15 +364,15 @@ impl Node {
             Applied::Later | Applied::Done => {}
             Applied::Now(outcome) => {
                 for note in self.observed.take(outcome, &self.apply.sys.settings, now) {
-                    self.report.event(note, now);
+                    self.report.event(note, now.wall);
                 }
             }
-            Applied::Failed(error) => self.write_failed(&error, now),
+            Applied::Failed(error) => self.write_failed(&error, now.monotonic),
         }
     }
 
     /// A map or link refused: nobody knows what is in force. All is read again.
-    fn write_failed(&mut self, error: &WriteError, now: i64) {
+    fn write_failed(&mut self, error: &WriteError, now: Monotonic) {
         tracing::error!(%error, "the data plane refused a change; trying again");
         self.maps_retry = Some(now + MAPS_RETRY_MS);
         if let Some(ack) = &mut self.unacknowledged {
@@ -379,7 +384,7 @@ impl Node {
         }
     }
 
-    fn reread(&mut self, now: i64) {
+    fn reread(&mut self, now: Monotonic) {
         match observe::maps(&mut self.observed, &self.apply.datapath) {
             Ok(()) => {
                 self.maps_retry = None;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use agent_plan::link::{self, Cidr, Route, SERVICE_LINK};
 use agent_plan::record as plan_record;
 use agent_plan::step::Step;
+use agent_plan::time::Moment;
 use agent_plan::world::{Desired, Exit, Life, Observed, Pod, parse_container_id};
 use agent_sys::bpf::Datapath;
 use agent_sys::link::{LinkError, Observed as Links};
@@ -54,7 +55,7 @@ pub(crate) struct Found {
 pub(crate) async fn observe(
     sys: &Arc<Sys>,
     datapath: &Datapath,
-    now: i64,
+    now: Moment,
 ) -> Result<Found, ObserveError> {
     let links = sys.netlink.observe().await?;
     let attached: BTreeSet<u32> = datapath
@@ -85,7 +86,7 @@ pub(crate) async fn observe(
             .collect();
         found.desired.complete = true;
     }
-    for mut pod in record::pods(&sys.layout, now) {
+    for mut pod in record::pods(&sys.layout, &sys.boot_id, now.monotonic) {
         adopt(sys, &mut pod, &links, &attached, now).await;
         found
             .desired
@@ -107,7 +108,13 @@ pub(crate) async fn observe(
     Ok(found)
 }
 
-async fn adopt(sys: &Arc<Sys>, pod: &mut Pod, links: &Links, attached: &BTreeSet<u32>, now: i64) {
+async fn adopt(
+    sys: &Arc<Sys>,
+    pod: &mut Pod,
+    links: &Links,
+    attached: &BTreeSet<u32>,
+    now: Moment,
+) {
     let uid = pod.spec.uid.clone();
     let mut sandbox = plan_record::Sandbox {
         namespaces: netns::exists(&sys.layout.namespace(&uid)),
@@ -162,7 +169,7 @@ async fn shim(sys: &Arc<Sys>, pod: &mut Pod) -> Result<(), String> {
 }
 
 /// Without a shim nothing runs: what had been started has ended, nobody knows how.
-fn lost(pod: &mut Pod, now: i64) {
+fn lost(pod: &mut Pod, now: Moment) {
     for c in pod.containers.values_mut() {
         if c.life == Life::None && !c.image_id.is_empty() {
             c.life = Life::Exited(Exit {
@@ -170,7 +177,7 @@ fn lost(pod: &mut Pod, now: i64) {
                 signal: 9,
                 reason: "ContainerStatusUnknown".into(),
                 message: "The container could not be located when the agent started".into(),
-                finished_ms: now,
+                finished: now,
                 attempt: c.attempt,
                 ..Exit::default()
             });

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use agent_plan::time::Monotonic;
 use agent_plan::world::Desired;
 use proto::v1;
 use proto::v1::change::Change;
@@ -53,7 +54,7 @@ pub(crate) struct Pushed {
     revision: u64,
     snapshot: Option<Desired>,
     failures: Vec<v1::Failure>,
-    save_at: Option<i64>,
+    save_at: Option<Monotonic>,
     saving: bool,
 }
 
@@ -78,13 +79,13 @@ impl Pushed {
         self.failures.clear();
     }
 
-    /// When it is to be written. Milliseconds since the epoch.
-    pub(crate) fn due(&self) -> Option<i64> {
+    /// When it is to be written.
+    pub(crate) fn due(&self) -> Option<Monotonic> {
         if self.saving { None } else { self.save_at }
     }
 
     /// Writes it on a thread for that.
-    pub(crate) fn save_if_due(&mut self, sys: &Arc<Sys>, now: i64) {
+    pub(crate) fn save_if_due(&mut self, sys: &Arc<Sys>, now: Monotonic) {
         if self.due().is_none_or(|at| now < at) {
             return;
         }
@@ -112,7 +113,7 @@ impl Pushed {
     }
 
     /// It was written, or not.
-    pub(crate) fn saved(&mut self, result: Result<(), String>, now: i64) {
+    pub(crate) fn saved(&mut self, result: Result<(), String>, now: Monotonic) {
         self.saving = false;
         if let Err(error) = result {
             tracing::error!(error, "what was last pushed is not on disk; trying again");
@@ -121,7 +122,7 @@ impl Pushed {
     }
 
     /// Takes in one step. `None`: it is a part of a snapshot, and more of it follows.
-    pub(crate) fn update(&mut self, update: v1::Update, now: i64) -> Option<Step> {
+    pub(crate) fn update(&mut self, update: v1::Update, now: Monotonic) -> Option<Step> {
         if update.snapshot_begin {
             self.snapshot = Some(Desired::default());
             self.failures.clear();

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 
 use agent_plan::record;
+use agent_plan::time::Monotonic;
 use agent_plan::world::{Desired, Pod};
 use agent_sys::state::Layout;
 use proto::Message;
@@ -26,7 +27,7 @@ pub(crate) fn write(sys: &Sys, pod: Option<&Pod>) -> Result<(), String> {
     let Some(pod) = pod else { return Ok(()) };
     let folder = sys.layout.pod(&pod.spec.uid);
     let path = folder.join(POD);
-    let bytes = record::of(pod).encode_to_vec();
+    let bytes = record::of(pod, &sys.boot_id).encode_to_vec();
     fs::DirBuilder::new()
         .recursive(true)
         .create(&folder)
@@ -36,7 +37,7 @@ pub(crate) fn write(sys: &Sys, pod: Option<&Pod>) -> Result<(), String> {
 
 /// All pods that have a record. One that cannot be read is passed over, loudly:
 /// the control plane will send it again.
-pub(crate) fn pods(layout: &Layout, now: i64) -> Vec<Pod> {
+pub(crate) fn pods(layout: &Layout, boot_id: &str, now: Monotonic) -> Vec<Pod> {
     let uids = agent_sys::state::list(&layout.pods()).unwrap_or_else(|error| {
         tracing::error!(%error, "pods' records cannot be listed");
         Vec::new()
@@ -54,7 +55,7 @@ pub(crate) fn pods(layout: &Layout, now: i64) -> Vec<Pod> {
             }
         };
         match v1::PodRecord::decode(&bytes[..]) {
-            Ok(record) => match record::restore(record, now) {
+            Ok(record) => match record::restore(record, boot_id, now) {
                 Some(pod) if pod.spec.uid == uid => pods.push(pod),
                 Some(_) | None => {
                     tracing::error!(path = %path.display(), "not the record of this pod");

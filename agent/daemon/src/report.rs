@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use agent_plan::event::Note;
+use agent_plan::time::Wall;
 use proto::v1;
 use proto::v1::node_up::Up;
 use tokio::sync::mpsc::Sender;
@@ -67,7 +68,7 @@ impl Report {
     }
 
     /// An event.
-    pub(crate) fn event(&mut self, note: Note, now: i64) {
+    pub(crate) fn event(&mut self, note: Note, now: Wall) {
         tracing::info!(
             pod = format!("{}/{}", note.namespace, note.name),
             reason = note.reason,
@@ -90,7 +91,7 @@ impl Report {
             },
             reason: note.reason.into(),
             message: note.message,
-            time_ms: now,
+            time_ms: now.ms(),
             field_path: note.field_path,
         });
     }
@@ -213,7 +214,7 @@ mod tests {
         let (sender, mut stream) = tokio::sync::mpsc::channel(2);
         report.connected(sender);
         for n in 0..5 {
-            report.event(note(n.to_string()), 0);
+            report.event(note(n.to_string()), Wall::default());
         }
         let mut seen = Vec::new();
         while report.flush() {
@@ -237,7 +238,7 @@ mod tests {
     fn the_newest_events_are_kept() {
         let mut report = Report::default();
         for n in 0..EVENTS + 3 {
-            report.event(note(n.to_string()), 0);
+            report.event(note(n.to_string()), Wall::default());
         }
         assert_eq!(report.events.len(), EVENTS);
         assert_eq!(report.shed, 3);

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use agent_plan::action::Instance;
 use agent_plan::outcome::Outcome;
+use agent_plan::time::{Moment, Monotonic, Wall};
 use agent_plan::world::{Exit, Life, parse_container_id};
 use agent_sys::shim::{self, Client, ShimError, Watch};
 use proto::v1;
 use proto::v1::shim_container::State;
 
+use crate::clock;
 use crate::last_words;
 use crate::startup::Sys;
 
@@ -80,10 +82,27 @@ fn exit(container: &v1::ShimContainer, attempt: u32) -> Exit {
         signal: container.signal,
         reason: reason.into(),
         message: String::new(),
-        started_ms: container.started_ms,
-        finished_ms: container.finished_ms,
+        started: Wall::from_ms(container.started_ms),
+        finished: moment(container.finished_monotonic_ms, container.finished_ms),
         attempt,
     }
+}
+
+/// A moment as a shim tells it. One that knows the wall clock only is taken at its
+/// word for what is told, and what is due counts from now.
+fn moment(monotonic_ms: i64, wall_ms: i64) -> Moment {
+    Moment {
+        monotonic: match monotonic_ms {
+            0 => clock::monotonic(),
+            ms => Monotonic::from_ms(ms),
+        },
+        wall: Wall::from_ms(wall_ms),
+    }
+}
+
+/// When a container was started.
+pub(crate) fn started(container: &v1::ShimContainer) -> Moment {
+    moment(container.started_monotonic_ms, container.started_ms)
 }
 
 /// A shim's container as an instance in its life.
@@ -91,7 +110,7 @@ pub(crate) async fn life(sys: &Arc<Sys>, container: &v1::ShimContainer) -> Life 
     match container.state() {
         State::Created => Life::Created,
         State::Running => Life::Running {
-            started_ms: container.started_ms,
+            started: started(container),
         },
         State::Exited => match ended(sys, container).await {
             Some((_, exit)) => Life::Exited(exit),

@@ -15,6 +15,7 @@ use agent_plan::link::SERVICE_LINK;
 use agent_plan::settings::Settings;
 use agent_sys::bpf::{BpfError, Config as BpfConfig, Datapath, NodeFacts, Role};
 use agent_sys::cgroup::{GroupError, Groups};
+use agent_sys::clock;
 use agent_sys::image::{self, Image, ImageError, ImageStore};
 use agent_sys::link::{LinkError, Netlink, set_sysctl};
 use agent_sys::state::{Layout, StateError};
@@ -110,6 +111,8 @@ pub(crate) struct Sys {
     pub(crate) settings: Settings,
     /// Images that were found for containers about to be made, by digest.
     pub(crate) found: Mutex<HashMap<String, Arc<Image>>>,
+    /// Which boot monotonic times count from.
+    pub(crate) boot_id: String,
     /// Where results go.
     pub(crate) events: mpsc::Sender<Event>,
 }
@@ -284,6 +287,10 @@ pub(crate) async fn open(
             url: r.endpoint.clone(),
         })
         .collect();
+    let boot_id = clock::boot_id().map_err(|source| StartError::Fact {
+        path: "/proc/sys/kernel/random/boot_id",
+        source,
+    })?;
     let found = Mutex::default();
     let sys = Sys {
         layout,
@@ -294,6 +301,7 @@ pub(crate) async fn open(
         shim,
         settings,
         found,
+        boot_id,
         events,
     };
     Ok((Arc::new(sys), datapath))

@@ -7,17 +7,20 @@ use std::sync::Arc;
 
 use agent_plan::action::Instance;
 use agent_plan::outcome::{Outcome, Refusal};
+use agent_plan::time::Moment;
 use agent_plan::user::{self as runs_as, Account, User};
 use agent_plan::volume::{Mount, Source};
 use agent_plan::world::{Pod, container_id};
 use agent_sys::image::{rootfs, user};
 use agent_sys::shim::{Client, ShimError};
-use agent_sys::{clock, volume as volumes};
+use agent_sys::volume as volumes;
 use proto::v1;
 use proto::v1::shim_error::Kind;
 
+use crate::clock;
 use crate::images;
 use crate::last_words;
+use crate::shims;
 use crate::startup::Sys;
 
 /// A container to be made.
@@ -222,13 +225,13 @@ pub(crate) fn start(sys: &Arc<Sys>, instance: &Instance) {
 }
 
 /// When it was started: the shim's own word, which an adoption will hear again.
-async fn started(sys: &Sys, instance: &Instance) -> Result<i64, ShimError> {
+async fn started(sys: &Sys, instance: &Instance) -> Result<Moment, ShimError> {
     let mut client = Client::connect(&sys.layout, &instance.uid).await?;
     let id = id(instance);
     client.start(&id).await?;
     let (containers, _) = client.list().await?;
     let found = containers.iter().find(|c| c.id == id);
-    Ok(found.map_or_else(clock::unix_ms, |c| c.started_ms))
+    Ok(found.map_or_else(clock::moment, shims::started))
 }
 
 /// Sends a signal. How it ends is told by the shim's watch.

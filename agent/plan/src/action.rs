@@ -13,6 +13,7 @@ use crate::link::{Cidr, PodLink, Route};
 use crate::maps::{Backend, Frontend, FrontendKey};
 use crate::probe;
 use crate::restart::Backoff;
+use crate::time::{Monotonic, Wall};
 use crate::user::User;
 use crate::volume::Mount;
 use crate::world::{Finished, ImageFacts, Stop};
@@ -45,8 +46,8 @@ pub enum Action {
     Take {
         /// What is wanted of it.
         spec: Arc<v1::PodSpec>,
-        /// Milliseconds since the epoch.
-        now: i64,
+        /// Its start, as status tells it.
+        now: Wall,
     },
     /// The pod shall end.
     Stop {
@@ -74,18 +75,17 @@ pub enum Action {
     BeginKill {
         /// Which.
         instance: Instance,
-        /// When its grace period began. Milliseconds since the epoch.
-        since_ms: i64,
-        /// When its grace period is over; not after `since_ms`: SIGKILL at once.
-        /// Milliseconds since the epoch.
-        deadline_ms: i64,
+        /// When its grace period began.
+        since: Monotonic,
+        /// When its grace period is over; not after `since`: SIGKILL at once.
+        deadline: Monotonic,
     },
     /// The image is not here and may not be pulled.
     RefuseImage {
         /// For which.
         instance: Instance,
-        /// Milliseconds since the epoch.
-        now: i64,
+        /// When.
+        now: Monotonic,
     },
     /// The instance cannot be asked for: CreateContainerConfigError.
     RefuseConfig {
@@ -93,8 +93,8 @@ pub enum Action {
         instance: Instance,
         /// Why, in words.
         message: String,
-        /// Milliseconds since the epoch.
-        now: i64,
+        /// When.
+        now: Monotonic,
     },
 
     // Pods.
@@ -197,8 +197,8 @@ pub enum Action {
         signal: i32,
         /// To all of its processes.
         all: bool,
-        /// Milliseconds since the epoch.
-        now: i64,
+        /// When.
+        now: Monotonic,
     },
     /// Remove what is left of an ended instance, but for its log.
     DeleteContainer {

@@ -14,6 +14,7 @@ use crate::maps::FrontendKey;
 use crate::outcome::Outcome;
 use crate::service;
 use crate::settings::Settings;
+use crate::time::Moment;
 use crate::world::{Desired, Observed};
 
 /// One write into the maps.
@@ -168,7 +169,7 @@ pub fn plan(
 fn written(observed: &mut Observed, action: &Action, settings: &Settings) {
     let action = Box::new(action.clone());
     // Nothing is told of a map, and no time is noted.
-    observed.take(Outcome::Written { action }, settings, 0);
+    observed.take(Outcome::Written { action }, settings, Moment::default());
 }
 
 #[cfg(test)]

@@ -80,15 +80,15 @@ impl Observed {
             }
             Action::BeginKill {
                 instance,
-                since_ms,
-                deadline_ms,
+                since,
+                deadline,
             } => {
                 self.with_container(instance, |c| match &mut c.kill {
                     Some(kill) => {
-                        kill.since_ms = *since_ms;
-                        kill.deadline_ms = *deadline_ms;
+                        kill.since = *since;
+                        kill.deadline = *deadline;
                     }
-                    None => c.kill = Some(Kill::new(*since_ms, *deadline_ms)),
+                    None => c.kill = Some(Kill::new(*since, *deadline)),
                 });
             }
             Action::RefuseImage { instance, now } => {
@@ -97,7 +97,7 @@ impl Observed {
                     c.image = Image::Failed {
                         reason: "ErrImageNeverPull",
                         message: "Container image is not present with pull policy of Never".into(),
-                        at_ms: *now,
+                        at: *now,
                         delay_ms,
                     };
                 });
@@ -111,7 +111,7 @@ impl Observed {
                     c.life = Life::Refused {
                         reason: CONFIG_ERROR,
                         message: message.clone(),
-                        at_ms: *now,
+                        at: *now,
                     };
                 });
             }
@@ -153,9 +153,9 @@ impl Observed {
                 ..
             } => self.with_container(instance, |c| {
                 if let Some(kill) = &mut c.kill {
-                    kill.asked_ms.get_or_insert(*now);
+                    kill.asked.get_or_insert(*now);
                     if *signal == 9 {
-                        kill.killed_ms = Some(*now);
+                        kill.killed = Some(*now);
                     }
                 }
             }),

@@ -11,9 +11,10 @@ use crate::image;
 use crate::probe::{self, Kind};
 use crate::restart::{self, Backoff, Restart};
 use crate::settings::Settings;
+use crate::time::Monotonic;
 use crate::user;
 use crate::volume;
-use crate::world::{Container, Hook, Image, Kill, Life, Pod};
+use crate::world::{Container, Hook, Image, Kill, Life, Pod, Stop};
 
 /// SIGTERM.
 const TERM: i32 = 15;
@@ -30,20 +31,20 @@ const LEAST_GRACE_MS: i64 = 2_000;
 pub struct Steps {
     /// In the order in which they are to be begun.
     pub actions: Vec<Action>,
-    /// The soonest. Milliseconds since the epoch.
-    pub wake_ms: Option<i64>,
+    /// The soonest.
+    pub wake: Option<Monotonic>,
 }
 
 impl Steps {
     /// Nothing before that, but then.
-    pub fn wake(&mut self, at_ms: i64) {
-        self.wake_ms = Some(self.wake_ms.map_or(at_ms, |w| w.min(at_ms)));
+    pub fn wake(&mut self, at: Monotonic) {
+        self.wake = Some(self.wake.map_or(at, |w| w.min(at)));
     }
 
     /// As [`Steps::wake`] for what may be waiting.
-    pub fn wake_if(&mut self, at_ms: Option<i64>) {
-        if let Some(at_ms) = at_ms {
-            self.wake(at_ms);
+    pub fn wake_if(&mut self, at: Option<Monotonic>) {
+        if let Some(at) = at {
+            self.wake(at);
         }
     }
 }
@@ -73,7 +74,7 @@ pub fn plan(
     container: &Container,
     ready: Ready,
     settings: &Settings,
-    now: i64,
+    now: Monotonic,
     steps: &mut Steps,
 ) {
     let this = || instance(pod, &spec.name, container);
@@ -83,8 +84,16 @@ pub fn plan(
         Life::Created => steps
             .actions
             .push(Action::StartContainer { instance: this() }),
-        Life::Running { started_ms } => {
-            running(pod, spec, container, *started_ms, settings, now, steps);
+        Life::Running { started } => {
+            running(
+                pod,
+                spec,
+                container,
+                started.monotonic,
+                settings,
+                now,
+                steps,
+            );
         }
         Life::Exited(exit) => {
             let role = create::role(&pod.spec, &spec.name);
@@ -96,14 +105,14 @@ pub fn plan(
             again(
                 next,
                 container.backoff,
-                exit.finished_ms,
+                exit.finished.monotonic,
                 settings,
                 now,
                 steps,
             );
         }
-        Life::Refused { at_ms, .. } => {
-            again(this(), container.backoff, *at_ms, settings, now, steps);
+        Life::Refused { at, .. } => {
+            again(this(), container.backoff, *at, settings, now, steps);
         }
     }
 }
@@ -111,24 +120,29 @@ pub fn plan(
 fn again(
     instance: Instance,
     backoff: Backoff,
-    ended_ms: i64,
+    ended: Monotonic,
     settings: &Settings,
-    now: i64,
+    now: Monotonic,
     steps: &mut Steps,
 ) {
-    match next_backoff(backoff, ended_ms, settings, now) {
+    match next_backoff(backoff, ended, settings, now) {
         Restart::Now(backoff) => steps.actions.push(Action::Restart { instance, backoff }),
         Restart::At(due) => steps.wake(due),
     }
 }
 
 /// The back-off of a container that ended then, under the node's settings.
-pub fn next_backoff(backoff: Backoff, ended_ms: i64, settings: &Settings, now: i64) -> Restart {
+pub fn next_backoff(
+    backoff: Backoff,
+    ended: Monotonic,
+    settings: &Settings,
+    now: Monotonic,
+) -> Restart {
     let (base, max) = (
         settings.restart_backoff_base_ms,
         settings.restart_backoff_max_ms,
     );
-    restart::after(backoff, ended_ms, base, max, now)
+    restart::after(backoff, ended, base, max, now)
 }
 
 fn create(
@@ -137,7 +151,7 @@ fn create(
     container: &Container,
     ready: bool,
     settings: &Settings,
-    now: i64,
+    now: Monotonic,
     steps: &mut Steps,
 ) {
     let this = instance(pod, &spec.name, container);
@@ -167,12 +181,9 @@ fn create(
         }),
         image::Next::Wait => {}
         image::Next::WaitUntil(due) => {
-            if let Image::Failed {
-                at_ms, delay_ms, ..
-            } = container.image
-            {
+            if let Image::Failed { at, delay_ms, .. } = container.image {
                 // The reason shown changes before the next try.
-                let turn = image::backoff_ms(at_ms, delay_ms);
+                let turn = image::backoff(at, delay_ms);
                 steps.wake(if now < turn { turn } else { due });
             }
         }
@@ -207,9 +218,9 @@ fn running(
     pod: &Pod,
     spec: &v1::ContainerSpec,
     container: &Container,
-    started_ms: i64,
+    since: Monotonic,
     settings: &Settings,
-    now: i64,
+    now: Monotonic,
     steps: &mut Steps,
 ) {
     let this = || instance(pod, &spec.name, container);
@@ -245,11 +256,11 @@ fn running(
         let grace = own
             .unwrap_or(pod.spec.termination_grace_period_seconds)
             .max(0);
-        let deadline_ms = now.saturating_add(grace.saturating_mul(1000));
+        let deadline = now + grace.saturating_mul(1000);
         steps.actions.push(Action::BeginKill {
             instance: this(),
-            since_ms: now,
-            deadline_ms,
+            since: now,
+            deadline,
         });
         return;
     }
@@ -266,7 +277,7 @@ fn running(
         if probe.running {
             continue;
         }
-        let due = probe::due_ms(kind, wanted, probe, started_ms);
+        let due = probe::due(kind, wanted, probe, since);
         if now < due {
             steps.wake(due);
             continue;
@@ -282,15 +293,15 @@ fn running(
 }
 
 /// When SIGKILL is due; `None` while SIGTERM has to come before it.
-fn sigkill_ms(kill: &Kill) -> Option<i64> {
-    if kill.deadline_ms <= kill.since_ms {
-        return Some(kill.since_ms);
+fn sigkill(kill: &Kill) -> Option<Monotonic> {
+    if kill.deadline <= kill.since {
+        return Some(kill.since);
     }
-    let asked = kill.asked_ms?;
-    Some(if asked > kill.since_ms {
-        kill.deadline_ms.max(asked.saturating_add(LEAST_GRACE_MS))
+    let asked = kill.asked?;
+    Some(if asked > kill.since {
+        kill.deadline.max(asked + LEAST_GRACE_MS)
     } else {
-        kill.deadline_ms
+        kill.deadline
     })
 }
 
@@ -302,12 +313,12 @@ fn killing(
     container: &Container,
     (kill, turn): (&Kill, bool),
     settings: &Settings,
-    now: i64,
+    now: Monotonic,
     steps: &mut Steps,
 ) {
     let this = || instance(pod, &spec.name, container);
-    let again = kill.killed_ms.map(|killed| killed + KILL_AGAIN_MS);
-    if let Some(due) = again.or(sigkill_ms(kill)) {
+    let again = kill.killed.map(|killed| killed + KILL_AGAIN_MS);
+    if let Some(due) = again.or(sigkill(kill)) {
         if now >= due {
             steps.actions.push(Action::Signal {
                 instance: this(),
@@ -320,8 +331,8 @@ fn killing(
         }
         return;
     }
-    if now < kill.deadline_ms {
-        steps.wake(kill.deadline_ms);
+    if now < kill.deadline {
+        steps.wake(kill.deadline);
         match (&spec.pre_stop, kill.pre_stop) {
             (Some(handler), Hook::Waiting) => {
                 steps.actions.push(Action::RunHook {
@@ -329,7 +340,7 @@ fn killing(
                     kind: HookKind::PreStop,
                     handler: handler.clone(),
                     address: pod.address().unwrap_or(settings.node_ip),
-                    timeout_ms: kill.deadline_ms - now,
+                    timeout_ms: kill.deadline - now,
                 });
                 return;
             }
@@ -361,26 +372,26 @@ pub fn end(
     pod: &Pod,
     spec: &v1::ContainerSpec,
     container: &Container,
-    ((since_ms, deadline_ms), turn): ((i64, i64), bool),
+    (stop, turn): (Stop, bool),
     settings: &Settings,
-    now: i64,
+    now: Monotonic,
     steps: &mut Steps,
 ) {
-    let mut begin = |since_ms, deadline_ms| {
+    let mut begin = |since, deadline| {
         steps.actions.push(Action::BeginKill {
             instance: instance(pod, &spec.name, container),
-            since_ms,
-            deadline_ms,
+            since,
+            deadline,
         });
     };
     match (&container.life, &container.kill) {
         // Never ran: nothing to ask, and the shim deletes only what has ended.
         (Life::Created, None) => begin(now, now),
-        (Life::Running { .. }, None) => begin(since_ms, deadline_ms),
+        (Life::Running { .. }, None) => begin(stop.since, stop.deadline),
         (Life::Running { .. }, Some(kill))
-            if kill.deadline_ms > deadline_ms && kill.killed_ms.is_none() =>
+            if kill.deadline > stop.deadline && kill.killed.is_none() =>
         {
-            begin(since_ms, deadline_ms);
+            begin(stop.since, stop.deadline);
         }
         (Life::Created | Life::Running { .. }, Some(kill)) => {
             killing(pod, spec, container, (kill, turn), settings, now, steps);

@@ -4,6 +4,7 @@
 //! No registry is asked here. Called by `container.rs`.
 
 use crate::settings::Settings;
+use crate::time::Monotonic;
 use crate::world::Image;
 
 /// What to do next.
@@ -17,14 +18,14 @@ pub enum Next {
     Refuse,
     /// Somebody is at it.
     Wait,
-    /// Nothing before that. Milliseconds since the epoch.
-    WaitUntil(i64),
+    /// Nothing before that.
+    WaitUntil(Monotonic),
     /// It is here.
     Go,
 }
 
 /// What to do about an image under a pull policy ("Always", "IfNotPresent", "Never").
-pub fn next(image: &Image, policy: &str, now: i64) -> Next {
+pub fn next(image: &Image, policy: &str, now: Monotonic) -> Next {
     match image {
         Image::Unknown if policy == "Always" => Next::Pull,
         Image::Unknown => Next::Find,
@@ -32,9 +33,9 @@ pub fn next(image: &Image, policy: &str, now: i64) -> Next {
         Image::Missing => Next::Pull,
         Image::Looking | Image::Pulling => Next::Wait,
         Image::Ready(_) => Next::Go,
-        Image::Failed {
-            at_ms, delay_ms, ..
-        } if now < at_ms + delay_ms => Next::WaitUntil(at_ms + delay_ms),
+        Image::Failed { at, delay_ms, .. } if now < *at + *delay_ms => {
+            Next::WaitUntil(*at + *delay_ms)
+        }
         // Somebody may have brought it meanwhile (`foil image import`).
         Image::Failed { .. } if policy == "Always" => Next::Pull,
         Image::Failed { .. } => Next::Find,
@@ -63,16 +64,21 @@ pub fn failed_delay_ms(image: &Image, before_ms: i64) -> i64 {
 
 /// The reason a container waits with, after a failed pull: first the failure
 /// itself, then, for the rest of the delay, that the node is holding back.
-pub fn waiting_reason(reason: &'static str, at_ms: i64, delay_ms: i64, now: i64) -> &'static str {
-    if reason == "ErrImagePull" && now >= backoff_ms(at_ms, delay_ms) {
+pub fn waiting_reason(
+    reason: &'static str,
+    failed: Monotonic,
+    delay_ms: i64,
+    now: Monotonic,
+) -> &'static str {
+    if reason == "ErrImagePull" && now >= backoff(failed, delay_ms) {
         return "ImagePullBackOff";
     }
     reason
 }
 
 /// When the reason turns from ErrImagePull to ImagePullBackOff.
-pub fn backoff_ms(at_ms: i64, delay_ms: i64) -> i64 {
-    at_ms + (delay_ms / 4).min(2_500)
+pub fn backoff(failed: Monotonic, delay_ms: i64) -> Monotonic {
+    failed + (delay_ms / 4).min(2_500)
 }
 
 #[cfg(test)]
@@ -80,12 +86,16 @@ mod tests {
     use super::*;
     use crate::simulate::settings;
 
+    fn at(ms: i64) -> Monotonic {
+        Monotonic::from_ms(ms)
+    }
+
     #[test]
     fn policies() {
         let failed = Image::Failed {
             reason: "ErrImagePull",
             message: String::new(),
-            at_ms: 10,
+            at: at(10),
             delay_ms: 5,
         };
         // (image, policy, now, what)
@@ -96,13 +106,13 @@ mod tests {
             (&Image::Missing, "IfNotPresent", 0, Next::Pull),
             (&Image::Missing, "Never", 0, Next::Refuse),
             (&Image::Pulling, "Always", 0, Next::Wait),
-            (&failed, "IfNotPresent", 14, Next::WaitUntil(15)),
+            (&failed, "IfNotPresent", 14, Next::WaitUntil(at(15))),
             (&failed, "IfNotPresent", 15, Next::Find),
             (&failed, "Always", 15, Next::Pull),
         ];
         for (image, policy, now, expected) in rows {
             assert_eq!(
-                next(image, policy, now),
+                next(image, policy, at(now)),
                 expected,
                 "{image:?} {policy} {now}"
             );
@@ -125,15 +135,15 @@ mod tests {
     #[test]
     fn first_the_error_then_the_back_off() {
         assert_eq!(
-            waiting_reason("ErrImagePull", 1_000, 10_000, 3_499),
+            waiting_reason("ErrImagePull", at(1_000), 10_000, at(3_499)),
             "ErrImagePull"
         );
         assert_eq!(
-            waiting_reason("ErrImagePull", 1_000, 10_000, 3_500),
+            waiting_reason("ErrImagePull", at(1_000), 10_000, at(3_500)),
             "ImagePullBackOff"
         );
         assert_eq!(
-            waiting_reason("ErrImageNeverPull", 0, 10, 99),
+            waiting_reason("ErrImageNeverPull", at(0), 10, at(99)),
             "ErrImageNeverPull"
         );
     }

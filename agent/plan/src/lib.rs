@@ -1,8 +1,8 @@
 //! What a node does next, as a function of what is wanted and what is: no I/O, no
 //! clock, no randomness, and nothing that can fail.
 //!
-//! Reading order: `settings` and `world` (the arguments), with the values in `step`,
-//! `link`, `endpoint`, `maps`; `action` (the answer); `pod` with `container`,
+//! Reading order: `settings` and `world` (the arguments), with the values in `time`,
+//! `step`, `link`, `endpoint`, `maps`; `action` (the answer); `pod` with `container`,
 //! `restart`, `image`, `probe`, then `create`, `user`, `volume`, `cgroup`, `route`,
 //! `service` with `batch`; `begin`, `outcome` and `take` take in what came of it, `status` and
 //! `event` say so, `record` remembers it. Values depend on no plan, plans on values,
@@ -35,6 +35,7 @@ pub mod status;
 pub mod step;
 pub mod stray;
 pub mod take;
+pub mod time;
 pub mod user;
 pub mod volume;
 pub mod world;
@@ -43,6 +44,7 @@ use std::collections::BTreeSet;
 
 use action::{Action, Problem};
 use settings::Settings;
+use time::Moment;
 use world::{Desired, Observed};
 
 /// The next steps of the whole node. Empty when it is as desired, or when
@@ -51,10 +53,11 @@ pub fn plan(
     desired: &Desired,
     observed: &Observed,
     settings: &Settings,
-    now: i64,
+    now: Moment,
 ) -> (Vec<Action>, Vec<Problem>) {
-    let (mut actions, mut problems) = route::plan(desired, &observed.network, settings, now);
-    actions.extend(stray::plan(desired, observed, now));
+    let (mut actions, mut problems) =
+        route::plan(desired, &observed.network, settings, now.monotonic);
+    actions.extend(stray::plan(desired, observed, now.monotonic));
     for service in desired.services.values() {
         let (more, bad) = service::plan(service.id, Some(service), &observed.maps);
         problems.extend(bad);

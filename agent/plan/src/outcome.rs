@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::action::{Action, HookKind, Instance};
 use crate::link::Route;
 use crate::probe::Kind;
+use crate::time::Moment;
 use crate::world::{Exit, ImageFacts};
 
 /// Which part of a pod.
@@ -89,8 +90,8 @@ pub enum Outcome {
     Started {
         /// Which.
         instance: Instance,
-        /// When. Milliseconds since the epoch.
-        result: Result<i64, Refusal>,
+        /// When, by the shim's word.
+        result: Result<Moment, Refusal>,
     },
     /// A container ended.
     Exited {

@@ -17,6 +17,7 @@ use crate::link;
 use crate::restart::{self, Role};
 use crate::settings::Settings;
 use crate::step::Step;
+use crate::time::{Moment, Monotonic};
 use crate::world::{Container, Desired, Finished, Hook, Life, Observed, Pod, Stop};
 
 /// Grace of a pod that the control plane has taken off the node, seconds.
@@ -29,8 +30,8 @@ pub struct PodPlan {
     pub actions: Vec<Action>,
     /// What cannot be had.
     pub problems: Vec<Problem>,
-    /// When time alone makes more due. Milliseconds since the epoch.
-    pub wake_ms: Option<i64>,
+    /// When time alone makes more due.
+    pub wake: Option<Monotonic>,
 }
 
 /// Plans one pod; `uid` is in `desired`, in `observed`, or in both.
@@ -39,8 +40,9 @@ pub fn plan(
     desired: &Desired,
     observed: &Observed,
     settings: &Settings,
-    now: i64,
+    moment: Moment,
 ) -> PodPlan {
+    let now = moment.monotonic;
     let mut plan = PodPlan::default();
     let wanted = desired.pods.get(uid);
     let Some(pod) = observed.pods.get(uid) else {
@@ -48,7 +50,7 @@ pub fn plan(
             Some(spec) if !observed.gone.contains(uid) => {
                 plan.actions.push(Action::Take {
                     spec: spec.clone(),
-                    now,
+                    now: moment.wall,
                 });
             }
             None if observed.gone.contains(uid) && desired.complete => {
@@ -64,7 +66,7 @@ pub fn plan(
     {
         plan.actions.push(Action::Take {
             spec: spec.clone(),
-            now,
+            now: moment.wall,
         });
         return plan;
     }
@@ -90,12 +92,17 @@ pub fn plan(
         containers(pod, ready, settings, now, &mut steps);
     }
     plan.actions = steps.actions;
-    plan.wake_ms = steps.wake_ms;
+    plan.wake = steps.wake;
     plan
 }
 
 /// The stop that a pod shall have and has not, or a sooner one.
-fn stop(wanted: Option<&Arc<v1::PodSpec>>, pod: &Pod, complete: bool, now: i64) -> Option<Stop> {
+fn stop(
+    wanted: Option<&Arc<v1::PodSpec>>,
+    pod: &Pod,
+    complete: bool,
+    now: Monotonic,
+) -> Option<Stop> {
     let grace_s = match wanted {
         Some(spec) => spec.stop_grace_seconds?,
         None if complete => REMOVED_GRACE_S,
@@ -104,15 +111,15 @@ fn stop(wanted: Option<&Arc<v1::PodSpec>>, pod: &Pod, complete: bool, now: i64) 
     let grace_ms = grace_s.max(0).saturating_mul(1000);
     match pod.stop {
         None => Some(Stop {
-            since_ms: now,
-            deadline_ms: now.saturating_add(grace_ms),
+            since: now,
+            deadline: now + grace_ms,
         }),
         // Asked again with less grace.
         Some(before) => {
-            let deadline_ms = before.since_ms.saturating_add(grace_ms);
-            (deadline_ms < before.deadline_ms).then_some(Stop {
-                since_ms: before.since_ms,
-                deadline_ms,
+            let deadline = before.since + grace_ms;
+            (deadline < before.deadline).then_some(Stop {
+                since: before.since,
+                deadline,
             })
         }
     }
@@ -124,7 +131,7 @@ fn sandbox(
     pod: &Pod,
     observed: &Observed,
     settings: &Settings,
-    now: i64,
+    now: Monotonic,
     steps: &mut Steps,
     problems: &mut Vec<Problem>,
 ) -> Ready {
@@ -174,7 +181,7 @@ fn network(
     pod: &Pod,
     observed: &Observed,
     settings: &Settings,
-    now: i64,
+    now: Monotonic,
     steps: &mut Steps,
     problems: &mut Vec<Problem>,
 ) -> bool {
@@ -243,7 +250,7 @@ pub fn initialized(pod: &Pod) -> bool {
     })
 }
 
-fn containers(pod: &Pod, ready: Ready, settings: &Settings, now: i64, steps: &mut Steps) {
+fn containers(pod: &Pod, ready: Ready, settings: &Settings, now: Monotonic, steps: &mut Steps) {
     if let Some(finished) = finished(pod) {
         steps.actions.push(Action::Finish {
             uid: pod.spec.uid.clone(),
@@ -335,7 +342,7 @@ fn ending(
     observed: &Observed,
     settings: &Settings,
     recorded: bool,
-    now: i64,
+    now: Monotonic,
     steps: &mut Steps,
 ) {
     let uid = || pod.spec.uid.clone();
@@ -372,7 +379,7 @@ fn ending(
 }
 
 /// True when nothing runs any more.
-fn end_containers(pod: &Pod, settings: &Settings, now: i64, steps: &mut Steps) -> bool {
+fn end_containers(pod: &Pod, settings: &Settings, now: Monotonic, steps: &mut Steps) -> bool {
     let state = |spec: &v1::ContainerSpec| pod.containers.get(&spec.name);
     let init = &pod.spec.init_containers;
     let others = || {
@@ -380,16 +387,16 @@ fn end_containers(pod: &Pod, settings: &Settings, now: i64, steps: &mut Steps) -
         init.chain(&pod.spec.containers)
             .filter_map(|spec| Some((spec, state(spec)?)))
     };
-    let until = match pod.stop {
-        Some(stop) => (stop.since_ms, stop.deadline_ms),
-        None => {
-            // A pod that finished: from the moment at which its last container ended.
-            let ends = others().filter_map(|(_, c)| ended_ms(c));
-            let since = ends.max().unwrap_or(now);
-            let grace = pod.spec.termination_grace_period_seconds.max(0);
-            (since, since.saturating_add(grace.saturating_mul(1000)))
+    let until = pod.stop.unwrap_or_else(|| {
+        // A pod that finished: from the moment at which its last container ended.
+        let ends = others().filter_map(|(_, c)| ended(c));
+        let since = ends.max().unwrap_or(now);
+        let grace = pod.spec.termination_grace_period_seconds.max(0);
+        Stop {
+            since,
+            deadline: since + grace.saturating_mul(1000),
         }
-    };
+    });
     for (spec, state) in others() {
         container::end(pod, spec, state, (until, true), settings, now, steps);
     }
@@ -405,9 +412,9 @@ fn end_containers(pod: &Pod, settings: &Settings, now: i64, steps: &mut Steps) -
     !pod.containers.values().any(alive)
 }
 
-fn ended_ms(container: &Container) -> Option<i64> {
+fn ended(container: &Container) -> Option<Monotonic> {
     match &container.life {
-        Life::Exited(exit) => Some(exit.finished_ms),
+        Life::Exited(exit) => Some(exit.finished.monotonic),
         Life::None
         | Life::Creating
         | Life::Created
@@ -417,7 +424,7 @@ fn ended_ms(container: &Container) -> Option<i64> {
     }
 }
 
-fn remove_sandbox(pod: &Pod, observed: &Observed, now: i64, steps: &mut Steps) {
+fn remove_sandbox(pod: &Pod, observed: &Observed, now: Monotonic, steps: &mut Steps) {
     // What is still being made must have come back, or it would be left over.
     let busy = [
         &pod.cgroup,

@@ -9,6 +9,8 @@
 
 use proto::v1;
 
+use crate::time::Monotonic;
+
 /// First repetition of a probe that has not succeeded yet, milliseconds.
 const QUICK_MS: i64 = 20;
 
@@ -89,10 +91,10 @@ impl Probes {
 pub struct Probe {
     /// A probe is on its way.
     pub running: bool,
-    /// When the last one came back. Milliseconds since the epoch; 0: none yet.
-    pub last_ms: i64,
-    /// When a failure was counted last. Milliseconds since the epoch.
-    pub counted_ms: i64,
+    /// When the last one came back.
+    pub last: Option<Monotonic>,
+    /// When a failure was counted last.
+    pub counted: Option<Monotonic>,
     /// Successes in a row.
     pub successes: u32,
     /// Failures in a row.
@@ -111,12 +113,11 @@ fn period_ms(spec: &v1::Probe) -> i64 {
     i64::from(spec.period_seconds.max(1)) * 1000
 }
 
-/// When the probe is due. Milliseconds since the epoch; may lie in the past.
-pub fn due_ms(kind: Kind, spec: &v1::Probe, probe: &Probe, started_ms: i64) -> i64 {
-    let first = started_ms + i64::from(spec.initial_delay_seconds) * 1000;
-    if probe.last_ms == 0 {
-        return first;
-    }
+/// When the probe of a container that was started then is due; may lie in the past.
+pub fn due(kind: Kind, spec: &v1::Probe, probe: &Probe, started: Monotonic) -> Monotonic {
+    let Some(last) = probe.last else {
+        return started + i64::from(spec.initial_delay_seconds) * 1000;
+    };
     let period = period_ms(spec);
     let quick = match kind {
         Kind::Startup | Kind::Readiness => !probe.settled,
@@ -127,15 +128,21 @@ pub fn due_ms(kind: Kind, spec: &v1::Probe, probe: &Probe, started_ms: i64) -> i
     } else {
         period
     };
-    probe.last_ms + pause
+    last + pause
 }
 
 /// Takes a result in. True when the verdict (`passing`, `failing`) changed.
-pub fn record(kind: Kind, spec: &v1::Probe, probe: &mut Probe, success: bool, now: i64) -> bool {
+pub fn record(
+    kind: Kind,
+    spec: &v1::Probe,
+    probe: &mut Probe,
+    success: bool,
+    now: Monotonic,
+) -> bool {
     let before = (probe.passing, probe.failing);
     probe.running = false;
-    let first = probe.last_ms == 0;
-    probe.last_ms = now;
+    let first = probe.last.is_none();
+    probe.last = Some(now);
     if success {
         probe.settled = true;
         probe.failures = 0;
@@ -157,10 +164,11 @@ pub fn record(kind: Kind, spec: &v1::Probe, probe: &mut Probe, success: bool, no
         Kind::Liveness => false,
     };
     // Quick repetitions inside one period are one failure.
-    if quick && !first && now - probe.counted_ms < period_ms(spec) {
+    let lately = probe.counted.is_some_and(|at| now - at < period_ms(spec));
+    if quick && !first && lately {
         return before != (probe.passing, probe.failing);
     }
-    probe.counted_ms = now;
+    probe.counted = Some(now);
     probe.failures = probe.failures.saturating_add(1);
     if probe.failures >= spec.failure_threshold.max(1) {
         probe.passing = false;
@@ -172,6 +180,10 @@ pub fn record(kind: Kind, spec: &v1::Probe, probe: &mut Probe, success: bool, no
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn at(ms: i64) -> Monotonic {
+        Monotonic::from_ms(ms)
+    }
 
     fn spec(period: u32, success: u32, failure: u32) -> v1::Probe {
         v1::Probe {
@@ -187,12 +199,12 @@ mod tests {
     fn initial_delay_then_quick_then_period() {
         let spec = spec(10, 1, 3);
         let mut probe = Probe::default();
-        assert_eq!(due_ms(Kind::Readiness, &spec, &probe, 1_000), 4_000);
-        let mut now = 4_000;
+        assert_eq!(due(Kind::Readiness, &spec, &probe, at(1_000)), at(4_000));
+        let mut now = at(4_000);
         let mut pauses = Vec::new();
         for _ in 0..11 {
             record(Kind::Readiness, &spec, &mut probe, false, now);
-            let due = due_ms(Kind::Readiness, &spec, &probe, 1_000);
+            let due = due(Kind::Readiness, &spec, &probe, at(1_000));
             pauses.push(due - now);
             now = due;
         }
@@ -207,7 +219,7 @@ mod tests {
         assert!(probe.failing);
         record(Kind::Readiness, &spec, &mut probe, true, now);
         assert!(probe.passing && !probe.failing);
-        assert_eq!(due_ms(Kind::Readiness, &spec, &probe, 1_000), now + 10_000);
+        assert_eq!(due(Kind::Readiness, &spec, &probe, at(1_000)), now + 10_000);
     }
 
     #[test]
@@ -216,11 +228,11 @@ mod tests {
         let mut probe = Probe::default();
         for (now, changed) in [(1_000, false), (2_000, false), (3_000, true)] {
             assert_eq!(
-                record(Kind::Liveness, &spec, &mut probe, false, now),
+                record(Kind::Liveness, &spec, &mut probe, false, at(now)),
                 changed,
                 "{now}"
             );
-            assert_eq!(due_ms(Kind::Liveness, &spec, &probe, 0), now + 1_000);
+            assert_eq!(due(Kind::Liveness, &spec, &probe, at(0)), at(now + 1_000));
         }
         assert!(probe.failing);
     }
@@ -230,15 +242,15 @@ mod tests {
         let spec = spec(1, 2, 2);
         let mut probe = Probe::default();
         for (now, success) in [(1_000, false), (2_000, true), (3_000, false), (4_000, true)] {
-            record(Kind::Readiness, &spec, &mut probe, success, now);
+            record(Kind::Readiness, &spec, &mut probe, success, at(now));
             assert!(!probe.passing && !probe.failing, "at {now}");
         }
-        record(Kind::Readiness, &spec, &mut probe, true, 5_000);
+        record(Kind::Readiness, &spec, &mut probe, true, at(5_000));
         assert!(probe.passing);
         // Ready, then one failure of two: still ready.
-        record(Kind::Readiness, &spec, &mut probe, false, 6_000);
+        record(Kind::Readiness, &spec, &mut probe, false, at(6_000));
         assert!(probe.passing);
-        record(Kind::Readiness, &spec, &mut probe, false, 7_000);
+        record(Kind::Readiness, &spec, &mut probe, false, at(7_000));
         assert!(!probe.passing);
     }
 

@@ -8,13 +8,14 @@ use proto::v1;
 
 use crate::restart::Backoff;
 use crate::step::Step;
+use crate::time::{Moment, Monotonic, Wall};
 use crate::world::{
     Container, Exit, Finished, Hook, Image, ImageFacts, Life, Pod, Stop, container_id,
     parse_container_id,
 };
 
-/// What is to be remembered of a pod.
-pub fn of(pod: &Pod) -> v1::PodRecord {
+/// What is to be remembered of a pod. Monotonic times are of the boot with this id.
+pub fn of(pod: &Pod, boot_id: &str) -> v1::PodRecord {
     let containers = pod
         .containers
         .iter()
@@ -22,9 +23,12 @@ pub fn of(pod: &Pod) -> v1::PodRecord {
         .collect();
     v1::PodRecord {
         spec: Some((*pod.spec).clone()),
-        seen_ms: pod.seen_ms,
-        stop_since_ms: pod.stop.map_or(0, |s| s.since_ms),
-        stop_deadline_ms: pod.stop.map_or(0, |s| s.deadline_ms.max(1)),
+        seen_ms: pod.seen.ms(),
+        stop: pod.stop.map(|stop| v1::pod_record::Stop {
+            since_monotonic_ms: stop.since.ms(),
+            deadline_monotonic_ms: stop.deadline.ms(),
+        }),
+        boot_id: boot_id.into(),
         finished: finished_text(pod.finished).into(),
         containers,
         conditions: pod.conditions.clone(),
@@ -49,6 +53,15 @@ fn container(pod: &Pod, name: &str, c: &Container) -> v1::ContainerRecord {
         | Image::Pulling
         | Image::Failed { .. } => 0,
     };
+    let ended = match &c.life {
+        Life::Exited(exit) => Some(exit),
+        Life::None
+        | Life::Creating
+        | Life::Created
+        | Life::Starting
+        | Life::Running { .. }
+        | Life::Refused { .. } => None,
+    };
     let uid = &pod.spec.uid;
     v1::ContainerRecord {
         name: name.into(),
@@ -56,16 +69,9 @@ fn container(pod: &Pod, name: &str, c: &Container) -> v1::ContainerRecord {
         image_id: c.image_id.clone(),
         stop_signal,
         delay_ms: c.backoff.delay_ms,
-        updated_ms: c.backoff.updated_ms,
-        ended: match &c.life {
-            Life::Exited(exit) => Some(terminated(uid, name, exit)),
-            Life::None
-            | Life::Creating
-            | Life::Created
-            | Life::Starting
-            | Life::Running { .. }
-            | Life::Refused { .. } => None,
-        },
+        updated_monotonic_ms: c.backoff.updated.ms(),
+        ended: ended.map(|exit| terminated(uid, name, exit)),
+        ended_monotonic_ms: ended.map_or(0, |exit| exit.finished.monotonic.ms()),
         last: c.last.as_ref().map(|exit| terminated(uid, name, exit)),
         started: c.probes.startup.passing,
         ready: c.probes.readiness.passing,
@@ -80,30 +86,45 @@ pub fn terminated(uid: &str, name: &str, exit: &Exit) -> v1::container_state::Te
         signal: exit.signal,
         reason: exit.reason.clone(),
         message: exit.message.clone(),
-        started_ms: exit.started_ms,
-        finished_ms: exit.finished_ms,
+        started_ms: exit.started.ms(),
+        finished_ms: exit.finished.wall.ms(),
         container_id: format!("foil://{}", container_id(uid, name, exit.attempt)),
     }
 }
 
-fn exit(of: &v1::container_state::Terminated) -> Exit {
+fn exit(of: &v1::container_state::Terminated, ended: Monotonic) -> Exit {
     let id = of.container_id.strip_prefix("foil://").unwrap_or_default();
     Exit {
         code: of.exit_code,
         signal: of.signal,
         reason: of.reason.clone(),
         message: of.message.clone(),
-        started_ms: of.started_ms,
-        finished_ms: of.finished_ms,
+        started: Wall::from_ms(of.started_ms),
+        finished: Moment {
+            monotonic: ended,
+            wall: Wall::from_ms(of.finished_ms),
+        },
         attempt: parse_container_id(id).map_or(0, |(_, _, attempt)| attempt),
     }
 }
 
 /// A pod as it was remembered: nothing of its sandbox is known to be there yet.
 /// `None` when the record names no pod.
-pub fn restore(record: v1::PodRecord, now: i64) -> Option<Pod> {
+///
+/// After a reboot the times of the record mean nothing: ends are taken for ends of
+/// now, a stop has no grace left, and back-offs begin anew, as kubelet's do.
+pub fn restore(record: v1::PodRecord, boot_id: &str, now: Monotonic) -> Option<Pod> {
+    let same_boot = record.boot_id == boot_id;
+    // A time in the future would be of another time namespace: never wait for it.
+    let past = |ms: i64| {
+        if same_boot {
+            Monotonic::from_ms(ms).min(now)
+        } else {
+            now
+        }
+    };
     let spec = record.spec.filter(|s| !s.uid.is_empty())?;
-    let mut pod = Pod::new(Arc::new(spec), record.seen_ms);
+    let mut pod = Pod::new(Arc::new(spec), Wall::from_ms(record.seen_ms));
     pod.record = Step::Ready;
     pod.conditions = record.conditions;
     pod.finished = match record.finished.as_str() {
@@ -111,25 +132,31 @@ pub fn restore(record: v1::PodRecord, now: i64) -> Option<Pod> {
         "Failed" => Some(Finished::Failed),
         _ => None,
     };
-    if record.stop_deadline_ms != 0 {
-        let (since_ms, deadline_ms) = (record.stop_since_ms, record.stop_deadline_ms);
-        pod.stop = Some(Stop {
-            since_ms,
-            deadline_ms,
-        });
-    }
+    pod.stop = record.stop.map(|stop| Stop {
+        since: past(stop.since_monotonic_ms),
+        deadline: if same_boot {
+            Monotonic::from_ms(stop.deadline_monotonic_ms)
+        } else {
+            now
+        },
+    });
     for kept in record.containers {
         let Some(c) = pod.containers.get_mut(&kept.name) else {
             continue;
         };
         c.attempt = kept.attempt;
-        c.backoff = Backoff {
-            delay_ms: kept.delay_ms,
-            updated_ms: kept.updated_ms,
-        };
-        c.last = kept.last.as_ref().map(exit);
+        if same_boot {
+            c.backoff = Backoff {
+                delay_ms: kept.delay_ms,
+                updated: past(kept.updated_monotonic_ms),
+            };
+        }
+        c.last = kept
+            .last
+            .as_ref()
+            .map(|last| exit(last, Monotonic::default()));
         if let Some(ended) = &kept.ended {
-            c.life = Life::Exited(exit(ended));
+            c.life = Life::Exited(exit(ended, past(kept.ended_monotonic_ms)));
         }
         if !kept.image_id.is_empty() {
             c.image = Image::Ready(Arc::new(ImageFacts {
@@ -150,7 +177,7 @@ pub fn restore(record: v1::PodRecord, now: i64) -> Option<Pod> {
             if passing {
                 probe.passing = true;
                 probe.settled = true;
-                probe.last_ms = now;
+                probe.last = Some(now);
             }
         }
     }
@@ -173,6 +200,10 @@ pub fn adopt(pod: &mut Pod, name: &str, attempt: u32, found: Life) {
         c.life = Life::None;
     }
     if !matches!(c.life, Life::Exited(_)) {
+        if matches!(found, Life::Exited(_)) {
+            // On disk before the instance that knows of it is deleted.
+            pod.record = Step::Absent;
+        }
         c.life = found;
     }
 }
@@ -223,23 +254,32 @@ mod tests {
     use super::*;
     use crate::simulate;
 
+    fn at(ms: i64) -> Monotonic {
+        Monotonic::from_ms(ms)
+    }
+
+    fn pod() -> Pod {
+        Pod::new(Arc::new(simulate::pod_spec("u", 1)), Wall::from_ms(5))
+    }
+
     #[test]
     fn what_is_remembered_comes_back() {
-        let mut pod = Pod::new(Arc::new(simulate::pod_spec("u", 1)), 5);
+        let mut pod = pod();
         pod.stop = Some(Stop {
-            since_ms: 7,
-            deadline_ms: 8,
+            since: at(7),
+            deadline: at(800),
         });
         pod.finished = Some(Finished::Failed);
         let c = pod.containers.get_mut("c0").unwrap();
         c.attempt = 3;
         c.backoff = Backoff {
             delay_ms: 20,
-            updated_ms: 30,
+            updated: at(30),
         };
         c.life = Life::Exited(Exit {
             code: 1,
             reason: "Error".into(),
+            finished: Moment::from_ms(60, 1_700_000_000_060),
             attempt: 3,
             ..Exit::default()
         });
@@ -250,11 +290,24 @@ mod tests {
         });
         c.image_id = "i@sha256:1".into();
         c.probes.readiness.passing = true;
-        let back = restore(of(&pod), 99).unwrap();
-        assert_eq!(of(&back), of(&pod));
+        let back = restore(of(&pod, "boot"), "boot", at(99)).unwrap();
+        assert_eq!(of(&back, "boot"), of(&pod, "boot"));
         assert_eq!(back.containers["c0"].life, pod.containers["c0"].life);
         assert_eq!(back.containers["c0"].last, pod.containers["c0"].last);
         assert!(back.containers["c0"].probes.readiness.passing);
+        // After a reboot its clock is at 50 ms: nothing waits for a time of the other boot.
+        let back = restore(of(&pod, "boot"), "another", at(50)).unwrap();
+        let stop = Stop {
+            since: at(50),
+            deadline: at(50),
+        };
+        assert_eq!(back.stop, Some(stop));
+        let c = &back.containers["c0"];
+        assert_eq!((c.attempt, c.backoff), (3, Backoff::default()));
+        let Life::Exited(exit) = &c.life else {
+            panic!("{:?}", c.life);
+        };
+        assert_eq!(exit.finished, Moment::from_ms(50, 1_700_000_000_060));
     }
 
     #[test]
@@ -265,7 +318,7 @@ mod tests {
             programs: true,
             shim: true,
         };
-        let mut pod = Pod::new(Arc::new(simulate::pod_spec("u", 1)), 5);
+        let mut pod = pod();
         adopt_sandbox(&mut pod, &whole);
         let ready = [&pod.namespaces, &pod.link, &pod.programs, &pod.shim];
         assert!(ready.iter().all(|step| **step == Step::Ready), "{ready:?}");
@@ -282,17 +335,15 @@ mod tests {
 
     #[test]
     fn a_newer_instance_than_the_record_wins_and_older_ones_are_left_over() {
-        let mut pod = Pod::new(Arc::new(simulate::pod_spec("u", 1)), 5);
+        let mut pod = pod();
         pod.containers.get_mut("c0").unwrap().attempt = 1;
         adopt(&mut pod, "c0", 0, Life::Exited(Exit::default()));
         assert_eq!(pod.containers["c0"].attempt, 1);
         assert_eq!(pod.containers["c0"].life, Life::None);
-        adopt(&mut pod, "c0", 2, Life::Running { started_ms: 4 });
+        let started = Moment::from_ms(4, 4);
+        adopt(&mut pod, "c0", 2, Life::Running { started });
         let c = &pod.containers["c0"];
-        assert_eq!(
-            (c.attempt, c.life.clone()),
-            (2, Life::Running { started_ms: 4 })
-        );
+        assert_eq!((c.attempt, c.life.clone()), (2, Life::Running { started }));
         assert_eq!(c.remains.iter().copied().collect::<Vec<_>>(), [0, 2]);
     }
 }

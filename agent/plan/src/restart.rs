@@ -6,13 +6,15 @@
 
 use proto::v1;
 
+use crate::time::Monotonic;
+
 /// Delays between the instances of one container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Backoff {
     /// Delay before the next restart, milliseconds; 0: none yet.
     pub delay_ms: i64,
-    /// When the last restart was decided. Milliseconds since the epoch.
-    pub updated_ms: i64,
+    /// When the last restart was decided.
+    pub updated: Monotonic,
 }
 
 /// Is it time for the next instance?
@@ -20,27 +22,33 @@ pub struct Backoff {
 pub enum Restart {
     /// Start now; the back-off is then this.
     Now(Backoff),
-    /// CrashLoopBackOff until then. Milliseconds since the epoch.
-    At(i64),
+    /// CrashLoopBackOff until then.
+    At(Monotonic),
 }
 
-/// What comes after an instance that ended at `finished_ms`.
-pub fn after(backoff: Backoff, finished_ms: i64, base_ms: i64, max_ms: i64, now: i64) -> Restart {
-    let expired = finished_ms - backoff.updated_ms > 2 * max_ms;
+/// What comes after an instance that ended at `finished`. Delays in milliseconds.
+pub fn after(
+    backoff: Backoff,
+    finished: Monotonic,
+    base_ms: i64,
+    max_ms: i64,
+    now: Monotonic,
+) -> Restart {
+    let expired = finished - backoff.updated > 2 * max_ms;
     if backoff.delay_ms == 0 || expired {
         return Restart::Now(Backoff {
             delay_ms: base_ms.min(max_ms),
-            updated_ms: now,
+            updated: now,
         });
     }
-    let due = finished_ms + backoff.delay_ms;
+    let due = finished + backoff.delay_ms;
     if now < due {
         return Restart::At(due);
     }
     let delay_ms = backoff.delay_ms.saturating_mul(2).min(max_ms);
     Restart::Now(Backoff {
         delay_ms,
-        updated_ms: now,
+        updated: now,
     })
 }
 
@@ -88,10 +96,10 @@ mod tests {
     /// Instances that each run for `ran_ms`; the delays between end and restart.
     fn delays(ran_ms: i64, count: usize) -> Vec<i64> {
         let (base, max) = (10_000, 300_000);
-        let (mut backoff, mut now) = (Backoff::default(), 1_000_000);
+        let (mut backoff, mut now) = (Backoff::default(), Monotonic::from_ms(1_000_000));
         let mut seen = Vec::new();
         for _ in 0..count {
-            now += ran_ms;
+            now = now + ran_ms;
             let finished = now;
             backoff = loop {
                 match after(backoff, finished, base, max, now) {

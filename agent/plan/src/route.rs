@@ -11,6 +11,7 @@ use crate::action::{Action, Problem};
 use crate::link::{Cidr, Network, Route, SERVICE_LINK};
 use crate::settings::Settings;
 use crate::step::Step;
+use crate::time::Monotonic;
 use crate::world::Desired;
 
 /// Routes that the node shall have, and what cannot be had.
@@ -85,7 +86,7 @@ pub fn plan(
     desired: &Desired,
     network: &Network,
     settings: &Settings,
-    now: i64,
+    now: Monotonic,
 ) -> (Vec<Action>, Vec<Problem>) {
     let (wanted, problems) = routes(desired, settings);
     let mut actions = Vec::new();
@@ -122,7 +123,7 @@ pub fn plan(
 }
 
 /// When time alone makes something due.
-pub fn wake(network: &Network) -> Option<i64> {
+pub fn wake(network: &Network) -> Option<Monotonic> {
     network.pending.values().filter_map(Step::wake).min()
 }
 
@@ -199,7 +200,7 @@ mod tests {
         let mut wanted = desired();
         wanted.complete = false;
         let deletes = |wanted: &Desired| {
-            plan(wanted, &network, &settings(), 0)
+            plan(wanted, &network, &settings(), Monotonic::default())
                 .0
                 .iter()
                 .filter(|a| matches!(a, Action::DeleteRoute { .. }))

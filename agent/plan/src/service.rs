@@ -242,6 +242,7 @@ pub fn sweep(desired: &Desired, maps: &Maps) -> Vec<Action> {
 mod tests {
     use super::*;
     use crate::simulate;
+    use crate::time::Moment;
     use crate::world::Observed;
     use proptest::prelude::*;
 
@@ -280,7 +281,7 @@ mod tests {
         let (actions, problems) = plan(id, service, &observed.maps);
         assert!(problems.is_empty(), "{problems:?}");
         for action in &actions {
-            simulate::simulate(observed, action, 0);
+            simulate::simulate(observed, action, Moment::default());
         }
         assert_eq!(
             plan(id, service, &observed.maps).0,
@@ -403,7 +404,7 @@ mod tests {
             .services
             .insert("default/s2".into(), service(2, vec![active(2)]));
         for action in sweep(&desired, &observed.maps) {
-            simulate::simulate(&mut observed, &action, 0);
+            simulate::simulate(&mut observed, &action, Moment::default());
         }
         assert_eq!(sweep(&desired, &observed.maps), []);
         assert_eq!(observed.maps.backends().len(), 1);

@@ -12,6 +12,7 @@ use proto::v1;
 use crate::action::Action;
 use crate::outcome::{Outcome, Part};
 use crate::settings::Settings;
+use crate::time::Moment;
 use crate::world::{ImageFacts, Observed};
 
 /// Settings of a node that exists in tests only.
@@ -55,7 +56,7 @@ pub fn pod_spec(uid: &str, containers: usize) -> v1::PodSpec {
 }
 
 /// Begins an action and lets it succeed at once.
-pub fn simulate(observed: &mut Observed, action: &Action, now: i64) {
+pub fn simulate(observed: &mut Observed, action: &Action, now: Moment) {
     let settings = settings();
     observed.begin(action, &settings);
     if let Some(outcome) = success(action, now) {
@@ -64,7 +65,7 @@ pub fn simulate(observed: &mut Observed, action: &Action, now: i64) {
 }
 
 /// What comes back when an action succeeds; `None` where nothing does.
-pub fn success(action: &Action, now: i64) -> Option<Outcome> {
+pub fn success(action: &Action, now: Moment) -> Option<Outcome> {
     let part = |uid: &String, part| {
         Some(Outcome::Part {
             uid: uid.clone(),
@@ -124,7 +125,7 @@ pub fn success(action: &Action, now: i64) -> Option<Outcome> {
                 code: 128 + signal,
                 signal: *signal,
                 reason: "Error".into(),
-                finished_ms: now,
+                finished: now,
                 attempt: instance.attempt,
                 ..Default::default()
             },

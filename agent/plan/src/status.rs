@@ -15,10 +15,11 @@ use crate::record::{finished_text, terminated};
 use crate::restart::{self, Restart};
 use crate::settings::Settings;
 use crate::step::Step;
+use crate::time::{Moment, Monotonic, Wall};
 use crate::world::{Container, Image, Life, Pod, container_id};
 
 /// What is told of a pod now.
-pub fn of(pod: &Pod, settings: &Settings, now: i64) -> v1::PodStatus {
+pub fn of(pod: &Pod, settings: &Settings, now: Moment) -> v1::PodStatus {
     let spec = &pod.spec;
     let initialized = initialized(pod);
     let states = |list: &[v1::ContainerSpec], init: bool| -> Vec<v1::ContainerStatus> {
@@ -31,7 +32,7 @@ pub fn of(pod: &Pod, settings: &Settings, now: i64) -> v1::PodStatus {
                 } else {
                     "ContainerCreating"
                 };
-                Some(container(pod, c, state, waiting, settings, now))
+                Some(container(pod, c, state, waiting, settings, now.monotonic))
             })
             .collect()
     };
@@ -68,7 +69,7 @@ pub fn of(pod: &Pod, settings: &Settings, now: i64) -> v1::PodStatus {
     ];
     let conditions = wanted
         .into_iter()
-        .map(|(kind, holds, reason)| condition(pod, kind, holds, reason, now, &containers))
+        .map(|(kind, holds, reason)| condition(pod, kind, holds, reason, now.wall, &containers))
         .collect();
     v1::PodStatus {
         uid: spec.uid.clone(),
@@ -80,7 +81,7 @@ pub fn of(pod: &Pod, settings: &Settings, now: i64) -> v1::PodStatus {
         message: String::new(),
         pod_ips: if addressed { vec![address] } else { Vec::new() },
         host_ip: settings.node_ip.to_string(),
-        start_time_ms: pod.seen_ms,
+        start_time_ms: pod.seen.ms(),
         conditions,
         init_containers,
         containers,
@@ -93,7 +94,7 @@ fn condition(
     kind: &str,
     holds: bool,
     reason: &str,
-    now: i64,
+    now: Wall,
     containers: &[v1::ContainerStatus],
 ) -> v1::Condition {
     let status = if holds { "True" } else { "False" };
@@ -116,7 +117,7 @@ fn condition(
         status: status.into(),
         reason: if holds { String::new() } else { reason.into() },
         message,
-        last_transition_ms: before.map_or(now, |c| c.last_transition_ms),
+        last_transition_ms: before.map_or(now.ms(), |c| c.last_transition_ms),
     }
 }
 
@@ -146,7 +147,7 @@ fn container(
     c: &Container,
     waiting: &'static str,
     settings: &Settings,
-    now: i64,
+    now: Monotonic,
 ) -> v1::ContainerStatus {
     let uid = &pod.spec.uid;
     let name = &spec.name;
@@ -160,12 +161,12 @@ fn container(
     let mut current = Some(c.attempt);
     let (mut started, mut ready) = (false, false);
     let state = match &c.life {
-        Life::Running { started_ms } => {
+        Life::Running { started: at } => {
             let hooked = spec.post_start.is_none() || c.post_start == crate::world::Hook::Done;
             started = hooked && c.probes.started(spec);
             ready = started && c.probes.ready(spec);
             Some(State::Running(Running {
-                started_ms: *started_ms,
+                started_ms: at.wall.ms(),
             }))
         }
         Life::Exited(exit) => {
@@ -173,7 +174,7 @@ fn container(
             let again = restart::wanted(role, &pod.spec.restart_policy, exit.code)
                 && pod.stop.is_none()
                 && pod.finished.is_none();
-            let held = next_backoff(c.backoff, exit.finished_ms, settings, now);
+            let held = next_backoff(c.backoff, exit.finished.monotonic, settings, now);
             match held {
                 Restart::At(_) if again => {
                     last = Some(exit);
@@ -205,10 +206,10 @@ fn container(
                 Image::Failed {
                     reason,
                     message,
-                    at_ms,
+                    at,
                     delay_ms,
                 } => {
-                    let reason = image::waiting_reason(reason, *at_ms, *delay_ms, now);
+                    let reason = image::waiting_reason(reason, *at, *delay_ms, now);
                     let message = if reason == "ImagePullBackOff" {
                         format!(
                             "Back-off pulling image {:?}: ErrImagePull: {message}",
@@ -289,8 +290,15 @@ mod tests {
     use crate::world::{Exit, Finished};
     use std::sync::Arc;
 
+    fn at(ms: i64) -> Moment {
+        Moment::from_ms(ms, ms)
+    }
+
     fn pod(containers: usize) -> Pod {
-        Pod::new(Arc::new(simulate::pod_spec("u", containers)), 0)
+        Pod::new(
+            Arc::new(simulate::pod_spec("u", containers)),
+            Wall::default(),
+        )
     }
 
     fn exited(code: i32, finished_ms: i64) -> Life {
@@ -298,7 +306,7 @@ mod tests {
         Life::Exited(Exit {
             code,
             reason: reason.into(),
-            finished_ms,
+            finished: at(finished_ms),
             ..Exit::default()
         })
     }
@@ -320,11 +328,11 @@ mod tests {
 
     #[test]
     fn phases_and_reasons() {
-        let running = || Life::Running { started_ms: 1 };
+        let running = || Life::Running { started: at(1) };
         let refused = Life::Refused {
             reason: "CreateContainerError",
             message: "no".into(),
-            at_ms: 0,
+            at: at(0).monotonic,
         };
         // (lives, phase, reason of the first, ready)
         let rows = [
@@ -355,7 +363,7 @@ mod tests {
             for (i, life) in lives.into_iter().enumerate() {
                 pod.containers.get_mut(&format!("c{i}")).unwrap().life = life;
             }
-            let status = of(&pod, &settings(), 10);
+            let status = of(&pod, &settings(), at(10));
             assert_eq!(
                 (status.phase.as_str(), reason(&status, 0).as_str()),
                 (phase, first)
@@ -372,9 +380,9 @@ mod tests {
         c.attempt = 4;
         c.backoff = Backoff {
             delay_ms: 80_000,
-            updated_ms: 99_000,
+            updated: at(99_000).monotonic,
         };
-        let status = of(&pod, &settings(), 100_001);
+        let status = of(&pod, &settings(), at(100_001));
         assert_eq!(reason(&status, 0), "CrashLoopBackOff");
         assert_eq!(status.phase, "Running");
         assert_eq!(status.containers[0].restart_count, 4);
@@ -395,11 +403,14 @@ mod tests {
         pod.containers.get_mut("c0").unwrap().image = Image::Failed {
             reason: "ErrImagePull",
             message: "not found".into(),
-            at_ms: 1_000,
+            at: at(1_000).monotonic,
             delay_ms: 10_000,
         };
-        assert_eq!(reason(&of(&pod, &settings(), 1_000), 0), "ErrImagePull");
-        assert_eq!(reason(&of(&pod, &settings(), 4_000), 0), "ImagePullBackOff");
+        assert_eq!(reason(&of(&pod, &settings(), at(1_000)), 0), "ErrImagePull");
+        assert_eq!(
+            reason(&of(&pod, &settings(), at(4_000)), 0),
+            "ImagePullBackOff"
+        );
     }
 
     #[test]
@@ -407,7 +418,7 @@ mod tests {
         let mut pod = pod(1);
         pod.containers.get_mut("c0").unwrap().life = exited(0, 5);
         pod.finished = Some(Finished::Succeeded);
-        let status = of(&pod, &settings(), 10);
+        let status = of(&pod, &settings(), at(10));
         assert_eq!(status.phase, "Succeeded");
         let ready = status
             .conditions
@@ -423,10 +434,10 @@ mod tests {
     #[test]
     fn transition_times_stay_while_nothing_changes() {
         let mut pod = pod(1);
-        pod.conditions = of(&pod, &settings(), 10).conditions;
-        assert_eq!(of(&pod, &settings(), 20).conditions, pod.conditions);
-        pod.containers.get_mut("c0").unwrap().life = Life::Running { started_ms: 15 };
-        let ready = of(&pod, &settings(), 20);
+        pod.conditions = of(&pod, &settings(), at(10)).conditions;
+        assert_eq!(of(&pod, &settings(), at(20)).conditions, pod.conditions);
+        pod.containers.get_mut("c0").unwrap().life = Life::Running { started: at(15) };
+        let ready = of(&pod, &settings(), at(20));
         let ready = ready
             .conditions
             .iter()

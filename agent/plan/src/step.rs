@@ -2,6 +2,8 @@
 //!
 //! Part of `Observed`; written by `begin.rs` and `take.rs` only.
 
+use crate::time::Monotonic;
+
 /// How far something is that takes time and can fail.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Step {
@@ -12,31 +14,31 @@ pub enum Step {
     Busy(u32),
     /// There.
     Ready,
-    /// The last action failed; the next try may start at `retry_ms`.
+    /// The last action failed; the next try may start at `retry`.
     Failed {
         /// Why, in words.
         message: String,
         /// Failures in a row.
         tries: u32,
-        /// Milliseconds since the epoch.
-        retry_ms: i64,
+        /// When.
+        retry: Monotonic,
     },
 }
 
 impl Step {
     /// True if an action may start now.
-    pub fn due(&self, now: i64) -> bool {
+    pub fn due(&self, now: Monotonic) -> bool {
         match self {
             Step::Absent => true,
-            Step::Failed { retry_ms, .. } => now >= *retry_ms,
+            Step::Failed { retry, .. } => now >= *retry,
             Step::Busy(_) | Step::Ready => false,
         }
     }
 
     /// When an action becomes due, if time alone brings it.
-    pub fn wake(&self) -> Option<i64> {
+    pub fn wake(&self) -> Option<Monotonic> {
         match self {
-            Step::Failed { retry_ms, .. } => Some(*retry_ms),
+            Step::Failed { retry, .. } => Some(*retry),
             Step::Absent | Step::Busy(_) | Step::Ready => None,
         }
     }
@@ -60,7 +62,7 @@ impl Step {
 
     /// Notes how an action ended. After a failure it is tried again: after 0.2 s,
     /// then twice as long each time, up to a minute.
-    pub fn end(&mut self, result: Result<(), String>, now: i64) {
+    pub fn end(&mut self, result: Result<(), String>, now: Monotonic) {
         *self = match result {
             Ok(()) => Step::Ready,
             Err(message) => {
@@ -69,7 +71,7 @@ impl Step {
                 Step::Failed {
                     message,
                     tries,
-                    retry_ms: now + delay,
+                    retry: now + delay,
                 }
             }
         };

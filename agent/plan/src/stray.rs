@@ -6,10 +6,11 @@
 
 use crate::action::Action;
 use crate::link;
+use crate::time::Monotonic;
 use crate::world::{Desired, Observed};
 
 /// What removes it.
-pub fn plan(desired: &Desired, observed: &Observed, now: i64) -> Vec<Action> {
+pub fn plan(desired: &Desired, observed: &Observed, now: Monotonic) -> Vec<Action> {
     if !desired.complete {
         return Vec::new();
     }
@@ -51,6 +52,7 @@ mod tests {
     use super::*;
     use crate::simulate::simulate;
     use crate::step::Step;
+    use crate::time::Moment;
 
     #[test]
     fn strays_go_once_all_is_known() {
@@ -61,12 +63,12 @@ mod tests {
             .strays
             .insert("foil0123456789".into(), Step::Absent);
         let mut desired = Desired::default();
-        assert_eq!(plan(&desired, &observed, 0), []);
+        assert_eq!(plan(&desired, &observed, Monotonic::default()), []);
         desired.complete = true;
-        let actions = plan(&desired, &observed, 0);
+        let actions = plan(&desired, &observed, Monotonic::default());
         assert_eq!(actions.len(), 2);
         for action in actions {
-            simulate(&mut observed, &action, 0);
+            simulate(&mut observed, &action, Moment::default());
         }
         assert!(observed.strays.is_empty() && observed.network.strays.is_empty());
     }

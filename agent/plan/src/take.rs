@@ -18,11 +18,13 @@ use crate::probe::{self, Kind, Probes};
 use crate::restart::{self, Restart};
 use crate::settings::Settings;
 use crate::step::Step;
+use crate::time::{Moment, Monotonic, Wall};
 use crate::world::{CONFIG_ERROR, Exit, Hook, Image, Kill, Life, Observed};
 
 impl Observed {
     /// Takes an outcome in; what users are to be told.
-    pub fn take(&mut self, outcome: Outcome, settings: &Settings, now: i64) -> Vec<Note> {
+    pub fn take(&mut self, outcome: Outcome, settings: &Settings, moment: Moment) -> Vec<Note> {
+        let now = moment.monotonic;
         let mut notes = Vec::new();
         match outcome {
             Outcome::Part { uid, part, result } => {
@@ -119,7 +121,7 @@ impl Observed {
                     // Whoever tried has removed what there was of it.
                     c.remains.remove(&instance.attempt);
                 }
-                self.refused_or(&instance, result.map(drop), now, |life| {
+                self.refused_or(&instance, result.map(drop), moment, |life| {
                     *life = Life::Created
                 });
             }
@@ -139,14 +141,14 @@ impl Observed {
                         notes.extend(self.note(&instance, say));
                     }
                 }
-                let started_ms = result.as_ref().copied().unwrap_or(now);
+                let started = result.as_ref().copied().unwrap_or(moment);
                 if let (Ok(_), Some(pod)) = (&result, self.pods.get_mut(&instance.uid)) {
                     pod.record = Step::Absent;
                 }
-                self.refused_or(&instance, result.map(drop), now, |life| {
+                self.refused_or(&instance, result.map(drop), moment, |life| {
                     // It may have ended before the answer came.
                     if matches!(life, Life::Starting) {
-                        *life = Life::Running { started_ms };
+                        *life = Life::Running { started };
                     }
                 });
             }
@@ -176,7 +178,7 @@ impl Observed {
                             c.post_start = Hook::Done;
                             // As kubelet: a container whose hook failed is ended.
                             if result.is_err() && kill.is_none() {
-                                *kill = Some(Kill::new(now, now.saturating_add(grace)));
+                                *kill = Some(Kill::new(now, now + grace));
                             }
                         }
                     }
@@ -203,9 +205,9 @@ impl Observed {
                     container.remains.clear();
                     container.kill = None;
                     container.probes = Probes::default();
-                    let started_ms = match container.life {
-                        Life::Running { started_ms } => started_ms,
-                        Life::Creating | Life::Created | Life::Starting => 0,
+                    let started = match container.life {
+                        Life::Running { started } => started.wall,
+                        Life::Creating | Life::Created | Life::Starting => Wall::default(),
                         Life::None | Life::Exited(_) | Life::Refused { .. } => continue,
                     };
                     container.life = Life::Exited(Exit {
@@ -214,8 +216,8 @@ impl Observed {
                         reason: "ContainerStatusUnknown".into(),
                         message: "The container could not be located when the pod's shim ended"
                             .into(),
-                        started_ms,
-                        finished_ms: now,
+                        started,
+                        finished: moment,
                         attempt: container.attempt,
                     });
                 }
@@ -254,7 +256,12 @@ impl Observed {
         notes
     }
 
-    fn stray_removed(&mut self, uid: &str, result: Result<(), String>, now: i64) -> Vec<Note> {
+    fn stray_removed(
+        &mut self,
+        uid: &str,
+        result: Result<(), String>,
+        now: Monotonic,
+    ) -> Vec<Note> {
         if result.is_ok() {
             self.strays.remove(uid);
         } else if let Some(step) = self.strays.get_mut(uid) {
@@ -299,7 +306,7 @@ impl Observed {
         &mut self,
         instance: &Instance,
         result: Result<(), Refusal>,
-        now: i64,
+        now: Moment,
         good: impl FnOnce(&mut Life),
     ) {
         let Some(c) = self.container_mut(instance) else {
@@ -323,8 +330,8 @@ impl Observed {
                     signal: 0,
                     reason: reason.into(),
                     message,
-                    started_ms: 0,
-                    finished_ms: now,
+                    started: Wall::default(),
+                    finished: now,
                     attempt: instance.attempt,
                 });
                 c.kill = None;
@@ -337,7 +344,7 @@ impl Observed {
         c.life = Life::Refused {
             reason,
             message,
-            at_ms: now,
+            at: now.monotonic,
         };
         c.kill = None;
     }
@@ -347,7 +354,7 @@ impl Observed {
         instance: &Instance,
         exit: Exit,
         settings: &Settings,
-        now: i64,
+        now: Monotonic,
         notes: &mut Vec<Note>,
     ) {
         let spec = self.spec_of(instance);
@@ -358,7 +365,7 @@ impl Observed {
         if matches!(c.life, Life::Exited(_) | Life::None | Life::Refused { .. }) {
             return;
         }
-        let (backoff, finished_ms, code) = (c.backoff, exit.finished_ms, exit.code);
+        let (backoff, ended, code) = (c.backoff, exit.finished.monotonic, exit.code);
         c.life = Life::Exited(exit);
         c.kill = None;
         c.post_start = Hook::Waiting;
@@ -375,10 +382,7 @@ impl Observed {
             &pod_spec.restart_policy,
             code,
         );
-        let held = matches!(
-            next_backoff(backoff, finished_ms, settings, now),
-            Restart::At(_)
-        );
+        let held = matches!(next_backoff(backoff, ended, settings, now), Restart::At(_));
         if again && held && pod.stop.is_none() && pod.finished.is_none() {
             notes.push(event::back_off(&pod_spec, &container));
         }
@@ -389,7 +393,7 @@ impl Observed {
         instance: &Instance,
         kind: Kind,
         result: Result<(), String>,
-        now: i64,
+        now: Monotonic,
         notes: &mut Vec<Note>,
     ) {
         let Some((pod, container)) = self.spec_of(instance) else {
@@ -409,8 +413,8 @@ impl Observed {
         probe::record(kind, wanted, probe, result.is_ok(), now);
         // Quick repetitions at the start are not worth an event each.
         // Nor is the first failure of a program that is just starting.
-        let starting = kind != Kind::Liveness && !probe.settled && before.counted_ms == 0;
-        let counted = probe.counted_ms != before.counted_ms && !starting;
+        let starting = kind != Kind::Liveness && !probe.settled && before.counted.is_none();
+        let counted = probe.counted != before.counted && !starting;
         let failing = probe.failing && !before.failing;
         let turned = probe.passing != before.passing;
         if let (Err(message), true) = (&result, counted) {
@@ -451,11 +455,11 @@ impl Observed {
     }
 }
 
-fn failed(failure: ImageFailure, before_ms: i64, settings: &Settings, now: i64) -> Image {
+fn failed(failure: ImageFailure, before_ms: i64, settings: &Settings, now: Monotonic) -> Image {
     Image::Failed {
         reason: failure.reason,
         message: failure.message,
-        at_ms: now,
+        at: now,
         delay_ms: image::delay_ms(before_ms, settings),
     }
 }

@@ -10,6 +10,7 @@ use crate::action::{Action, Instance};
 use crate::outcome::{ImageFailure, Outcome, Refusal};
 use crate::simulate::{pod_spec, settings, simulate, success};
 use crate::status;
+use crate::time::{Moment, Monotonic, Wall};
 use crate::world::{Desired, Exit, Finished, Life, Observed};
 use crate::{plan, pod};
 
@@ -17,7 +18,9 @@ use crate::{plan, pod};
 struct Node {
     desired: Desired,
     observed: Observed,
-    now: i64,
+    now: Monotonic,
+    /// The wall clock, set to this many milliseconds more than `now`.
+    wall: i64,
     /// Every action, in order.
     log: Vec<Action>,
     /// Images that no registry has.
@@ -35,11 +38,17 @@ impl Node {
         Node {
             desired,
             observed: Observed::default(),
-            now: 1_000_000,
+            now: Monotonic::from_ms(1_000_000),
+            wall: 1_700_000_000_000,
             log: Vec::new(),
             missing: false,
             no_command: false,
         }
+    }
+
+    fn moment(&self) -> Moment {
+        let ms = self.now.ms();
+        Moment::from_ms(ms, ms + self.wall)
     }
 
     fn want(&mut self, spec: v1::PodSpec) {
@@ -60,7 +69,7 @@ impl Node {
     )]
     fn settle(&mut self) {
         for _ in 0..500 {
-            let (actions, _) = plan(&self.desired, &self.observed, &settings(), self.now);
+            let (actions, _) = plan(&self.desired, &self.observed, &settings(), self.moment());
             if actions.is_empty() {
                 return;
             }
@@ -74,11 +83,12 @@ impl Node {
                 let pull = matches!(action, Action::PullImage { .. });
                 let start = matches!(action, Action::StartContainer { .. });
                 if !(pull && self.missing || start && self.no_command) {
-                    simulate(&mut self.observed, &action, self.now);
+                    let now = self.moment();
+                    simulate(&mut self.observed, &action, now);
                     continue;
                 }
                 self.observed.begin(&action, &settings());
-                let good = success(&action, self.now).unwrap();
+                let good = success(&action, self.moment()).unwrap();
                 let failed = match good {
                     Outcome::ImagePulled {
                         instance, took_ms, ..
@@ -99,7 +109,7 @@ impl Node {
                     },
                     other => other,
                 };
-                self.observed.take(failed, &settings(), self.now);
+                self.observed.take(failed, &settings(), self.moment());
             }
         }
         panic!(
@@ -119,14 +129,21 @@ impl Node {
                 .keys()
                 .chain(self.observed.pods.keys())
                 .filter_map(|uid| {
-                    pod::plan(uid, &self.desired, &self.observed, &settings(), self.now).wake_ms
+                    pod::plan(
+                        uid,
+                        &self.desired,
+                        &self.observed,
+                        &settings(),
+                        self.moment(),
+                    )
+                    .wake
                 })
                 .min();
             match wake {
                 Some(wake) if wake <= end => {
                     assert!(
                         wake > self.now,
-                        "a wake that is due is no wake: {wake} {}",
+                        "a wake that is due is no wake: {wake:?} {:?}",
                         self.now
                     );
                     self.now = wake;
@@ -148,16 +165,19 @@ impl Node {
         let exit = Exit {
             code,
             reason: reason.into(),
-            finished_ms: self.now,
+            finished: self.moment(),
             attempt,
             ..Exit::default()
         };
-        self.observed
-            .take(Outcome::Exited { instance, exit }, &settings(), self.now);
+        self.observed.take(
+            Outcome::Exited { instance, exit },
+            &settings(),
+            self.moment(),
+        );
     }
 
     fn status(&self, uid: &str) -> v1::PodStatus {
-        status::of(&self.observed.pods[uid], &settings(), self.now)
+        status::of(&self.observed.pods[uid], &settings(), self.moment())
     }
 
     fn phase(&self, uid: &str) -> String {
@@ -239,13 +259,14 @@ fn a_container_that_ignores_sigterm_is_killed_after_its_grace() {
     node.settle();
     node.change("u", |spec| spec.stop_grace_seconds = Some(5));
     let begin = |node: &mut Node| {
-        let (actions, _) = plan(&node.desired, &node.observed, &settings(), node.now);
+        let (actions, _) = plan(&node.desired, &node.observed, &settings(), node.moment());
         for action in &actions {
             let asks = matches!(action, Action::Signal { signal: 15, .. });
             if asks {
                 node.observed.begin(action, &settings());
             } else {
-                simulate(&mut node.observed, action, node.now);
+                let now = node.moment();
+                simulate(&mut node.observed, action, now);
             }
         }
         actions
@@ -258,9 +279,16 @@ fn a_container_that_ignores_sigterm_is_killed_after_its_grace() {
             .count();
     }
     assert_eq!(asked, 1);
-    let wake = pod::plan("u", &node.desired, &node.observed, &settings(), node.now).wake_ms;
+    let wake = pod::plan(
+        "u",
+        &node.desired,
+        &node.observed,
+        &settings(),
+        node.moment(),
+    )
+    .wake;
     assert_eq!(wake, Some(node.now + 5_000));
-    node.now += 5_000;
+    node.now = node.now + 5_000;
     let killed = begin(&mut node);
     assert!(
         matches!(
@@ -341,7 +369,14 @@ fn crash_loops_are_held_back_and_counted() {
         let reason = node.waiting("u", 0);
         let began = node.now;
         while node.waiting("u", 0) != "Running" {
-            let wake = pod::plan("u", &node.desired, &node.observed, &settings(), node.now).wake_ms;
+            let wake = pod::plan(
+                "u",
+                &node.desired,
+                &node.observed,
+                &settings(),
+                node.moment(),
+            )
+            .wake;
             node.now = wake.unwrap();
             node.settle();
         }
@@ -418,8 +453,11 @@ fn a_lost_shim_is_replaced_and_its_containers_restarted() {
     let mut node = Node::new();
     node.want(pod_spec("u", 1));
     node.settle();
-    node.observed
-        .take(Outcome::ShimLost { uid: "u".into() }, &settings(), node.now);
+    node.observed.take(
+        Outcome::ShimLost { uid: "u".into() },
+        &settings(),
+        node.moment(),
+    );
     node.settle();
     assert_eq!(node.phase("u"), "Running");
     assert_eq!(
@@ -477,16 +515,16 @@ fn liveness_ends_and_readiness_gates() {
                 result,
             },
             &settings(),
-            node.now,
+            node.moment(),
         )
     };
     for _ in 0..2 {
-        node.now += 1_000;
+        node.now = node.now + 1_000;
         fail(&mut node, crate::probe::Kind::Readiness);
     }
     assert!(!ready(&node));
     for _ in 0..2 {
-        node.now += 1_000;
+        node.now = node.now + 1_000;
         fail(&mut node, crate::probe::Kind::Liveness);
     }
     node.settle();
@@ -504,6 +542,8 @@ enum Step {
     LoseShim,
     Missing(bool),
     NoCommand(bool),
+    /// The wall clock is set.
+    SetClock(i64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -515,10 +555,115 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::LoseShim),
         1 => any::<bool>().prop_map(Step::Missing),
         1 => any::<bool>().prop_map(Step::NoCommand),
+        1 => (-4_000_000_000_000_i64..4_000_000_000_000).prop_map(Step::SetClock),
     ]
 }
 
+/// What was done, and when it would have been woken next, without what is only told.
+fn due(node: &Node) -> (Vec<Action>, Vec<Option<Monotonic>>) {
+    let mut log = node.log.clone();
+    for action in &mut log {
+        if let Action::Take { now, .. } = action {
+            *now = Wall::default();
+        }
+    }
+    let wakes = node.observed.pods.keys().map(|uid| {
+        pod::plan(
+            uid,
+            &node.desired,
+            &node.observed,
+            &settings(),
+            node.moment(),
+        )
+        .wake
+    });
+    (log, wakes.collect())
+}
+
+/// Lets a step happen.
+fn let_happen(node: &mut Node, names: &[String], step: &Step) {
+    match step {
+        Step::Exit(at, code) => {
+            let name = &names[at % names.len()];
+            let running = node
+                .observed
+                .pods
+                .get("u")
+                .is_some_and(|p| matches!(p.containers[name].life, Life::Running { .. }));
+            if running {
+                node.exit("u", name, *code);
+            }
+        }
+        Step::Pass(ms) => node.pass(*ms),
+        Step::Stop(grace) if node.desired.pods.contains_key("u") => {
+            node.change("u", |spec| spec.stop_grace_seconds = Some(*grace));
+        }
+        Step::Stop(_) => {}
+        Step::Remove => node.desired.pods.clear(),
+        Step::LoseShim => {
+            let lost = Outcome::ShimLost { uid: "u".into() };
+            node.observed.take(lost, &settings(), node.moment());
+        }
+        Step::Missing(missing) => node.missing = *missing,
+        Step::NoCommand(missing) => node.no_command = *missing,
+        Step::SetClock(wall) => node.wall = *wall,
+    }
+    node.settle();
+}
+
+/// A pod that lives by all that time does: init containers, probes, back-offs.
+fn any_pod(policy: &str, inits: usize, sidecar: bool) -> v1::PodSpec {
+    let mut spec = pod_spec("u", 2);
+    spec.restart_policy = policy.into();
+    spec.init_containers = pod_spec("x", inits).containers;
+    for (i, c) in spec.init_containers.iter_mut().enumerate() {
+        c.name = format!("i{i}");
+        if i == 0 && sidecar {
+            c.restart_policy = "Always".into();
+        }
+    }
+    spec
+}
+
+fn names(spec: &v1::PodSpec) -> Vec<String> {
+    let all = spec.containers.iter().chain(&spec.init_containers);
+    all.map(|c| c.name.clone()).collect()
+}
+
 proptest! {
+    /// Two nodes with the same life, one of which has its wall clock set now and
+    /// then, do the same at the same time: no deadline, delay or probe follows it.
+    #[test]
+    fn a_step_of_the_wall_clock_changes_no_deadline(
+        policy in prop_oneof![Just("Always"), Just("OnFailure"), Just("Never")],
+        inits in 0_usize..2,
+        probed in any::<bool>(),
+        steps in proptest::collection::vec(step(), 0..25),
+    ) {
+        let mut spec = any_pod(policy, inits, true);
+        if probed {
+            spec.containers[0].liveness = Some(v1::Probe {
+                period_seconds: 100,
+                initial_delay_seconds: 5,
+                handler: Some(v1::Handler::default()),
+                ..v1::Probe::default()
+            });
+        }
+        let names = names(&spec);
+        let (mut steady, mut set) = (Node::new(), Node::new());
+        for node in [&mut steady, &mut set] {
+            node.want(spec.clone());
+            node.settle();
+        }
+        for step in steps {
+            let_happen(&mut set, &names, &step);
+            if !matches!(step, Step::SetClock(_)) {
+                let_happen(&mut steady, &names, &step);
+            }
+            prop_assert_eq!(due(&steady), due(&set));
+        }
+    }
+
     /// Whatever happens to a pod, its plans converge, then are quiet; at the end it
     /// can be removed, and nothing of it is left.
     #[test]
@@ -529,51 +674,24 @@ proptest! {
         steps in proptest::collection::vec(step(), 0..25),
     ) {
         let mut node = Node::new();
-        let mut spec = pod_spec("u", 2);
-        spec.restart_policy = policy.into();
-        spec.init_containers = pod_spec("x", inits).containers;
-        for (i, c) in spec.init_containers.iter_mut().enumerate() {
-            c.name = format!("i{i}");
-            if i == 0 && sidecar {
-                c.restart_policy = "Always".into();
-            }
-        }
-        let names: Vec<String> = spec.containers.iter().chain(&spec.init_containers).map(|c| c.name.clone()).collect();
+        let spec = any_pod(policy, inits, sidecar);
+        let names = names(&spec);
         node.want(spec);
         node.settle();
         for step in steps {
-            match step {
-                Step::Exit(at, code) => {
-                    let name = &names[at % names.len()];
-                    let running = node.observed.pods.get("u").is_some_and(|p| matches!(p.containers[name].life, Life::Running { .. }));
-                    if running {
-                        node.exit("u", name, code);
-                    }
-                }
-                Step::Pass(ms) => node.pass(ms),
-                Step::Stop(grace) if node.desired.pods.contains_key("u") => {
-                    node.change("u", |spec| spec.stop_grace_seconds = Some(grace));
-                }
-                Step::Stop(_) => {}
-                Step::Remove => node.desired.pods.clear(),
-                Step::LoseShim => {
-                    node.observed.take(Outcome::ShimLost { uid: "u".into() }, &settings(), node.now);
-                }
-                Step::Missing(missing) => node.missing = missing,
-                Step::NoCommand(missing) => node.no_command = missing,
-            }
-            node.settle();
-            let (again, _) = plan(&node.desired, &node.observed, &settings(), node.now);
+            let_happen(&mut node, &names, &step);
+            let (again, _) = plan(&node.desired, &node.observed, &settings(), node.moment());
             prop_assert_eq!(again, vec![]);
             if let Some(pod) = node.observed.pods.get("u") {
-                let status = status::of(pod, &settings(), node.now);
+                let status = status::of(pod, &settings(), node.moment());
                 prop_assert!(["Pending", "Running", "Succeeded", "Failed"].contains(&status.phase.as_str()));
                 // A record that is restored says the same of restarts and ends.
-                let back = crate::record::restore(crate::record::of(pod), node.now).unwrap();
+                let record = crate::record::of(pod, "boot");
+                let back = crate::record::restore(record.clone(), "boot", node.now).unwrap();
                 for (name, c) in &pod.containers {
                     prop_assert_eq!(back.containers[name].attempt, c.attempt);
-                    prop_assert_eq!(&back.containers[name].last, &c.last);
                 }
+                prop_assert_eq!(crate::record::of(&back, "boot"), record);
             }
         }
         node.desired.pods.clear();
@@ -636,7 +754,7 @@ impl Ending {
         let begin = self.node.now;
         self.node
             .change("u", |spec| spec.stop_grace_seconds = Some(grace_s));
-        let mut hooks: Vec<(i64, Instance)> = Vec::new();
+        let mut hooks: Vec<(Monotonic, Instance)> = Vec::new();
         let mut again = again.map(|(after, grace)| (begin + after, grace));
         for _ in 0..500 {
             let node = &mut self.node;
@@ -644,7 +762,8 @@ impl Ending {
                 return self.seen;
             }
             let now = node.now;
-            let plan = pod::plan("u", &node.desired, &node.observed, &settings(), now);
+            let moment = node.moment();
+            let plan = pod::plan("u", &node.desired, &node.observed, &settings(), moment);
             for action in &plan.actions {
                 let since = now - begin;
                 if let Action::RunHook {
@@ -662,12 +781,12 @@ impl Ending {
                 {
                     self.seen.push((since, instance.container.clone(), *signal));
                     if *signal == 9 || self.polite.contains(&instance.container.as_str()) {
-                        simulate(&mut node.observed, action, now);
+                        simulate(&mut node.observed, action, moment);
                     } else {
                         node.observed.begin(action, &settings());
                     }
                 } else {
-                    simulate(&mut node.observed, action, now);
+                    simulate(&mut node.observed, action, moment);
                 }
             }
             if !plan.actions.is_empty() {
@@ -675,7 +794,7 @@ impl Ending {
             }
             let hook = hooks.iter().map(|h| h.0).filter(|_| !self.hooks_lost);
             let stop = again.iter().map(|a| a.0);
-            let next = plan.wake_ms.into_iter().chain(hook).chain(stop).min();
+            let next = plan.wake.into_iter().chain(hook).chain(stop).min();
             node.now = next.expect("something to wait for");
             if let Some((at, grace)) = again
                 && at == node.now
@@ -692,7 +811,7 @@ impl Ending {
                     kind,
                     result,
                 };
-                node.observed.take(done, &settings(), now);
+                node.observed.take(done, &settings(), node.moment());
             }
         }
         panic!("the pod does not end: {:?}", self.seen);

@@ -17,6 +17,7 @@ use crate::maps::Maps;
 use crate::probe::Probes;
 use crate::restart::Backoff;
 use crate::step::Step;
+use crate::time::{Moment, Monotonic, Wall};
 
 /// What the node shall be.
 #[derive(Debug, Clone, Default)]
@@ -70,8 +71,8 @@ pub struct Observed {
 pub struct Pod {
     /// What was last wanted of it.
     pub spec: Arc<v1::PodSpec>,
-    /// When the node first saw it: status.startTime. Milliseconds since the epoch.
-    pub seen_ms: i64,
+    /// When the node first saw it: status.startTime.
+    pub seen: Wall,
     /// What must survive the agent is on disk as it is here.
     pub record: Step,
     /// Net, IPC and UTS namespaces pinned.
@@ -103,10 +104,10 @@ pub struct Pod {
 /// Why and until when a pod may still run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stop {
-    /// When the end was asked for. Milliseconds since the epoch.
-    pub since_ms: i64,
-    /// When SIGKILL comes. Milliseconds since the epoch.
-    pub deadline_ms: i64,
+    /// When the end was asked for.
+    pub since: Monotonic,
+    /// When SIGKILL comes.
+    pub deadline: Monotonic,
 }
 
 /// The end that a pod came to by itself.
@@ -129,7 +130,7 @@ pub struct Teardown {
 
 impl Pod {
     /// A pod of which nothing is there yet.
-    pub fn new(spec: Arc<v1::PodSpec>, now: i64) -> Pod {
+    pub fn new(spec: Arc<v1::PodSpec>, now: Wall) -> Pod {
         let containers = spec
             .init_containers
             .iter()
@@ -138,7 +139,7 @@ impl Pod {
             .collect();
         Pod {
             spec,
-            seen_ms: now,
+            seen: now,
             record: Step::Absent,
             namespaces: Step::Absent,
             link: Step::Absent,
@@ -217,8 +218,8 @@ pub enum Image {
         reason: &'static str,
         /// Why, in words.
         message: String,
-        /// When that was. Milliseconds since the epoch.
-        at_ms: i64,
+        /// When that was.
+        at: Monotonic,
         /// Delay before the next try, milliseconds.
         delay_ms: i64,
     },
@@ -262,8 +263,8 @@ pub enum Life {
     Starting,
     /// It runs.
     Running {
-        /// Milliseconds since the epoch.
-        started_ms: i64,
+        /// Since when.
+        started: Moment,
     },
     /// It ended, or could not start.
     Exited(Exit),
@@ -273,8 +274,8 @@ pub enum Life {
         reason: &'static str,
         /// Why, in words.
         message: String,
-        /// When that was. Milliseconds since the epoch.
-        at_ms: i64,
+        /// When that was.
+        at: Monotonic,
     },
 }
 
@@ -289,10 +290,10 @@ pub struct Exit {
     pub reason: String,
     /// The container's last words.
     pub message: String,
-    /// Milliseconds since the epoch.
-    pub started_ms: i64,
-    /// Milliseconds since the epoch.
-    pub finished_ms: i64,
+    /// When the program was started.
+    pub started: Wall,
+    /// When it ended; the back-off counts from there.
+    pub finished: Moment,
     /// Number of the instance.
     pub attempt: u32,
 }
@@ -312,27 +313,27 @@ pub enum Hook {
 /// The end of an instance, step by step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kill {
-    /// When the grace period began. Milliseconds since the epoch.
-    pub since_ms: i64,
-    /// When the grace period is over. Milliseconds since the epoch.
-    pub deadline_ms: i64,
+    /// When the grace period began.
+    pub since: Monotonic,
+    /// When the grace period is over.
+    pub deadline: Monotonic,
     /// The hook before the end.
     pub pre_stop: Hook,
-    /// When SIGTERM was sent. Milliseconds since the epoch.
-    pub asked_ms: Option<i64>,
-    /// When SIGKILL was sent. Milliseconds since the epoch.
-    pub killed_ms: Option<i64>,
+    /// When SIGTERM was sent.
+    pub asked: Option<Monotonic>,
+    /// When SIGKILL was sent.
+    pub killed: Option<Monotonic>,
 }
 
 impl Kill {
     /// An end that has just begun.
-    pub fn new(since_ms: i64, deadline_ms: i64) -> Kill {
+    pub fn new(since: Monotonic, deadline: Monotonic) -> Kill {
         Kill {
-            since_ms,
-            deadline_ms,
+            since,
+            deadline,
             pre_stop: Hook::Waiting,
-            asked_ms: None,
-            killed_ms: None,
+            asked: None,
+            killed: None,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
+
 /// Wall clock since the epoch.
 pub(crate) fn unix() -> Duration {
     SystemTime::now()
@@ -9,9 +11,24 @@ pub(crate) fn unix() -> Duration {
         .unwrap_or_default()
 }
 
-/// Milliseconds since the epoch.
-pub(crate) fn unix_ms() -> i64 {
-    i64::try_from(unix().as_millis()).unwrap_or(i64::MAX)
+/// One moment on both clocks; all zero: never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Moment {
+    /// Milliseconds since the epoch.
+    pub(crate) unix_ms: i64,
+    /// Milliseconds of CLOCK_MONOTONIC.
+    pub(crate) monotonic_ms: i64,
+}
+
+/// Now.
+pub(crate) fn moment() -> Moment {
+    let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    // It fails only for a clock that the kernel does not have.
+    let since_boot = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    Moment {
+        unix_ms: ms(unix()),
+        monotonic_ms: ms(since_boot),
+    }
 }
 
 /// `2026-01-02T03:04:05.678901234Z`, as the CRI log format has it.

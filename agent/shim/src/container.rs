@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use proto::v1::shim_container::State;
 use proto::v1::{ShimContainer, ShimCreate};
 
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::create::{Ends, Folders, Making};
 use crate::log::{Log, Stream};
 
@@ -76,8 +76,8 @@ pub(crate) struct Container {
     pub(crate) report: Vec<u8>,
     log: Log,
     log_failed: bool,
-    started_ms: i64,
-    finished_ms: i64,
+    started: Moment,
+    finished: Moment,
     oom_killed: bool,
 }
 
@@ -99,8 +99,8 @@ impl Container {
             report: Vec::new(),
             log,
             log_failed: false,
-            started_ms: 0,
-            finished_ms: 0,
+            started: Moment::default(),
+            finished: Moment::default(),
             oom_killed: false,
         }
     }
@@ -120,8 +120,10 @@ impl Container {
                 .pid
                 .and_then(|p| u32::try_from(p.as_raw()).ok())
                 .unwrap_or(0),
-            started_ms: self.started_ms,
-            finished_ms: self.finished_ms,
+            started_ms: self.started.unix_ms,
+            finished_ms: self.finished.unix_ms,
+            started_monotonic_ms: self.started.monotonic_ms,
+            finished_monotonic_ms: self.finished.monotonic_ms,
             exit_code: exit.map_or(0, |e| e.code),
             signal: exit.map_or(0, |e| e.signal),
             oom_killed: self.oom_killed,
@@ -140,7 +142,7 @@ impl Container {
             .start()
             .map_err(|e| format!("start container: {e}"))?;
         self.phase = Phase::Starting;
-        self.started_ms = clock::unix_ms();
+        self.started = clock::moment();
         self.waiting = Some(waiting);
         Ok(())
     }
@@ -164,9 +166,9 @@ impl Container {
 
     /// The container's first process has ended.
     pub(crate) fn ended(&mut self, exit: Exit) {
-        self.finished_ms = clock::unix_ms();
-        if self.started_ms == 0 {
-            self.started_ms = self.finished_ms;
+        self.finished = clock::moment();
+        if self.started == Moment::default() {
+            self.started = self.finished;
         }
         // A child that was killed and a container that went on regardless is no failure.
         self.oom_killed = exit.code != 0 && self.group.oom_kills() > 0;

@@ -1,11 +1,31 @@
-//! The only clock: everything that needs the time is given it from here, so that
-//! plans stay functions of their arguments. Called by the daemon's event loop.
+//! The only clocks: everything that needs the time is given it from here, so that
+//! plans stay functions of their arguments. Called by the daemon's `clock.rs`.
 
+use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Monotonic time; for intervals, back-off and time-outs.
+use nix::time::{ClockId, clock_gettime};
+
+/// Monotonic time; for how long something took.
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// CLOCK_MONOTONIC, milliseconds since the boot; for what is due. The same in all
+/// processes of this boot, so that shims and records can name a moment.
+pub fn monotonic_ms() -> i64 {
+    // It fails only for a clock that the kernel does not have.
+    let since_boot = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    i64::try_from(since_boot.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Which boot CLOCK_MONOTONIC counts from.
+///
+/// # Errors
+/// No /proc.
+pub fn boot_id() -> io::Result<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(text.trim().to_owned())
 }
 
 /// Wall clock, milliseconds since the epoch; for what users read.
