@@ -57,12 +57,14 @@ impl JoinError {
     /// True if another try may go better.
     pub(crate) fn is_temporary(&self) -> bool {
         match self {
-            JoinError::Unreachable { .. } => true,
-            JoinError::Tls(TlsError::Connect { reason, .. }) => {
-                // A certificate that we refuse stays refused.
-                !reason.contains("certificate")
-            }
-            JoinError::Tls(TlsError::Host { .. } | TlsError::Pem { .. } | TlsError::Rustls(_))
+            JoinError::Unreachable { .. } | JoinError::Tls(TlsError::Connect { .. }) => true,
+            // A certificate that was refused stays refused.
+            JoinError::Tls(
+                TlsError::Certificate { .. }
+                | TlsError::Host { .. }
+                | TlsError::Pem { .. }
+                | TlsError::Rustls(_),
+            )
             | JoinError::NoToken { .. }
             | JoinError::Refused { .. }
             | JoinError::Request(_)
@@ -122,7 +124,7 @@ pub(crate) async fn join(config: &Config) -> Result<Identity, JoinError> {
     );
     params.distinguished_name = name;
     let csr_pem = params.serialize_request(&key)?.pem()?;
-    let channel = tls::connect(&config.control, tls::first_contact(&join.ca_hash)?).await?;
+    let (channel, _) = tls::connect(&config.control, tls::first_contact(&join.ca_hash)?).await?;
     let request = v1::JoinRequest {
         token: join.token.clone(),
         csr_pem,

@@ -4,8 +4,11 @@
 //! key; then [`first_contact`] takes whichever CA has that hash, and no other.
 //! Called by `join.rs` and `watch.rs`.
 
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
 use rustls::client::WebPkiServerVerifier;
@@ -16,6 +19,7 @@ use rustls::{
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 
@@ -43,7 +47,15 @@ pub(crate) enum TlsError {
     /// rustls does not accept what we have.
     #[error("TLS: {0}")]
     Rustls(#[from] rustls::Error),
-    /// Nobody answers, or the handshake failed.
+    /// We refuse the peer's certificate, or it ours.
+    #[error("connect to {address}: {source}")]
+    Certificate {
+        /// HOST:PORT.
+        address: String,
+        /// Which, and why.
+        source: rustls::Error,
+    },
+    /// Nobody answers, or the handshake failed for another reason.
     #[error("connect to {address}: {reason}")]
     Connect {
         /// HOST:PORT.
@@ -122,11 +134,123 @@ pub(crate) fn unverified() -> Result<Arc<ClientConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-/// Connects and shakes hands.
+/// What became of the certificates of a channel, as rustls says it.
+///
+/// With TLS 1.3 the peer judges ours when we may write already, so that its refusal
+/// comes with the first answer; of that error h2 keeps nothing but its text.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Handshake(Arc<OnceLock<rustls::Error>>);
+
+impl Handshake {
+    /// The refusal of a certificate, if that is what broke the channel.
+    pub(crate) fn refused(&self) -> Option<rustls::Error> {
+        self.0.get().cloned()
+    }
+
+    /// Remembers an error of the stream if it is about a certificate.
+    fn note(&self, error: &io::Error) {
+        let inner = error
+            .get_ref()
+            .and_then(|e| e.downcast_ref::<rustls::Error>());
+        if let Some(error) = inner.filter(|e| is_refusal(e)) {
+            // The first one counts: those of later connections say the same.
+            self.0.get_or_init(|| error.clone());
+        }
+    }
+}
+
+fn is_refusal(error: &rustls::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(_)
+            | rustls::Error::NoCertificatesPresented
+            | rustls::Error::AlertReceived(
+                Alert::NoCertificate
+                    | Alert::BadCertificate
+                    | Alert::UnsupportedCertificate
+                    | Alert::CertificateRevoked
+                    | Alert::CertificateExpired
+                    | Alert::CertificateUnknown
+                    | Alert::UnknownCA
+                    | Alert::AccessDenied
+                    | Alert::CertificateRequired
+                    // The signature under it is not of the CA of that name: the
+                    // certificate of another cluster.
+                    | Alert::DecryptError
+            )
+    )
+}
+
+/// A TLS stream whose errors are looked at on their way to h2.
+struct Noted<S> {
+    stream: S,
+    handshake: Handshake,
+}
+
+impl<S: AsyncRead + Unpin> Noted<S> {
+    /// What a write came to. A peer that refuses us sends its alert and closes: the
+    /// alert may still be unread when a write fails.
+    fn written<T>(
+        &mut self,
+        result: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &result {
+            self.handshake.note(error);
+            let mut bytes = [0; 64];
+            let mut unread = ReadBuf::new(&mut bytes);
+            if let Poll::Ready(Err(error)) =
+                Pin::new(&mut self.stream).poll_read(context, &mut unread)
+            {
+                self.handshake.note(&error);
+            }
+        }
+        result
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if let Poll::Ready(Err(error)) = &result {
+            self.handshake.note(error);
+        }
+        result
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Noted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(result, context)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_flush(context);
+        self.written(result, context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.written(result, context)
+    }
+}
+
+/// Connects and shakes hands. The second value says, also later, whether it was a
+/// certificate that broke the channel.
 pub(crate) async fn connect(
     address: &ControlAddress,
     tls: Arc<ClientConfig>,
-) -> Result<Channel, TlsError> {
+) -> Result<(Channel, Handshake), TlsError> {
     let name =
         ServerName::try_from(address.host.clone()).map_err(|_invalid_name| TlsError::Host {
             host: address.host.clone(),
@@ -152,19 +276,29 @@ pub(crate) async fn connect(
         .http2_keep_alive_interval(std::time::Duration::from_secs(10))
         .keep_alive_timeout(std::time::Duration::from_secs(10))
         .tcp_nodelay(true);
+    let handshake = Handshake::default();
+    let shared = handshake.clone();
     let service = tower::service_fn(move |_uri: http::Uri| {
         let (host, name, connector) = (host.clone(), name.clone(), connector.clone());
+        let handshake = shared.clone();
         async move {
             let stream = TcpStream::connect((host.as_str(), port)).await?;
             stream.set_nodelay(true)?;
-            let stream = connector.connect(name, stream).await?;
-            Ok::<_, std::io::Error>(TokioIo::new(stream))
+            let shaken = connector.connect(name, stream).await;
+            let stream = shaken.inspect_err(|e| handshake.note(e))?;
+            Ok::<_, io::Error>(TokioIo::new(Noted { stream, handshake }))
         }
     });
-    endpoint
-        .connect_with_connector(service)
-        .await
-        .map_err(|e| failed(proto::error::chain(&e)))
+    match endpoint.connect_with_connector(service).await {
+        Ok(channel) => Ok((channel, handshake)),
+        Err(error) => Err(match handshake.refused() {
+            Some(source) => TlsError::Certificate {
+                address: target.clone(),
+                source,
+            },
+            None => failed(proto::error::chain(&error)),
+        }),
+    }
 }
 
 /// "sha256:HEX" over the SubjectPublicKeyInfo, as kubeadm has it.
@@ -254,21 +388,102 @@ impl ServerCertVerifier for Verifier {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
 
     use super::*;
 
-    /// A CA's certificate and one for "control" that it signed.
-    fn chain() -> (CertificateDer<'static>, CertificateDer<'static>) {
+    /// A CA's certificate, and one with its key for "control" and "localhost" that it
+    /// signed.
+    fn signed() -> (Certificate, Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
         let mut ca = CertificateParams::default();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let signed = ca.self_signed(&key).unwrap();
         let issuer = Issuer::from_params(&ca, &key);
-        let leaf = CertificateParams::new(["control".to_owned()]).unwrap();
+        let names = ["control".to_owned(), "localhost".to_owned()];
+        let leaf = CertificateParams::new(names).unwrap();
         let leaf_key = KeyPair::generate().unwrap();
         let leaf = leaf.signed_by(&leaf_key, &issuer).unwrap();
-        (signed.der().clone(), leaf.der().clone())
+        (signed, leaf, leaf_key)
+    }
+
+    fn chain() -> (CertificateDer<'static>, CertificateDer<'static>) {
+        let (ca, leaf, _) = signed();
+        (ca.der().clone(), leaf.der().clone())
+    }
+
+    /// Which side refuses the other's certificate is told by type, whenever it comes.
+    #[tokio::test]
+    async fn a_refused_certificate_is_told_from_a_broken_network() {
+        let (ca, server, server_key) = signed();
+        let (other_ca, client, client_key) = signed();
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.der().clone()).unwrap();
+        let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(
+            Arc::new(roots),
+            provider(),
+        )
+        .build()
+        .unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients)
+            .with_single_cert(
+                vec![server.der().clone()],
+                PrivateKeyDer::Pkcs8(server_key.serialize_der().into()),
+            )
+            .unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = ControlAddress {
+            host: "localhost".into(),
+            port: listener.local_addr().unwrap().port(),
+        };
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let serving = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                assert!(acceptor.accept(stream).await.is_err(), "no client is known");
+            }
+        });
+        let identity = |ca: &Certificate| Identity {
+            certificate_pem: client.pem(),
+            key_pem: client_key.serialize_pem(),
+            ca_pem: ca.pem(),
+            folder: "/pki".into(),
+        };
+        // We refuse the server's.
+        let refused = connect(&address, mutual(&identity(&other_ca)).unwrap()).await;
+        assert!(
+            matches!(
+                refused,
+                Err(TlsError::Certificate {
+                    source: rustls::Error::InvalidCertificate(_),
+                    ..
+                })
+            ),
+            "{refused:?}"
+        );
+        // The server refuses ours: told at the first answer at the latest.
+        let alert = match connect(&address, mutual(&identity(&ca)).unwrap()).await {
+            Err(TlsError::Certificate { source, .. }) => Some(source),
+            Err(error) => panic!("{error}"),
+            Ok((channel, handshake)) => {
+                let request = proto::v1::JoinRequest::default();
+                let mut client = proto::v1::node_client::NodeClient::new(channel);
+                client.join(request).await.unwrap_err();
+                handshake.refused()
+            }
+        };
+        assert!(
+            matches!(alert, Some(rustls::Error::AlertReceived(_))),
+            "{alert:?}"
+        );
+        // Nobody listens: not a matter of certificates.
+        serving.abort();
+        assert!(serving.await.unwrap_err().is_cancelled());
+        let gone = connect(&address, mutual(&identity(&ca)).unwrap()).await;
+        assert!(matches!(gone, Err(TlsError::Connect { .. })), "{gone:?}");
     }
 
     #[test]

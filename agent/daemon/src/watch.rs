@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 use crate::config::ControlAddress;
 use crate::event::Event;
 use crate::startup::Sys;
-use crate::tls::{self, TlsError};
+use crate::tls::{self, Handshake, TlsError};
 
 /// Messages on their way up.
 const QUEUE: usize = 256;
@@ -37,6 +37,9 @@ enum StreamError {
     /// No channel.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A certificate was refused after the channel was made.
+    #[error("TLS: {0}")]
+    Certificate(rustls::Error),
     /// The call failed, or was ended with an error.
     #[error("{code}: {message}")]
     Status { code: tonic::Code, message: String },
@@ -51,12 +54,14 @@ enum StreamError {
     Ending,
 }
 
-impl From<tonic::Status> for StreamError {
-    fn from(status: tonic::Status) -> Self {
-        StreamError::Status {
+/// Why a call on this channel failed.
+fn call_failed(status: &tonic::Status, handshake: &Handshake) -> StreamError {
+    match handshake.refused() {
+        Some(error) => StreamError::Certificate(error),
+        None => StreamError::Status {
             code: status.code(),
-            message: proto::error::chain(&status),
-        }
+            message: proto::error::chain(status),
+        },
     }
 }
 
@@ -136,19 +141,18 @@ pub(crate) async fn run(mut watch: Watch) -> Result<(), Refused> {
 }
 
 fn is_refusal(error: &StreamError) -> bool {
-    let by_tls = |text: &str| {
-        let text = text.to_ascii_lowercase();
-        text.contains("certificate") || text.contains("unknownca")
-    };
     match error {
-        StreamError::Status { code, message } => {
-            matches!(
-                code,
-                tonic::Code::PermissionDenied | tonic::Code::Unauthenticated
-            ) || by_tls(message)
-        }
-        StreamError::Tls(TlsError::Connect { reason, .. }) => by_tls(reason),
-        StreamError::Tls(TlsError::Host { .. } | TlsError::Pem { .. } | TlsError::Rustls(_))
+        StreamError::Status { code, .. } => matches!(
+            code,
+            tonic::Code::PermissionDenied | tonic::Code::Unauthenticated
+        ),
+        StreamError::Certificate(_) | StreamError::Tls(TlsError::Certificate { .. }) => true,
+        StreamError::Tls(
+            TlsError::Connect { .. }
+            | TlsError::Host { .. }
+            | TlsError::Pem { .. }
+            | TlsError::Rustls(_),
+        )
         | StreamError::Goodbye(_)
         | StreamError::Ended
         | StreamError::Ending => false,
@@ -156,14 +160,16 @@ fn is_refusal(error: &StreamError) -> bool {
 }
 
 async fn session(watch: &mut Watch, connected: &mut bool) -> Result<(), StreamError> {
-    let channel = tls::connect(&watch.control, watch.tls.clone()).await?;
+    let (channel, handshake) = tls::connect(&watch.control, watch.tls.clone()).await?;
+    let failed = |status: tonic::Status| call_failed(&status, &handshake);
     let (sender, queue) = mpsc::channel(QUEUE);
     let hello = watch.hello.borrow_and_update().clone();
     let first = v1::NodeUp {
         up: Some(Up::Hello(hello)),
     };
     let mut client = NodeClient::new(channel.clone()).max_decoding_message_size(64 << 20);
-    let mut down = client.session(upstream(first, queue)).await?.into_inner();
+    let session = client.session(upstream(first, queue)).await;
+    let mut down = session.map_err(failed)?.into_inner();
     *connected = true;
     tracing::info!("stream to the control plane is open");
     watch.calls.send_replace(Some(channel));
@@ -175,7 +181,7 @@ async fn session(watch: &mut Watch, connected: &mut bool) -> Result<(), StreamEr
             .map_err(|_gone| StreamError::Ending)
     };
     tell(Event::Connected(sender)).await?;
-    while let Some(message) = down.message().await? {
+    while let Some(message) = down.message().await.map_err(failed)? {
         match message.down {
             Some(Down::Update(update)) => tell(Event::Update(Box::new(update))).await?,
             Some(Down::Open(open)) => tell(Event::Open(Box::new(open))).await?,
