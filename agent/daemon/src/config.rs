@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use agent_sys::cgroup::Parent;
 use serde::Deserialize;
 
+use crate::limits::{Pressure, Reserved, section};
+
 /// Every default, as it would be written in the file.
 ///
 /// | key | default | what it is |
@@ -29,6 +31,15 @@ use serde::Deserialize;
 /// | `restart_backoff_max_ms` | 300000 | longest delay of CrashLoopBackOff |
 /// | `image_backoff_base_ms` | 10000 | first delay of ImagePullBackOff |
 /// | `image_backoff_max_ms` | 300000 | longest delay of ImagePullBackOff |
+/// | `[reserved] cpu` | `100m` | CPU time that is kept from pods, for the system and the agent: `2` or `100m` |
+/// | `[reserved] memory` | `256Mi` | memory that is kept from pods: bytes, `256Mi`, or `5%` |
+/// | `[pressure] memory_available` | `100Mi` | below it MemoryPressure holds; it is kept from pods too |
+/// | `[pressure] disk_available` | `10%` | of the file system of `root`; below it DiskPressure holds |
+/// | `[pressure] disk_inodes` | `5%` | free inodes of it |
+/// | `[pressure] images_available` | `15%` | of the file system of the images |
+/// | `[pressure] images_inodes` | `5%` | free inodes of it |
+/// | `[pressure] pids_available` | `5%` | of the process numbers; below it PIDPressure holds (kubelet has no default) |
+/// | `[pressure] transition_s` | 300 | so long a condition stays after the last moment below |
 /// | `[join] token` | none | needed until the node has a certificate |
 /// | `[join] ca_hash` | none | `sha256:HEX` over the CA's public key |
 /// | `[[registry]] host, endpoint` | none | where to ask for a registry's images |
@@ -44,6 +55,19 @@ restart_backoff_base_ms = 10000
 restart_backoff_max_ms = 300000
 image_backoff_base_ms = 10000
 image_backoff_max_ms = 300000
+
+[reserved]
+cpu = "100m"
+memory = "256Mi"
+
+[pressure]
+memory_available = "100Mi"
+disk_available = "10%"
+disk_inodes = "5%"
+images_available = "15%"
+images_inodes = "5%"
+pids_available = "5%"
+transition_s = 300
 "#;
 
 /// Why a configuration cannot be used.
@@ -91,6 +115,10 @@ struct File {
     restart_backoff_max_ms: Option<u32>,
     image_backoff_base_ms: Option<u32>,
     image_backoff_max_ms: Option<u32>,
+    #[serde(default)]
+    reserved: toml::Table,
+    #[serde(default)]
+    pressure: toml::Table,
     join: Option<Join>,
     #[serde(default)]
     registry: Vec<Registry>,
@@ -131,6 +159,10 @@ pub(crate) struct Config {
     pub(crate) image_backoff_base_ms: u32,
     /// Milliseconds.
     pub(crate) image_backoff_max_ms: u32,
+    /// What is kept from pods.
+    pub(crate) reserved: Reserved,
+    /// What must be available.
+    pub(crate) pressure: Pressure,
     /// How to get a certificate.
     pub(crate) join: Option<Join>,
     /// Where to ask for a registry's images.
@@ -236,6 +268,10 @@ pub(crate) fn parse(text: &str) -> Result<Config, ConfigError> {
             .image_backoff_max_ms
             .or(defaults.image_backoff_max_ms)
             .ok_or_else(missing("image_backoff_max_ms"))?,
+        reserved: section(given.reserved, defaults.reserved)
+            .map_err(|e| value("reserved", e.message()))?,
+        pressure: section(given.pressure, defaults.pressure)
+            .map_err(|e| value("pressure", e.message()))?,
         join: given.join,
         registries: given.registry,
     };
@@ -325,6 +361,9 @@ fn control(text: &str) -> Result<ControlAddress, ConfigError> {
 
 #[cfg(test)]
 mod tests {
+    use agent_plan::pressure::Threshold;
+    use agent_plan::settings::Resources;
+
     use super::*;
 
     const LEAST: &str = "node_name = \"n1\"\ncontrol = \"https://10.77.0.1:7443\"\n";
@@ -364,6 +403,10 @@ mod tests {
                 "registry",
             ),
             ("[join]\ntoken = \"t\"", "ca_hash"),
+            ("[reserved]\ndisk = 1", "disk"),
+            ("[reserved]\ncpu = \"1.5\"", "1.5"),
+            ("[pressure]\ndisk_available = \"110%\"", "110%"),
+            ("[pressure]\nmemory = \"1Gi\"", "memory"),
         ];
         for (lines, word) in rows {
             let error = parse(&format!("{LEAST}{lines}\n")).unwrap_err().to_string();
@@ -388,6 +431,26 @@ mod tests {
                 "{control}"
             );
         }
+    }
+
+    #[test]
+    fn a_section_is_laid_over_its_defaults() {
+        let text = format!("{LEAST}[reserved]\nmemory = \"10%\"\n[pressure]\ntransition_s = 7\n");
+        let config = parse(&text).unwrap();
+        let capacity = Resources {
+            cpu_millis: 2_000,
+            memory_bytes: 4 << 30,
+        };
+        let reserved = config.reserved.of(capacity);
+        assert_eq!(reserved.cpu_millis, 100);
+        assert_eq!(reserved.memory_bytes, (4 << 30) / 10);
+        let allocatable = config.pressure.allocatable(capacity, reserved);
+        assert_eq!(allocatable.cpu_millis, 1_900);
+        let left = (4 << 30) - (4 << 30) / 10 - (100 << 20);
+        assert_eq!(allocatable.memory_bytes, left);
+        let thresholds = config.pressure.thresholds();
+        assert_eq!(thresholds.transition_ms, 7_000);
+        assert_eq!(thresholds.disk, Threshold::Percent(10));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use agent_plan::action::Instance;
 use agent_plan::outcome::Outcome;
+use agent_plan::pressure::Measured;
 use proto::v1;
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,6 +21,8 @@ pub(crate) enum Event {
     Open(Box<v1::Open>),
     /// Somebody who serves a request wants to know of a pod.
     Ask(Question),
+    /// What is left of memory, disks and process numbers.
+    Measured(Measured),
     /// What was pushed last was written to disk, or not.
     Saved(Result<(), String>),
 }

@@ -1,11 +1,10 @@
 //! What the node is, for the control plane: addresses, capacity, kernel.
 //!
-//! Read once at the start. Called by `main.rs`.
+//! Read once at the start. Called by `health.rs`, which adds the conditions.
 
 use std::fs;
 
-use agent_plan::settings::Settings;
-use agent_sys::clock;
+use agent_plan::settings::{Resources, Settings};
 use proto::v1;
 
 fn text(path: &str) -> String {
@@ -21,20 +20,8 @@ fn os_release(file: &str, key: &str) -> Option<String> {
     Some(line.trim_matches('"').to_owned())
 }
 
-fn condition(kind: &str, holds: bool, reason: &str, message: &str, now: i64) -> v1::Condition {
-    v1::Condition {
-        r#type: kind.into(),
-        status: if holds { "True".into() } else { "False".into() },
-        reason: reason.into(),
-        message: message.into(),
-        last_transition_ms: now,
-    }
-}
-
-/// The node's status at the start.
-pub(crate) fn status(settings: &Settings, max_pods: u32) -> v1::NodeStatus {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let now = clock::unix_ms();
+/// The node's status, but for its conditions.
+pub(crate) fn status(settings: &Settings, allocatable: Resources, max_pods: u32) -> v1::NodeStatus {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -43,32 +30,17 @@ pub(crate) fn status(settings: &Settings, max_pods: u32) -> v1::NodeStatus {
     v1::NodeStatus {
         addresses: vec![settings.node_ip.to_string()],
         hostname: settings.node_name.clone(),
-        cpu_millis: cpus as u64 * 1000,
-        memory_bytes: settings.memory_bytes,
+        cpu_millis: settings.capacity.cpu_millis,
+        memory_bytes: settings.capacity.memory_bytes,
+        allocatable_cpu_millis: Some(allocatable.cpu_millis),
+        allocatable_memory_bytes: Some(allocatable.memory_bytes),
         max_pods,
         kernel_version: text("/proc/sys/kernel/osrelease"),
         os_image: os_release(&text("/etc/os-release"), "PRETTY_NAME").unwrap_or_default(),
         architecture: architecture.into(),
         boot_id: text("/proc/sys/kernel/random/boot_id"),
         machine_id: text("/etc/machine-id"),
-        conditions: vec![
-            condition(
-                "MemoryPressure",
-                false,
-                "KubeletHasSufficientMemory",
-                "",
-                now,
-            ),
-            condition("DiskPressure", false, "KubeletHasNoDiskPressure", "", now),
-            condition("PIDPressure", false, "KubeletHasSufficientPID", "", now),
-            condition(
-                "Ready",
-                true,
-                "KubeletReady",
-                "foil-agent is posting ready status",
-                now,
-            ),
-        ],
+        conditions: Vec::new(),
     }
 }
 

@@ -17,9 +17,11 @@ mod drops;
 mod event;
 mod exec;
 mod facts;
+mod health;
 mod images;
 mod join;
 mod last_words;
+mod limits;
 mod logs;
 mod node;
 mod observe;
@@ -49,6 +51,7 @@ use tokio::sync::{mpsc, watch as channel};
 
 use crate::apply::Apply;
 use crate::config::Config;
+use crate::health::Health;
 use crate::node::Node;
 use crate::startup::Sys;
 
@@ -167,12 +170,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         revision = found.revision,
         "adopted"
     );
+    let health = Health::new(&config, &sys, now);
     let hello = v1::Hello {
         node_name: config.node_name.clone(),
         agent_version: env!("CARGO_PKG_VERSION").into(),
         cluster_id: found.cluster_id.clone(),
         revision: found.revision,
-        status: Some(facts::status(&sys.settings, config.max_pods)),
+        status: Some(health.status()),
     };
     let (hello, said) = channel::channel(hello);
     let (calls, callable) = channel::channel(None);
@@ -185,6 +189,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         found,
         hello,
         callable,
+        health,
         now.monotonic,
     );
     let speak = tokio::spawn(speak(config, sys, said, calls, idle));

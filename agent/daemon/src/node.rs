@@ -23,6 +23,7 @@ use crate::apply::{Applied, Apply, WriteError};
 use crate::clock;
 use crate::drops;
 use crate::event::Event;
+use crate::health::Health;
 use crate::observe::{self, Found};
 use crate::pushed::{self, Pushed};
 use crate::report::Report;
@@ -50,6 +51,7 @@ const FULL_MS: i64 = 20;
 pub(crate) struct Node {
     apply: Apply,
     pushed: Pushed,
+    health: Health,
     observed: Observed,
     services: Services,
     report: Report,
@@ -78,6 +80,7 @@ impl Node {
         found: Found,
         hello: watch::Sender<v1::Hello>,
         calls: Calls,
+        health: Health,
         now: Monotonic,
     ) -> Node {
         let Found {
@@ -95,6 +98,7 @@ impl Node {
             pushed: Pushed::new(desired, cluster_id, revision),
             observed,
             services: due,
+            health,
             report: Report::default(),
             hello,
             calls,
@@ -147,6 +151,7 @@ impl Node {
             self.hold_until,
             self.maps_retry,
             self.pushed.due(),
+            self.health.due(),
             full,
         ]
         .into_iter()
@@ -168,6 +173,13 @@ impl Node {
             Event::Update(update) => self.update(*update),
             Event::Open(open) => {
                 serve::open(&self.apply.sys, self.calls.clone(), *open);
+            }
+            Event::Measured(measured) => {
+                if let Some(status) = self.health.measured(&measured, clock::moment()) {
+                    let said = status.clone();
+                    self.hello.send_modify(|hello| hello.status = Some(said));
+                    self.report.node(status);
+                }
             }
             Event::Ask(question) => {
                 let settings = &self.apply.sys.settings;
@@ -260,6 +272,7 @@ impl Node {
         self.settle_pods(moment);
         self.acknowledge();
         self.pushed.save_if_due(&self.apply.sys, now);
+        self.health.measure_if_due(&self.apply.sys, now);
         self.full = self.report.flush();
     }
 

@@ -21,6 +21,8 @@ const EVENTS: usize = 1000;
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     stream: Option<Sender<v1::NodeUp>>,
+    /// Last status of the node, and whether it is to be told.
+    node: Option<(v1::NodeStatus, bool)>,
     /// Last status told or to be told, by uid; true: to be told.
     statuses: BTreeMap<String, (v1::PodStatus, bool)>,
     /// Pods that are gone, until the control plane has forgotten them; true: to be told.
@@ -34,6 +36,8 @@ impl Report {
     /// The control plane is there: all that it may have missed is told again.
     pub(crate) fn connected(&mut self, stream: Sender<v1::NodeUp>) {
         self.stream = Some(stream);
+        // Its greeting had one, which may be older.
+        self.node.iter_mut().for_each(|(_, due)| *due = true);
         self.statuses.values_mut().for_each(|(_, due)| *due = true);
         self.gone.values_mut().for_each(|(_, due)| *due = true);
     }
@@ -42,6 +46,11 @@ impl Report {
     pub(crate) fn disconnected(&mut self) {
         self.stream = None;
         self.ack = None;
+    }
+
+    /// The node's status.
+    pub(crate) fn node(&mut self, status: v1::NodeStatus) {
+        self.node = Some((status, true));
     }
 
     /// A pod's status; told only if it says something new.
@@ -133,6 +142,11 @@ impl Report {
         {
             self.ack = None;
         }
+        if let Some((status, due)) = &mut self.node
+            && *due
+        {
+            *due = !send(Up::NodeStatus(status.clone()));
+        }
         for (status, due) in self.statuses.values_mut().filter(|(_, due)| *due) {
             *due = !send(Up::PodStatus(status.clone()));
         }
@@ -206,6 +220,29 @@ mod tests {
         report.connected(sender);
         report.flush();
         assert_eq!(received(&mut stream).len(), 1);
+    }
+
+    #[test]
+    fn the_nodes_status_is_told_when_it_changes_and_to_a_new_stream() {
+        let node = |boot_id: &str| v1::NodeStatus {
+            boot_id: boot_id.into(),
+            ..Default::default()
+        };
+        let mut report = Report::default();
+        let connect = |report: &mut Report| {
+            let (sender, stream) = tokio::sync::mpsc::channel(8);
+            report.connected(sender);
+            report.flush();
+            stream
+        };
+        let mut stream = connect(&mut report);
+        assert_eq!(received(&mut stream), []);
+        report.node(node("a"));
+        report.flush();
+        report.flush();
+        assert_eq!(received(&mut stream), [Up::NodeStatus(node("a"))]);
+        let mut stream = connect(&mut report);
+        assert_eq!(received(&mut stream), [Up::NodeStatus(node("a"))]);
     }
 
     #[test]

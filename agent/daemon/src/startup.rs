@@ -12,12 +12,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent_plan::link::SERVICE_LINK;
-use agent_plan::settings::Settings;
+use agent_plan::settings::{Resources, Settings};
 use agent_sys::bpf::{BpfError, Config as BpfConfig, Datapath, NodeFacts, Role};
 use agent_sys::cgroup::{GroupError, Groups};
 use agent_sys::clock;
 use agent_sys::image::{self, Image, ImageError, ImageStore};
 use agent_sys::link::{LinkError, Netlink, set_sysctl};
+use agent_sys::resources;
 use agent_sys::state::{Layout, StateError};
 use tokio::sync::mpsc;
 
@@ -75,6 +76,12 @@ pub(crate) enum StartError {
     NoAddress {
         /// The device.
         uplink: String,
+    },
+    /// All of it is reserved.
+    #[error("nothing is left for pods: the node's whole {what} is reserved")]
+    Reserved {
+        /// "cpu" or "memory"
+        what: &'static str,
     },
     /// Images.
     #[error(transparent)]
@@ -209,14 +216,26 @@ fn check_disk(folder: &Path) -> Result<(), StartError> {
     })
 }
 
-fn memory_bytes() -> Result<u64, StartError> {
-    let path = "/proc/meminfo";
-    let text = std::fs::read_to_string(path).map_err(|source| StartError::Fact { path, source })?;
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let number = total
-        .and_then(|t| t.trim().strip_suffix("kB"))
-        .and_then(|n| n.trim().parse().ok());
-    Ok(number.unwrap_or(0_u64) * 1024)
+/// What the node has, and what of it is reserved; something must be left for pods.
+fn capacity(config: &Config) -> Result<(Resources, Resources), StartError> {
+    let memory = resources::memory().map_err(|source| StartError::Fact {
+        path: "/proc/meminfo",
+        source,
+    })?;
+    let capacity = Resources {
+        cpu_millis: resources::cpus() as u64 * 1000,
+        memory_bytes: memory.capacity,
+    };
+    let reserved = config.reserved.of(capacity);
+    let allocatable = config.pressure.allocatable(capacity, reserved);
+    let rows = [
+        ("cpu", allocatable.cpu_millis),
+        ("memory", allocatable.memory_bytes),
+    ];
+    match rows.iter().find(|(_, left)| *left == 0) {
+        Some((what, _)) => Err(StartError::Reserved { what }),
+        None => Ok((capacity, reserved)),
+    }
 }
 
 /// Opens all of it, in the network namespace of the caller.
@@ -261,12 +280,14 @@ pub(crate) async fn open(
     let node_ip = node_ip.ok_or_else(|| StartError::NoAddress {
         uplink: first.name.clone(),
     })?;
+    let (capacity, reserved) = capacity(config)?;
     let settings = Settings {
         node_name: config.node_name.clone(),
         node_ip,
         uplink: first.name.clone(),
         mtu: first.mtu,
-        memory_bytes: memory_bytes()?,
+        capacity,
+        reserved,
         restart_backoff_base_ms: config.restart_backoff_base_ms.into(),
         restart_backoff_max_ms: config.restart_backoff_max_ms.into(),
         image_backoff_base_ms: config.image_backoff_base_ms.into(),

@@ -127,7 +127,11 @@ pub fn create(
         seccomp: seccomp != "Unconfined" && !security.privileged,
         tty: container.tty,
         stdin: container.stdin,
-        oom_score_adj: cgroup::oom_score_adj(&pod.qos_class, &resources, settings.memory_bytes),
+        oom_score_adj: cgroup::oom_score_adj(
+            &pod.qos_class,
+            &resources,
+            settings.capacity.memory_bytes,
+        ),
         sysctls: pod_security.sysctls.clone(),
         hostname,
         log_max_bytes: settings.log_max_bytes,

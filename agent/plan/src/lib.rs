@@ -5,7 +5,7 @@
 //! `step`, `link`, `endpoint`, `maps`; `action` (the answer); `pod` with `container`,
 //! `restart`, `image`, `probe`, then `create`, `user`, `volume`, `cgroup`, `route`,
 //! `service` with `batch`; `begin`, `outcome` and `take` take in what came of it, `status` and
-//! `event` say so, `record` remembers it. Values depend on no plan, plans on values,
+//! `event` say so, `pressure` speaks of the node, `record` remembers it. Values depend on no plan, plans on values,
 //! `world` and `action`. The daemon plans by parts (a pod, a service, the network)
 //! what has changed; [`plan`] is all of them.
 
@@ -24,6 +24,7 @@ pub mod link;
 pub mod maps;
 pub mod outcome;
 pub mod pod;
+pub mod pressure;
 pub mod probe;
 pub mod record;
 pub mod restart;

@@ -4,6 +4,28 @@
 
 use std::net::Ipv4Addr;
 
+/// CPU time and memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Resources {
+    /// Thousandths of a CPU.
+    pub cpu_millis: u64,
+    /// Bytes.
+    pub memory_bytes: u64,
+}
+
+impl Resources {
+    /// What is left without these, and without so many bytes more.
+    pub fn less(self, reserved: Resources, memory_bytes: u64) -> Resources {
+        Resources {
+            cpu_millis: self.cpu_millis.saturating_sub(reserved.cpu_millis),
+            memory_bytes: self
+                .memory_bytes
+                .saturating_sub(reserved.memory_bytes)
+                .saturating_sub(memory_bytes),
+        }
+    }
+}
+
 /// Facts of the node and the operator's choices; fixed while the agent runs.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -15,8 +37,10 @@ pub struct Settings {
     pub uplink: String,
     /// MTU of the uplink, bytes; pods get the same.
     pub mtu: u32,
-    /// Memory of the node, bytes (for `oom_score_adj`).
-    pub memory_bytes: u64,
+    /// What the node has.
+    pub capacity: Resources,
+    /// What of it is kept for the system and the agent.
+    pub reserved: Resources,
     /// First delay of CrashLoopBackOff, milliseconds (Kubernetes: 10 s).
     pub restart_backoff_base_ms: i64,
     /// Longest delay of CrashLoopBackOff, milliseconds (Kubernetes: 300 s).

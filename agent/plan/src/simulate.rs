@@ -11,7 +11,7 @@ use proto::v1;
 
 use crate::action::Action;
 use crate::outcome::{Outcome, Part};
-use crate::settings::Settings;
+use crate::settings::{Resources, Settings};
 use crate::time::Moment;
 use crate::world::{ImageFacts, Observed};
 
@@ -22,7 +22,11 @@ pub fn settings() -> Settings {
         node_ip: Ipv4Addr::new(172, 31, 0, 11),
         uplink: "eth0".into(),
         mtu: 1500,
-        memory_bytes: 8 << 30,
+        capacity: Resources {
+            cpu_millis: 4_000,
+            memory_bytes: 8 << 30,
+        },
+        reserved: Resources::default(),
         restart_backoff_base_ms: 10_000,
         restart_backoff_max_ms: 300_000,
         image_backoff_base_ms: 10_000,

@@ -10,6 +10,7 @@ pub mod maps;
 pub mod netns;
 pub mod process;
 mod removal;
+pub mod resources;
 pub mod shim;
 pub mod state;
 pub mod volume;

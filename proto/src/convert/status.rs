@@ -136,6 +136,24 @@ fn state(state: &v1::ContainerState) -> Value {
     }
 }
 
+/// The node's conditions. An agent that starts does not know since when they hold:
+/// where the status is the same as before, so is the time of its transition.
+fn node_conditions(reported: &[v1::Condition], old: Option<&Value>) -> Value {
+    let mut all = conditions(reported, old);
+    let before = old.and_then(|old| old.get("conditions")?.as_array());
+    for condition in all.as_array_mut().into_iter().flatten() {
+        let same = before.into_iter().flatten().find(|there| {
+            ["type", "status"]
+                .iter()
+                .all(|key| there.get(key) == condition.get(key))
+        });
+        if let Some(time) = same.and_then(|there| there.get("lastTransitionTime")) {
+            condition["lastTransitionTime"] = time.clone();
+        }
+    }
+    all
+}
+
 /// `status` of a Node. `version` is the agent's; `old` the `status` before.
 pub fn node_status(status: &v1::NodeStatus, version: &str, old: Option<&Value>) -> Value {
     let mut addresses: Vec<Value> = status
@@ -146,21 +164,30 @@ pub fn node_status(status: &v1::NodeStatus, version: &str, old: Option<&Value>) 
     if !status.hostname.is_empty() {
         addresses.push(json!({"type": "Hostname", "address": status.hostname}));
     }
-    let cpu = match status.cpu_millis % 1000 {
-        0 => (status.cpu_millis / 1000).to_string(),
-        _part => format!("{}m", status.cpu_millis),
+    let resources = |cpu_millis: u64, memory_bytes: u64| {
+        let cpu = match cpu_millis % 1000 {
+            0 => (cpu_millis / 1000).to_string(),
+            _part => format!("{cpu_millis}m"),
+        };
+        json!({
+            "cpu": cpu,
+            "memory": format!("{}Ki", memory_bytes / 1024),
+            "pods": status.max_pods.to_string(),
+        })
     };
-    let capacity = json!({
-        "cpu": cpu,
-        "memory": format!("{}Ki", status.memory_bytes / 1024),
-        "pods": status.max_pods.to_string(),
-    });
+    let capacity = resources(status.cpu_millis, status.memory_bytes);
+    let allocatable = resources(
+        status.allocatable_cpu_millis.unwrap_or(status.cpu_millis),
+        status
+            .allocatable_memory_bytes
+            .unwrap_or(status.memory_bytes),
+    );
     let mut fields = old.and_then(Value::as_object).cloned().unwrap_or_default();
     fields.extend(object(json!({
         "addresses": addresses,
         "capacity": capacity,
-        "allocatable": capacity,
-        "conditions": conditions(&status.conditions, old),
+        "allocatable": allocatable,
+        "conditions": node_conditions(&status.conditions, old),
         "nodeInfo": {
             "machineID": status.machine_id,
             "systemUUID": status.machine_id,

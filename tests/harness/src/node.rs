@@ -50,6 +50,7 @@ impl Node {
              root = \"{folder}/lib\"\nrun = \"{folder}/run\"\nbpffs = \"{pins}\"\n\
              cgroup = \"{cgroup}\"\nuplinks = [\"eth0\"]\nnode_ip = \"{ip}\"\n\
              restart_backoff_base_ms = 2000\nimage_backoff_base_ms = 2000\n\n\
+             [pressure]\ndisk_available = \"1Gi\"\nimages_available = \"1Gi\"\n\n\
              [join]\n{join}\n\n[[registry]]\nhost = \"docker.io\"\nendpoint = \"http://{registry}\"\n",
             name = self.name,
             folder = folder.display(),
