@@ -5,7 +5,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::claim::ClaimWrite;
-use crate::object::{Key, Object};
+use crate::object::Key;
+use crate::registry::Object;
 
 /// Outcome of one plan.
 #[derive(Debug, Default, PartialEq)]

@@ -13,52 +13,25 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::action::{Notice, Plan, Severity, Write};
 use crate::hash::{fnv64, letters};
-use crate::object::{self, Key, Name, Object};
-use crate::progress;
+use crate::member::{DESIRED, MAXIMUM, Member, REVISION};
+use crate::object::{self, Key, Name};
+use crate::registry::Object;
 use crate::rollout::{self, Limits};
+use crate::task::Task;
+use crate::watched::Watched;
 use crate::world::World;
+use crate::{progress, select};
 
 /// Label that tells the pods of one template from those of another.
 pub const HASH_LABEL: &str = "pod-template-hash";
-/// Which rollout a replica set belongs to; `rollout undo` reads it.
-pub const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Earlier revisions of the same template, comma-separated.
 pub const HISTORY: &str = "deployment.kubernetes.io/revision-history";
-/// The Deployment's replicas when the set was last scaled.
-pub const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
-/// The same with the surge.
-pub const MAXIMUM: &str = "deployment.kubernetes.io/max-replicas";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const COMPONENT: &str = "deployment-controller";
 
-/// A replica set as this plan sees it: as it is, and how many it is to have.
-#[derive(Clone)]
-pub(crate) struct Member {
-    pub(crate) set: Arc<ReplicaSet>,
-    /// `spec.replicas` now.
-    pub(crate) replicas: i32,
-    /// Pods that are available, by its status.
-    pub(crate) available: i32,
-    /// Pods, by its status.
-    pub(crate) current: i32,
-    /// Pods that have not come to their end, terminating ones included.
-    pub(crate) pods: usize,
-}
-
-impl Member {
-    fn of(world: &World, set: &Arc<ReplicaSet>) -> Self {
-        let pods = (world.owned_by(object::uid(&set.metadata)))
-            .filter_map(|k| world.pods.get(&k.name))
-            .filter(|p| !object::pod_finished(p))
-            .count();
-        let status = set.status.as_ref();
-        Self {
-            set: set.clone(),
-            replicas: set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1),
-            available: status.and_then(|s| s.available_replicas).unwrap_or(0),
-            current: status.map_or(0, |s| s.replicas),
-            pods,
-        }
+impl Watched for Deployment {
+    fn reconcile(name: &Name) -> Option<Task> {
+        Some(Task::Deployment(name.clone()))
     }
 }
 
@@ -100,7 +73,7 @@ pub fn plan(world: &World, name: &Name, now: Timestamp) -> Plan {
             .as_ref()
             .is_some_and(|n| Arc::ptr_eq(&n.set, &member.set));
         let replicas = wanted
-            .get(set_name(member))
+            .get(member.name())
             .copied()
             .unwrap_or(member.replicas);
         let revision = if is_new && !paused {
@@ -125,10 +98,6 @@ pub fn plan(world: &World, name: &Name, now: Timestamp) -> Plan {
     plan
 }
 
-pub(crate) fn set_name(member: &Member) -> &str {
-    member.set.metadata.name.as_deref().unwrap_or("")
-}
-
 /// The set of the present template (the oldest, if several), and the others,
 /// oldest first. Orphans that the Deployment selects are adopted.
 fn sets(
@@ -149,13 +118,14 @@ fn sets(
         .collect();
     if !deleting {
         for orphan in world
+            .indexes
             .orphan_sets
             .iter()
             .filter_map(|n| world.replica_sets.get(n))
         {
             let mine = orphan.metadata.namespace == deployment.metadata.namespace
                 && !object::deleting(&orphan.metadata)
-                && crate::index::selects(&spec.selector, &orphan.metadata);
+                && select::selects(&spec.selector, &orphan.metadata);
             if mine {
                 let mut changed = ReplicaSet::clone(orphan);
                 let owner = object::owned_by("apps/v1", "Deployment", &deployment.metadata);
@@ -281,16 +251,10 @@ fn inherited(deployment: &Deployment) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn revision_of(member: &Member) -> i64 {
-    object::annotation(&member.set.metadata, REVISION)
-        .and_then(|r| r.parse().ok())
-        .unwrap_or(0)
-}
-
 /// The number that the new set has, or gets: one above all old ones.
 fn revision_for(new: Option<&Member>, old: &[Member]) -> Option<String> {
-    let above = old.iter().map(revision_of).max().unwrap_or(0) + 1;
-    Some(new.map_or(0, revision_of).max(above).to_string())
+    let above = old.iter().map(Member::revision).max().unwrap_or(0) + 1;
+    Some(new.map_or(0, Member::revision).max(above).to_string())
 }
 
 /// Writes what differs: replicas, the limits they were reckoned with, revision.
@@ -328,12 +292,8 @@ fn update(
     if changed != *member.set {
         plan.put(Object::ReplicaSet(Arc::new(changed)));
         if replicas != member.replicas {
-            plan.notices.push(scaled(
-                deployment,
-                set_name(member),
-                member.replicas,
-                replicas,
-            ));
+            plan.notices
+                .push(scaled(deployment, member.name(), member.replicas, replicas));
         }
     }
 }
@@ -362,7 +322,7 @@ fn forget_old(limit: i32, old: &[Member], plan: &mut Plan) {
         .iter()
         .filter(|m| m.replicas == 0 && m.current == 0)
         .collect();
-    empty.sort_by_key(|m| revision_of(m));
+    empty.sort_by_key(|m| m.revision());
     let excess = empty
         .len()
         .saturating_sub(usize::try_from(limit).unwrap_or(0));

@@ -15,7 +15,11 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::action::{Plan, Write};
 use crate::hash::{fnv64, letters};
-use crate::object::{self, Key, Name, Object};
+use crate::index::{Indexes, add, sub};
+use crate::object::{self, Key, Name};
+use crate::registry::Object;
+use crate::task::Task;
+use crate::watched::Watched;
 use crate::world::World;
 
 /// Label by which a slice names its Service.
@@ -28,6 +32,33 @@ const MOST: usize = 100;
 
 /// What all endpoints of a slice have in common: port name, protocol, number.
 type Ports = Vec<(String, String, i32)>;
+
+/// The service that a slice is of.
+fn service_of(slice: &EndpointSlice, namespace: &str) -> Option<Name> {
+    let service = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?;
+    Some(Name::new(namespace, service))
+}
+
+impl Watched for EndpointSlice {
+    fn index(&self, name: &Name, indexes: &mut Indexes) {
+        if let Some(service) = service_of(self, &name.namespace) {
+            add(&mut indexes.slices_by_service, service, name.clone());
+        }
+    }
+
+    fn unindex(&self, name: &Name, indexes: &mut Indexes) {
+        if let Some(service) = service_of(self, &name.namespace) {
+            sub(&mut indexes.slices_by_service, &service, name);
+        }
+    }
+
+    fn changed(name: &Name, old: Option<&Self>, new: Option<&Self>, indexes: &mut Indexes) {
+        for slice in [old, new].into_iter().flatten() {
+            let service = service_of(slice, &name.namespace);
+            indexes.due.extend(service.map(Task::EndpointSlices));
+        }
+    }
+}
 
 /// Brings the slices of one Service in line with its pods.
 pub fn plan(world: &World, service_name: &Name) -> Plan {

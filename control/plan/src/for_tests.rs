@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use serde_json::{Value, json};
 
-use crate::object::Object;
+use crate::action::{Plan, Write};
+use crate::registry::Object;
 use crate::world::{Settings, World};
 
 /// A fixed time.
@@ -101,4 +102,25 @@ pub(crate) fn put_pod(world: &mut World, pod: Pod) {
 /// Puts it in.
 pub(crate) fn put_node(world: &mut World, node: Node) {
     world.put(Object::Node(Arc::new(node)));
+}
+
+/// A config map with more metadata.
+pub(crate) fn map(name: &str, more: &Value) -> Object {
+    let mut metadata = meta(name, &[]);
+    for (key, value) in more.as_object().unwrap() {
+        metadata[key] = value.clone();
+    }
+    Object::ConfigMap(Arc::new(typed(json!({"metadata": metadata}))))
+}
+
+/// "delete NAME", "remove NAME", "unhook NAME"
+pub(crate) fn told(plan: &Plan) -> Vec<String> {
+    let said = |w: &Write| match w {
+        Write::Put { object, .. } => format!("put {}", object.key().name.name),
+        Write::Claims(_) => "claims".to_owned(),
+        Write::Delete { key, .. } => format!("delete {}", key.name.name),
+        Write::Remove { key, .. } => format!("remove {}", key.name.name),
+        Write::Unhook { key, .. } => format!("unhook {}", key.name.name),
+    };
+    plan.writes.iter().map(said).collect()
 }

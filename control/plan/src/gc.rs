@@ -1,15 +1,13 @@
-//! What goes after something else went: dependents of owners that are gone,
-//! objects whose deletion nothing holds up any more, the contents of
-//! namespaces, old events.
+//! What goes after something else went: dependents of owners that are gone, and
+//! objects whose deletion nothing holds up any more.
 //!
-//! Called by [`crate::plan`].
+//! Called by [`crate::plan`]; contents of namespaces are `namespace.rs`.
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::action::{Plan, Write, after};
-use crate::object::{self, Key, Object};
+use crate::action::{Plan, Write};
+use crate::object::{self, Key};
+use crate::registry::Object;
 use crate::world::World;
 
 /// Finalizer of an object that stays until its dependents are gone.
@@ -33,7 +31,7 @@ pub fn collect(world: &World, key: &Key) -> Plan {
     plan
 }
 
-fn delete(world: &World, key: &Key, foreground: bool, plan: &mut Plan) {
+pub(crate) fn delete(world: &World, key: &Key, foreground: bool, plan: &mut Plan) {
     let Some(object) = world.get(key) else { return };
     if !object::deleting(object.meta()) {
         let grace_seconds = None;
@@ -147,97 +145,17 @@ fn by_owners(world: &World, key: &Key, meta: &ObjectMeta, plan: &mut Plan) {
     }
 }
 
-/// Deletes what is in a namespace that is being deleted, then the namespace.
-pub fn namespace(world: &World, name: &str) -> Plan {
-    let mut plan = Plan::default();
-    let Some(namespace) = world.namespaces.get(name) else {
-        return plan;
-    };
-    if !object::deleting(&namespace.metadata) {
-        return plan;
-    }
-    let mut empty = true;
-    for key in world.in_namespace(name) {
-        empty = false;
-        if plan.writes.len() < BURST {
-            delete(world, key, false, &mut plan);
-        }
-    }
-    let held = namespace
-        .metadata
-        .finalizers
-        .iter()
-        .flatten()
-        .next()
-        .is_some();
-    if empty && !held {
-        let key = Key::new("", "Namespace", object::Name::new("", name));
-        let revision = object::revision(&namespace.metadata);
-        plan.writes.push(Write::Remove { key, revision });
-    }
-    plan
-}
-
-/// When the event happened last.
-pub fn event_time(event: &Event) -> Timestamp {
-    let last = event.last_timestamp.as_ref().map(|t| t.0);
-    let last = last.or_else(|| event.event_time.as_ref().map(|t| t.0));
-    let created = || event.metadata.creation_timestamp.as_ref().map(|t| t.0);
-    last.or_else(created).unwrap_or(Timestamp::MIN)
-}
-
-/// Removes events that are older than events are kept.
-pub fn events(world: &World, now: Timestamp) -> Plan {
-    let mut plan = Plan::default();
-    for (time, name) in &world.events_by_time {
-        let end = after(*time, world.settings.event_seconds);
-        if end > now || plan.writes.len() == BURST {
-            plan.again(end.max(now));
-            break;
-        }
-        let Some(event) = world.events.get(name) else {
-            continue;
-        };
-        let key = Key::new("", "Event", name.clone());
-        let revision = object::revision(&event.metadata);
-        plan.writes.push(Write::Remove { key, revision });
-    }
-    plan
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::for_tests::{meta, node, now, pod, put_node, put_pod, running, typed, world};
+    use crate::for_tests::{map, node, pod, put_node, put_pod, running, told, typed, world};
     use crate::object::Name;
-
-    fn map(name: &str, more: &Value) -> Object {
-        let mut metadata = meta(name, &[]);
-        for (key, value) in more.as_object().unwrap() {
-            metadata[key] = value.clone();
-        }
-        Object::ConfigMap(Arc::new(typed(json!({"metadata": metadata}))))
-    }
 
     fn owner(uid: &str, blocks: bool) -> Value {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "name": uid, "uid": uid,
             "blockOwnerDeletion": blocks})
-    }
-
-    /// "delete NAME", "remove NAME", "unhook NAME"
-    fn told(plan: &Plan) -> Vec<String> {
-        let said = |w: &Write| match w {
-            Write::Put { object, .. } => format!("put {}", object.key().name.name),
-            Write::Claims(_) => "claims".to_owned(),
-            Write::Delete { key, .. } => format!("delete {}", key.name.name),
-            Write::Remove { key, .. } => format!("remove {}", key.name.name),
-            Write::Unhook { key, .. } => format!("unhook {}", key.name.name),
-        };
-        plan.writes.iter().map(said).collect()
     }
 
     #[test]
@@ -318,32 +236,5 @@ mod tests {
                 "{grace} {there}"
             );
         }
-    }
-
-    #[test]
-    fn a_namespace_goes_after_its_contents() {
-        let mut world = world();
-        world.put(map("a", &json!({})));
-        assert_eq!(namespace(&world, "default"), Plan::default());
-        let mut object = world.namespaces["default"].as_ref().clone();
-        object.metadata.deletion_timestamp = Some(typed(json!("2026-01-01T00:00:00Z")));
-        world.put(Object::Namespace(Arc::new(object)));
-        assert_eq!(told(&namespace(&world, "default")), ["delete a"]);
-        world.remove(&Key::new("", "ConfigMap", Name::new("default", "a")));
-        assert_eq!(told(&namespace(&world, "default")), ["remove default"]);
-    }
-
-    #[test]
-    fn old_events_go() {
-        let mut world = world();
-        for (name, age) in [("old", 4000), ("young", 100)] {
-            let time = after(now(), -age).to_string();
-            world.put(Object::Event(Arc::new(typed(json!({
-                "metadata": meta(name, &[]), "involvedObject": {}, "lastTimestamp": time,
-            })))));
-        }
-        let plan = events(&world, now());
-        assert_eq!(told(&plan), ["remove old"]);
-        assert_eq!(plan.again_at, Some(after(now(), 3500)));
     }
 }

@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::action::{Plan, Write};
 use crate::claim::{ClaimKey, ClaimWrite};
-use crate::object::{self, Name, Object};
+use crate::object::{self, Name};
+use crate::registry::Object;
 use crate::world::World;
 
 /// Annotation with the number.
@@ -44,19 +45,12 @@ pub(crate) fn number(
     fresh: &mut Vec<(String, u32)>,
 ) -> (u32, Option<ClaimWrite>) {
     let owner = canonical(pod);
-    let known = world.identities.get(&owner).copied();
+    let known = world.indexes.identities.get(&owner).copied();
     let known = known.or_else(|| fresh.iter().find(|(o, _)| *o == owner).map(|(_, n)| *n));
     if let Some(number) = known {
         return (number, None);
     }
-    let last = world.claims.range(ClaimKey::Identity(0)..).next_back();
-    let last = last.and_then(|(k, _)| {
-        if let ClaimKey::Identity(n) = k {
-            Some(*n)
-        } else {
-            None
-        }
-    });
+    let last = world.claims().last_identity();
     let taken: BTreeSet<u32> = fresh.iter().map(|(_, n)| *n).collect();
     let mut number = last.map_or(FIRST, |n| n.saturating_add(1)).max(FIRST);
     while taken.contains(&number) {
@@ -76,16 +70,13 @@ pub(crate) fn number(
 /// Releases the numbers that no pod has. The highest stays, so that the next one
 /// is above all that ever were: a node may still know an old one.
 pub(crate) fn unused(world: &World) -> impl Iterator<Item = ClaimWrite> + '_ {
-    let highest = world
-        .claims
-        .range(ClaimKey::Identity(0)..)
-        .next_back()
-        .map(|(key, _)| key);
-    let numbers = world.idle_identities.iter().map(|n| ClaimKey::Identity(*n));
+    let highest = world.claims().last_identity();
+    let numbers = world.indexes.idle_identities.iter().copied();
     numbers
-        .filter(move |key| Some(key) != highest)
-        .filter_map(|key| {
-            let claim = world.claims.get(&key)?;
+        .filter(move |number| Some(*number) != highest)
+        .filter_map(|number| {
+            let key = ClaimKey::Identity(number);
+            let claim = world.claims().get(&key)?;
             Some(ClaimWrite {
                 key,
                 revision: claim.revision,

@@ -1,19 +1,18 @@
 //! Addresses: ranges of nodes, addresses of pods and services, numbers of
 //! services and their ports.
 //!
-//! Everything is held by a claim (`claim.rs`). What was released is given out
-//! again as late as possible: first what nobody ever had, then what has been
-//! free for longest. Called by the scheduler, by `node.rs`, and by
-//! control-server when a Service is written.
+//! Everything is held by a claim (`claim.rs`), and picked from a pool (`pool.rs`).
+//! Called by `node.rs`, and by control-server when a Service is written.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 
 use crate::action::{Plan, Write};
-use crate::claim::{Claim, ClaimKey, ClaimWrite};
+use crate::claim::{ClaimKey, ClaimWrite};
+use crate::pool::{Claims, Draw, Pool};
 use crate::world::World;
 use crate::{identity, object};
 
@@ -22,135 +21,46 @@ pub const SERVICE_ID: &str = "hydrofoil.dev/service-id";
 /// Annotation with the numbers of its ports: "http=3,metrics=4"; a port
 /// without a name is "=3".
 pub const PORT_IDS: &str = "hydrofoil.dev/port-ids";
-/// Numbers of services and ports are below this: they are keys of BPF arrays.
-const MOST_IDS: u32 = 65_536;
-
-/// All claims, for those who pick from them.
-pub type Claims = BTreeMap<ClaimKey, Claim>;
-
-/// Address number `offset` of a range; `None` behind its end.
-pub fn address(range: &IpNet, offset: u64) -> Option<IpAddr> {
-    let address = match range {
-        IpNet::V4(net) => {
-            let offset = u32::try_from(offset).ok()?;
-            IpAddr::V4(Ipv4Addr::from(
-                u32::from(net.network()).checked_add(offset)?,
-            ))
-        }
-        IpNet::V6(net) => {
-            let base = u128::from(net.network());
-            IpAddr::V6(Ipv6Addr::from(base.checked_add(u128::from(offset))?))
-        }
-    };
-    range.contains(&address).then_some(address)
-}
-
-/// The addresses of a range that are given out: not its network address, not
-/// the first (a gateway's by custom), not IPv4's broadcast address.
-fn usable(range: &IpNet) -> impl Iterator<Item = IpAddr> + '_ {
-    let broadcast = if let IpNet::V4(net) = range {
-        Some(IpAddr::V4(net.broadcast()))
-    } else {
-        None
-    };
-    (2..)
-        .map_while(|offset| address(range, offset))
-        .filter(move |a| Some(*a) != broadcast)
-}
-
-/// Picks what nobody ever had, else what was released first; and not what was
-/// picked a moment ago (`taken`).
-fn pick(
-    claims: &Claims,
-    candidates: impl Iterator<Item = ClaimKey>,
-    taken: &BTreeSet<ClaimKey>,
-) -> Option<(ClaimKey, u64)> {
-    let mut released: Option<(ClaimKey, u64)> = None;
-    for key in candidates {
-        if taken.contains(&key) {
-            continue;
-        }
-        match claims.get(&key) {
-            None => return Some((key, 0)),
-            Some(claim) if claim.owner.is_empty() => {
-                if released
-                    .as_ref()
-                    .is_none_or(|(_, revision)| claim.revision < *revision)
-                {
-                    released = Some((key, claim.revision));
-                }
-            }
-            Some(_) => {}
-        }
-    }
-    released
-}
-
-/// An address for a pod in one of the node's ranges. `None`: all are in use.
-pub fn pod_address(
-    claims: &Claims,
-    ranges: &[IpNet],
-    owner: &str,
-    taken: &mut BTreeSet<ClaimKey>,
-) -> Option<(IpAddr, ClaimWrite)> {
-    let candidates = ranges.iter().flat_map(usable).map(ClaimKey::PodAddress);
-    let (key, revision) = pick(claims, candidates, taken)?;
-    let ClaimKey::PodAddress(address) = key else {
-        return None;
-    };
-    taken.insert(key.clone());
-    Some((
-        address,
-        ClaimWrite {
-            key,
-            revision,
-            owner: owner.to_owned(),
-        },
-    ))
-}
-
 /// A range of pod addresses for a node. `None`: the cluster's range is used up.
 pub fn node_range(world: &World, node: &str) -> Option<(IpNet, ClaimWrite)> {
     let settings = &world.settings;
-    // A node that was taken out and comes back has its range still.
-    let own = world.claims_by_owner.get(node).into_iter().flatten();
+    let taken = |range: IpNet, key: ClaimKey, revision: u64| {
+        let owner = node.to_owned();
+        let claim = ClaimWrite {
+            key,
+            revision,
+            owner,
+        };
+        Some((range, claim))
+    };
+    // A node that was removed and comes back has its range still.
+    let own = world
+        .indexes
+        .claims_by_owner
+        .get(node)
+        .into_iter()
+        .flatten();
     for key in own {
-        if let (ClaimKey::NodeRange(range), Some(claim)) = (key, world.claims.get(key)) {
-            let (key, revision, owner) = (key.clone(), claim.revision, node.to_owned());
-            return Some((
-                *range,
-                ClaimWrite {
-                    key,
-                    revision,
-                    owner,
-                },
-            ));
+        if let (ClaimKey::NodeRange(range), Some(claim)) = (key, world.claims().get(key)) {
+            return taken(*range, key.clone(), claim.revision);
         }
     }
-    let subnets = settings.pod_cidr.subnets(settings.node_prefix).ok()?;
-    let candidates = subnets.map(ClaimKey::NodeRange);
-    let (key, revision) = pick(&world.claims, candidates, &BTreeSet::new())?;
+    let pool = Pool::NodeRanges(settings.pod_cidr, settings.node_prefix);
+    let (key, revision) = world.claims().draw(pool).next()?;
     let ClaimKey::NodeRange(range) = key else {
         return None;
     };
-    Some((
-        range,
-        ClaimWrite {
-            key,
-            revision,
-            owner: node.to_owned(),
-        },
-    ))
+    taken(range, key, revision)
 }
 
 /// Releases what belonged to objects that are gone, and forgets identities that
 /// no pod has any more.
 pub fn release(world: &World) -> Plan {
-    let writes: Vec<ClaimWrite> = (world.orphan_claims.iter())
+    let writes: Vec<ClaimWrite> = (world.indexes.orphan_claims.iter())
         .filter_map(|key| {
-            let claim = world.claims.get(key)?;
+            let claim = world.claims().get(key)?;
             // A claim and its owner come with one write, the claim first.
-            if claim.owner.is_empty() || world.owner_exists(key, &claim.owner) {
+            if claim.owner.is_empty() || world.indexes.owner_exists(key, &claim.owner) {
                 return None;
             }
             Some(ClaimWrite {
@@ -222,10 +132,9 @@ pub fn service(
         return Ok(writes);
     }
     if asked.is_empty() {
-        // The first address is left for the cluster's own use.
-        let candidates = usable(range).map(ClaimKey::ServiceAddress);
         let used_up = ServiceProblem::UsedUp { what: "addresses" };
-        let (key, revision) = pick(claims, candidates, &BTreeSet::new()).ok_or(used_up)?;
+        let mut draw = claims.draw(Pool::ServiceAddresses(*range));
+        let (key, revision) = draw.next().ok_or(used_up)?;
         if let ClaimKey::ServiceAddress(address) = &key {
             asked.push(address.to_string());
         }
@@ -294,11 +203,9 @@ fn number(
     writes: &mut Vec<ClaimWrite>,
 ) -> Result<(), ServiceProblem> {
     let (old_id, old_ports) = old.map(ids).unwrap_or_default();
-    let mut taken = BTreeSet::new();
-    let mut next = |make: fn(u32) -> ClaimKey, what| {
-        let candidates = (1..MOST_IDS).map(make);
-        let picked = pick(claims, candidates, &taken);
-        let (key, revision) = picked.ok_or(ServiceProblem::UsedUp { what })?;
+    let mut next = |draw: &mut Draw<'_>, what| {
+        let used_up = ServiceProblem::UsedUp { what };
+        let (key, revision) = draw.next().ok_or(used_up)?;
         let number = match key {
             ClaimKey::ServiceId(n) | ClaimKey::PortId(n) => n,
             ClaimKey::PodAddress(_)
@@ -306,7 +213,6 @@ fn number(
             | ClaimKey::NodeRange(_)
             | ClaimKey::Identity(_) => 0,
         };
-        taken.insert(key.clone());
         writes.push(ClaimWrite {
             key,
             revision,
@@ -316,14 +222,15 @@ fn number(
     };
     let id = match old_id {
         Some(id) => id,
-        None => next(ClaimKey::ServiceId, "service numbers")?,
+        None => next(&mut claims.draw(Pool::ServiceIds), "service numbers")?,
     };
     let mut numbers = Vec::new();
+    let mut free = claims.draw(Pool::PortIds);
     for port in ports {
         let name = port.name.clone().unwrap_or_default();
         let number = match old_ports.get(&name) {
             Some(number) => *number,
-            None => next(ClaimKey::PortId, "port numbers")?,
+            None => next(&mut free, "port numbers")?,
         };
         numbers.push(format!("{name}={number}"));
     }
@@ -365,61 +272,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::claim::Claim;
     use crate::for_tests::{service as service_of, typed};
 
     fn take(claims: &mut Claims, revision: u64, write: &ClaimWrite) {
-        claims.insert(
-            write.key.clone(),
-            Claim {
-                owner: write.owner.clone(),
-                revision,
-            },
-        );
-    }
-
-    #[test]
-    fn addresses_are_used_again_as_late_as_possible() {
-        let ranges: Vec<IpNet> = vec!["10.0.0.0/29".parse().unwrap()];
-        let mut claims = Claims::new();
-        let mut order = Vec::new();
-        for revision in 1..=5 {
-            let (address, write) =
-                pod_address(&claims, &ranges, "pod", &mut BTreeSet::new()).unwrap();
-            order.push(address.to_string());
-            take(&mut claims, revision, &write);
-        }
-        // Neither the network's, nor the first, nor the broadcast address.
-        assert_eq!(
-            order,
-            ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]
-        );
-        assert_eq!(
-            pod_address(&claims, &ranges, "pod", &mut BTreeSet::new()),
-            None
-        );
-        for (revision, released) in [(6, "10.0.0.4"), (7, "10.0.0.2")] {
-            let key = ClaimKey::PodAddress(released.parse().unwrap());
-            claims.insert(
-                key,
-                Claim {
-                    owner: String::new(),
-                    revision,
-                },
-            );
-        }
-        let mut taken = BTreeSet::new();
-        let mut next = || {
-            pod_address(&claims, &ranges, "p", &mut taken).map(|(a, w)| (a.to_string(), w.revision))
-        };
-        assert_eq!(next(), Some(("10.0.0.4".to_owned(), 6)));
-        assert_eq!(next(), Some(("10.0.0.2".to_owned(), 7)));
-        assert_eq!(next(), None);
+        let owner = write.owner.clone();
+        claims.put(&write.key, Some(Claim { owner, revision }));
     }
 
     #[test]
     fn a_service_keeps_its_numbers() {
         let range: IpNet = "10.96.0.0/24".parse().unwrap();
-        let mut claims = Claims::new();
+        let mut claims = Claims::default();
         let mut first = service_of(json!(80));
         for (revision, write) in (1..).zip(service(&claims, &range, &mut first, None).unwrap()) {
             take(&mut claims, revision, &write);
@@ -458,13 +322,9 @@ mod tests {
     fn what_a_service_may_not_ask_for() {
         let range: IpNet = "10.96.0.0/24".parse().unwrap();
         let other = ClaimKey::ServiceAddress("10.96.0.9".parse().unwrap());
-        let claims = Claims::from([(
-            other,
-            Claim {
-                owner: "other".to_owned(),
-                revision: 1,
-            },
-        )]);
+        let mut claims = Claims::default();
+        let owner = "other".to_owned();
+        claims.put(&other, Some(Claim { owner, revision: 1 }));
         let rows = [
             ("10.96.0.9", false),
             ("10.96.1.9", false),

@@ -11,25 +11,38 @@ pub mod action;
 pub mod claim;
 pub mod deployment;
 pub mod endpointslice;
+pub mod event;
 pub mod gc;
 pub mod hash;
 pub mod identity;
-mod index;
+pub mod index;
 pub mod ipam;
+pub mod member;
+pub mod namespace;
 pub mod node;
 pub mod object;
+pub mod pod;
+pub mod pool;
 pub mod progress;
+pub mod registry;
 pub mod replicaset;
 pub mod rollout;
 pub mod schedule;
+mod select;
+pub mod service;
+pub mod task;
 pub mod usage;
 pub mod victim;
+pub mod watched;
 pub mod world;
 
 pub use action::{Notice, Plan, Severity, Write};
 pub use claim::{Claim, ClaimKey, ClaimWrite};
-pub use object::{Key, Name, Object};
-pub use world::{Settings, Task, World};
+pub use object::{Key, Name};
+pub use pool::Claims;
+pub use registry::Object;
+pub use task::Task;
+pub use world::{Settings, World};
 
 use jiff::Timestamp;
 
@@ -45,9 +58,9 @@ pub fn plan(world: &World, task: &Task, now: Timestamp) -> Plan {
         Task::Node(name) => node::plan(world, name, now),
         Task::Addresses => ipam::release(world),
         Task::Identity(pod) => identity::plan(world, pod),
-        Task::Namespace(name) => gc::namespace(world, name),
+        Task::Namespace(name) => namespace::plan(world, name),
         Task::Collect(key) => gc::collect(world, key),
-        Task::Events => gc::events(world, now),
+        Task::Events => event::plan(world, now),
     }
 }
 

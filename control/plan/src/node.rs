@@ -7,19 +7,58 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodSpec, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::action::{Notice, Plan, Severity, Write, after};
+use crate::index::Indexes;
 use crate::ipam;
-use crate::object::{self, Key, Name, Object};
+use crate::object::{self, Key, Name};
+use crate::pool::Pool;
+use crate::registry::Object;
+use crate::task::Task;
+use crate::watched::Watched;
 use crate::world::World;
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 const COMPONENT: &str = "node-controller";
+
+impl Watched for Node {
+    const CLAIMS_BY_NAME: bool = true;
+
+    fn reconcile(name: &Name) -> Option<Task> {
+        Some(Task::Node(name.name.clone()))
+    }
+
+    fn index(&self, name: &Name, indexes: &mut Indexes) {
+        let taints = self.spec.iter().flat_map(|s| s.taints.iter().flatten());
+        let evicts = taints.into_iter().any(|t| t.effect == "NoExecute");
+        indexes.nodes.insert(name.name.clone(), evicts);
+        for range in ranges(self) {
+            indexes.claims.register(Pool::PodAddresses(range));
+        }
+    }
+
+    fn unindex(&self, name: &Name, indexes: &mut Indexes) {
+        indexes.nodes.remove(&name.name);
+    }
+
+    fn changed(_name: &Name, _old: Option<&Self>, _new: Option<&Self>, indexes: &mut Indexes) {
+        if !indexes.unbound.is_empty() {
+            indexes.make_due(Task::Schedule);
+        }
+    }
+}
+
+/// The ranges that the node's pods have their addresses from.
+pub fn ranges(node: &Node) -> impl Iterator<Item = IpNet> + '_ {
+    let ranges = node.spec.iter().flat_map(|s| s.pod_cidrs.iter().flatten());
+    ranges.filter_map(|range| range.parse().ok())
+}
 
 /// What is due for one node.
 pub fn plan(world: &World, name: &str, now: Timestamp) -> Plan {

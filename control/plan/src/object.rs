@@ -1,14 +1,8 @@
-//! Objects as the controllers see them: typed where a plan looks inside,
-//! metadata alone where only ownership and deletion matter.
+//! Names of objects, and what their metadata and their pods' status say.
 //!
-//! Not a registry of kinds (control-api has it). Made by control-server from
-//! the store's JSON.
+//! The objects themselves are in `registry.rs`.
 
-use std::sync::Arc;
-
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 /// Namespace and name; the namespace is empty for cluster-wide objects.
@@ -76,88 +70,6 @@ impl std::fmt::Display for Key {
     }
 }
 
-/// One object. `metadata.resourceVersion` is the revision that it was read at;
-/// empty in an object that is to be created.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Object {
-    /// v1
-    Pod(Arc<Pod>),
-    /// apps/v1
-    ReplicaSet(Arc<ReplicaSet>),
-    /// apps/v1
-    Deployment(Arc<Deployment>),
-    /// v1
-    Service(Arc<Service>),
-    /// discovery.k8s.io/v1
-    EndpointSlice(Arc<EndpointSlice>),
-    /// v1
-    Node(Arc<Node>),
-    /// v1
-    Namespace(Arc<Namespace>),
-    /// v1
-    ConfigMap(Arc<ConfigMap>),
-    /// v1
-    Secret(Arc<Secret>),
-    /// v1
-    Event(Arc<Event>),
-    /// Any other kind: who owns it, and whether it is being deleted.
-    Other {
-        /// API group.
-        group: String,
-        /// Kind.
-        kind: String,
-        /// Its metadata.
-        meta: Arc<ObjectMeta>,
-    },
-}
-
-impl Object {
-    /// API group and kind.
-    pub fn kind(&self) -> (&str, &str) {
-        match self {
-            Object::Pod(_) => ("", "Pod"),
-            Object::ReplicaSet(_) => ("apps", "ReplicaSet"),
-            Object::Deployment(_) => ("apps", "Deployment"),
-            Object::Service(_) => ("", "Service"),
-            Object::EndpointSlice(_) => ("discovery.k8s.io", "EndpointSlice"),
-            Object::Node(_) => ("", "Node"),
-            Object::Namespace(_) => ("", "Namespace"),
-            Object::ConfigMap(_) => ("", "ConfigMap"),
-            Object::Secret(_) => ("", "Secret"),
-            Object::Event(_) => ("", "Event"),
-            Object::Other { group, kind, .. } => (group, kind),
-        }
-    }
-
-    /// Its metadata.
-    pub fn meta(&self) -> &ObjectMeta {
-        match self {
-            Object::Pod(o) => &o.metadata,
-            Object::ReplicaSet(o) => &o.metadata,
-            Object::Deployment(o) => &o.metadata,
-            Object::Service(o) => &o.metadata,
-            Object::EndpointSlice(o) => &o.metadata,
-            Object::Node(o) => &o.metadata,
-            Object::Namespace(o) => &o.metadata,
-            Object::ConfigMap(o) => &o.metadata,
-            Object::Secret(o) => &o.metadata,
-            Object::Event(o) => &o.metadata,
-            Object::Other { meta, .. } => meta,
-        }
-    }
-
-    /// Its key.
-    pub fn key(&self) -> Key {
-        let (group, kind) = self.kind();
-        Key::new(group, kind, Name::of(self.meta()))
-    }
-
-    /// The revision that it was read at; 0 in an object that is to be created.
-    pub fn revision(&self) -> u64 {
-        revision(self.meta())
-    }
-}
-
 /// `metadata.resourceVersion` as a number; 0 when there is none.
 pub fn revision(meta: &ObjectMeta) -> u64 {
     meta.resource_version
@@ -169,6 +81,11 @@ pub fn revision(meta: &ObjectMeta) -> u64 {
 /// `metadata.uid`, "" when there is none yet.
 pub fn uid(meta: &ObjectMeta) -> &str {
     meta.uid.as_deref().unwrap_or("")
+}
+
+/// "apps/v1" as ("apps", "v1"), and "v1" as ("", "v1").
+pub fn group_version(api_version: &str) -> (&str, &str) {
+    api_version.split_once('/').unwrap_or(("", api_version))
 }
 
 /// The owner that manages this object, if one does.

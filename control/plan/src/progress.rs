@@ -10,8 +10,8 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStat
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::action::{Plan, after};
-use crate::deployment::{Member, REVISION, set_name};
-use crate::object::Object;
+use crate::member::{Member, REVISION};
+use crate::registry::Object;
 use crate::rollout::{self, Limits};
 
 /// What the plan decided and the status shows.
@@ -164,7 +164,7 @@ fn progressing(
         let message = format!("Creating a new replica set for {deployment_name:?}");
         return said("True", "NewReplicaSetCreated", message, false);
     };
-    let name = set_name(new);
+    let name = new.name();
     if rollout::complete(limits, new, old) {
         let message = format!("ReplicaSet {name:?} has successfully progressed.");
         return said("True", "NewReplicaSetAvailable", message, false);

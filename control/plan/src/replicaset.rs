@@ -13,14 +13,42 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::action::{Notice, Plan, Severity, Write, after};
 use crate::hash::{fnv64, letters};
-use crate::object::{self, Key, Name, Object};
-use crate::victim;
+use crate::index::{Indexes, add, sub};
+use crate::object::{self, Key, Name};
+use crate::registry::Object;
+use crate::task::Task;
+use crate::watched::Watched;
 use crate::world::World;
+use crate::{select, victim};
 
 /// Pods made in one plan at most; the next plan makes the rest, so that one
 /// huge set does not hold up the others.
 const BURST: usize = 500;
 const COMPONENT: &str = "replicaset-controller";
+
+impl Watched for ReplicaSet {
+    fn reconcile(name: &Name) -> Option<Task> {
+        Some(Task::ReplicaSet(name.clone()))
+    }
+
+    fn index(&self, name: &Name, indexes: &mut Indexes) {
+        let selector = self.spec.as_ref().map(|s| &s.selector);
+        if let Some(pair) = selector.and_then(|s| select::pair(&name.namespace, s)) {
+            add(&mut indexes.sets_by_label, pair, name.clone());
+        }
+        if object::controller(&self.metadata).is_none() {
+            indexes.orphan_sets.insert(name.clone());
+        }
+    }
+
+    fn unindex(&self, name: &Name, indexes: &mut Indexes) {
+        let selector = self.spec.as_ref().map(|s| &s.selector);
+        if let Some(pair) = selector.and_then(|s| select::pair(&name.namespace, s)) {
+            sub(&mut indexes.sets_by_label, &pair, name);
+        }
+        indexes.orphan_sets.remove(name);
+    }
+}
 
 /// Brings the pods of one set to its count, and its status up to date.
 pub fn plan(world: &World, name: &Name, now: Timestamp) -> Plan {
@@ -78,7 +106,7 @@ fn members<'a>(
         if object::controller(&pod.metadata).is_none_or(|c| c.uid != uid) {
             continue;
         }
-        if crate::index::selects(&spec.selector, &pod.metadata) {
+        if select::selects(&spec.selector, &pod.metadata) {
             pods.push(pod);
         } else if !object::deleting(&pod.metadata) && !deleting {
             let mut changed = Pod::clone(pod);
@@ -91,11 +119,11 @@ fn members<'a>(
     if deleting {
         return pods;
     }
-    for pod in crate::index::candidates(world, namespace, &spec.selector) {
+    for pod in select::candidates(world, namespace, &spec.selector) {
         let orphan = object::controller(&pod.metadata).is_none()
             && !object::deleting(&pod.metadata)
             && !object::pod_finished(pod);
-        if orphan && crate::index::selects(&spec.selector, &pod.metadata) {
+        if orphan && select::selects(&spec.selector, &pod.metadata) {
             let mut changed = Pod::clone(pod);
             let owner = object::owned_by("apps/v1", "ReplicaSet", &set.metadata);
             changed

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::DeploymentSpec;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::deployment::{DESIRED, MAXIMUM, Member, set_name};
+use crate::member::{DESIRED, MAXIMUM, Member};
 use crate::object;
 
 /// How far a rollout may go from the wanted number of pods.
@@ -120,11 +120,11 @@ pub(crate) fn step(limits: &Limits, new: &Member, old: &[Member]) -> Counts {
         (new.replicas + room).min(limits.replicas)
     };
     if grown != new.replicas {
-        return Counts::from([(set_name(new).to_owned(), grown)]);
+        return Counts::from([(new.name().to_owned(), grown)]);
     }
     if limits.recreate {
         let down = old.iter().filter(|m| m.replicas > 0);
-        return down.map(|m| (set_name(m).to_owned(), 0)).collect();
+        return down.map(|m| (m.name().to_owned(), 0)).collect();
     }
     shrink(limits, new, old)
 }
@@ -151,7 +151,7 @@ fn shrink(limits: &Limits, new: &Member, old: &[Member]) -> Counts {
         .into_iter()
         .filter(|(member, replicas)| member.replicas != *replicas);
     changed
-        .map(|(member, replicas)| (set_name(member).to_owned(), replicas))
+        .map(|(member, replicas)| (member.name().to_owned(), replicas))
         .collect()
 }
 
@@ -176,9 +176,9 @@ pub(crate) fn rescale(limits: &Limits, new: Option<&Member>, old: &[Member]) -> 
         return None;
     }
     if let [only] = active.as_slice() {
-        let is_newest = new.is_none_or(|n| set_name(n) == set_name(only));
+        let is_newest = new.is_none_or(|n| n.name() == only.name());
         if is_newest || new.is_some_and(|n| n.replicas == 0) {
-            return Some(Counts::from([(set_name(only).to_owned(), limits.replicas)]));
+            return Some(Counts::from([(only.name().to_owned(), limits.replicas)]));
         }
     }
     let allowed = if limits.replicas > 0 {
@@ -210,11 +210,11 @@ pub(crate) fn rescale(limits: &Limits, new: Option<&Member>, old: &[Member]) -> 
         };
         let part = part.max(-member.replicas);
         to_add -= part;
-        counts.insert(set_name(member).to_owned(), member.replicas + part);
+        counts.insert(member.name().to_owned(), member.replicas + part);
     }
     // What rounding left over goes to the largest.
     if let Some(largest) = order.first()
-        && let Some(count) = counts.get_mut(set_name(largest))
+        && let Some(count) = counts.get_mut(largest.name())
     {
         *count = (*count + to_add).max(0);
     }

@@ -5,9 +5,9 @@
 //! pass, each seeing what the ones before it took. Called by [`crate::plan`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{HostIP, Node, Pod, PodCondition, PodIP, PodStatus, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -15,10 +15,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::action::{Notice, Plan, Severity, Write};
 use crate::claim::{ClaimKey, ClaimWrite};
 use crate::hash::fnv64;
-use crate::object::{self, Key, Name, Object};
+use crate::object::{self, Key, Name};
+use crate::pod::lacks_address;
+use crate::pool::{Draw, Pool};
+use crate::registry::Object;
 use crate::usage::Usage;
 use crate::world::World;
-use crate::{identity, ipam, node};
+use crate::{identity, node};
 
 /// Pods in one pass at most: bindings become visible after each pass.
 const PASS: usize = 1000;
@@ -30,7 +33,8 @@ struct Place<'a> {
     name: &'a str,
     offered: Usage,
     used: Usage,
-    ranges: Vec<IpNet>,
+    /// Its free pod addresses.
+    free: Vec<Draw<'a>>,
     ready: bool,
     /// Pods of each owner bound in this pass.
     bound: BTreeMap<String, u32>,
@@ -41,10 +45,11 @@ struct Place<'a> {
 /// Binds what fits; says why the others do not.
 pub fn plan(world: &World, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    if world.unbound.is_empty() {
+    if world.indexes.unbound.is_empty() {
         return plan;
     }
     let mut waiting: Vec<&Arc<Pod>> = world
+        .indexes
         .unbound
         .iter()
         .filter_map(|n| world.pods.get(n))
@@ -81,14 +86,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
 }
 
 fn place<'a>(world: &'a World, name: &'a str, node: &'a Arc<Node>, ports: bool) -> Place<'a> {
-    let spec = node.spec.as_ref();
-    let ranges = spec.map(|s| {
-        s.pod_cidrs
-            .iter()
-            .flatten()
-            .filter_map(|c| c.parse().ok())
-            .collect()
-    });
+    let pools = node::ranges(node).map(Pool::PodAddresses);
     let pods = world
         .pods_on(name)
         .filter(|p| ports && !object::pod_finished(p));
@@ -97,8 +95,8 @@ fn place<'a>(world: &'a World, name: &'a str, node: &'a Arc<Node>, ports: bool) 
         node,
         name,
         offered: Usage::allocatable(node),
-        used: world.usage.get(name).copied().unwrap_or_default(),
-        ranges: ranges.unwrap_or_default(),
+        used: world.indexes.usage.get(name).copied().unwrap_or_default(),
+        free: pools.map(|pool| world.claims().draw(pool)).collect(),
         ready: node::is_ready(node),
         bound: BTreeMap::new(),
         host_ports,
@@ -116,17 +114,6 @@ fn host_ports(pod: &Pod) -> Vec<(String, i32)> {
         .collect()
 }
 
-/// True when the pod names its node itself, but nobody gave it an address.
-pub fn lacks_address(pod: &Pod) -> bool {
-    let host = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
-    let has = pod
-        .status
-        .as_ref()
-        .and_then(|s| s.pod_ip.as_deref())
-        .is_some_and(|ip| !ip.is_empty());
-    !host && !has
-}
-
 /// Why no node can take a pod: how many say what.
 type Reasons = BTreeMap<String, u32>;
 
@@ -134,7 +121,7 @@ fn choose(world: &World, pod: &Pod, places: &[Place<'_>]) -> Result<usize, Strin
     if let Some(name) = object::pod_node(pod) {
         let at = places
             .iter()
-            .position(|p| p.name == name && !p.ranges.is_empty());
+            .position(|p| p.name == name && !p.free.is_empty());
         return at.ok_or_else(|| format!("node {name:?} is not there, or has no addresses"));
     }
     let asked = Usage::of(pod);
@@ -145,7 +132,7 @@ fn choose(world: &World, pod: &Pod, places: &[Place<'_>]) -> Result<usize, Strin
         let unfit = unfit(pod, &asked, place);
         if unfit.is_empty() {
             let key = (owner.to_owned(), place.name.to_owned());
-            let before = world.spread.get(&key).copied().unwrap_or(0);
+            let before = world.indexes.spread.get(&key).copied().unwrap_or(0);
             let now = place.bound.get(owner).copied().unwrap_or(0);
             fit.push((at, if owner.is_empty() { 0 } else { before + now }));
         }
@@ -209,7 +196,7 @@ fn unfit(pod: &Pod, asked: &Usage, place: &Place<'_>) -> Vec<String> {
     {
         return vec!["node(s) were unschedulable".to_owned()];
     }
-    if !place.ready || place.ranges.is_empty() {
+    if !place.ready || place.free.is_empty() {
         return vec!["node(s) were not ready".to_owned()];
     }
     let labels = place.node.metadata.labels.as_ref();
@@ -259,14 +246,32 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// The next free address of a node. Ranges may overlap if people gave them.
+    fn address(&mut self, place: &mut Place<'_>, uid: &str) -> Option<(IpAddr, ClaimWrite)> {
+        for (key, revision) in place.free.iter_mut().flatten() {
+            let ClaimKey::PodAddress(address) = key else {
+                continue;
+            };
+            if self.taken.insert(key.clone()) {
+                let owner = uid.to_owned();
+                let claim = ClaimWrite {
+                    key,
+                    revision,
+                    owner,
+                };
+                return Some((address, claim));
+            }
+        }
+        None
+    }
+
     fn bind(&mut self, pod: &Arc<Pod>, place: &mut Place<'_>, plan: &mut Plan) {
         let mut changed = Pod::clone(pod);
         let mut claims: Vec<ClaimWrite> = Vec::new();
         let mut ips = Vec::new();
         if lacks_address(pod) {
             let uid = object::uid(&pod.metadata);
-            let picked = ipam::pod_address(&self.world.claims, &place.ranges, uid, &mut self.taken);
-            let Some((address, claim)) = picked else {
+            let Some((address, claim)) = self.address(place, uid) else {
                 let why = format!("node {} has no free pod address", place.name);
                 unschedulable(pod, &why, self.now, plan);
                 return;

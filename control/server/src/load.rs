@@ -4,16 +4,6 @@
 
 use control_api::kind::Kind;
 use control_plan::{Key, Name, Object};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use std::sync::Arc;
-
-/// Any object, as far as all are alike.
-#[derive(Deserialize)]
-struct Bare {
-    metadata: ObjectMeta,
-}
 
 /// Kind, namespace and name that a key of the store stands for; `None` for
 /// keys that are no objects.
@@ -35,38 +25,7 @@ pub fn world_key(kind: &Kind, name: Name) -> Key {
     Key::new(kind.group, kind.kind, name)
 }
 
-/// An object of the store, typed, with its revision.
+/// An object of the store, with its revision.
 pub fn object(kind: &Kind, bytes: &[u8], revision: u64) -> Result<Object, serde_json::Error> {
-    let object = match (kind.group, kind.kind) {
-        ("", "Pod") => Object::Pod(read(bytes, revision)?),
-        ("apps", "ReplicaSet") => Object::ReplicaSet(read(bytes, revision)?),
-        ("apps", "Deployment") => Object::Deployment(read(bytes, revision)?),
-        ("", "Service") => Object::Service(read(bytes, revision)?),
-        ("discovery.k8s.io", "EndpointSlice") => Object::EndpointSlice(read(bytes, revision)?),
-        ("", "Node") => Object::Node(read(bytes, revision)?),
-        ("", "Namespace") => Object::Namespace(read(bytes, revision)?),
-        ("", "ConfigMap") => Object::ConfigMap(read(bytes, revision)?),
-        ("", "Secret") => Object::Secret(read(bytes, revision)?),
-        ("", "Event") => Object::Event(read(bytes, revision)?),
-        (group, kind) => {
-            let mut bare: Bare = serde_json::from_slice(bytes)?;
-            bare.metadata.resource_version = Some(revision.to_string());
-            let (group, kind) = (group.to_owned(), kind.to_owned());
-            Object::Other {
-                group,
-                kind,
-                meta: Arc::new(bare.metadata),
-            }
-        }
-    };
-    Ok(object)
-}
-
-fn read<T>(bytes: &[u8], revision: u64) -> Result<Arc<T>, serde_json::Error>
-where
-    T: DeserializeOwned + k8s_openapi::Metadata<Ty = ObjectMeta>,
-{
-    let mut object: T = serde_json::from_slice(bytes)?;
-    object.metadata_mut().resource_version = Some(revision.to_string());
-    Ok(Arc::new(object))
+    Object::read(kind.group, kind.kind, bytes, revision)
 }

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use control_api::kind::Kind;
 use control_api::{Invalid, Warning, admit, equality, meta};
-use control_plan::Settings;
 use control_plan::claim::{Claim, ClaimKey, ClaimWrite};
-use control_plan::ipam::{self, Claims, ServiceProblem};
+use control_plan::ipam::{self, ServiceProblem};
+use control_plan::pool::Pool;
+use control_plan::{Claims, Settings};
 use control_store::{Condition, ListRequest, Store, StoreError, Txn};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
@@ -45,10 +46,15 @@ pub enum Change {
 impl Objects {
     /// Over this store.
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Self {
+        let mut claims = Claims::default();
+        let addresses = Pool::ServiceAddresses(settings.service_cidr);
+        for pool in [addresses, Pool::ServiceIds, Pool::PortIds] {
+            claims.register(pool);
+        }
         Self {
             store,
             settings,
-            claims: Mutex::new(Claims::new()),
+            claims: Mutex::new(claims),
         }
     }
 
@@ -66,11 +72,7 @@ impl Objects {
 
     /// A claim changed in the store.
     pub fn note_claim(&self, key: ClaimKey, claim: Option<Claim>) {
-        let mut claims = self.claims();
-        match claim {
-            Some(claim) => drop(claims.insert(key, claim)),
-            None => drop(claims.remove(&key)),
-        }
+        self.claims().put(&key, claim);
     }
 
     /// The object, if there is one.
@@ -213,7 +215,7 @@ impl Objects {
         // The next one picks others, before the store has these.
         for claim in &claims {
             let (owner, revision) = (claim.owner.clone(), claim.revision);
-            known.insert(claim.key.clone(), Claim { owner, revision });
+            known.put(&claim.key, Some(Claim { owner, revision }));
         }
         drop(known);
         *value = serde_json::to_value(&service).map_err(unencodable)?;

@@ -159,13 +159,10 @@ impl Controllers {
                 self.take_out(&key);
             }
         }
-        let claims: Vec<ClaimKey> = self.world.claims.keys().cloned().collect();
-        for key in claims.into_iter().filter(|key| !claimed.contains(key)) {
+        let claims = self.world.claims().iter().map(|(key, _)| key);
+        let gone = claims.filter(|key| !claimed.contains(*key));
+        for key in gone.cloned().collect::<Vec<_>>() {
             self.put_claim(key, None);
-        }
-        // A claim is judged against its owner, which may have come later.
-        for (key, claim) in self.world.claims.clone() {
-            self.world.put_claim(key, Some(claim));
         }
         for node in self.world.nodes.keys().cloned().collect::<Vec<_>>() {
             self.world.make_due(Task::Node(node));

@@ -138,7 +138,7 @@ impl Views {
         let pod = world.pods.get(name);
         let place = pod.and_then(|pod| {
             let node = object::pod_node(pod)?;
-            let ready = !control_plan::schedule::lacks_address(pod);
+            let ready = !control_plan::pod::lacks_address(pod);
             ready.then(|| (node.to_owned(), object::uid(&pod.metadata).to_owned()))
         });
         if let Some(old) = self.placed.get(name)

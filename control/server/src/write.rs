@@ -119,21 +119,10 @@ fn kind_of(key: &Key) -> Result<&'static Kind, Refusal> {
 
 /// The JSON of an object that a plan made.
 fn value_of(object: &Object) -> Result<Value, Refusal> {
-    let value = match object {
-        Object::Pod(o) => serde_json::to_value(o.as_ref()),
-        Object::ReplicaSet(o) => serde_json::to_value(o.as_ref()),
-        Object::Deployment(o) => serde_json::to_value(o.as_ref()),
-        Object::Service(o) => serde_json::to_value(o.as_ref()),
-        Object::EndpointSlice(o) => serde_json::to_value(o.as_ref()),
-        Object::Node(o) => serde_json::to_value(o.as_ref()),
-        Object::Namespace(o) => serde_json::to_value(o.as_ref()),
-        Object::ConfigMap(o) => serde_json::to_value(o.as_ref()),
-        Object::Secret(o) => serde_json::to_value(o.as_ref()),
-        Object::Event(o) => serde_json::to_value(o.as_ref()),
-        Object::Other { kind, .. } => {
-            let message = format!("a {kind} is never written as a whole");
-            return Err(Refusal::BadRequest(message));
-        }
+    let (_, kind) = object.kind();
+    let Some(value) = object.to_json() else {
+        let message = format!("a {kind} is never written as a whole");
+        return Err(Refusal::BadRequest(message));
     };
     value.map_err(|error| Refusal::BadRequest(error.to_string()))
 }

@@ -103,22 +103,6 @@ pub(crate) fn image_of(template: &PodTemplateSpec) -> &str {
         .unwrap()
 }
 
-fn meta_mut(object: &mut Object) -> &mut ObjectMeta {
-    match object {
-        Object::Pod(o) => &mut Arc::make_mut(o).metadata,
-        Object::ReplicaSet(o) => &mut Arc::make_mut(o).metadata,
-        Object::Deployment(o) => &mut Arc::make_mut(o).metadata,
-        Object::Service(o) => &mut Arc::make_mut(o).metadata,
-        Object::EndpointSlice(o) => &mut Arc::make_mut(o).metadata,
-        Object::Node(o) => &mut Arc::make_mut(o).metadata,
-        Object::Namespace(o) => &mut Arc::make_mut(o).metadata,
-        Object::ConfigMap(o) => &mut Arc::make_mut(o).metadata,
-        Object::Secret(o) => &mut Arc::make_mut(o).metadata,
-        Object::Event(o) => &mut Arc::make_mut(o).metadata,
-        Object::Other { meta, .. } => Arc::make_mut(meta),
-    }
-}
-
 fn node_object(name: &str) -> Object {
     let amounts = [("cpu", "8"), ("memory", "8Gi"), ("pods", "25")];
     let amounts = amounts.map(|(k, v)| (k.to_owned(), Quantity(v.to_owned())));
@@ -192,7 +176,7 @@ impl Cluster {
     fn put(&mut self, mut object: Object) {
         self.revision += 1;
         let revision = self.revision.to_string();
-        meta_mut(&mut object).resource_version = Some(revision);
+        object.meta_mut().resource_version = Some(revision);
         self.objects.insert(object.key(), object.clone());
         self.world.put(object);
     }
@@ -203,7 +187,7 @@ impl Cluster {
         }
         self.uids += 1;
         let (uid, now) = (format!("uid-{}", self.uids), self.now);
-        let meta = meta_mut(&mut object);
+        let meta = object.meta_mut();
         meta.uid = Some(uid);
         meta.creation_timestamp = Some(Time(now));
         meta.generation = Some(1);
@@ -290,7 +274,7 @@ impl Cluster {
                     return false;
                 }
                 let mut object = self.objects[key].clone();
-                let meta = meta_mut(&mut object);
+                let meta = object.meta_mut();
                 if let Some(list) = &mut meta.owner_references {
                     list.retain(|o| !owners.contains(&o.uid));
                 }
@@ -309,7 +293,7 @@ impl Cluster {
             self.remove(&found.key());
         } else if !object::deleting(found.meta()) {
             let now = self.now;
-            let meta = meta_mut(&mut found);
+            let meta = found.meta_mut();
             meta.deletion_timestamp = Some(Time(now));
             meta.deletion_grace_period_seconds = Some(30);
             self.put(found);

@@ -1,0 +1,139 @@
+//! Pods in the indexes, and what their changes make due.
+//!
+//! Not their making (`replicaset.rs`) and not their node (`schedule.rs`).
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::claim::ClaimKey;
+use crate::identity;
+use crate::index::{Indexes, add, labels, sub};
+use crate::object::{self, Name};
+use crate::task::Task;
+use crate::usage::Usage;
+use crate::watched::Watched;
+
+/// True when the pod has no address, and needs one of its own.
+pub fn lacks_address(pod: &Pod) -> bool {
+    let host = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
+    let has = pod
+        .status
+        .as_ref()
+        .and_then(|s| s.pod_ip.as_deref())
+        .is_some_and(|ip| !ip.is_empty());
+    !host && !has
+}
+
+/// The scheduler has something to do: no node, or (when the spec names the node)
+/// no address there.
+fn waits(pod: &Pod) -> bool {
+    (object::pod_node(pod).is_none() || lacks_address(pod))
+        && !object::deleting(&pod.metadata)
+        && !object::pod_finished(pod)
+        && pod
+            .spec
+            .as_ref()
+            .is_some_and(|s| s.scheduling_gates.iter().flatten().next().is_none())
+}
+
+fn spread_key(pod: &Pod) -> Option<(String, String)> {
+    let owner = object::controller(&pod.metadata)?;
+    Some((owner.uid.clone(), object::pod_node(pod)?.to_owned()))
+}
+
+impl Watched for Pod {
+    fn index(&self, name: &Name, indexes: &mut Indexes) {
+        for label in labels(&name.namespace, &self.metadata) {
+            add(&mut indexes.pods_by_label, label, name.clone());
+        }
+        if waits(self) {
+            indexes.unbound.insert(name.clone());
+        }
+        let finished = object::pod_finished(self);
+        if finished {
+            let uid = object::uid(&self.metadata).to_owned();
+            indexes.finished.insert(uid);
+        }
+        let Some(node) = object::pod_node(self) else {
+            return;
+        };
+        add(&mut indexes.pods_by_node, node.to_owned(), name.clone());
+        let number = identity::of(self);
+        *indexes.identity_users.entry(number).or_default() += 1;
+        indexes.idle_identities.remove(&number);
+        if !finished {
+            let usage = indexes.usage.entry(node.to_owned()).or_default();
+            usage.add(&Usage::of(self));
+            if let Some(spread) = spread_key(self) {
+                *indexes.spread.entry(spread).or_default() += 1;
+            }
+        }
+    }
+
+    fn unindex(&self, name: &Name, indexes: &mut Indexes) {
+        for label in labels(&name.namespace, &self.metadata) {
+            sub(&mut indexes.pods_by_label, &label, name);
+        }
+        indexes.unbound.remove(name);
+        indexes.finished.remove(object::uid(&self.metadata));
+        let Some(node) = object::pod_node(self) else {
+            return;
+        };
+        sub(&mut indexes.pods_by_node, &node.to_owned(), name);
+        release_identity(identity::of(self), indexes);
+        if object::pod_finished(self) {
+            return;
+        }
+        if let Some(usage) = indexes.usage.get_mut(node) {
+            usage.sub(&Usage::of(self));
+        }
+        if let Some(spread) = spread_key(self)
+            && let Some(count) = indexes.spread.get_mut(&spread)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                indexes.spread.remove(&spread);
+            }
+        }
+    }
+
+    fn changed(name: &Name, old: Option<&Self>, new: Option<&Self>, indexes: &mut Indexes) {
+        for pod in [old, new].into_iter().flatten() {
+            due(pod, name, indexes);
+        }
+    }
+}
+
+fn release_identity(number: u32, indexes: &mut Indexes) {
+    if let Some(users) = indexes.identity_users.get_mut(&number) {
+        *users = users.saturating_sub(1);
+        if *users == 0 {
+            indexes.identity_users.remove(&number);
+            if indexes.claims.get(&ClaimKey::Identity(number)).is_some() {
+                indexes.idle_identities.insert(number);
+            }
+        }
+    }
+}
+
+fn due(pod: &Pod, name: &Name, indexes: &mut Indexes) {
+    let mut tasks = Vec::new();
+    for label in labels(&name.namespace, &pod.metadata) {
+        let services = indexes.services_by_label.get(&label).into_iter().flatten();
+        tasks.extend(services.cloned().map(Task::EndpointSlices));
+        if object::controller(&pod.metadata).is_none() {
+            let sets = indexes.sets_by_label.get(&label).into_iter().flatten();
+            tasks.extend(sets.cloned().map(Task::ReplicaSet));
+        }
+    }
+    if !indexes.unbound.is_empty() {
+        tasks.push(Task::Schedule);
+    }
+    if let Some(node) = object::pod_node(pod) {
+        tasks.push(Task::Identity(name.clone()));
+        // The node does not exist, or evicts: its pods may have to go.
+        if indexes.nodes.get(node).is_none_or(|evicts| *evicts) {
+            tasks.push(Task::Node(node.to_owned()));
+        }
+    }
+    indexes.due.extend(tasks);
+}
