@@ -2,10 +2,10 @@
 //!
 //! Values only; control-server's `write.rs` is the one that carries them out.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::claim::ClaimWrite;
-use crate::object::Key;
+use crate::object::{Key, Name};
 use crate::registry::Object;
 
 /// Outcome of one plan.
@@ -17,6 +17,19 @@ pub struct Plan {
     pub notices: Vec<Notice>,
     /// Plan again then, also if nothing changes.
     pub again_at: Option<Timestamp>,
+    /// Pods that fit nowhere: to be handed to `World::note`.
+    pub unschedulable: Vec<Unschedulable>,
+}
+
+/// A pod that was tried and fits nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unschedulable {
+    /// The pod.
+    pub pod: Name,
+    /// Its uid.
+    pub uid: String,
+    /// Some node would take it if it had more left.
+    pub room: bool,
 }
 
 impl Plan {
@@ -112,10 +125,4 @@ pub struct Notice {
     pub message: String,
     /// Which controller says it: "default-scheduler", ...
     pub component: &'static str,
-}
-
-/// `t` and `seconds` more; at the end of time, the end of time.
-pub fn after(t: Timestamp, seconds: i64) -> Timestamp {
-    t.checked_add(SignedDuration::from_secs(seconds))
-        .unwrap_or(Timestamp::MAX)
 }

@@ -5,10 +5,11 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 
-use crate::action::{Plan, Write, after};
+use crate::action::{Plan, Write};
 use crate::index::Indexes;
 use crate::object::{self, Key, Name};
 use crate::task::Task;
+use crate::time::after;
 use crate::watched::Watched;
 use crate::world::World;
 

@@ -3,7 +3,7 @@
 //!
 //! Called by the scheduler when a pod is bound, and when its labels change.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -37,34 +37,41 @@ pub fn of(pod: &Pod) -> u32 {
         .unwrap_or(0)
 }
 
-/// The number for this pod, and the claim if nobody has had these labels.
-/// `fresh` are the numbers that this plan has made already.
-pub(crate) fn number(
-    world: &World,
-    pod: &Pod,
-    fresh: &mut Vec<(String, u32)>,
-) -> (u32, Option<ClaimWrite>) {
-    let owner = canonical(pod);
-    let known = world.indexes.identities.get(&owner).copied();
-    let known = known.or_else(|| fresh.iter().find(|(o, _)| *o == owner).map(|(_, n)| *n));
-    if let Some(number) = known {
-        return (number, None);
+/// Gives out numbers within one plan.
+pub(crate) struct Numbers<'a> {
+    world: &'a World,
+    /// Made in this plan, by their owner.
+    fresh: HashMap<String, u32>,
+    next: u32,
+}
+
+impl<'a> Numbers<'a> {
+    pub(crate) fn of(world: &'a World) -> Self {
+        let last = world.claims().last_identity();
+        Self {
+            world,
+            fresh: HashMap::new(),
+            next: last.map_or(FIRST, |n| n.saturating_add(1)).max(FIRST),
+        }
     }
-    let last = world.claims().last_identity();
-    let taken: BTreeSet<u32> = fresh.iter().map(|(_, n)| *n).collect();
-    let mut number = last.map_or(FIRST, |n| n.saturating_add(1)).max(FIRST);
-    while taken.contains(&number) {
-        number = number.saturating_add(1);
-    }
-    fresh.push((owner.clone(), number));
-    (
-        number,
-        Some(ClaimWrite {
+
+    /// The number for this pod, and the claim if its labels are new.
+    pub(crate) fn of_pod(&mut self, pod: &Pod) -> (u32, Option<ClaimWrite>) {
+        let owner = canonical(pod);
+        let known = self.world.indexes.identities.get(&owner);
+        if let Some(number) = known.or_else(|| self.fresh.get(&owner)) {
+            return (*number, None);
+        }
+        let number = self.next;
+        self.next = number.saturating_add(1);
+        self.fresh.insert(owner.clone(), number);
+        let claim = ClaimWrite {
             key: ClaimKey::Identity(number),
             revision: 0,
             owner,
-        }),
-    )
+        };
+        (number, Some(claim))
+    }
 }
 
 /// Releases the numbers that no pod has. The highest stays, so that the next one
@@ -94,7 +101,7 @@ pub fn plan(world: &World, name: &Name) -> Plan {
     if object::pod_node(pod).is_none() || object::pod_finished(pod) {
         return plan;
     }
-    let (number, claim) = number(world, pod, &mut Vec::new());
+    let (number, claim) = Numbers::of(world).of_pod(pod);
     if of(pod) != number {
         let mut changed = Pod::clone(pod);
         let annotations = changed.metadata.annotations.get_or_insert_default();

@@ -12,8 +12,21 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::claim::{Claim, ClaimKey};
 use crate::object::{Key, Name};
 use crate::pool::Claims;
+use crate::queue::Queue;
 use crate::task::Task;
 use crate::usage::Usage;
+
+/// What a node is to its pods.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Offer {
+    /// It has a taint with effect NoExecute.
+    pub(crate) evicts: bool,
+    /// What it offers to pods.
+    pub(crate) allocatable: Usage,
+}
+
+/// Protocol and number of a port of the host.
+pub(crate) type HostPort = (String, i32);
 
 /// Namespace, key and value of a label.
 pub(crate) type Label = (String, String, String);
@@ -57,16 +70,17 @@ pub struct Indexes {
     pub(crate) orphan_sets: BTreeSet<Name>,
     pub(crate) slices_by_service: HashMap<Name, BTreeSet<Name>>,
     /// Pods that wait for a node or an address.
-    pub(crate) unbound: BTreeSet<Name>,
+    pub(crate) queue: Queue,
     pub(crate) events_by_time: BTreeSet<(Timestamp, Name)>,
     /// What the pods of a node ask for.
     pub(crate) usage: HashMap<String, Usage>,
+    /// (protocol, port) of the host that the pods of a node have, and how many.
+    pub(crate) host_ports: HashMap<String, BTreeMap<HostPort, u32>>,
     /// Pods by (uid of their controller, node).
     pub(crate) spread: HashMap<(String, String), u32>,
     /// Namespaces that are being deleted.
     pub(crate) closing: BTreeSet<String>,
-    /// Nodes, and whether each evicts pods (has a taint with effect NoExecute).
-    pub(crate) nodes: BTreeMap<String, bool>,
+    pub(crate) nodes: BTreeMap<String, Offer>,
     pub(crate) identities: HashMap<String, u32>,
     pub(crate) identity_users: HashMap<u32, u32>,
     pub(crate) idle_identities: BTreeSet<u32>,
@@ -84,10 +98,22 @@ impl Indexes {
         self.due.insert(task);
     }
 
+    /// Something happened that could help pods that fit nowhere; with `room`:
+    /// those for which a node had too little left.
+    pub(crate) fn wake_pods(&mut self, room: bool) {
+        if self.queue.wake_all(room) {
+            self.make_due(Task::Schedule);
+        }
+    }
+
     /// The claim changed (`Some`), or its record is gone.
     pub(crate) fn put_claim(&mut self, key: ClaimKey, claim: Option<Claim>) {
         let old = self.claims.put(&key, claim.clone());
-        if let Some(old) = old {
+        if let Some(old) = old.filter(|old| !old.owner.is_empty()) {
+            let released = claim.as_ref().is_none_or(|c| c.owner.is_empty());
+            if released && matches!(key, ClaimKey::PodAddress(_)) {
+                self.wake_pods(true);
+            }
             sub(&mut self.claims_by_owner, &old.owner, &key);
             if let ClaimKey::Identity(number) = key
                 && self.identities.get(&old.owner) == Some(&number)

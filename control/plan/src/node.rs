@@ -12,13 +12,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodSpec, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::action::{Notice, Plan, Severity, Write, after};
-use crate::index::Indexes;
+use crate::action::{Notice, Plan, Severity, Write};
+use crate::index::{Indexes, Offer};
 use crate::ipam;
 use crate::object::{self, Key, Name};
 use crate::pool::Pool;
 use crate::registry::Object;
 use crate::task::Task;
+use crate::time::after;
+use crate::usage::Usage;
 use crate::watched::Watched;
 use crate::world::World;
 
@@ -37,7 +39,12 @@ impl Watched for Node {
     fn index(&self, name: &Name, indexes: &mut Indexes) {
         let taints = self.spec.iter().flat_map(|s| s.taints.iter().flatten());
         let evicts = taints.into_iter().any(|t| t.effect == "NoExecute");
-        indexes.nodes.insert(name.name.clone(), evicts);
+        let allocatable = Usage::allocatable(self);
+        let offer = Offer {
+            evicts,
+            allocatable,
+        };
+        indexes.nodes.insert(name.name.clone(), offer);
         for range in ranges(self) {
             indexes.claims.register(Pool::PodAddresses(range));
         }
@@ -47,11 +54,21 @@ impl Watched for Node {
         indexes.nodes.remove(&name.name);
     }
 
-    fn changed(_name: &Name, _old: Option<&Self>, _new: Option<&Self>, indexes: &mut Indexes) {
-        if !indexes.unbound.is_empty() {
-            indexes.make_due(Task::Schedule);
+    fn changed(_name: &Name, old: Option<&Self>, new: Option<&Self>, indexes: &mut Indexes) {
+        if let Some(new) = new
+            && old.is_none_or(|old| !same_for_pods(old, new))
+        {
+            indexes.wake_pods(false);
         }
     }
+}
+
+/// True when the scheduler finds the same in both.
+fn same_for_pods(a: &Node, b: &Node) -> bool {
+    a.spec == b.spec
+        && a.metadata.labels == b.metadata.labels
+        && is_ready(a) == is_ready(b)
+        && Usage::allocatable(a) == Usage::allocatable(b)
 }
 
 /// The ranges that the node's pods have their addresses from.

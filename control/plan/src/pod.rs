@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::claim::ClaimKey;
 use crate::identity;
-use crate::index::{Indexes, add, labels, sub};
+use crate::index::{HostPort, Indexes, add, labels, sub};
 use crate::object::{self, Name};
 use crate::task::Task;
 use crate::usage::Usage;
@@ -35,6 +35,21 @@ fn waits(pod: &Pod) -> bool {
             .is_some_and(|s| s.scheduling_gates.iter().flatten().next().is_none())
 }
 
+/// Ports of the host that the pod asks for.
+pub(crate) fn host_ports(pod: &Pod) -> impl Iterator<Item = HostPort> + '_ {
+    let containers = pod.spec.iter().flat_map(|s| &s.containers);
+    let ports = containers.flat_map(|c| c.ports.iter().flatten());
+    ports.filter_map(|p| {
+        let protocol = p.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+        Some((protocol, p.host_port.filter(|n| *n > 0)?))
+    })
+}
+
+/// The node whose resources the pod holds.
+fn holds(pod: &Pod) -> Option<&str> {
+    object::pod_node(pod).filter(|_| !object::pod_finished(pod))
+}
+
 fn spread_key(pod: &Pod) -> Option<(String, String)> {
     let owner = object::controller(&pod.metadata)?;
     Some((owner.uid.clone(), object::pod_node(pod)?.to_owned()))
@@ -45,11 +60,7 @@ impl Watched for Pod {
         for label in labels(&name.namespace, &self.metadata) {
             add(&mut indexes.pods_by_label, label, name.clone());
         }
-        if waits(self) {
-            indexes.unbound.insert(name.clone());
-        }
-        let finished = object::pod_finished(self);
-        if finished {
+        if object::pod_finished(self) {
             let uid = object::uid(&self.metadata).to_owned();
             indexes.finished.insert(uid);
         }
@@ -60,12 +71,17 @@ impl Watched for Pod {
         let number = identity::of(self);
         *indexes.identity_users.entry(number).or_default() += 1;
         indexes.idle_identities.remove(&number);
-        if !finished {
-            let usage = indexes.usage.entry(node.to_owned()).or_default();
-            usage.add(&Usage::of(self));
-            if let Some(spread) = spread_key(self) {
-                *indexes.spread.entry(spread).or_default() += 1;
-            }
+        if holds(self).is_none() {
+            return;
+        }
+        let usage = indexes.usage.entry(node.to_owned()).or_default();
+        usage.add(&Usage::of(self));
+        for port in host_ports(self) {
+            let ports = indexes.host_ports.entry(node.to_owned()).or_default();
+            *ports.entry(port).or_default() += 1;
+        }
+        if let Some(spread) = spread_key(self) {
+            *indexes.spread.entry(spread).or_default() += 1;
         }
     }
 
@@ -73,18 +89,20 @@ impl Watched for Pod {
         for label in labels(&name.namespace, &self.metadata) {
             sub(&mut indexes.pods_by_label, &label, name);
         }
-        indexes.unbound.remove(name);
         indexes.finished.remove(object::uid(&self.metadata));
         let Some(node) = object::pod_node(self) else {
             return;
         };
         sub(&mut indexes.pods_by_node, &node.to_owned(), name);
         release_identity(identity::of(self), indexes);
-        if object::pod_finished(self) {
+        if holds(self).is_none() {
             return;
         }
         if let Some(usage) = indexes.usage.get_mut(node) {
             usage.sub(&Usage::of(self));
+        }
+        for port in host_ports(self) {
+            release_port(node, &port, indexes);
         }
         if let Some(spread) = spread_key(self)
             && let Some(count) = indexes.spread.get_mut(&spread)
@@ -100,6 +118,42 @@ impl Watched for Pod {
         for pod in [old, new].into_iter().flatten() {
             due(pod, name, indexes);
         }
+        queue(name, old, new, indexes);
+        // It left its node, and somebody may fit there now.
+        if old.and_then(holds).is_some() && new.and_then(holds).is_none() {
+            indexes.wake_pods(true);
+        }
+    }
+}
+
+/// Puts the pod into the scheduler's queue, or takes it out.
+fn queue(name: &Name, old: Option<&Pod>, new: Option<&Pod>, indexes: &mut Indexes) {
+    let Some(pod) = new.filter(|pod| waits(pod)) else {
+        indexes.queue.remove(name);
+        return;
+    };
+    let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
+    let uid = object::uid(&pod.metadata);
+    let asks_anew =
+        old.is_some_and(|old| old.spec != pod.spec || old.metadata.labels != pod.metadata.labels);
+    let fresh = indexes.queue.put(name, uid, priority);
+    if fresh || (asks_anew && indexes.queue.wake(name)) {
+        indexes.make_due(Task::Schedule);
+    }
+}
+
+fn release_port(node: &str, port: &HostPort, indexes: &mut Indexes) {
+    let Some(ports) = indexes.host_ports.get_mut(node) else {
+        return;
+    };
+    if let Some(count) = ports.get_mut(port) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            ports.remove(port);
+        }
+    }
+    if ports.is_empty() {
+        indexes.host_ports.remove(node);
     }
 }
 
@@ -125,13 +179,10 @@ fn due(pod: &Pod, name: &Name, indexes: &mut Indexes) {
             tasks.extend(sets.cloned().map(Task::ReplicaSet));
         }
     }
-    if !indexes.unbound.is_empty() {
-        tasks.push(Task::Schedule);
-    }
     if let Some(node) = object::pod_node(pod) {
         tasks.push(Task::Identity(name.clone()));
         // The node does not exist, or evicts: its pods may have to go.
-        if indexes.nodes.get(node).is_none_or(|evicts| *evicts) {
+        if indexes.nodes.get(node).is_none_or(|offer| offer.evicts) {
             tasks.push(Task::Node(node.to_owned()));
         }
     }

@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::action::{Plan, after};
+use crate::action::Plan;
 use crate::member::{Member, REVISION};
 use crate::registry::Object;
 use crate::rollout::{self, Limits};
+use crate::time::after;
 
 /// What the plan decided and the status shows.
 pub(crate) struct Shown {

@@ -11,12 +11,13 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::action::{Notice, Plan, Severity, Write, after};
+use crate::action::{Notice, Plan, Severity, Write};
 use crate::hash::{fnv64, letters};
 use crate::index::{Indexes, add, sub};
 use crate::object::{self, Key, Name};
 use crate::registry::Object;
 use crate::task::Task;
+use crate::time::after;
 use crate::watched::Watched;
 use crate::world::World;
 use crate::{select, victim};

@@ -1,22 +1,25 @@
 //! The scheduler: a node, an address and an identity for each pod that has none.
 //!
-//! Filter (readiness, taints, selector, requests, ports of the host), then score
-//! (least allocated, and few pods of the same owner); all waiting pods in one
-//! pass, each seeing what the ones before it took. Called by [`crate::plan`].
+//! Filter (readiness, taints, selector, requests, ports of the host, addresses),
+//! then score (least allocated, and few pods of the same owner); many pods in one
+//! pass, each seeing what the ones before it took. Which ones is `queue.rs`.
+//! Called by [`crate::plan`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{HostIP, Node, Pod, PodCondition, PodIP, PodStatus, Taint};
+use k8s_openapi::api::core::v1::{HostIP, Node, Pod, PodCondition, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::action::{Notice, Plan, Severity, Write};
+use crate::action::{Notice, Plan, Severity, Unschedulable, Write};
 use crate::claim::{ClaimKey, ClaimWrite};
 use crate::hash::fnv64;
+use crate::identity::Numbers;
+use crate::index::HostPort;
 use crate::object::{self, Key, Name};
-use crate::pod::lacks_address;
+use crate::pod::{host_ports, lacks_address};
 use crate::pool::{Draw, Pool};
 use crate::registry::Object;
 use crate::usage::Usage;
@@ -24,7 +27,10 @@ use crate::world::World;
 use crate::{identity, node};
 
 /// Pods in one pass at most: bindings become visible after each pass.
-const PASS: usize = 1000;
+const MOST: usize = 1000;
+/// Nodes that are looked at in one pass, for all its pods together, at most:
+/// other tasks wait meanwhile.
+const LOOKS: usize = 200_000;
 const COMPONENT: &str = "default-scheduler";
 
 /// A node during one pass.
@@ -33,111 +39,134 @@ struct Place<'a> {
     name: &'a str,
     offered: Usage,
     used: Usage,
-    /// Its free pod addresses.
+    /// Its free pod addresses, and how many there are.
     free: Vec<Draw<'a>>,
+    addresses: u64,
     ready: bool,
     /// Pods of each owner bound in this pass.
     bound: BTreeMap<String, u32>,
-    /// (protocol, host port) taken by its pods.
-    host_ports: BTreeSet<(String, i32)>,
+    /// Ports of the host that its pods have, before this pass and in it.
+    host_ports: Option<&'a BTreeMap<HostPort, u32>>,
+    new_ports: BTreeSet<HostPort>,
 }
 
 /// Binds what fits; says why the others do not.
 pub fn plan(world: &World, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    if world.indexes.unbound.is_empty() {
+    let most = (LOOKS / world.nodes.len().max(1)).clamp(1, MOST);
+    let turn = world.indexes.queue.turn(now, most);
+    if let Some(next) = turn.next {
+        plan.again(next);
+    }
+    if turn.pods.is_empty() {
         return plan;
     }
-    let mut waiting: Vec<&Arc<Pod>> = world
-        .indexes
-        .unbound
-        .iter()
-        .filter_map(|n| world.pods.get(n))
-        .collect();
-    waiting.sort_by_key(|pod| {
-        let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
-        let created = pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
-        (std::cmp::Reverse(priority), created)
-    });
-    if waiting.len() > PASS {
-        waiting.truncate(PASS);
-        plan.again(now);
-    }
-    // Ports of the nodes themselves are only looked at when somebody asks for one.
-    let ports = waiting.iter().any(|pod| !host_ports(pod).is_empty());
-    let mut places: Vec<Place<'_>> = world
-        .nodes
-        .iter()
-        .map(|(name, node)| place(world, name, node, ports))
-        .collect();
     let mut pass = Pass {
         world,
         now,
+        places: world
+            .nodes
+            .iter()
+            .map(|(n, node)| place(world, n, node))
+            .collect(),
         taken: BTreeSet::new(),
-        fresh: Vec::new(),
+        numbers: Numbers::of(world),
     };
-    for pod in waiting {
-        match choose(world, pod, &places) {
-            Ok(at) => pass.bind(pod, &mut places[at], &mut plan),
-            Err(why) => unschedulable(pod, &why, now, &mut plan),
-        }
+    for pod in turn.pods.iter().filter_map(|name| world.pods.get(name)) {
+        pass.try_pod(pod, &mut plan);
     }
     plan
 }
 
-fn place<'a>(world: &'a World, name: &'a str, node: &'a Arc<Node>, ports: bool) -> Place<'a> {
-    let pools = node::ranges(node).map(Pool::PodAddresses);
-    let pods = world
-        .pods_on(name)
-        .filter(|p| ports && !object::pod_finished(p));
-    let host_ports = pods.flat_map(|p| host_ports(p)).collect();
+fn place<'a>(world: &'a World, name: &'a str, node: &'a Arc<Node>) -> Place<'a> {
+    let pools: Vec<Pool> = node::ranges(node).map(Pool::PodAddresses).collect();
+    let offer = world.indexes.nodes.get(name);
     Place {
         node,
         name,
-        offered: Usage::allocatable(node),
+        offered: offer.map(|o| o.allocatable).unwrap_or_default(),
         used: world.indexes.usage.get(name).copied().unwrap_or_default(),
-        free: pools.map(|pool| world.claims().draw(pool)).collect(),
+        addresses: pools.iter().map(|pool| world.claims().left(*pool)).sum(),
+        free: pools
+            .iter()
+            .map(|pool| world.claims().draw(*pool))
+            .collect(),
         ready: node::is_ready(node),
         bound: BTreeMap::new(),
-        host_ports,
+        host_ports: world.indexes.host_ports.get(name),
+        new_ports: BTreeSet::new(),
     }
 }
 
-fn host_ports(pod: &Pod) -> Vec<(String, i32)> {
-    let containers = pod.spec.iter().flat_map(|s| &s.containers);
-    let ports = containers.flat_map(|c| c.ports.iter().flatten());
-    ports
-        .filter_map(|p| {
-            let protocol = p.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
-            Some((protocol, p.host_port.filter(|n| *n > 0)?))
-        })
-        .collect()
+/// What keeps a pod off a node, in Kubernetes' words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Unfit<'a> {
+    /// However much is left there.
+    Never(&'static str),
+    /// The key and value of a taint.
+    Taint(&'a str, &'a str),
+    /// It has too little left.
+    Full(&'static str),
 }
 
-/// Why no node can take a pod: how many say what.
-type Reasons = BTreeMap<String, u32>;
+impl std::fmt::Display for Unfit<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unfit::Never(text) | Unfit::Full(text) => f.write_str(text),
+            Unfit::Taint(key, value) => {
+                write!(f, "node(s) had untolerated taint {{{key}: {value}}}")
+            }
+        }
+    }
+}
 
-fn choose(world: &World, pod: &Pod, places: &[Place<'_>]) -> Result<usize, String> {
+const NO_ADDRESS: Unfit<'static> = Unfit::Full("node(s) had no free pod IP addresses");
+
+/// Why no node can take a pod.
+struct Nowhere {
+    message: String,
+    /// Some node would take it if it had more left.
+    room: bool,
+}
+
+fn nowhere(nodes: usize, reasons: &BTreeMap<Unfit<'_>, u32>) -> Nowhere {
+    let mut parts: Vec<String> = reasons
+        .iter()
+        .map(|(why, n)| format!("{n} {why}"))
+        .collect();
+    parts.sort_unstable();
+    let message = if nodes == 0 {
+        "no nodes available to schedule pods".to_owned()
+    } else {
+        format!("0/{nodes} nodes are available: {}.", parts.join(", "))
+    };
+    Nowhere {
+        message,
+        room: reasons.keys().any(|why| matches!(why, Unfit::Full(_))),
+    }
+}
+
+/// Index of the node that is best for a pod.
+fn choose(world: &World, pod: &Pod, places: &[Place<'_>]) -> Result<usize, Nowhere> {
     if let Some(name) = object::pod_node(pod) {
-        let at = places
-            .iter()
-            .position(|p| p.name == name && !p.free.is_empty());
-        return at.ok_or_else(|| format!("node {name:?} is not there, or has no addresses"));
+        return named(name, places);
     }
     let asked = Usage::of(pod);
+    let ports: Vec<HostPort> = host_ports(pod).collect();
     let owner = object::controller(&pod.metadata).map_or("", |o| o.uid.as_str());
-    let mut reasons = Reasons::new();
+    let mut reasons: BTreeMap<Unfit<'_>, u32> = BTreeMap::new();
     let mut fit: Vec<(usize, u32)> = Vec::new();
     for (at, place) in places.iter().enumerate() {
-        let unfit = unfit(pod, &asked, place);
-        if unfit.is_empty() {
+        let mut fits = true;
+        unfit(pod, &asked, &ports, place, &mut |why| {
+            fits = false;
+            *reasons.entry(why).or_default() += 1;
+        });
+        if fits {
             let key = (owner.to_owned(), place.name.to_owned());
             let before = world.indexes.spread.get(&key).copied().unwrap_or(0);
             let now = place.bound.get(owner).copied().unwrap_or(0);
             fit.push((at, if owner.is_empty() { 0 } else { before + now }));
-        }
-        for reason in unfit {
-            *reasons.entry(reason).or_default() += 1;
         }
     }
     let most = fit.iter().map(|(_, same)| *same).max().unwrap_or(0);
@@ -150,18 +179,24 @@ fn choose(world: &World, pod: &Pod, places: &[Place<'_>]) -> Result<usize, Strin
         (score, std::cmp::Reverse(place.used.pods), any)
     });
     best.map(|(at, _)| at)
-        .ok_or_else(|| said(places.len(), &reasons))
+        .ok_or_else(|| nowhere(places.len(), &reasons))
 }
 
-fn said(nodes: usize, reasons: &Reasons) -> String {
-    if nodes == 0 {
-        return "no nodes available to schedule pods".to_owned();
+/// A pod whose spec names its node lacks an address of that node, no more.
+fn named(name: &str, places: &[Place<'_>]) -> Result<usize, Nowhere> {
+    let Ok(at) = places.binary_search_by(|place| place.name.cmp(name)) else {
+        return Err(Nowhere {
+            message: format!("node {name:?} not found"),
+            room: false,
+        });
+    };
+    if places[at].addresses == 0 {
+        return Err(Nowhere {
+            message: format!("node {name:?} has no free pod IP addresses"),
+            room: true,
+        });
     }
-    let parts: Vec<String> = reasons
-        .iter()
-        .map(|(reason, n)| format!("{n} {reason}"))
-        .collect();
-    format!("0/{nodes} nodes are available: {}.", parts.join(", "))
+    Ok(at)
 }
 
 /// 0 to 100: the mean of the parts of CPU and memory that would be left.
@@ -183,21 +218,28 @@ fn least_allocated(place: &Place<'_>, asked: &Usage) -> u64 {
     u64::try_from(u128::midpoint(cpu, memory)).unwrap_or(0)
 }
 
-/// All that keeps the pod off this node; nothing: it fits.
-fn unfit(pod: &Pod, asked: &Usage, place: &Place<'_>) -> Vec<String> {
+/// Says all that keeps the pod off this node; nothing: it fits.
+fn unfit<'a>(
+    pod: &Pod,
+    asked: &Usage,
+    ports: &[HostPort],
+    place: &Place<'a>,
+    say: &mut impl FnMut(Unfit<'a>),
+) {
     let Some(spec) = &pod.spec else {
-        return vec!["node(s) cannot run an empty pod".to_owned()];
+        return say(Unfit::Never("node(s) cannot run an empty pod"));
     };
     if let Some(taint) = node::untolerated(place.node, spec, |t| t.effect != "PreferNoSchedule") {
-        return vec![taint_text(taint)];
+        let value = taint.value.as_deref().unwrap_or("");
+        return say(Unfit::Taint(&taint.key, value));
     }
     if place.node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true)
         && !node::tolerates(spec, &node::unschedulable_taint())
     {
-        return vec!["node(s) were unschedulable".to_owned()];
+        return say(Unfit::Never("node(s) were unschedulable"));
     }
     if !place.ready || place.free.is_empty() {
-        return vec!["node(s) were not ready".to_owned()];
+        return say(Unfit::Never("node(s) were not ready"));
     }
     let labels = place.node.metadata.labels.as_ref();
     let wanted = spec.node_selector.iter().flatten();
@@ -205,54 +247,83 @@ fn unfit(pod: &Pod, asked: &Usage, place: &Place<'_>) -> Vec<String> {
         .into_iter()
         .any(|(k, v)| labels.and_then(|l| l.get(k)) != Some(v))
     {
-        return vec!["node(s) didn't match Pod's node affinity/selector".to_owned()];
+        return say(Unfit::Never(
+            "node(s) didn't match Pod's node affinity/selector",
+        ));
     }
-    let mut reasons = Vec::new();
-    if host_ports(pod).iter().any(|p| place.host_ports.contains(p)) {
-        reasons.push("node(s) didn't have free ports for the requested pod ports".to_owned());
+    let taken = |port: &HostPort| {
+        place.host_ports.is_some_and(|had| had.contains_key(port)) || place.new_ports.contains(port)
+    };
+    if ports.iter().any(taken) {
+        say(Unfit::Full(
+            "node(s) didn't have free ports for the requested pod ports",
+        ));
     }
-    let short = |asked: u64, used: u64, offered: u64| asked > 0 && used + asked > offered;
-    if short(
+    if place.addresses == 0 && lacks_address(pod) {
+        say(NO_ADDRESS);
+    }
+    let mut short = |asked: u64, used: u64, offered: u64, text| {
+        if asked > 0 && used.saturating_add(asked) > offered {
+            say(Unfit::Full(text));
+        }
+    };
+    let (used, offered) = (&place.used, &place.offered);
+    short(
         asked.cpu_millis,
-        place.used.cpu_millis,
-        place.offered.cpu_millis,
-    ) {
-        reasons.push("Insufficient cpu".to_owned());
-    }
-    if short(
+        used.cpu_millis,
+        offered.cpu_millis,
+        "Insufficient cpu",
+    );
+    short(
         asked.memory_bytes,
-        place.used.memory_bytes,
-        place.offered.memory_bytes,
-    ) {
-        reasons.push("Insufficient memory".to_owned());
-    }
-    if short(asked.pods, place.used.pods, place.offered.pods) {
-        reasons.push("Too many pods".to_owned());
-    }
-    reasons
-}
-
-fn taint_text(taint: &Taint) -> String {
-    let value = taint.value.as_deref().unwrap_or("");
-    format!("node(s) had untolerated taint {{{}: {value}}}", taint.key)
+        used.memory_bytes,
+        offered.memory_bytes,
+        "Insufficient memory",
+    );
+    short(asked.pods, used.pods, offered.pods, "Too many pods");
 }
 
 /// What the bindings of one pass have in common.
 struct Pass<'a> {
     world: &'a World,
     now: Timestamp,
+    /// In the order of their names.
+    places: Vec<Place<'a>>,
     taken: BTreeSet<ClaimKey>,
-    fresh: Vec<(String, u32)>,
+    numbers: Numbers<'a>,
 }
 
 impl Pass<'_> {
+    /// Binds the pod to the best node that can be bound to.
+    fn try_pod(&mut self, pod: &Arc<Pod>, plan: &mut Plan) {
+        loop {
+            let at = match choose(self.world, pod, &self.places) {
+                Ok(at) => at,
+                Err(why) => return unschedulable(pod, &why, self.now, plan),
+            };
+            let address = if lacks_address(pod) {
+                let Some(address) = self.address(at, object::uid(&pod.metadata)) else {
+                    // Its ranges are another node's as well. The next node, then.
+                    self.places[at].addresses = 0;
+                    continue;
+                };
+                Some(address)
+            } else {
+                None
+            };
+            return self.bind(pod, at, address, plan);
+        }
+    }
+
     /// The next free address of a node. Ranges may overlap if people gave them.
-    fn address(&mut self, place: &mut Place<'_>, uid: &str) -> Option<(IpAddr, ClaimWrite)> {
+    fn address(&mut self, at: usize, uid: &str) -> Option<(IpAddr, ClaimWrite)> {
+        let place = &mut self.places[at];
         for (key, revision) in place.free.iter_mut().flatten() {
             let ClaimKey::PodAddress(address) = key else {
                 continue;
             };
             if self.taken.insert(key.clone()) {
+                place.addresses = place.addresses.saturating_sub(1);
                 let owner = uid.to_owned();
                 let claim = ClaimWrite {
                     key,
@@ -265,31 +336,27 @@ impl Pass<'_> {
         None
     }
 
-    fn bind(&mut self, pod: &Arc<Pod>, place: &mut Place<'_>, plan: &mut Plan) {
+    fn bind(
+        &mut self,
+        pod: &Arc<Pod>,
+        at: usize,
+        address: Option<(IpAddr, ClaimWrite)>,
+        plan: &mut Plan,
+    ) {
+        let place = &mut self.places[at];
         let mut changed = Pod::clone(pod);
         let mut claims: Vec<ClaimWrite> = Vec::new();
-        let mut ips = Vec::new();
-        if lacks_address(pod) {
-            let uid = object::uid(&pod.metadata);
-            let Some((address, claim)) = self.address(place, uid) else {
-                let why = format!("node {} has no free pod address", place.name);
-                unschedulable(pod, &why, self.now, plan);
-                return;
-            };
-            ips.push(PodIP {
-                ip: address.to_string(),
-            });
-            claims.push(claim);
-        }
-        let (number, claim) = identity::number(self.world, pod, &mut self.fresh);
+        let (number, claim) = self.numbers.of_pod(pod);
         claims.extend(claim);
         let annotations = changed.metadata.annotations.get_or_insert_default();
         annotations.insert(identity::ANNOTATION.to_owned(), number.to_string());
         changed.spec.get_or_insert_default().node_name = Some(place.name.to_owned());
         let status = changed.status.get_or_insert_default();
-        if let Some(first) = ips.first() {
-            status.pod_ip = Some(first.ip.clone());
-            status.pod_ips = Some(ips);
+        if let Some((address, claim)) = address {
+            claims.push(claim);
+            let ip = address.to_string();
+            status.pod_ip = Some(ip.clone());
+            status.pod_ips = Some(vec![PodIP { ip }]);
         }
         let host = node::address(place.node).map(str::to_owned);
         status.host_ips = host.clone().map(|ip| vec![HostIP { ip }]);
@@ -299,7 +366,7 @@ impl Pass<'_> {
         // The ones that follow see this one where it will be.
         if object::pod_node(pod).is_none() {
             place.used.add(&Usage::of(pod));
-            place.host_ports.extend(host_ports(pod));
+            place.new_ports.extend(host_ports(pod));
             if let Some(owner) = object::controller(&pod.metadata) {
                 *place.bound.entry(owner.uid.clone()).or_default() += 1;
             }
@@ -315,21 +382,27 @@ impl Pass<'_> {
     }
 }
 
-fn unschedulable(pod: &Arc<Pod>, why: &str, now: Timestamp, plan: &mut Plan) {
+fn unschedulable(pod: &Arc<Pod>, why: &Nowhere, now: Timestamp, plan: &mut Plan) {
+    let message = why.message.as_str();
+    plan.unschedulable.push(Unschedulable {
+        pod: Name::of(&pod.metadata),
+        uid: object::uid(&pod.metadata).to_owned(),
+        room: why.room,
+    });
     let known = object::pod_condition(pod, "PodScheduled")
-        .is_some_and(|c| c.status == "False" && c.message.as_deref() == Some(why));
+        .is_some_and(|c| c.status == "False" && c.message.as_deref() == Some(message));
     if known {
         return;
     }
     let mut changed = Pod::clone(pod);
     let status = changed.status.get_or_insert_default();
-    scheduled(status, "False", Some("Unschedulable"), Some(why), now);
+    scheduled(status, "False", Some("Unschedulable"), Some(message), now);
     plan.put(Object::Pod(Arc::new(changed)));
     plan.notices.push(notice(
         pod,
         Severity::Warning,
         "FailedScheduling",
-        why.to_owned(),
+        message.to_owned(),
     ));
 }
 
@@ -372,7 +445,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::claim::Claim;
     use crate::for_tests::{node as node_of, now, pod, put_node, put_pod, running, typed, world};
+    use crate::task::Task;
+    use crate::time::after;
 
     /// Name of each bound pod and its node, in order of names.
     fn bound(plan: &Plan) -> Vec<(String, String)> {
@@ -409,7 +485,10 @@ mod tests {
     #[test]
     fn why_a_pod_fits_nowhere() {
         type Change = fn(&mut Node, &mut Pod);
-        let rows: [(&str, Change); 8] = [
+        let rows: [(&str, Change); 9] = [
+            ("1 node(s) had no free pod IP addresses", |n, _| {
+                n.spec.as_mut().unwrap().pod_cidrs = Some(vec!["10.244.1.0/31".to_owned()]);
+            }),
             ("1 Insufficient cpu", |_, p| *p = pod("p", "3", "")),
             ("1 node(s) were unschedulable", |n, _| {
                 n.spec.as_mut().unwrap().unschedulable = Some(true);
@@ -464,7 +543,15 @@ mod tests {
                     world.put(object.clone());
                 }
             }
-            assert_eq!(super::plan(&world, now()), Plan::default(), "{expected}");
+            world.note(&plan, now());
+            world.take_due();
+            let again = super::plan(&world, after(now(), 300));
+            assert_eq!(
+                (said(&again), again.writes.len()),
+                (vec![], 0),
+                "{expected}"
+            );
+            assert_eq!(again.unschedulable.len(), 1, "{expected}");
         }
         let mut world = world();
         put_pod(&mut world, pod("p", "1", ""));
@@ -538,6 +625,111 @@ mod tests {
             said(&plan),
             ["0/2 nodes are available: 2 Insufficient cpu."]
         );
+    }
+
+    /// Brings what a plan wrote into the world.
+    fn carry_out(world: &mut World, plan: &Plan, time: Timestamp) {
+        for write in &plan.writes {
+            if let Write::Put { object, claims } = write {
+                for claim in claims {
+                    let held = Claim {
+                        owner: claim.owner.clone(),
+                        revision: 1,
+                    };
+                    world.put_claim(claim.key.clone(), Some(held));
+                }
+                world.put(object.clone());
+            }
+        }
+        world.note(plan, time);
+    }
+
+    /// 1,100 pods that fit nowhere are tried again whenever something changes; a
+    /// pod that comes after them has its turn all the same.
+    #[test]
+    fn pods_that_fit_nowhere_starve_no_other() {
+        let mut world = world();
+        put_node(&mut world, node_of("n1", 1));
+        for i in 0..1100 {
+            put_pod(&mut world, pod(&format!("big{i}"), "9", ""));
+        }
+        let mut time = now();
+        let mut passes = 0;
+        while let plan = super::plan(&world, time)
+            && plan.again_at == Some(time)
+        {
+            carry_out(&mut world, &plan, time);
+            passes += 1;
+            assert!(passes < 10, "the passes never end");
+        }
+        let plan = super::plan(&world, time);
+        carry_out(&mut world, &plan, time);
+        put_pod(&mut world, pod("small", "1", ""));
+        assert_eq!(bound(&super::plan(&world, time)).len(), 1);
+        // The same while the 1,100 are woken again and again.
+        for _ in 0..5 {
+            time = after(time, 20);
+            put_node(&mut world, node_of("n2", 2));
+            world.remove(&Key::new("", "Node", Name::new("", "n2")));
+            let plan = super::plan(&world, time);
+            carry_out(&mut world, &plan, time);
+        }
+        assert_eq!(
+            object::pod_node(&world.pods[&Name::new("default", "small")]),
+            Some("n1")
+        );
+    }
+
+    #[test]
+    fn a_node_without_free_addresses_is_passed_over() {
+        let mut world = world();
+        let mut full = node_of("n1", 1);
+        // Five addresses to be given out: 2 to 6.
+        full.spec.as_mut().unwrap().pod_cidrs = Some(vec!["10.244.1.0/29".to_owned()]);
+        full.status.as_mut().unwrap().allocatable =
+            Some(typed(json!({"cpu": "64", "memory": "64Gi", "pods": "100"})));
+        put_node(&mut world, full);
+        put_node(&mut world, node_of("n2", 2));
+        for i in 0..12 {
+            put_pod(&mut world, pod(&format!("p{i:02}"), "100m", ""));
+        }
+        let plan = super::plan(&world, now());
+        carry_out(&mut world, &plan, now());
+        let on = |node: &str| bound(&plan).iter().filter(|(_, n)| n == node).count();
+        assert_eq!((on("n1"), on("n2")), (5, 7));
+        // Ranges that overlap, by mistake: the count says that there is one left,
+        // but it was taken through the other range.
+        let mut double = node_of("n3", 3);
+        double.spec.as_mut().unwrap().pod_cidrs = Some(vec!["10.244.1.0/29".to_owned()]);
+        put_node(&mut world, double);
+        put_pod(&mut world, pod("last", "1m", "rs"));
+        assert_eq!(bound(&super::plan(&world, now())).len(), 1);
+    }
+
+    #[test]
+    fn a_finished_pod_holds_neither_resources_nor_its_address() {
+        for (phase, free) in [("Running", false), ("Succeeded", true), ("Failed", true)] {
+            let mut world = world();
+            put_node(&mut world, node_of("n1", 1));
+            put_pod(&mut world, pod("first", "2", ""));
+            let plan = super::plan(&world, now());
+            carry_out(&mut world, &plan, now());
+            put_pod(&mut world, pod("second", "2", ""));
+            let plan = super::plan(&world, now());
+            assert_eq!(said(&plan).len(), 1);
+            carry_out(&mut world, &plan, now());
+            world.take_due();
+            let mut first = Pod::clone(&world.pods[&Name::new("default", "first")]);
+            first.status.as_mut().unwrap().phase = Some(phase.to_owned());
+            put_pod(&mut world, first);
+            assert_eq!(world.take_due().contains(&Task::Schedule), free, "{phase}");
+            let released = crate::ipam::release(&world).writes.len();
+            assert_eq!(released, usize::from(free), "{phase}");
+            // After its back-off.
+            assert_eq!(bound(&super::plan(&world, now())).len(), 0, "{phase}");
+            let later = super::plan(&world, after(now(), 1));
+            assert_eq!(bound(&later).len(), usize::from(free), "{phase}");
+        }
     }
 
     #[test]

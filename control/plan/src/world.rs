@@ -10,10 +10,12 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::action::Plan;
 use crate::claim::{Claim, ClaimKey};
 use crate::index::{Indexes, add, sub};
 use crate::object::{self, Key, Name};
@@ -86,6 +88,21 @@ impl World {
     /// Makes a task due.
     pub fn make_due(&mut self, task: Task) {
         self.indexes.make_due(task);
+    }
+
+    /// Remembers what a plan found out and does not write. To be called with each
+    /// plan, before the next one of its task.
+    pub fn note(&mut self, plan: &Plan, now: Timestamp) {
+        for tried in &plan.unschedulable {
+            let queue = &mut self.indexes.queue;
+            queue.park(&tried.pod, &tried.uid, now, tried.room);
+        }
+    }
+
+    /// A pod's binding could not be written: other pods have their turn first.
+    pub fn binding_failed(&mut self, pod: &Name, uid: &str, now: Timestamp) {
+        self.indexes.queue.failed(pod, uid, now);
+        self.make_due(Task::Schedule);
     }
 
     /// The keys of all objects.

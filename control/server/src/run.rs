@@ -363,6 +363,7 @@ impl Controllers {
     fn start(&mut self, task: Task) {
         let now = Timestamp::now();
         let outcome = plan(&self.world, &task, now);
+        self.world.note(&outcome, now);
         if let Some(at) = outcome.again_at {
             let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
             // A moment more, so that the time has come for sure.

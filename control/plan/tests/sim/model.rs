@@ -421,6 +421,7 @@ impl Cluster {
         let task = tasks[self.chance(tasks.len())].clone();
         self.due.remove(&task);
         let outcome = plan(&self.world, &task, self.now);
+        self.world.note(&outcome, self.now);
         if let Some(at) = outcome.again_at {
             self.later.insert((at, task.clone()));
         }
