@@ -24,6 +24,7 @@ pub(crate) fn world() -> World {
         service_cidr: "10.96.0.0/24".parse().unwrap(),
         eviction_seconds: 300,
         event_seconds: 3600,
+        lost_seconds: 40,
     });
     let namespace = json!({"metadata": {"name": "default", "uid": "ns", "resourceVersion": "1"}});
     world.put(Object::Namespace(Arc::new(typed(namespace))));

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::action::{Plan, Write};
 use crate::object::{self, Key};
 use crate::registry::Object;
-use crate::world::World;
+use crate::world::{Owner, World};
 
 /// Finalizer of an object that stays until its dependents are gone.
 pub const FOREGROUND: &str = "foregroundDeletion";
@@ -77,8 +77,7 @@ fn finish(world: &World, key: &Key, object: &Object, plan: &mut Plan) {
             let mut blocking = references.filter(|o| o.uid == uid);
             blocked |= blocking.any(|o| o.block_owner_deletion == Some(true));
             if plan.writes.len() < BURST {
-                let has_dependents = world.owned_by(object::uid(found.meta())).next().is_some();
-                delete(world, dependent, has_dependents, plan);
+                foreground(world, uid, dependent, &found, plan);
             }
         }
         if !blocked {
@@ -94,6 +93,43 @@ fn finish(world: &World, key: &Key, object: &Object, plan: &mut Plan) {
         key: key.clone(),
         revision: object.revision(),
     });
+}
+
+/// A dependent of an owner that waits for it to go. It goes, unless another owner
+/// keeps it, or may keep it.
+fn foreground(world: &World, uid: &str, key: &Key, found: &Object, plan: &mut Plan) {
+    let owners = found.meta().owner_references.iter().flatten();
+    let others = owners.filter(|o| o.uid != uid);
+    let others: Vec<Owner> = others
+        .map(|o| world.owner(o, &key.name.namespace))
+        .collect();
+    if others.contains(&Owner::Unknown) {
+        return;
+    }
+    if others.iter().any(|owner| keeps(world, owner)) {
+        plan.writes.push(Write::Unhook {
+            key: key.clone(),
+            revision: found.revision(),
+            finalizer: None,
+            owners: vec![uid.to_owned()],
+        });
+        return;
+    }
+    let has_dependents = world.owned_by(object::uid(found.meta())).next().is_some();
+    delete(world, key, has_dependents, plan);
+}
+
+/// True when the owner is there, and does not wait for its dependents to go.
+fn keeps(world: &World, owner: &Owner) -> bool {
+    let Owner::Present(key) = owner else {
+        return false;
+    };
+    let found = world.get(key);
+    found.is_some_and(|owner| {
+        let meta = owner.meta();
+        let mut finalizers = meta.finalizers.iter().flatten();
+        !(object::deleting(meta) && finalizers.any(|f| f == FOREGROUND))
+    })
 }
 
 fn unhook(key: &Key, revision: u64, finalizer: &str) -> Write {
@@ -114,23 +150,28 @@ fn may_go(world: &World, object: &Object) -> bool {
     match object::pod_node(pod) {
         None => true,
         Some(node) => {
-            pod.metadata.deletion_grace_period_seconds == Some(0) || !world.nodes.contains_key(node)
+            pod.metadata.deletion_grace_period_seconds == Some(0) || !world.may_have_node(node)
         }
     }
 }
 
-/// An object that has owners: deleted when all are gone; else the references to
-/// those that are gone are taken off.
+/// An object that has owners: deleted when all are known to be gone; the
+/// references to those that are gone are taken off when another one is there.
+/// With an owner of which nothing is known it stays as it is.
 fn by_owners(world: &World, key: &Key, meta: &ObjectMeta, plan: &mut Plan) {
     let owners: Vec<_> = meta.owner_references.iter().flatten().collect();
     if owners.is_empty() {
         return;
     }
-    let gone: Vec<String> = owners
-        .iter()
-        .filter(|o| !world.has_uid(&o.uid))
-        .map(|o| o.uid.clone())
-        .collect();
+    let namespace = key.name.namespace.as_str();
+    let mut gone = Vec::new();
+    for owner in &owners {
+        match world.owner(owner, namespace) {
+            Owner::Present(_) => {}
+            Owner::Absent => gone.push(owner.uid.clone()),
+            Owner::Unknown => return,
+        }
+    }
     if gone.len() == owners.len() {
         delete(world, key, false, plan);
     } else if !gone.is_empty() {
@@ -150,8 +191,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::claim::{Claim, ClaimKey};
     use crate::for_tests::{map, node, pod, put_node, put_pod, running, told, typed, world};
     use crate::object::Name;
+    use crate::task::Task;
 
     fn owner(uid: &str, blocks: bool) -> Value {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "name": uid, "uid": uid,
@@ -214,6 +257,117 @@ mod tests {
             }
             let key = Key::new("", "ConfigMap", Name::new("default", "a"));
             assert_eq!(told(&collect(&world, &key)), expected, "{first} {other:?}");
+        }
+    }
+
+    /// An owner that is not in the world: of which kind, and what is unreadable.
+    #[test]
+    fn only_what_is_orphaned_for_sure_is_deleted() {
+        let owner = |api_version: &str, kind: &str| json!([{"apiVersion": api_version, "kind": kind, "name": "b", "uid": "b"}]);
+        let unreadable = |kind: &str, namespace: &str, name: &str| {
+            Some(Key::new("", kind, Name::new(namespace, name)))
+        };
+        // (owner, what cannot be read, its uid, deleted)
+        let rows = [
+            (owner("v1", "ConfigMap"), None, None, true),
+            (owner("apps/v1", "Deployment"), None, None, true),
+            (owner("example.org/v1", "Widget"), None, None, false),
+            (owner("v2", "ConfigMap"), None, None, false),
+            (owner("v1", "Node"), None, None, true),
+            (
+                owner("v1", "ConfigMap"),
+                unreadable("ConfigMap", "default", "b"),
+                Some("other"),
+                false,
+            ),
+            (
+                owner("v1", "ConfigMap"),
+                unreadable("ConfigMap", "default", "c"),
+                Some("c"),
+                true,
+            ),
+            (
+                owner("v1", "ConfigMap"),
+                unreadable("ConfigMap", "default", "c"),
+                None,
+                false,
+            ),
+            (
+                owner("v1", "ConfigMap"),
+                unreadable("Secret", "default", "x"),
+                Some("b"),
+                false,
+            ),
+            (
+                owner("v1", "ConfigMap"),
+                unreadable("ConfigMap", "other", "b"),
+                Some("x"),
+                true,
+            ),
+        ];
+        let key = Key::new("", "ConfigMap", Name::new("default", "a"));
+        for (owners, hidden, uid, deleted) in rows {
+            let mut world = world();
+            world.put(map("a", &json!({"ownerReferences": owners})));
+            world.take_due();
+            if let Some(hidden) = hidden.clone() {
+                world.mark_unreadable(hidden, uid.map(str::to_owned));
+            }
+            let expected: &[&str] = if deleted { &["delete a"] } else { &[] };
+            let case = format!("{owners} {hidden:?} {uid:?}");
+            assert_eq!(told(&collect(&world, &key)), expected, "{case}");
+            if let Some(hidden) = hidden {
+                // It goes, and what was kept for its sake is judged again.
+                world.remove(&hidden);
+                assert!(
+                    world.take_due().contains(&Task::Collect(key.clone())),
+                    "{case}"
+                );
+                assert_eq!(told(&collect(&world, &key)), ["delete a"], "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_dependent_with_another_owner_outlives_a_foreground_deletion() {
+        let gone = json!("2026-01-01T00:00:00Z");
+        let going = json!({"deletionTimestamp": gone, "finalizers": [FOREGROUND]});
+        let unknown = json!({"apiVersion": "example.org/v1", "kind": "Widget", "name": "w",
+            "uid": "w", "blockOwnerDeletion": true});
+        // (second owner, what the second owner is, what is done)
+        let rows: [(Value, Value, &[&str]); 4] = [
+            (owner("c", true), json!({}), &["unhook b"]),
+            (owner("c", true), going.clone(), &["delete b"]),
+            (owner("absent", true), json!({}), &["delete b"]),
+            (unknown, json!({}), &[]),
+        ];
+        for (second, third, expected) in rows {
+            let mut world = world();
+            world.put(map("a", &going));
+            let owners = json!({"ownerReferences": [owner("a", true), second]});
+            world.put(map("b", &owners));
+            world.put(map("c", &third));
+            let key = Key::new("", "ConfigMap", Name::new("default", "a"));
+            assert_eq!(told(&collect(&world, &key)), expected, "{second} {third}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_keeps_its_claims_and_its_namespace() {
+        let pod = Key::new("", "Pod", Name::new("default", "hidden"));
+        for (uid, released) in [(Some("u"), false), (None, false), (Some("x"), true)] {
+            let mut world = world();
+            world.mark_unreadable(pod.clone(), uid.map(str::to_owned));
+            let address = ClaimKey::PodAddress("10.244.1.2".parse().unwrap());
+            let owner = "u".to_owned();
+            world.put_claim(address, Some(Claim { owner, revision: 1 }));
+            let writes = crate::ipam::release(&world).writes;
+            assert_eq!(writes.len(), usize::from(released), "{uid:?}");
+            let mut namespace = world.namespaces["default"].as_ref().clone();
+            namespace.metadata.deletion_timestamp = Some(typed(json!("2026-01-01T00:00:00Z")));
+            world.put(Object::Namespace(std::sync::Arc::new(namespace)));
+            let plan = || crate::namespace::plan(&world, "default");
+            assert_eq!(told(&plan()), [""; 0]);
         }
     }
 

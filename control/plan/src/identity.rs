@@ -78,8 +78,11 @@ impl<'a> Numbers<'a> {
 /// is above all that ever were: a node may still know an old one.
 pub(crate) fn unused(world: &World) -> impl Iterator<Item = ClaimWrite> + '_ {
     let highest = world.claims().last_identity();
+    // A pod that cannot be read has a number, too.
+    let certain = world.indexes.unreadable.is_empty();
     let numbers = world.indexes.idle_identities.iter().copied();
     numbers
+        .filter(move |_| certain)
         .filter(move |number| Some(*number) != highest)
         .filter_map(|number| {
             let key = ClaimKey::Identity(number);

@@ -21,8 +21,37 @@ use crate::usage::Usage;
 pub(crate) struct Offer {
     /// It has a taint with effect NoExecute.
     pub(crate) evicts: bool,
+    pub(crate) ready: bool,
     /// What it offers to pods.
     pub(crate) allocatable: Usage,
+}
+
+/// Pods of one owner that went before they ever were ready, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Losses {
+    pub(crate) count: u32,
+    /// When the last one of them was created.
+    pub(crate) created: Timestamp,
+}
+
+/// Region and zone of a node.
+pub(crate) type Zone = (String, String);
+
+/// How many nodes of a zone are ready, and how many are not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Health {
+    pub(crate) ready: u32,
+    pub(crate) lost: u32,
+}
+
+impl Health {
+    pub(crate) fn of(&mut self, ready: bool) -> &mut u32 {
+        if ready {
+            &mut self.ready
+        } else {
+            &mut self.lost
+        }
+    }
 }
 
 /// Protocol and number of a port of the host.
@@ -81,6 +110,11 @@ pub struct Indexes {
     /// Namespaces that are being deleted.
     pub(crate) closing: BTreeSet<String>,
     pub(crate) nodes: BTreeMap<String, Offer>,
+    /// Nodes that were removed while they had pods.
+    pub(crate) removed_nodes: BTreeSet<String>,
+    pub(crate) zones: BTreeMap<Zone, Health>,
+    /// No node was ready before the last change.
+    pub(crate) were_all_lost: bool,
     pub(crate) identities: HashMap<String, u32>,
     pub(crate) identity_users: HashMap<u32, u32>,
     pub(crate) idle_identities: BTreeSet<u32>,
@@ -89,6 +123,10 @@ pub struct Indexes {
     pub(crate) orphan_claims: BTreeSet<ClaimKey>,
     /// uids of pods that hold no address any more, as they have finished.
     pub(crate) finished: HashSet<String>,
+    /// What became of the pods of replica sets, by the sets' uids.
+    pub(crate) losses: HashMap<String, Losses>,
+    /// Objects of the store that cannot be read, with their uids where these can.
+    pub(crate) unreadable: BTreeMap<Key, Option<String>>,
     pub(crate) due: BTreeSet<Task>,
 }
 
@@ -96,6 +134,12 @@ impl Indexes {
     /// Makes a task due.
     pub(crate) fn make_due(&mut self, task: Task) {
         self.due.insert(task);
+    }
+
+    /// True when there are nodes, and none of them is ready: it is more likely that
+    /// the control plane was cut off than that all were lost.
+    pub(crate) fn all_lost(&self) -> bool {
+        !self.zones.is_empty() && self.zones.values().all(|zone| zone.ready == 0)
     }
 
     /// Something happened that could help pods that fit nowhere; with `room`:
@@ -144,18 +188,30 @@ impl Indexes {
         }
     }
 
-    /// True when the object that has this claim is there, and still needs it.
+    /// True when the object that has this claim is there and still needs it, or
+    /// may be one that cannot be read.
     pub(crate) fn owner_exists(&self, key: &ClaimKey, owner: &str) -> bool {
+        let is_there = || self.by_uid.contains_key(owner) || self.may_be_unreadable(owner);
         match key {
-            ClaimKey::PodAddress(_) => {
-                self.by_uid.contains_key(owner) && !self.finished.contains(owner)
-            }
+            ClaimKey::PodAddress(_) => is_there() && !self.finished.contains(owner),
             ClaimKey::ServiceAddress(_) | ClaimKey::ServiceId(_) | ClaimKey::PortId(_) => {
-                self.by_uid.contains_key(owner)
+                is_there()
             }
-            ClaimKey::NodeRange(_) => self.nodes.contains_key(owner),
+            ClaimKey::NodeRange(_) => self.nodes.contains_key(owner) || self.hides_node(owner),
             ClaimKey::Identity(_) => true,
         }
+    }
+
+    /// True when an object that cannot be read has this uid, or may have it.
+    pub(crate) fn may_be_unreadable(&self, uid: &str) -> bool {
+        let mut uids = self.unreadable.values();
+        uids.any(|known| known.as_deref().is_none_or(|known| known == uid))
+    }
+
+    /// True when there is a Node of this name that cannot be read.
+    pub(crate) fn hides_node(&self, name: &str) -> bool {
+        let key = Key::new("", "Node", Name::new("", name));
+        self.unreadable.contains_key(&key)
     }
 
     /// Judges anew whether the claims of this owner have one.

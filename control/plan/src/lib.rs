@@ -22,6 +22,7 @@ pub mod namespace;
 pub mod node;
 pub mod object;
 pub mod pod;
+mod podgc;
 pub mod pool;
 pub mod progress;
 pub mod queue;
@@ -31,12 +32,14 @@ pub mod rollout;
 pub mod schedule;
 mod select;
 pub mod service;
+pub mod taint;
 pub mod task;
 pub mod time;
 pub mod usage;
 pub mod victim;
 pub mod watched;
 pub mod world;
+pub mod zone;
 
 pub use action::{Notice, Plan, Severity, Write};
 pub use claim::{Claim, ClaimKey, ClaimWrite};
@@ -58,6 +61,7 @@ pub fn plan(world: &World, task: &Task, now: Timestamp) -> Plan {
         Task::EndpointSlices(service) => endpointslice::plan(world, service),
         Task::Schedule => schedule::plan(world, now),
         Task::Node(name) => node::plan(world, name, now),
+        Task::Zones => zone::plan(world, now),
         Task::Addresses => ipam::release(world),
         Task::Identity(pod) => identity::plan(world, pod),
         Task::Namespace(name) => namespace::plan(world, name),

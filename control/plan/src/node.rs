@@ -1,32 +1,31 @@
 //! Nodes: their range of pod addresses, their taints, and what becomes of the
-//! pods of a node that is lost or was taken out.
+//! pods of a node that is lost.
 //!
 //! Whether a node is heard of is known to control-server alone, which says so
-//! with [`unheard`]; all else follows from the Node object. Called by
-//! [`crate::plan`].
+//! with [`unheard`]; all else follows from the Node object. Which nodes their pods
+//! are driven off is `zone.rs`; pods of nodes that do not exist are `podgc.rs`.
+//! Called by [`crate::plan`].
 
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodSpec, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::action::{Notice, Plan, Severity, Write};
-use crate::index::{Indexes, Offer};
-use crate::ipam;
+use crate::index::{Indexes, Offer, Zone};
 use crate::object::{self, Key, Name};
 use crate::pool::Pool;
 use crate::registry::Object;
+use crate::taint::{self, NOT_READY, PRESSURES, UNREACHABLE, UNSCHEDULABLE};
 use crate::task::Task;
 use crate::time::after;
 use crate::usage::Usage;
 use crate::watched::Watched;
 use crate::world::World;
+use crate::{ipam, podgc};
 
-const NOT_READY: &str = "node.kubernetes.io/not-ready";
-const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
-const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 const COMPONENT: &str = "node-controller";
 
 impl Watched for Node {
@@ -38,29 +37,81 @@ impl Watched for Node {
 
     fn index(&self, name: &Name, indexes: &mut Indexes) {
         let taints = self.spec.iter().flat_map(|s| s.taints.iter().flatten());
-        let evicts = taints.into_iter().any(|t| t.effect == "NoExecute");
-        let allocatable = Usage::allocatable(self);
         let offer = Offer {
-            evicts,
-            allocatable,
+            evicts: taints.into_iter().any(|t| t.effect == "NoExecute"),
+            ready: is_ready(self),
+            allocatable: Usage::allocatable(self),
         };
         indexes.nodes.insert(name.name.clone(), offer);
+        indexes.removed_nodes.remove(&name.name);
         for range in ranges(self) {
             indexes.claims.register(Pool::PodAddresses(range));
+        }
+        if counts(self) {
+            let zone = indexes.zones.entry(zone(self)).or_default();
+            *zone.of(is_ready(self)) += 1;
         }
     }
 
     fn unindex(&self, name: &Name, indexes: &mut Indexes) {
         indexes.nodes.remove(&name.name);
+        let key = zone(self);
+        if counts(self)
+            && let Some(zone) = indexes.zones.get_mut(&key)
+        {
+            let count = zone.of(is_ready(self));
+            *count = count.saturating_sub(1);
+            if zone.ready + zone.lost == 0 {
+                indexes.zones.remove(&key);
+            }
+        }
     }
 
-    fn changed(_name: &Name, old: Option<&Self>, new: Option<&Self>, indexes: &mut Indexes) {
+    fn changed(name: &Name, old: Option<&Self>, new: Option<&Self>, indexes: &mut Indexes) {
         if let Some(new) = new
             && old.is_none_or(|old| !same_for_pods(old, new))
         {
             indexes.wake_pods(false);
         }
+        if new.is_none() && indexes.pods_by_node.contains_key(&name.name) {
+            indexes.removed_nodes.insert(name.name.clone());
+        }
+        let seen = |node: Option<&Self>| {
+            node.map(|n| {
+                (
+                    ready_status(n).to_owned(),
+                    zone(n),
+                    taint::evicting(n).cloned(),
+                )
+            })
+        };
+        if seen(old) != seen(new) {
+            indexes.make_due(Task::Zones);
+        }
+        let all_lost = indexes.all_lost();
+        if std::mem::replace(&mut indexes.were_all_lost, all_lost) && !all_lost {
+            // What is silent still is lost now.
+            let lost = indexes.nodes.iter().filter(|(_, offer)| !offer.ready);
+            let tasks: Vec<Task> = lost.map(|(name, _)| Task::Node(name.clone())).collect();
+            indexes.due.extend(tasks);
+        }
     }
+}
+
+/// Region and zone, as labels say.
+pub(crate) fn zone(node: &Node) -> Zone {
+    let label = |key: &str| node.metadata.labels.as_ref()?.get(key).cloned();
+    let of = |key| label(key).unwrap_or_default();
+    (
+        of("topology.kubernetes.io/region"),
+        of("topology.kubernetes.io/zone"),
+    )
+}
+
+/// True when the node counts for whether its zone is disrupted.
+fn counts(node: &Node) -> bool {
+    let labels = node.metadata.labels.as_ref();
+    !labels.is_some_and(|l| l.contains_key("node.kubernetes.io/exclude-disruption"))
 }
 
 /// True when the scheduler finds the same in both.
@@ -81,11 +132,7 @@ pub fn ranges(node: &Node) -> impl Iterator<Item = IpNet> + '_ {
 pub fn plan(world: &World, name: &str, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let Some(node) = world.nodes.get(name) else {
-        // Nobody will ever say that these pods are gone.
-        for pod in world.pods_on(name) {
-            delete(pod, Some(0), &mut plan);
-        }
-        return plan;
+        return podgc::plan(world, name, now);
     };
     if object::deleting(&node.metadata) {
         return plan;
@@ -113,15 +160,19 @@ pub fn plan(world: &World, name: &str, now: Timestamp) -> Plan {
             }),
         }
     }
-    taint(&mut changed, now);
+    taint(&mut changed);
     if changed != **node {
         plan.writes.push(Write::Put {
             object: Object::Node(Arc::new(changed.clone())),
             claims,
         });
     }
+    let believed = world.lost_since();
+    let serves = is_ready(node) || (is_lost(node) && world.indexes.all_lost());
     for pod in world.pods_on(name).filter(|p| !object::pod_finished(p)) {
-        if !is_ready(node) {
+        if is_lost(node) && believed > now {
+            plan.again(believed);
+        } else if !serves {
             not_ready(pod, now, &mut plan);
         }
         if !object::deleting(&pod.metadata) {
@@ -132,7 +183,7 @@ pub fn plan(world: &World, name: &str, now: Timestamp) -> Plan {
 }
 
 /// Status of condition Ready: "True", "False", "Unknown"; "" when there is none.
-fn ready_status(node: &Node) -> &str {
+pub(crate) fn ready_status(node: &Node) -> &str {
     let conditions = node
         .status
         .iter()
@@ -146,6 +197,11 @@ pub fn is_ready(node: &Node) -> bool {
     ready_status(node) == "True"
 }
 
+/// True when the node counts as lost: it is not heard of.
+pub fn is_lost(node: &Node) -> bool {
+    ready_status(node) == "Unknown"
+}
+
 /// The address that the node is reached by.
 pub fn address(node: &Node) -> Option<&str> {
     let mut all = node
@@ -156,81 +212,49 @@ pub fn address(node: &Node) -> Option<&str> {
         .map(|a| a.address.as_str())
 }
 
-/// The taint of a cordoned node.
-pub fn unschedulable_taint() -> Taint {
-    Taint {
-        key: UNSCHEDULABLE.to_owned(),
-        effect: "NoSchedule".to_owned(),
-        ..Taint::default()
+/// Sets the taints that follow from conditions and from `spec.unschedulable`; those
+/// of people stay. Taints that drive pods off are given by `zone.rs`, and taken
+/// off here when the node is ready.
+fn taint(node: &mut Node) {
+    let mut wanted = Vec::new();
+    match ready_status(node) {
+        "True" => {}
+        "Unknown" => wanted.push(UNREACHABLE),
+        _ => wanted.push(NOT_READY),
     }
-}
-
-/// Sets the taints that follow from readiness and from `spec.unschedulable`;
-/// those of people stay.
-fn taint(node: &mut Node, now: Timestamp) {
-    let wanted: &[(&str, &str)] = match ready_status(node) {
-        "True" => &[],
-        "Unknown" => &[(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")],
-        _ => &[(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")],
-    };
-    let mut wanted = wanted.to_vec();
+    let conditions = node
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
+    for condition in conditions.filter(|c| c.status == "True") {
+        let pressure = PRESSURES.iter().find(|(kind, _)| *kind == condition.type_);
+        wanted.extend(pressure.map(|(_, key)| *key));
+    }
+    let ready = is_ready(node);
     let spec = node.spec.get_or_insert_default();
     if spec.unschedulable == Some(true) {
-        wanted.push((UNSCHEDULABLE, "NoSchedule"));
+        wanted.push(UNSCHEDULABLE);
     }
     let mut taints = spec.taints.take().unwrap_or_default();
     taints.retain(|t| {
-        let ours = [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&t.key.as_str());
-        !ours || wanted.contains(&(t.key.as_str(), t.effect.as_str()))
+        if taint::evicts_from_lost(t) {
+            return !ready;
+        }
+        let named = [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&t.key.as_str());
+        let ours = named || PRESSURES.iter().any(|(_, key)| *key == t.key);
+        t.effect != "NoSchedule" || !ours || wanted.contains(&t.key.as_str())
     });
-    for (key, effect) in wanted {
-        if !taints.iter().any(|t| t.key == key && t.effect == effect) {
+    for key in wanted {
+        let has = |t: &Taint| t.key == key && t.effect == "NoSchedule";
+        if !taints.iter().any(has) {
             taints.push(Taint {
                 key: key.to_owned(),
-                effect: effect.to_owned(),
-                time_added: Some(Time(now)).filter(|_| effect == "NoExecute"),
-                value: None,
+                effect: "NoSchedule".to_owned(),
+                ..Taint::default()
             });
         }
     }
     spec.taints = Some(taints).filter(|t| !t.is_empty());
-}
-
-/// True when one of the pod's tolerations is for this taint.
-pub fn tolerates(spec: &PodSpec, taint: &Taint) -> bool {
-    toleration(spec, taint).is_some()
-}
-
-/// How long the pod tolerates the taint: `Some(None)` for ever.
-fn toleration(spec: &PodSpec, taint: &Taint) -> Option<Option<i64>> {
-    let mut found: Option<Option<i64>> = None;
-    for t in spec.tolerations.iter().flatten() {
-        let key = t.key.as_deref().unwrap_or("");
-        let effect = t.effect.as_deref().unwrap_or("");
-        let exists = t.operator.as_deref() == Some("Exists");
-        let same_value = t.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or("");
-        let applies = (effect.is_empty() || effect == taint.effect)
-            && (key == taint.key || (key.is_empty() && exists))
-            && (exists || same_value);
-        if applies {
-            found = Some(match (found, t.toleration_seconds) {
-                (Some(Some(a)), Some(b)) => Some(a.min(b)),
-                (Some(Some(a)), None) => Some(a),
-                (_, seconds) => seconds,
-            });
-        }
-    }
-    found
-}
-
-/// The first taint for which `counts` that the pod does not tolerate.
-pub fn untolerated<'a>(
-    node: &'a Node,
-    spec: &PodSpec,
-    counts: impl Fn(&Taint) -> bool,
-) -> Option<&'a Taint> {
-    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
-    taints.filter(|t| counts(t)).find(|t| !tolerates(spec, t))
 }
 
 /// Deletes the pod when it has tolerated a NoExecute taint for long enough.
@@ -238,20 +262,27 @@ fn evict(world: &World, node: &Node, pod: &Arc<Pod>, now: Timestamp, plan: &mut 
     let Some(spec) = &pod.spec else { return };
     let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
     for taint in taints.filter(|t| t.effect == "NoExecute") {
-        let lost = taint.key == NOT_READY || taint.key == UNREACHABLE;
-        let seconds = match toleration(spec, taint) {
+        let lost = taint::evicts_from_lost(taint);
+        if lost && world.indexes.all_lost() {
+            continue;
+        }
+        let seconds = match taint::toleration(spec, taint) {
             Some(None) => continue,
             Some(Some(seconds)) => seconds.max(0),
             None if lost => world.settings.eviction_seconds,
             None => 0,
         };
-        let since = taint.time_added.as_ref().map_or(now, |t| t.0);
+        let mut since = taint.time_added.as_ref().map_or(now, |t| t.0);
+        if lost {
+            // While nothing could be heard, nobody's patience ran out.
+            since = since.max(world.lost_since());
+        }
         let end = after(since, seconds);
         if end > now {
             plan.again(end);
             continue;
         }
-        delete(pod, None, plan);
+        podgc::delete(pod, None, plan);
         plan.notices.push(Notice {
             about: Key::new("", "Pod", Name::of(&pod.metadata)),
             uid: object::uid(&pod.metadata).to_owned(),
@@ -262,15 +293,6 @@ fn evict(world: &World, node: &Node, pod: &Arc<Pod>, now: Timestamp, plan: &mut 
         });
         return;
     }
-}
-
-fn delete(pod: &Pod, grace_seconds: Option<i64>, plan: &mut Plan) {
-    plan.writes.push(Write::Delete {
-        key: Key::new("", "Pod", Name::of(&pod.metadata)),
-        uid: object::uid(&pod.metadata).to_owned(),
-        grace_seconds,
-        foreground: false,
-    });
 }
 
 /// A pod of a node that is not heard of serves nobody.
@@ -318,7 +340,11 @@ pub fn unheard(node: &Node, now: Timestamp) -> Option<Node> {
             ..NodeCondition::default()
         });
     }
+    let reported = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
     for condition in conditions {
+        if !reported.contains(&condition.type_.as_str()) {
+            continue;
+        }
         condition.status = "Unknown".to_owned();
         condition.reason = Some("NodeStatusUnknown".to_owned());
         condition.message = Some("The agent stopped reporting.".to_owned());
@@ -345,6 +371,14 @@ mod tests {
                 }
             })
             .collect()
+    }
+
+    fn carry_out(world: &mut World, plan: &Plan) {
+        for write in &plan.writes {
+            if let Write::Put { object, .. } = write {
+                world.put(object.clone());
+            }
+        }
     }
 
     fn lost(world: &World, name: &str) -> Node {
@@ -392,6 +426,7 @@ mod tests {
         };
         let mut world = world();
         put_node(&mut world, node("n1", 1));
+        put_node(&mut world, node("n2", 2));
         put_pod(
             &mut world,
             running(pod("default", "0", ""), "n1", "10.244.1.3", true),
@@ -403,24 +438,17 @@ mod tests {
         put_node(&mut world, gone);
         let first = plan(&world, "n1", now());
         assert_eq!(deleted(&first), [""; 0]);
-        assert_eq!(first.again_at, Some(after(now(), 10)));
+        carry_out(&mut world, &first);
+        let driven = crate::zone::plan(&world, now());
+        carry_out(&mut world, &driven);
         // Tainted, and none of its pods is ready any more.
-        for write in &first.writes {
-            if let Write::Put { object, .. } = write {
-                world.put(object.clone());
-            }
-        }
         assert!(world.pods.values().all(|p| !object::pod_ready(p)));
+        let spec = world.nodes["n1"].spec.as_ref().unwrap();
+        assert_eq!(spec.taints.as_ref().unwrap().len(), 2);
+        let first = plan(&world, "n1", now());
         assert_eq!(
-            world.nodes["n1"]
-                .spec
-                .as_ref()
-                .unwrap()
-                .taints
-                .as_ref()
-                .unwrap()
-                .len(),
-            2
+            (deleted(&first), first.again_at),
+            (vec![], Some(after(now(), 10)))
         );
         let rows: [(i64, &[&str]); 3] = [(9, &[]), (10, &["short"]), (300, &["default", "short"])];
         for (seconds, expected) in rows {
@@ -428,10 +456,98 @@ mod tests {
             assert_eq!(deleted(&plan), expected, "after {seconds} s");
         }
         assert!(unheard(&world.nodes["n1"], now()).is_none());
-        // The node is taken out: nobody will ever say that its pods are gone.
-        world.remove(&Key::new("", "Node", Name::new("", "n1")));
-        let plan = plan(&world, "n1", now());
-        assert_eq!(deleted(&plan), ["default", "never", "short"]);
+        // A control plane that starts then gives the node the time to come back,
+        // and the pods their whole toleration.
+        world.hear(after(now(), 300));
+        let rows: [(i64, &[&str]); 3] =
+            [(340, &[]), (350, &["short"]), (640, &["default", "short"])];
+        for (seconds, expected) in rows {
+            let plan = plan(&world, "n1", after(now(), seconds));
+            assert_eq!(deleted(&plan), expected, "after {seconds} s");
+        }
+    }
+
+    /// While no node is ready, and for a while after, nothing is concluded from
+    /// silence: neither are pods driven off, nor do they leave their services.
+    #[test]
+    fn a_control_plane_that_was_cut_off_evicts_nobody() {
+        let mut world = world();
+        for n in ["n1", "n2"] {
+            put_node(&mut world, node(n, 1));
+            let pod = running(pod(n, "0", ""), n, "10.244.1.3", true);
+            put_pod(&mut world, pod);
+        }
+        let both: Vec<Node> = ["n1", "n2"].map(|n| lost(&world, n)).into();
+        for node in both {
+            put_node(&mut world, node);
+        }
+        let steps = |world: &mut World, time: Timestamp| {
+            let mut changed = Vec::new();
+            for n in ["n1", "n2"] {
+                let plan = plan(world, n, time);
+                carry_out(world, &plan);
+                changed.extend(deleted(&plan).into_iter().map(str::to_owned));
+            }
+            let plan = crate::zone::plan(world, time);
+            carry_out(world, &plan);
+            let ready = world.pods.values().filter(|p| object::pod_ready(p)).count();
+            let driven = world
+                .nodes
+                .values()
+                .filter(|n| taint::evicting(n).is_some());
+            (changed, ready, driven.count())
+        };
+        for seconds in [0, 1000, 10_000] {
+            let got = steps(&mut world, after(now(), seconds));
+            assert_eq!(got, (vec![], 2, 0), "after {seconds} s");
+        }
+        // One is heard of again: the other has the time to be heard of, too.
+        put_node(&mut world, node("n2", 1));
+        world.hear(after(now(), 10_000));
+        let due = world.take_due();
+        assert!(due.contains(&Task::Node("n1".to_owned())));
+        assert_eq!(steps(&mut world, after(now(), 10_039)), (vec![], 2, 0));
+        assert_eq!(steps(&mut world, after(now(), 10_040)), (vec![], 1, 1));
+        assert_eq!(steps(&mut world, after(now(), 10_339)), (vec![], 1, 1));
+        let last = steps(&mut world, after(now(), 10_340));
+        assert_eq!(last.0, ["n1"]);
+    }
+
+    #[test]
+    fn conditions_make_taints() {
+        let rows: [(&str, &str, &[&str]); 6] = [
+            (
+                "MemoryPressure",
+                "True",
+                &["node.kubernetes.io/memory-pressure"],
+            ),
+            (
+                "DiskPressure",
+                "True",
+                &["node.kubernetes.io/disk-pressure"],
+            ),
+            ("PIDPressure", "True", &["node.kubernetes.io/pid-pressure"]),
+            ("PIDPressure", "Unknown", &[]),
+            ("Ready", "False", &[NOT_READY]),
+            ("Ready", "Unknown", &[UNREACHABLE]),
+        ];
+        for (kind, status, expected) in rows {
+            let mut node = node("n1", 1);
+            let conditions = node.status.as_mut().unwrap().conditions.as_mut().unwrap();
+            conditions.retain(|c| c.type_ != kind);
+            conditions.push(typed(json!({"type": kind, "status": status})));
+            taint(&mut node);
+            let keys = |node: &Node| -> Vec<String> {
+                let taints = node.spec.as_ref().unwrap().taints.iter().flatten();
+                taints.map(|t| t.key.clone()).collect()
+            };
+            assert_eq!(keys(&node), expected, "{kind} {status}");
+            let conditions = node.status.as_mut().unwrap().conditions.as_mut().unwrap();
+            conditions.retain(|c| c.type_ != kind);
+            conditions.push(typed(json!({"type": "Ready", "status": "True"})));
+            taint(&mut node);
+            assert_eq!(keys(&node), [""; 0], "{kind} {status}");
+        }
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //!
 //! Not their making (`replicaset.rs`) and not their node (`schedule.rs`).
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::claim::ClaimKey;
 use crate::identity;
-use crate::index::{HostPort, Indexes, add, labels, sub};
+use crate::index::{HostPort, Indexes, Losses, add, labels, sub};
 use crate::object::{self, Name};
 use crate::task::Task;
 use crate::usage::Usage;
@@ -119,6 +120,7 @@ impl Watched for Pod {
             due(pod, name, indexes);
         }
         queue(name, old, new, indexes);
+        losses(old, new, indexes);
         // It left its node, and somebody may fit there now.
         if old.and_then(holds).is_some() && new.and_then(holds).is_none() {
             indexes.wake_pods(true);
@@ -139,6 +141,34 @@ fn queue(name: &Name, old: Option<&Pod>, new: Option<&Pod>, indexes: &mut Indexe
     let fresh = indexes.queue.put(name, uid, priority);
     if fresh || (asks_anew && indexes.queue.wake(name)) {
         indexes.make_due(Task::Schedule);
+    }
+}
+
+/// True when the pod counts as one of its owner's.
+fn is_active(pod: &Pod) -> bool {
+    !object::deleting(&pod.metadata) && !object::pod_finished(pod)
+}
+
+/// Counts the pods of an owner that went before they were ready; those that were
+/// created together count once. A pod that becomes ready ends the count.
+fn losses(old: Option<&Pod>, new: Option<&Pod>, indexes: &mut Indexes) {
+    let of = |pod: &Pod| object::controller(&pod.metadata).map(|owner| owner.uid.clone());
+    if let Some(owner) = new.filter(|new| object::pod_ready(new)).and_then(of) {
+        indexes.losses.remove(&owner);
+    }
+    let Some(old) = old.filter(|old| is_active(old) && !object::pod_ready(old)) else {
+        return;
+    };
+    let (false, Some(owner)) = (new.is_some_and(is_active), of(old)) else {
+        return;
+    };
+    let created = old.metadata.creation_timestamp.as_ref();
+    let created = created.map_or(Timestamp::MIN, |t| t.0);
+    let first = Losses { count: 1, created };
+    let entry = indexes.losses.entry(owner).or_insert(first);
+    if created > entry.created {
+        entry.count = entry.count.saturating_add(1);
+        entry.created = created;
     }
 }
 

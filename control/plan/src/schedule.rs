@@ -24,7 +24,7 @@ use crate::pool::{Draw, Pool};
 use crate::registry::Object;
 use crate::usage::Usage;
 use crate::world::World;
-use crate::{identity, node};
+use crate::{identity, node, taint};
 
 /// Pods in one pass at most: bindings become visible after each pass.
 const MOST: usize = 1000;
@@ -229,12 +229,12 @@ fn unfit<'a>(
     let Some(spec) = &pod.spec else {
         return say(Unfit::Never("node(s) cannot run an empty pod"));
     };
-    if let Some(taint) = node::untolerated(place.node, spec, |t| t.effect != "PreferNoSchedule") {
-        let value = taint.value.as_deref().unwrap_or("");
-        return say(Unfit::Taint(&taint.key, value));
+    if let Some(found) = taint::untolerated(place.node, spec, |t| t.effect != "PreferNoSchedule") {
+        let value = found.value.as_deref().unwrap_or("");
+        return say(Unfit::Taint(&found.key, value));
     }
     if place.node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true)
-        && !node::tolerates(spec, &node::unschedulable_taint())
+        && !taint::tolerates(spec, &taint::unschedulable())
     {
         return say(Unfit::Never("node(s) were unschedulable"));
     }

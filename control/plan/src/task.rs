@@ -17,6 +17,8 @@ pub enum Task {
     Schedule,
     /// A Node's range, taints, and its pods when it is lost.
     Node(String),
+    /// Which lost nodes their pods are driven off.
+    Zones,
     /// Claims whose owners are gone.
     Addresses,
     /// A Pod's identity number.

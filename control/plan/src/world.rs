@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::action::Plan;
 use crate::claim::{Claim, ClaimKey};
@@ -22,6 +22,7 @@ use crate::object::{self, Key, Name};
 use crate::pool::{Claims, Pool};
 use crate::registry::{self, Object, Tables};
 use crate::task::Task;
+use crate::time::after;
 
 /// What the cluster was configured with.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +38,20 @@ pub struct Settings {
     pub eviction_seconds: i64,
     /// Seconds for which events are kept.
     pub event_seconds: i64,
+    /// Seconds after which a silent node counts as lost.
+    pub lost_seconds: i64,
+}
+
+/// What is known of an owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// It is there.
+    Present(Key),
+    /// It is not there, for sure: its kind is known, and all of it can be read.
+    /// Or it is in another namespace, where it cannot be an owner.
+    Absent,
+    /// This version does not know its kind, or cannot read the object.
+    Unknown,
 }
 
 /// What services make of a pod.
@@ -55,6 +70,7 @@ pub enum EndpointUse {
 pub struct World {
     /// The cluster's configuration.
     pub settings: Settings,
+    heard_since: Timestamp,
     tables: Tables,
     pub(crate) indexes: Indexes,
 }
@@ -75,6 +91,7 @@ impl World {
         indexes.claims.register(ranges);
         Self {
             settings,
+            heard_since: Timestamp::MIN,
             tables: Tables::default(),
             indexes,
         }
@@ -105,14 +122,68 @@ impl World {
         self.make_due(Task::Schedule);
     }
 
+    /// Nodes can be heard since then: the control plane has just started, or was
+    /// cut off before.
+    pub fn hear(&mut self, since: Timestamp) {
+        self.heard_since = since;
+    }
+
+    /// A node that counts as lost is believed to be lost from then on: until then
+    /// it has had no time to come back.
+    pub fn lost_since(&self) -> Timestamp {
+        after(self.heard_since, self.settings.lost_seconds)
+    }
+
     /// The keys of all objects.
     pub fn keys(&self) -> Vec<Key> {
         self.indexes.by_uid.values().cloned().collect()
     }
 
+    /// The store has an object of this key that cannot be read. What was known of
+    /// it before stays; nothing that may depend on it is deleted or released.
+    pub fn mark_unreadable(&mut self, key: Key, uid: Option<String>) {
+        let namespace = &key.name.namespace;
+        if !namespace.is_empty() {
+            let contents = &mut self.indexes.by_namespace;
+            add(contents, namespace.clone(), key.clone());
+        }
+        self.indexes.unreadable.insert(key, uid);
+    }
+
+    /// The keys of the objects that cannot be read.
+    pub fn unreadable(&self) -> impl Iterator<Item = &Key> {
+        self.indexes.unreadable.keys()
+    }
+
+    /// The object can be read now, or is gone: what was kept for its sake is
+    /// judged again.
+    fn clear_unreadable(&mut self, key: &Key) {
+        if self.indexes.unreadable.remove(key).is_none() {
+            return;
+        }
+        sub(&mut self.indexes.by_namespace, &key.name.namespace, key);
+        let indexes = &mut self.indexes;
+        let known = &indexes.by_uid;
+        let undecided = indexes.by_owner.iter();
+        let undecided = undecided.filter(|(owner, _)| !known.contains_key(*owner));
+        let tasks = undecided.flat_map(|(_, keys)| keys.iter().cloned().map(Task::Collect));
+        let tasks: Vec<Task> = tasks.collect();
+        indexes.due.extend(tasks);
+        for owner in indexes.claims_by_owner.keys().cloned().collect::<Vec<_>>() {
+            indexes.judge_claims(&owner);
+        }
+        if indexes.closing.contains(&key.name.namespace) {
+            indexes.make_due(Task::Namespace(key.name.namespace.clone()));
+        }
+        if key.kind == "Node" && key.group.is_empty() {
+            indexes.make_due(Task::Node(key.name.name.clone()));
+        }
+    }
+
     /// The object came to be, or changed.
     pub fn put(&mut self, object: Object) {
         let key = object.key();
+        self.clear_unreadable(&key);
         let old = self.get(&key);
         if let Some(old) = &old {
             self.unindex(&key, old);
@@ -124,6 +195,7 @@ impl World {
 
     /// The object is gone.
     pub fn remove(&mut self, key: &Key) {
+        self.clear_unreadable(key);
         let Some(old) = self.get(key) else { return };
         self.unindex(key, &old);
         self.tables.remove(key);
@@ -215,6 +287,11 @@ impl World {
     /// The claim changed (`Some`), or its record is gone.
     pub fn put_claim(&mut self, key: ClaimKey, claim: Option<Claim>) {
         self.indexes.put_claim(key, claim);
+    }
+
+    /// True when the node is there, or may be: it cannot be read.
+    pub fn may_have_node(&self, name: &str) -> bool {
+        self.nodes.contains_key(name) || self.indexes.hides_node(name)
     }
 
     /// Pods of this node, terminating and finished ones as well.
@@ -311,9 +388,29 @@ impl World {
         found
     }
 
-    /// uid is in use by an object.
-    pub fn has_uid(&self, uid: &str) -> bool {
-        self.indexes.by_uid.contains_key(uid)
+    /// What is known of an owner that an object of this namespace ("": a
+    /// cluster-wide one) names.
+    pub fn owner(&self, owner: &OwnerReference, namespace: &str) -> Owner {
+        let reach = |found: &str| found.is_empty() || found == namespace;
+        if let Some(key) = self.indexes.by_uid.get(&owner.uid)
+            && reach(&key.name.namespace)
+        {
+            return Owner::Present(key.clone());
+        }
+        let (group, version) = object::group_version(&owner.api_version);
+        let Some(kind) = control_api::find(group, version, &owner.kind) else {
+            return Owner::Unknown;
+        };
+        if kind.namespaced && namespace.is_empty() {
+            return Owner::Unknown;
+        }
+        let within = if kind.namespaced { namespace } else { "" };
+        let key = Key::new(group, &owner.kind, Name::new(within, &owner.name));
+        let hidden = self.indexes.unreadable.contains_key(&key);
+        if hidden || self.indexes.may_be_unreadable(&owner.uid) {
+            return Owner::Unknown;
+        }
+        Owner::Absent
     }
 }
 

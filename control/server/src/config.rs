@@ -54,6 +54,10 @@ pub struct Config {
     /// do not say otherwise (a toleration).
     #[serde(default = "default::pod_eviction_seconds")]
     pub pod_eviction_seconds: u32,
+    /// Start although the store holds objects that this version cannot read: they
+    /// are left as they are, and nothing that may depend on them is deleted.
+    #[serde(default)]
+    pub skip_unreadable_objects: bool,
     /// Seconds for which events are kept.
     #[serde(default = "default::event_seconds")]
     pub event_seconds: u32,
@@ -157,6 +161,7 @@ impl Config {
             service_cidr: self.service_cidr,
             eviction_seconds: i64::from(self.pod_eviction_seconds),
             event_seconds: i64::from(self.event_seconds),
+            lost_seconds: i64::try_from(self.node_lost_after_seconds).unwrap_or(i64::MAX),
         }
     }
 }

@@ -33,6 +33,8 @@ struct View {
     pods: BTreeMap<String, At<v1::PodSpec>>,
     session: Option<Session>,
     heard: Option<Instant>,
+    /// What the node said of itself last, and the version of its agent.
+    reported: Option<(v1::NodeStatus, String)>,
 }
 
 struct Session {
@@ -196,6 +198,9 @@ impl Hub {
     pub fn put_pod(&self, node: &str, uid: &str, pod: Option<v1::PodSpec>) {
         let mut inner = self.lock();
         let (revision, stamp) = (inner.revision, inner.stamp());
+        if pod.is_none() && !inner.views.contains_key(node) {
+            return;
+        }
         let view = inner.views.entry(node.to_owned()).or_default();
         let item = Item::Pod(uid.to_owned());
         let old = view.pods.get(uid);
@@ -219,6 +224,10 @@ impl Hub {
             None => {
                 view.pods.remove(uid);
                 view.post(&item);
+                let dismissed = view.config.is_none() && view.session.is_none();
+                if dismissed && view.pods.is_empty() {
+                    inner.views.remove(node);
+                }
                 inner.remember(Some(node), item);
             }
         }
@@ -267,31 +276,18 @@ impl Hub {
     /// The session ended. False: another one has taken over before.
     pub fn disconnect(&self, node: &str, id: u64) -> bool {
         let mut inner = self.lock();
-        let mut was_current = false;
-        if let Some(view) = inner.views.get_mut(node)
-            && view.session.as_ref().is_some_and(|s| s.id == id)
-        {
-            view.session = None;
-            was_current = true;
+        let view = inner.views.get_mut(node);
+        let session = view.map(|v| &mut v.session);
+        let is_other = |s: &Session| s.id != id;
+        let taken_over = session
+            .as_ref()
+            .is_some_and(|s| s.as_ref().is_some_and(is_other));
+        if let Some(session) = session.filter(|_| !taken_over) {
+            *session = None;
         }
         drop(inner);
         self.moved.notify_one();
-        was_current
-    }
-
-    /// Something came from the node. False: the session is not the node's any more.
-    pub fn heard(&self, node: &str, id: u64) -> bool {
-        let mut inner = self.lock();
-        let Some(view) = inner.views.get_mut(node) else {
-            return false;
-        };
-        view.heard = Some(Instant::now());
-        view.session.as_ref().is_some_and(|s| s.id == id)
-    }
-
-    /// When something came from the node last; `None`: never since the start.
-    pub fn last_heard(&self, node: &str) -> Option<Instant> {
-        self.lock().views.get(node).and_then(|v| v.heard)
+        !taken_over
     }
 
     /// All up to this revision is in force on the node.
@@ -484,5 +480,6 @@ impl Inner {
     }
 }
 
+mod hearing;
 #[cfg(test)]
 mod tests;

@@ -3,17 +3,20 @@
 //!
 //! A library so that tests run it in their own process; `main.rs` is the
 //! program. Reading order: `config`, `pki`, `auth`, `tls` (who is let in),
-//! `stored`, `objects`, `delete` (the store as objects), `serve` (operators), `run`, `write`,
-//! `view`, `hub`, `mailbox`, `drain` (controllers and what nodes get), `session`,
+//! `stored`, `objects`, `delete` (the store as objects), `serve` (operators), `run`, `agenda`,
+//! `carry`, `write`, `health`, `view`, `hub`, `mailbox`, `drain` (controllers and what nodes get), `session`,
 //! `report`, `record`, `attach` (nodes).
 
 #![forbid(unsafe_code)]
 
+mod agenda;
 pub mod attach;
 pub mod auth;
+mod carry;
 pub mod config;
 pub mod delete;
 pub mod drain;
+mod health;
 pub mod hub;
 pub mod load;
 pub mod mailbox;

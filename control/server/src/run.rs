@@ -1,42 +1,40 @@
 //! The controllers at work: one task that follows the store, keeps the world
 //! and the nodes' views up to date, plans what became due, and has it written.
 //!
-//! Driven by events alone. Writes run beside the loop; a task whose writes are
-//! under way is not planned again before the world shows them, so nothing is
-//! done twice. Nothing is kept that the store could not bring back.
+//! Driven by events alone. Writes run beside the loop (`carry.rs`); a task whose
+//! writes are under way is not planned again before the world shows them
+//! (`agenda.rs`), so nothing is done twice. Nothing is kept that the store could
+//! not bring back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use control_plan::claim::ClaimKey;
-use control_plan::{Key, Notice, Object, Task, World, Write, plan};
+use control_plan::{Key, Notice, Object, Task, World, Write, node, plan};
 use control_store::{Event, EventKind, ListRequest, Store, StoreError, Watch};
 use futures::FutureExt as _;
-use futures::future::join_all;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::agenda::Agenda;
+use crate::carry::{Done, carry_out};
 use crate::drain::Drain;
+use crate::health::{Hearing, LOOK, Verdict};
 use crate::hub::Hub;
-use crate::load;
+use crate::load::{self, Record, Unreadable};
 use crate::objects::Objects;
 use crate::record::Recorder;
 use crate::refusal::Refusal;
+use crate::report;
 use crate::stored;
 use crate::view::{ClusterFacts, Touched, Views};
-use crate::write;
 
 /// Events taken in before planning, at most.
 const BATCH: usize = 4096;
 /// Entries of one page of the first load.
 const PAGE: usize = 1000;
-/// After a write that failed for another reason than a conflict.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// How often silent nodes are looked for.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The controllers cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -47,23 +45,22 @@ pub enum RunError {
     /// Reading from it failed.
     #[error("{0}")]
     Refused(#[from] Refusal),
+    /// The store was written by a newer version, or is damaged.
+    #[error(
+        "this version cannot read all objects: {0}. Run the version that wrote them; or set \
+         skip_unreadable_objects = true, which leaves them as they are and goes on without them"
+    )]
+    Unreadable(Unreadable),
 }
 
-/// A task whose writes are under way.
-enum Busy {
-    /// Being written.
-    Writing,
-    /// Written; the world shows it from this revision on.
-    Until(u64),
-}
-
-/// A task's writes are done, or failed.
-struct Done {
-    task: Task,
-    /// Revision from which they show.
-    revision: u64,
-    /// When to plan it again although nothing changed.
-    retry: Option<Duration>,
+/// What the controllers were configured with, besides the world's settings.
+pub struct Options {
+    /// Facts of the cluster that nodes get.
+    pub facts: ClusterFacts,
+    /// A node that is not heard of for so long is lost.
+    pub lost_after: Duration,
+    /// Go on without objects that cannot be read.
+    pub skip_unreadable: bool,
 }
 
 /// What the loop needs.
@@ -77,14 +74,8 @@ pub struct Controllers {
     /// What the hub is to be told of.
     touched: Touched,
     revision: u64,
-    busy: BTreeMap<Task, Busy>,
-    /// Due, but busy.
-    held: BTreeSet<Task>,
-    /// When to plan which task although nothing changes; one time for each.
-    later: BTreeSet<(Instant, Task)>,
-    timers: BTreeMap<Task, Instant>,
-    started: Instant,
-    lost_after: Duration,
+    agenda: Agenda,
+    hearing: Hearing,
     done_in: mpsc::Receiver<Done>,
     done_out: mpsc::Sender<Done>,
 }
@@ -94,32 +85,35 @@ impl Controllers {
     pub async fn load(
         objects: Arc<Objects>,
         recorder: Recorder,
-        world: World,
-        facts: ClusterFacts,
-        lost_after: Duration,
+        mut world: World,
+        options: Options,
     ) -> Result<(Self, Arc<Hub>), RunError> {
         let store = objects.store().clone();
         let (done_out, done_in) = mpsc::channel(1024);
         let hub = Arc::new(Hub::new(store.id(), 0));
+        let (now, wall) = (Instant::now(), Timestamp::now());
+        world.hear(wall);
         let mut controllers = Self {
             objects,
             hub: hub.clone(),
             recorder,
             world,
-            views: Views::new(facts),
+            views: Views::new(options.facts),
             drain: Drain::default(),
             touched: Touched::default(),
             revision: 0,
-            busy: BTreeMap::new(),
-            held: BTreeSet::new(),
-            later: BTreeSet::new(),
-            timers: BTreeMap::new(),
-            started: Instant::now(),
-            lost_after,
+            agenda: Agenda::default(),
+            hearing: Hearing::new(options.lost_after, now, wall),
             done_in,
             done_out,
         };
-        controllers.read_all(store.as_ref()).await?;
+        let unreadable = controllers.read_all(store.as_ref()).await?;
+        if !unreadable.is_empty() {
+            if !options.skip_unreadable {
+                return Err(RunError::Unreadable(unreadable));
+            }
+            tracing::warn!("objects that cannot be read are left as they are: {unreadable}");
+        }
         controllers.hub.restart(controllers.revision);
         controllers.show();
         Ok((controllers, hub))
@@ -127,7 +121,8 @@ impl Controllers {
 
     /// Takes in all that the store has, and takes out what it has no more. The
     /// hub has none of it yet: see [`Self::show`].
-    async fn read_all(&mut self, store: &dyn Store) -> Result<(), RunError> {
+    async fn read_all(&mut self, store: &dyn Store) -> Result<Unreadable, RunError> {
+        let mut unreadable = Unreadable::default();
         let mut there = BTreeSet::new();
         let mut claimed = BTreeSet::new();
         let mut request = ListRequest {
@@ -138,13 +133,20 @@ impl Controllers {
             let page = store.list(request.clone()).await?;
             self.revision = page.revision;
             for entry in &page.entries {
-                if let Some(claim) = ClaimKey::parse(&entry.key) {
-                    claimed.insert(claim.clone());
-                    self.put_claim(claim, Some(stored::read_claim(entry)));
-                } else {
-                    let key = load::parse_key(&entry.key);
-                    there.extend(key.map(|(kind, name)| load::world_key(kind, name)));
-                    self.put(&entry.key, &entry.value, entry.revision);
+                match load::parse_key(&entry.key) {
+                    Record::Claim(claim) => {
+                        claimed.insert(claim.clone());
+                        self.put_claim(claim, Some(stored::read_claim(entry)));
+                    }
+                    Record::Object(kind, name) => {
+                        there.insert(load::world_key(kind, name));
+                    }
+                    Record::Unknown(key) => {
+                        there.insert(key);
+                    }
+                }
+                if let Err(reason) = self.put(&entry.key, &entry.value, entry.revision) {
+                    unreadable.add(&entry.key, reason);
                 }
             }
             let Some(next) = page.next else { break };
@@ -154,7 +156,8 @@ impl Controllers {
                 ..request
             };
         }
-        for key in self.world.keys() {
+        let hidden: Vec<Key> = self.world.unreadable().cloned().collect();
+        for key in self.world.keys().into_iter().chain(hidden) {
             if !there.contains(&key) {
                 self.take_out(&key);
             }
@@ -170,7 +173,7 @@ impl Controllers {
         for key in self.world.others.keys().cloned().collect::<Vec<_>>() {
             self.world.make_due(Task::Collect(key));
         }
-        Ok(())
+        Ok(unreadable)
     }
 
     /// Watches the store from where the world is. Whoever is so far behind that
@@ -187,7 +190,9 @@ impl Controllers {
             match self.read_all(store.as_ref()).await {
                 // Between its pages, even.
                 Err(RunError::Store(StoreError::Compacted { .. })) => {}
-                read => read?,
+                Err(error) => return Err(error),
+                Ok(unreadable) if unreadable.is_empty() => {}
+                Ok(unreadable) => tracing::error!("objects cannot be read: {unreadable}"),
             }
         }
     }
@@ -200,10 +205,7 @@ impl Controllers {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let wake = [
-                self.later.first().map(|(when, _)| *when),
-                self.drain.next_deadline(),
-            ];
+            let wake = [self.agenda.next(), self.drain.next_deadline()];
             let wake = wake.into_iter().flatten().min();
             let sleep = tokio::time::sleep_until(
                 wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600)),
@@ -215,7 +217,7 @@ impl Controllers {
                 },
                 Some(done) = self.done_in.recv() => self.finished(done),
                 () = self.hub.moved.notified() => {}
-                _ = look.tick() => self.look_for_lost_nodes(),
+                _ = look.tick() => self.look_at_nodes(),
                 () = sleep => {}
             }
             while let Ok(done) = self.done_in.try_recv() {
@@ -248,24 +250,24 @@ impl Controllers {
 
     fn take(&mut self, event: Event) {
         self.revision = self.revision.max(event.revision);
-        if let Some(key) = ClaimKey::parse(&event.key) {
-            let claim = match event.kind {
-                EventKind::Put => Some(control_plan::Claim {
-                    owner: String::from_utf8_lossy(&event.value).into_owned(),
-                    revision: event.revision,
-                }),
-                EventKind::Delete => None,
-            };
-            self.put_claim(key, claim);
-            return;
-        }
-        match event.kind {
-            EventKind::Put => self.put(&event.key, &event.value, event.revision),
-            EventKind::Delete => {
-                if let Some((kind, name)) = load::parse_key(&event.key) {
-                    self.take_out(&load::world_key(kind, name));
+        let record = load::parse_key(&event.key);
+        match (record, event.kind) {
+            (Record::Claim(key), EventKind::Put) => {
+                let owner = String::from_utf8_lossy(&event.value).into_owned();
+                let revision = event.revision;
+                self.put_claim(key, Some(control_plan::Claim { owner, revision }));
+            }
+            (Record::Claim(key), EventKind::Delete) => self.put_claim(key, None),
+            (Record::Object(..) | Record::Unknown(_), EventKind::Put) => {
+                if let Err(reason) = self.put(&event.key, &event.value, event.revision) {
+                    let (key, revision) = (&event.key, event.revision);
+                    tracing::error!(key, revision, "an object cannot be read: {reason}");
                 }
             }
+            (Record::Object(kind, name), EventKind::Delete) => {
+                self.take_out(&load::world_key(kind, name));
+            }
+            (Record::Unknown(key), EventKind::Delete) => self.take_out(&key),
         }
     }
 
@@ -278,25 +280,40 @@ impl Controllers {
         if let Some(old) = self.world.get(key) {
             self.views.touch(&mut self.touched, &old);
             self.drain.gone(&old);
+            if let Object::Node(_) = old {
+                let name = &key.name.name;
+                self.hub
+                    .dismiss(name, &format!("node {name:?} was deleted"));
+            }
         }
         self.world.remove(key);
     }
 
-    fn put(&mut self, key: &str, bytes: &[u8], revision: u64) {
-        let Some((kind, name)) = load::parse_key(key) else {
-            return;
+    /// Takes in an object. An error says why it cannot be read; claims are left
+    /// to [`Self::put_claim`].
+    fn put(&mut self, key: &str, bytes: &[u8], revision: u64) -> Result<(), String> {
+        let (kind, name) = match load::parse_key(key) {
+            Record::Object(kind, name) => (kind, name),
+            Record::Claim(_) => return Ok(()),
+            Record::Unknown(key) => {
+                self.world.mark_unreadable(key, load::uid(bytes));
+                return Err("its kind is not known".to_owned());
+            }
         };
+        let key = load::world_key(kind, name);
         match load::object(kind, bytes, revision) {
             Ok(object) => {
-                let key = load::world_key(kind, name);
                 let old = self.world.get(&key);
                 self.views
                     .touch_change(&mut self.touched, old.as_ref(), &object);
                 self.drain.seen(&object, Instant::now());
                 self.world.put(object);
+                Ok(())
             }
-            // It was admitted once; a newer version must have written it.
-            Err(error) => tracing::error!(key, revision, "an object does not parse: {error}"),
+            Err(error) => {
+                self.world.mark_unreadable(key, load::uid(bytes));
+                Err(error.to_string())
+            }
         }
     }
 
@@ -320,43 +337,21 @@ impl Controllers {
     }
 
     fn finished(&mut self, done: Done) {
-        if let Some(after) = done.retry {
-            self.at(Instant::now() + after, done.task.clone());
+        for (pod, uid) in &done.unbound {
+            self.world.binding_failed(&pod.name, uid, Timestamp::now());
         }
-        self.busy.insert(done.task, Busy::Until(done.revision));
-    }
-
-    fn at(&mut self, when: Instant, task: Task) {
-        if let Some(known) = self.timers.get(&task).copied() {
-            if known <= when {
-                // It is planned then, and says again when it wants to be.
-                return;
-            }
-            self.later.remove(&(known, task.clone()));
+        if done.failed {
+            self.agenda.failed(done.task, done.revision, Instant::now());
+        } else {
+            self.agenda.succeeded(done.task, done.revision);
         }
-        self.timers.insert(task.clone(), when);
-        self.later.insert((when, task));
     }
 
     /// Plans what is due and free, until nothing is.
     fn dispatch(&mut self) {
-        let now = Instant::now();
-        while let Some((_, task)) = self.later.first().filter(|(when, _)| *when <= now).cloned() {
-            self.later.pop_first();
-            self.timers.remove(&task);
-            self.world.make_due(task);
-        }
-        let shown = self.revision;
-        self.busy
-            .retain(|_, busy| !matches!(busy, Busy::Until(revision) if *revision <= shown));
-        let mut due = std::mem::take(&mut self.held);
-        due.extend(self.world.take_due());
-        for task in due {
-            if self.busy.contains_key(&task) {
-                self.held.insert(task);
-            } else {
-                self.start(task);
-            }
+        let due = self.world.take_due();
+        for task in self.agenda.ready(due, self.revision, Instant::now()) {
+            self.start(task);
         }
     }
 
@@ -367,10 +362,8 @@ impl Controllers {
         if let Some(at) = outcome.again_at {
             let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
             // A moment more, so that the time has come for sure.
-            self.at(
-                Instant::now() + wait + Duration::from_millis(1),
-                task.clone(),
-            );
+            let when = Instant::now() + wait + Duration::from_millis(1);
+            self.agenda.at(when, task.clone());
         }
         if outcome.writes.is_empty() {
             self.recorder.record(outcome.notices);
@@ -379,92 +372,85 @@ impl Controllers {
         self.write(task, outcome.writes, outcome.notices);
     }
 
-    /// Says of nodes that nothing was heard of for too long that they are lost.
-    /// After a start, each has the whole time again to come back.
-    fn look_for_lost_nodes(&mut self) {
+    /// Says of nodes that were not heard of for too long that they are lost, and
+    /// of those that are heard of again that they are back.
+    fn look_at_nodes(&mut self) {
+        let (now, wall) = (Instant::now(), Timestamp::now());
+        let heard = |name: &String| self.hub.last_heard(name);
+        let mut nodes = self.world.nodes.keys();
+        let any = nodes.any(|name| self.hearing.is_heard(heard(name), now));
+        if self.hearing.interrupted(now, wall, any) {
+            self.world.hear(wall);
+        }
         let mut lost = Vec::new();
+        let mut back = Vec::new();
         for (name, node) in &self.world.nodes {
-            let heard = self
-                .hub
-                .last_heard(name)
-                .unwrap_or(self.started)
-                .max(self.started);
-            if heard.elapsed() < self.lost_after
-                || self.busy.contains_key(&Task::Node(name.clone()))
-            {
+            if self.agenda.is_busy(&Task::Node(name.clone())) {
                 continue;
             }
-            if let Some(node) = control_plan::node::unheard(node, Timestamp::now()) {
-                lost.push((name.clone(), node));
+            let heard = self.hub.last_heard(name);
+            match self.hearing.judge(node::is_lost(node), heard, now) {
+                Verdict::Unchanged => {}
+                Verdict::Lost => lost.extend(node::unheard(node, wall)),
+                Verdict::Back => back.push(name.clone()),
             }
         }
-        for (name, node) in lost {
+        for node in lost {
+            let name = node.metadata.name.clone().unwrap_or_default();
             tracing::warn!(
                 node = name,
-                "nothing heard of it for {:?}: it is lost",
-                self.lost_after
+                "the node was not heard of for too long: it is lost"
             );
-            let object = Object::Node(Arc::new(node));
             let write = Write::Put {
-                object,
+                object: Object::Node(Arc::new(node)),
                 claims: Vec::new(),
             };
             self.write(Task::Node(name), vec![write], Vec::new());
         }
+        for name in back {
+            self.restore(name);
+        }
+    }
+
+    /// Writes again what a node reported last: it counts as lost, but is heard of.
+    fn restore(&mut self, node: String) {
+        let Some((status, version)) = self.hub.reported(&node) else {
+            return;
+        };
+        tracing::info!(node, "the node is heard of again");
+        let task = Task::Node(node.clone());
+        self.agenda.begin(task.clone());
+        let (objects, done) = (self.objects.clone(), self.done_out.clone());
+        tokio::spawn(async move {
+            let written = report::register(&objects, &node, &status, &version).await;
+            if let Err(refusal) = &written {
+                tracing::warn!(node, "the node's status was not stored: {refusal}");
+            }
+            let revision = objects.store().revision().await.unwrap_or_default();
+            let finished = Done {
+                task,
+                revision,
+                failed: written.is_err(),
+                unbound: Vec::new(),
+            };
+            if done.send(finished).await.is_err() {
+                tracing::debug!("the controllers ended before their writes");
+            }
+        });
     }
 
     fn write(&mut self, task: Task, writes: Vec<Write>, notices: Vec<Notice>) {
-        self.busy.insert(task.clone(), Busy::Writing);
+        self.agenda.begin(task.clone());
         let (objects, done, recorder) = (
             self.objects.clone(),
             self.done_out.clone(),
             self.recorder.clone(),
         );
         tokio::spawn(async move {
-            let finished = carry_out(&objects, &task, writes, notices, &recorder).await;
+            let finished = carry_out(&objects, task, writes, notices, &recorder).await;
             if done.send(finished).await.is_err() {
                 tracing::debug!("the controllers ended before their writes");
             }
         });
     }
-}
-
-async fn carry_out(
-    objects: &Objects,
-    task: &Task,
-    writes: Vec<Write>,
-    notices: Vec<Notice>,
-    recorder: &Recorder,
-) -> Done {
-    let results = join_all(writes.iter().map(|w| write::apply(objects, w))).await;
-    let mut done = Done {
-        task: task.clone(),
-        revision: 0,
-        retry: None,
-    };
-    let mut failed = false;
-    for result in results {
-        match result {
-            Ok(revision) => done.revision = done.revision.max(revision),
-            Err(refusal) if refusal.is_conflict() => {
-                tracing::debug!(?task, "{refusal}");
-                failed = true;
-            }
-            Err(refusal) => {
-                tracing::warn!(?task, "a controller's write failed: {refusal}");
-                done.retry = Some(RETRY);
-            }
-        }
-    }
-    if failed {
-        // The world is behind what is there: plan again when it has caught up.
-        match objects.store().revision().await {
-            Ok(revision) => done.revision = done.revision.max(revision),
-            Err(error) => tracing::warn!("the store failed: {error}"),
-        }
-        done.retry = done.retry.or(Some(Duration::from_millis(5)));
-    } else if done.retry.is_none() {
-        recorder.record(notices);
-    }
-    done
 }

@@ -89,7 +89,10 @@ impl node_server::Node for NodeService {
             tracing::warn!(%from, node, "refused: {}", status.message());
         })?;
         let node_status = hello.status.clone().unwrap_or_default();
-        report::register(&self.objects, &node, &node_status, &hello.agent_version).await?;
+        // Heard of before it is ready, or it would be called lost again.
+        let version = &hello.agent_version;
+        self.hub.report(&node, node_status.clone(), version);
+        report::register(&self.objects, &node, &node_status, version).await?;
         let connected = self.hub.connect(&node, &hello);
         tracing::info!(
             %from, node, agent = hello.agent_version, revision = hello.revision,
@@ -228,6 +231,7 @@ impl Listener {
             node_up::Up::PodStatus(status) => self.reports.status(status)?,
             node_up::Up::PodGone(gone) => self.reports.gone(gone)?,
             node_up::Up::NodeStatus(status) => {
+                self.hub.report(&self.node, status.clone(), &self.version);
                 report::register(&self.objects, &self.node, &status, &self.version).await?;
             }
             node_up::Up::Event(event) => self.recorder.record_node(&self.node, event),

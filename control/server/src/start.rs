@@ -20,7 +20,7 @@ use crate::objects::Objects;
 use crate::pki::{Pki, PkiError};
 use crate::record::Recorder;
 use crate::refusal::Refusal;
-use crate::run::{Controllers, RunError};
+use crate::run::{self, Controllers, RunError};
 use crate::serve::ClusterService;
 use crate::session::NodeService;
 use crate::tls::{self, TlsError};
@@ -107,16 +107,21 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
     };
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.data.join("store.redb"), options)?);
     let objects = Arc::new(Objects::new(store, config.settings()));
-    objects.make_builtin().await?;
     let recorder = Recorder::start(objects.clone());
     let facts = ClusterFacts {
         domain: config.cluster_domain.clone(),
         dns_servers: config.dns_servers.iter().map(ToString::to_string).collect(),
     };
-    let lost_after = Duration::from_secs(config.node_lost_after_seconds);
     let world = World::new(config.settings());
+    let options = run::Options {
+        facts,
+        lost_after: Duration::from_secs(config.node_lost_after_seconds),
+        skip_unreadable: config.skip_unreadable_objects,
+    };
     let (controllers, hub) =
-        Controllers::load(objects.clone(), recorder.clone(), world, facts, lost_after).await?;
+        Controllers::load(objects.clone(), recorder.clone(), world, options).await?;
+    // A store that this version must not touch was refused before.
+    objects.make_builtin().await?;
 
     let attachments = Arc::new(Attachments::default());
     let cluster = ClusterService {

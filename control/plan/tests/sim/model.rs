@@ -35,6 +35,7 @@ fn settings() -> Settings {
         service_cidr: "10.96.0.0/16".parse().unwrap(),
         eviction_seconds: 5,
         event_seconds: 60,
+        lost_seconds: 4,
     }
 }
 

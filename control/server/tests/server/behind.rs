@@ -46,8 +46,11 @@ async fn controllers_that_fell_behind_read_everything_again() {
         objects.clone(),
         Recorder::start(objects.clone()),
         World::new(config.settings()),
-        facts,
-        Duration::from_secs(40),
+        control_server::run::Options {
+            facts,
+            lost_after: Duration::from_secs(40),
+            skip_unreadable: false,
+        },
     )
     .await
     .unwrap();

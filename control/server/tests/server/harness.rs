@@ -102,6 +102,16 @@ impl Server {
     /// Ends the server without a goodbye, and starts another on the same folder.
     pub(crate) async fn restart(&mut self) {
         self.running.take().unwrap().stop().await.unwrap();
+        self.run_again().await;
+    }
+
+    /// Starts a server on the folder of one that ended, with more configuration.
+    pub(crate) async fn run_with(&mut self, extra: &str) {
+        self.extra = extra.to_owned();
+        self.run_again().await;
+    }
+
+    async fn run_again(&mut self) {
         // The store is closed when the last request lets go of it.
         let until = tokio::time::Instant::now() + PATIENCE;
         let text = format!(

@@ -5,3 +5,4 @@ mod behind;
 mod harness;
 mod nodes;
 mod objects;
+mod unreadable;

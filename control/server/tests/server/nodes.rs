@@ -570,3 +570,65 @@ async fn logs_and_exec_go_through_the_node() {
         }
     }
 }
+
+fn ready_status(node: &Value) -> String {
+    let ready = control_api::condition::get(node, "Ready");
+    ready.map_or(String::new(), |c| text(c, "/status").to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ready_follows_heartbeats_in_both_directions() {
+    let mut server = server_with("node_lost_after_seconds = 1").await;
+    let n1 = server.agent("n1").await;
+    let is = |wanted: &'static str| move |nodes: &[Value]| ready_status(&nodes[0]) == wanted;
+    for _ in 0..2 {
+        // Its stream is open, but it says nothing.
+        server
+            .until("nodes", "", "a lost node", is("Unknown"))
+            .await;
+        let alive = n1.up.clone();
+        let beats = tokio::spawn(async move {
+            let beat = || up(node_up::Up::Heartbeat(v1::Heartbeat {}));
+            while alive.send(beat()).await.is_ok() {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        });
+        let nodes = server.until("nodes", "", "a ready node", is("True")).await;
+        // As it said of itself when it connected.
+        let ready = control_api::condition::get(&nodes[0], "Ready").unwrap();
+        assert_eq!(text(ready, "/reason"), "AgentReady");
+        beats.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_node_is_told_and_its_pods_are_collected() {
+    let mut server = server().await;
+    let mut n1 = server.agent("n1").await;
+    server.apply(&deployment("web", 2, "a")).await;
+    server
+        .until("pods", "", "2 ready pods", |p| all_ready(p, 2))
+        .await;
+    let _n2 = server.agent("n2").await;
+    server.delete("node", "n1").await;
+    n1.until("a goodbye", |told| told.goodbye).await;
+    let on_n2 =
+        |p: &[Value]| all_ready(p, 2) && p.iter().all(|p| text(p, "/spec/nodeName") == "n2");
+    server.until("pods", "", "2 pods on n2", on_n2).await;
+    assert_eq!(server.list("nodes", "").await.len(), 1);
+    // Its agent runs still, and connects again: it is a new node, without pods.
+    let cluster_id = n1.told.borrow().cluster_id.clone();
+    let revision = n1.told.borrow().revision;
+    let old = n1.told.borrow().pods.clone();
+    assert_eq!(old.len(), 2);
+    let from = Options {
+        from: (cluster_id, revision),
+        ..Options::default()
+    };
+    let mut again = server.agent_with("n1", from).await;
+    let told = again.until("its range", |told| told.config.is_some()).await;
+    assert!(told.pods.is_empty());
+    let ready =
+        |nodes: &[Value]| nodes.len() == 2 && nodes.iter().all(|n| ready_status(n) == "True");
+    server.until("nodes", "", "2 ready nodes", ready).await;
+}

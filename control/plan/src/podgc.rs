@@ -1,0 +1,111 @@
+//! Pods of nodes that do not exist: no agent will ever say that they are gone.
+//!
+//! As Kubernetes' pod garbage collector (pkg/controller/podgc). Called by `node.rs`.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::action::{Plan, Write};
+use crate::object::{self, Key, Name};
+use crate::registry::Object;
+use crate::time::after;
+use crate::world::World;
+
+/// Seconds that a pod's node may take to appear, from the pod's creation.
+const QUARANTINE: i64 = 40;
+
+/// Fails and deletes the pods of a node that was removed, or never came.
+pub(crate) fn plan(world: &World, node: &str, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    if world.may_have_node(node) {
+        return plan;
+    }
+    let removed = world.indexes.removed_nodes.contains(node);
+    for pod in world.pods_on(node) {
+        let created = pod.metadata.creation_timestamp.as_ref();
+        let until = created.map_or(Timestamp::MIN, |t| after(t.0, QUARANTINE));
+        if until > now && !removed {
+            plan.again(until);
+        } else if object::pod_finished(pod) || object::deleting(&pod.metadata) {
+            delete(pod, Some(0), &mut plan);
+        } else {
+            fail(pod, now, &mut plan);
+        }
+    }
+    plan
+}
+
+/// Deletes a pod gracefully, or at once.
+pub(crate) fn delete(pod: &Pod, grace_seconds: Option<i64>, plan: &mut Plan) {
+    plan.writes.push(Write::Delete {
+        key: Key::new("", "Pod", Name::of(&pod.metadata)),
+        uid: object::uid(&pod.metadata).to_owned(),
+        grace_seconds,
+        foreground: false,
+    });
+}
+
+/// Says that the pod has come to its end; it is deleted when that shows.
+fn fail(pod: &Arc<Pod>, now: Timestamp, plan: &mut Plan) {
+    let mut changed = Pod::clone(pod);
+    let status = changed.status.get_or_insert_default();
+    status.phase = Some("Failed".to_owned());
+    let conditions = status.conditions.get_or_insert_default();
+    conditions.retain(|c| c.type_ != "DisruptionTarget");
+    conditions.push(PodCondition {
+        type_: "DisruptionTarget".to_owned(),
+        status: "True".to_owned(),
+        reason: Some("DeletionByPodGC".to_owned()),
+        message: Some("PodGC: node no longer exists".to_owned()),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    });
+    plan.put(Object::Pod(Arc::new(changed)));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::for_tests::{node, now, pod, put_node, put_pod, running, told, typed, world};
+
+    #[test]
+    fn pods_of_absent_nodes_are_failed_and_deleted() {
+        // (seconds since its creation, the node was there, its phase, done)
+        let rows: [(i64, bool, &str, &[&str]); 6] = [
+            (39, false, "Running", &[]),
+            (40, false, "Running", &["put p"]),
+            (40, false, "Failed", &["delete p"]),
+            (1, true, "Running", &["put p"]),
+            (1, true, "Succeeded", &["delete p"]),
+            (39, false, "Succeeded", &[]),
+        ];
+        for (age, was_there, phase, expected) in rows {
+            let mut world = world();
+            if was_there {
+                put_node(&mut world, node("n1", 1));
+            }
+            let mut pod = running(pod("p", "0", ""), "n1", "10.244.1.2", true);
+            pod.metadata.creation_timestamp = Some(typed(json!(after(now(), -age).to_string())));
+            pod.status.as_mut().unwrap().phase = Some(phase.to_owned());
+            put_pod(&mut world, pod);
+            world.remove(&Key::new("", "Node", Name::new("", "n1")));
+            let plan = plan(&world, "n1", now());
+            let case = format!("{age} {was_there} {phase}");
+            assert_eq!(told(&plan), expected, "{case}");
+            let waits = expected.is_empty();
+            assert_eq!(
+                plan.again_at,
+                waits.then(|| after(now(), 40 - age)),
+                "{case}"
+            );
+            // A node that cannot be read may be there.
+            world.mark_unreadable(Key::new("", "Node", Name::new("", "n1")), None);
+            assert_eq!(super::plan(&world, "n1", now()), Plan::default(), "{case}");
+        }
+    }
+}

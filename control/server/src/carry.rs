@@ -1,0 +1,106 @@
+//! The writes of one task, carried out.
+//!
+//! Started by `run.rs`, many at once; each write by itself is `write.rs`.
+
+use control_plan::{Key, Notice, Object, Task, Write};
+use futures::future::join_all;
+
+use crate::objects::Objects;
+use crate::record::Recorder;
+use crate::refusal::Refusal;
+use crate::write;
+
+/// What became of a task's writes.
+pub(crate) struct Done {
+    pub(crate) task: Task,
+    /// Revision from which they show.
+    pub(crate) revision: u64,
+    /// Some were refused or failed.
+    pub(crate) failed: bool,
+    /// Pods that could not be bound, with their uids.
+    pub(crate) unbound: Vec<(Key, String)>,
+}
+
+/// Carries out a task's writes, and tells its notices if all went well.
+pub(crate) async fn carry_out(
+    objects: &Objects,
+    task: Task,
+    writes: Vec<Write>,
+    notices: Vec<Notice>,
+    recorder: &Recorder,
+) -> Done {
+    let (creates, others): (Vec<&Write>, Vec<&Write>) = writes.iter().partition(|w| creates(w));
+    let (made, changed) = futures::join!(
+        slow_start(objects, &creates),
+        join_all(others.iter().map(|w| write::apply(objects, w)))
+    );
+    let mut done = Done {
+        task,
+        revision: 0,
+        failed: made.len() < creates.len(),
+        unbound: Vec::new(),
+    };
+    let made = creates.into_iter().zip(made);
+    for (write, result) in made.chain(others.into_iter().zip(changed)) {
+        match result {
+            Ok(revision) => done.revision = done.revision.max(revision),
+            Err(refusal) => done.refused(write, &refusal),
+        }
+    }
+    if done.failed || !done.unbound.is_empty() {
+        // The world may be behind what is there: plan again when it has caught up.
+        match objects.store().revision().await {
+            Ok(revision) => done.revision = done.revision.max(revision),
+            Err(error) => tracing::warn!("the store failed: {error}"),
+        }
+    } else {
+        recorder.record(notices);
+    }
+    done
+}
+
+impl Done {
+    fn refused(&mut self, write: &Write, refusal: &Refusal) {
+        let task = &self.task;
+        if refusal.is_conflict() {
+            tracing::debug!(?task, "{refusal}");
+            self.failed = true;
+            return;
+        }
+        tracing::warn!(?task, "a controller's write failed: {refusal}");
+        if *task == Task::Schedule
+            && let Write::Put { object, .. } = write
+        {
+            // One pod that cannot be bound holds up no other.
+            let uid = control_plan::object::uid(object.meta()).to_owned();
+            self.unbound.push((object.key(), uid));
+        } else {
+            self.failed = true;
+        }
+    }
+}
+
+fn creates(write: &Write) -> bool {
+    matches!(write, Write::Put { object, .. } if Object::revision(object) == 0)
+}
+
+/// Creates one object, then two, then four, and so on while all of them succeed:
+/// where each would be refused for the same reason, few are tried (Kubernetes'
+/// pkg/controller/replicaset, slowStartBatch). Results of those that were tried.
+async fn slow_start(objects: &Objects, creates: &[&Write]) -> Vec<Result<u64, Refusal>> {
+    let mut results = Vec::with_capacity(creates.len());
+    let mut size = 1;
+    let mut rest = creates;
+    while !rest.is_empty() {
+        let (batch, later) = rest.split_at(size.min(rest.len()));
+        let tried = join_all(batch.iter().map(|w| write::apply(objects, w))).await;
+        let failed = tried.iter().any(Result::is_err);
+        results.extend(tried);
+        if failed {
+            break;
+        }
+        rest = later;
+        size *= 2;
+    }
+    results
+}

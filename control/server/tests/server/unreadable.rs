@@ -1,0 +1,132 @@
+//! A store that a newer version wrote, or that is damaged: it is refused by name of
+//! what cannot be read, or that is left alone together with what depends on it.
+
+use control_server::{Config, StartError, start};
+use control_store::{Condition, Embedded, Options, Store};
+use serde_json::json;
+
+use crate::harness::*;
+
+/// Opens the store of a server that ended; it is closed when the last request lets
+/// go of it.
+async fn open(folder: &std::path::Path) -> Embedded {
+    let options = || Options {
+        history: 100,
+        cache_bytes: 1 << 20,
+    };
+    let end = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match Embedded::open(&folder.join("store.redb"), options()) {
+            Ok(store) => return store,
+            Err(error) if tokio::time::Instant::now() > end => panic!("{error}"),
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_refused_by_name_or_left_alone() {
+    let mut server = server().await;
+    let map =
+        |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+    let owned = |name: &str, api_version: &str, kind: &str, owner: &str| {
+        let mut value = map(name);
+        value["metadata"]["ownerReferences"] = json!([{"apiVersion": api_version,
+            "kind": kind, "name": owner, "uid": format!("uid-{owner}")}]);
+        value
+    };
+    server.apply(&map("plain")).await;
+    server.running.take().unwrap().stop().await.unwrap();
+
+    // What a newer version could have written.
+    let newer = [
+        (
+            "widgets.example.org/default/w",
+            json!({"metadata": {"name": "w", "namespace": "default", "uid": "uid-w"}}),
+        ),
+        (
+            "pods/default/odd",
+            json!({"metadata": {"name": "odd", "namespace": "default", "uid": "uid-odd"}, "spec": {"containers": 5}}),
+        ),
+    ];
+    let dependents = [
+        owned("of-widget", "example.org/v1", "Widget", "w"),
+        owned("of-odd", "v1", "Pod", "odd"),
+        owned("orphan", "v1", "Pod", "gone"),
+    ];
+    let store = open(server.folder.path()).await;
+    for (key, value) in &newer {
+        let bytes = serde_json::to_vec(value).unwrap();
+        store
+            .put((*key).to_owned(), bytes.into(), Condition::Absent)
+            .await
+            .unwrap();
+    }
+    for mut value in dependents {
+        let name = value["metadata"]["name"].as_str().unwrap().to_owned();
+        value["metadata"]["namespace"] = json!("default");
+        value["metadata"]["uid"] = json!(name);
+        let bytes = serde_json::to_vec(&value).unwrap();
+        let key = format!("configmaps/default/{name}");
+        store
+            .put(key, bytes.into(), Condition::Absent)
+            .await
+            .unwrap();
+    }
+    let before = store.revision().await.unwrap();
+    drop(store);
+
+    let text = |more: &str| {
+        format!(
+            "listen = \"127.0.0.1:0\"\ndata = {:?}\nnames = [\"localhost\"]\n{more}",
+            server.folder.path()
+        )
+    };
+    let config = Config::parse(&text("")).unwrap();
+    let end = tokio::time::Instant::now() + PATIENCE;
+    let refused = loop {
+        match start(&config).await {
+            Ok(_) => panic!("started on a store that it cannot read"),
+            // The store was open a moment ago.
+            Err(StartError::Store(_)) if tokio::time::Instant::now() < end => {}
+            Err(error) => break error.to_string(),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    for part in [
+        "2 in the store",
+        "pods/default/odd",
+        "widgets.example.org/default/w",
+        "skip_unreadable_objects",
+    ] {
+        assert!(refused.contains(part), "{part}: {refused}");
+    }
+    let store = open(server.folder.path()).await;
+    assert_eq!(
+        store.revision().await.unwrap(),
+        before,
+        "a refused start writes nothing"
+    );
+    drop(store);
+
+    server.run_with("skip_unreadable_objects = true").await;
+    // The orphan goes, as its owner is known to be gone. The others stay.
+    let names =
+        |items: &[serde_json::Value]| -> Vec<String> { items.iter().map(text_of).collect() };
+    let left = server
+        .until("configmaps", "", "the orphan to go", |items| {
+            !names(items).contains(&"orphan".to_owned())
+        })
+        .await;
+    assert_eq!(names(&left), ["of-odd", "of-widget", "plain"]);
+    server.running.take().unwrap().stop().await.unwrap();
+    let store = open(server.folder.path()).await;
+    for (key, value) in &newer {
+        let entry = store.get(key).await.unwrap().entry.unwrap();
+        assert_eq!(entry.value, serde_json::to_vec(value).unwrap(), "{key}");
+    }
+}
+
+fn text_of(object: &serde_json::Value) -> String {
+    text(object, "/metadata/name").to_owned()
+}
