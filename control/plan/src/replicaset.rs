@@ -25,6 +25,11 @@ use crate::{select, victim};
 /// Pods made in one plan at most; the next plan makes the rest, so that one
 /// huge set does not hold up the others.
 const BURST: usize = 500;
+/// Seconds from the creation of a pod that went before it was ready to that of the
+/// next one; doubles with each.
+const FIRST_PAUSE: i64 = 1;
+/// The same at most.
+const LONGEST_PAUSE: i64 = 300;
 const COMPONENT: &str = "replicaset-controller";
 
 impl Watched for ReplicaSet {
@@ -48,6 +53,12 @@ impl Watched for ReplicaSet {
             sub(&mut indexes.sets_by_label, &pair, name);
         }
         indexes.orphan_sets.remove(name);
+    }
+
+    fn changed(_name: &Name, old: Option<&Self>, new: Option<&Self>, indexes: &mut Indexes) {
+        if let (Some(old), None) = (old, new) {
+            indexes.losses.remove(object::uid(&old.metadata));
+        }
     }
 }
 
@@ -73,7 +84,10 @@ pub fn plan(world: &World, name: &Name, now: Timestamp) -> Plan {
         .is_none_or(|n| object::deleting(&n.metadata));
     if !deleting {
         if active.len() < wanted && !namespace_goes {
-            create(world, set, (wanted - active.len()).min(BURST), &mut plan);
+            match held_back(world, set).filter(|until| *until > now) {
+                Some(until) => plan.again(until),
+                None => create(world, set, (wanted - active.len()).min(BURST), &mut plan),
+            }
         } else if active.len() > wanted {
             delete(set, &active, active.len() - wanted, now, &mut plan);
         }
@@ -86,6 +100,15 @@ pub fn plan(world: &World, name: &Name, now: Timestamp) -> Plan {
         plan.put(Object::ReplicaSet(Arc::new(changed)));
     }
     plan
+}
+
+/// Until when no pods are made, as those that were made last went before they were
+/// ready: they are refused by their node, or it does not exist.
+fn held_back(world: &World, set: &ReplicaSet) -> Option<Timestamp> {
+    let losses = world.indexes.losses.get(object::uid(&set.metadata))?;
+    let doubled = losses.count.saturating_sub(1).min(16);
+    let pause = (FIRST_PAUSE << doubled).min(LONGEST_PAUSE);
+    Some(after(losses.created, pause))
 }
 
 /// The set's pods. Orphans that it selects are adopted, pods that it does not
@@ -263,5 +286,140 @@ fn notice(set: &ReplicaSet, reason: &'static str, message: String) -> Notice {
         reason,
         message,
         component: COMPONENT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::for_tests::{meta, node, now, put_node, put_pod, typed, world};
+    use crate::task::Task;
+
+    fn set(replicas: i32, node: &str) -> ReplicaSet {
+        typed(json!({
+            "metadata": meta("rs", &[]),
+            "spec": {
+                "replicas": replicas,
+                "selector": {"matchLabels": {"app": "web"}},
+                "template": {
+                    "metadata": {"labels": {"app": "web"}},
+                    "spec": {"nodeName": node, "containers": [{"name": "main"}]},
+                },
+            },
+        }))
+    }
+
+    /// Plans all that is due from `from` on, as the server does, for so many
+    /// seconds. `meddle` sees each pod that is bound. How many were made.
+    fn run(world: &mut World, seconds: i64, meddle: impl Fn(&mut Pod)) -> usize {
+        let mut made = 0;
+        let mut later: BTreeMap<Task, Timestamp> = BTreeMap::new();
+        for second in 0..=seconds {
+            let time = after(now(), second);
+            let ripe: Vec<Task> = later
+                .iter()
+                .filter(|(_, at)| **at <= time)
+                .map(|(task, _)| task.clone())
+                .collect();
+            for task in ripe {
+                later.remove(&task);
+                world.make_due(task);
+            }
+            let mut rounds = 0;
+            loop {
+                let due = world.take_due();
+                rounds += 1;
+                if due.is_empty() || rounds > 100 {
+                    break;
+                }
+                for task in due {
+                    let outcome = crate::plan(world, &task, time);
+                    world.note(&outcome, time);
+                    if let Some(at) = outcome.again_at {
+                        later.insert(task, at);
+                    }
+                    for write in outcome.writes {
+                        match write {
+                            Write::Put { mut object, .. } => {
+                                let fresh = object.revision() == 0;
+                                let meta = object.meta_mut();
+                                if fresh {
+                                    made += 1;
+                                    meta.uid.clone_from(&meta.name);
+                                    let created = json!(time.to_string());
+                                    meta.creation_timestamp = Some(typed(created));
+                                    meta.resource_version = Some("1".to_owned());
+                                }
+                                if let (Object::Pod(pod), false) = (&mut object, fresh) {
+                                    meddle(Arc::make_mut(pod));
+                                }
+                                world.put(object);
+                            }
+                            Write::Delete { key, .. } | Write::Remove { key, .. } => {
+                                world.remove(&key);
+                            }
+                            Write::Claims(_) | Write::Unhook { .. } => {}
+                        }
+                    }
+                }
+            }
+        }
+        made
+    }
+
+    /// Ten minutes: each pod waits for its node for 40 s, and is then replaced.
+    #[test]
+    fn pods_of_an_absent_node_are_no_hot_loop() {
+        let mut world = world();
+        put_node(&mut world, node("n1", 1));
+        world.put(Object::ReplicaSet(Arc::new(set(2, "absent"))));
+        let made = run(&mut world, 600, |_| {});
+        assert!((10..=32).contains(&made), "{made} pods in ten minutes");
+    }
+
+    /// Pods that fail as soon as they are made: a few at first, then one set of
+    /// them in five minutes. One that becomes ready ends the back-off.
+    #[test]
+    fn pods_that_fail_at_once_are_replaced_more_and_more_rarely() {
+        let mut world = world();
+        put_node(&mut world, node("n1", 1));
+        world.put(Object::ReplicaSet(Arc::new(set(3, "n1"))));
+        let fail = |pod: &mut Pod| {
+            pod.status.get_or_insert_default().phase = Some("Failed".to_owned());
+        };
+        let made = run(&mut world, 1200, fail);
+        assert!(
+            (3 * 9..=3 * 13).contains(&made),
+            "{made} pods in 20 minutes"
+        );
+        let mut ready = Pod::clone(world.pods.values().next().unwrap());
+        ready.status = Some(typed(json!({"phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}]})));
+        put_pod(&mut world, ready);
+        assert_eq!(
+            held_back(&world, &world.replica_sets[&Name::new("default", "rs")]),
+            None
+        );
+    }
+
+    #[test]
+    fn a_pod_that_was_ready_is_replaced_at_once() {
+        let mut world = world();
+        put_node(&mut world, node("n1", 1));
+        world.put(Object::ReplicaSet(Arc::new(set(1, "n1"))));
+        let ready = |pod: &mut Pod| {
+            pod.status = Some(typed(json!({"phase": "Running",
+                "conditions": [{"type": "Ready", "status": "True"}]})));
+        };
+        assert_eq!(run(&mut world, 0, ready), 1);
+        for _ in 0..20 {
+            let key = world.pods.keys().next().cloned().unwrap();
+            world.remove(&Key::new("", "Pod", key));
+            assert_eq!(run(&mut world, 0, ready), 1);
+        }
     }
 }
