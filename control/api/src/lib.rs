@@ -48,6 +48,7 @@ pub mod podspec;
 mod probe;
 mod resources;
 mod security;
+mod sysctl;
 mod taint;
 pub mod volume;
 

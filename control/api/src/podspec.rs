@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{Container, PodDNSConfig, PodSecurityContext, PodSpec, Volume};
 
 use crate::invalid::{Causes, Field, Warning};
-use crate::{container, meta, name, resources, security, taint, volume};
+use crate::{container, meta, name, resources, security, sysctl, taint, volume};
 
 pub(crate) fn set_defaults(spec: &mut PodSpec) {
     spec.restart_policy
@@ -163,6 +163,7 @@ pub(crate) fn validate(spec: &PodSpec, at: &Field, causes: &mut Causes) {
     if let Some(context) = &spec.security_context {
         security::validate_pod(context, &at.child("securityContext"), causes);
     }
+    sysctl::validate(spec, at, causes);
 }
 
 fn one_of(value: &Option<String>, known: &[&str], at: &Field, causes: &mut Causes) {

@@ -1,4 +1,5 @@
-//! Security contexts: rules. What we do not do at all is in `unsupported`.
+//! Security contexts: rules. Not sysctls: see `sysctl`. What is not supported is
+//! in `unsupported`.
 //! Called by `podspec` and `container`.
 
 use k8s_openapi::api::core::v1::{PodSecurityContext, SeccompProfile, SecurityContext};
@@ -26,20 +27,6 @@ pub(crate) fn validate_pod(context: &PodSecurityContext, at: &Field, causes: &mu
         &at.child("seccompProfile"),
         causes,
     );
-    let mut names = Vec::new();
-    for (i, sysctl) in context.sysctls.iter().flatten().enumerate() {
-        let at = at.child("sysctls").index(i).child("name");
-        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_./".contains(c);
-        if sysctl.name.is_empty() {
-            causes.required(&at, "");
-        } else if !sysctl.name.chars().all(legal) {
-            let detail = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
-            causes.invalid(&at, &sysctl.name, detail);
-        } else if names.contains(&&sysctl.name) {
-            causes.duplicate(&at, &sysctl.name);
-        }
-        names.push(&sysctl.name);
-    }
 }
 
 pub(crate) fn validate_container(context: &SecurityContext, at: &Field, causes: &mut Causes) {

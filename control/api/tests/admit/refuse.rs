@@ -128,3 +128,82 @@ fn refuses_duplicates() {
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert_eq!(warnings[0].field, "spec.containers[0].env[1]");
 }
+
+#[test]
+fn refuses_all_but_the_safe_sysctls() {
+    let at = "spec.securityContext.sysctls[0].name";
+    let judged = |names: &[&str], more: Value| {
+        let names: Vec<Value> = names
+            .iter()
+            .map(|name| json!({"name": name, "value": "1"}))
+            .collect();
+        let mut pod = with(&pod(), "spec.securityContext.sysctls", json!(names));
+        control_api::patch::merge(&mut pod["spec"], &more);
+        refused(&pod, None)
+    };
+    // Kubernetes' list of safe sysctls, in both spellings.
+    for name in [
+        "kernel.shm_rmid_forced",
+        "net.ipv4.ip_local_port_range",
+        "net.ipv4.tcp_syncookies",
+        "net.ipv4.ping_group_range",
+        "net.ipv4.ip_unprivileged_port_start",
+        "net.ipv4.ip_local_reserved_ports",
+        "net.ipv4.tcp_keepalive_time",
+        "net.ipv4.tcp_fin_timeout",
+        "net.ipv4.tcp_keepalive_intvl",
+        "net.ipv4.tcp_keepalive_probes",
+        "net.ipv4.tcp_rmem",
+        "net.ipv4.tcp_wmem",
+        "net/ipv4/tcp_wmem",
+    ] {
+        assert_eq!(judged(&[name], json!({})), [""; 0], "{name}");
+    }
+    for name in [
+        "net.core.somaxconn",
+        "net.ipv4.ip_forward",
+        "net/ipv4/ip_forward",
+        "kernel.msgmax",
+        "kernel.panic",
+        "vm.overcommit_memory",
+        // Not the safe sysctl: the slash is a part of the word.
+        "net.ipv4/tcp_wmem",
+    ] {
+        let causes = judged(&[name], json!({}));
+        assert_eq!(causes.len(), 1, "{name}: {causes:?}");
+        assert!(
+            causes[0].starts_with(&format!("{at}: Forbidden: unsafe sysctls")),
+            "{causes:?}"
+        );
+    }
+    for name in ["Net.ipv4", "net..ipv4", ".net", "net.ipv4.", "-a", "a_"] {
+        let causes = judged(&[name], json!({}));
+        assert!(
+            causes[0].starts_with(&format!("{at}: Invalid value: {name:?}: must have at most")),
+            "{causes:?}"
+        );
+    }
+    assert_eq!(judged(&[""], json!({})), [format!("{at}: Required value")]);
+    let twice = judged(&["net.ipv4.tcp_wmem", "net/ipv4/tcp_wmem"], json!({}));
+    assert_eq!(
+        twice,
+        ["spec.securityContext.sysctls[1].name: Duplicate value: \"net/ipv4/tcp_wmem\""]
+    );
+    // A namespace that is the node's.
+    let rows = [
+        ("net.ipv4.tcp_wmem", "hostNetwork"),
+        ("kernel.shm_rmid_forced", "hostIPC"),
+    ];
+    for (name, field) in rows {
+        assert_eq!(
+            judged(&[name], json!({field: true})),
+            [format!(
+                "{at}: Invalid value: {name:?}: may not be specified when '{field}' is true"
+            )]
+        );
+    }
+    assert_eq!(
+        judged(&["kernel.shm_rmid_forced"], json!({"hostNetwork": true})),
+        [""; 0]
+    );
+}
