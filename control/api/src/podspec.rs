@@ -282,13 +282,6 @@ pub(crate) fn warnings(spec: &PodSpec, at: &Field, warnings: &mut Vec<Warning>) 
     }
 }
 
-pub use crate::resources::Requests;
-
-/// What the pod asks of its node, for the scheduler.
-pub fn requests(spec: &PodSpec) -> Requests {
-    resources::requests(spec)
-}
-
 /// The quality of service that the requests and limits add up to.
 pub fn qos_class(spec: &PodSpec) -> &'static str {
     resources::qos_class(

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceFieldSelector, ResourceRequirements};
+use k8s_openapi::api::core::v1::{ResourceFieldSelector, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 use crate::invalid::{Causes, Field};
@@ -19,8 +19,9 @@ pub(crate) fn set_defaults(r: &mut ResourceRequirements) {
     }
 }
 
-/// A limit without a request is a request. For pods, not for templates: a
-/// template's limit may be changed later, and nobody would change the request.
+/// A limit without a request is a request: all that read a pod's requests rely on
+/// it. For pods, not for templates: a template's limit may be changed later, and
+/// the request would stay.
 pub(crate) fn set_requests(r: &mut ResourceRequirements) {
     for (name, limit) in r.limits.clone().unwrap_or_default() {
         r.requests
@@ -125,7 +126,7 @@ pub(crate) fn qos_class<'a>(
         };
         for name in ["cpu", "memory"] {
             let limit = find(r.as_ref().and_then(|r| r.limits.as_ref()), name);
-            let request = find(r.as_ref().and_then(|r| r.requests.as_ref()), name).or(limit);
+            let request = find(r.as_ref().and_then(|r| r.requests.as_ref()), name);
             nothing &= limit.is_none() && request.is_none();
             let equal = match (limit, request) {
                 (Some(limit), Some(request)) => limit == request,
@@ -139,66 +140,4 @@ pub(crate) fn qos_class<'a>(
         (_, _, true) => "BestEffort",
         (true | false, true | false, false) => "Burstable",
     }
-}
-
-/// What a pod or a container asks of a node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Requests {
-    /// Thousandths of a CPU.
-    pub cpu_millis: u64,
-    pub memory_bytes: u64,
-}
-
-impl Requests {
-    fn of(c: &Container) -> Self {
-        let r = c.resources.as_ref();
-        // A limit without a request is a request.
-        let find = |name: &str| {
-            let request = r
-                .and_then(|r| r.requests.as_ref())
-                .and_then(|list| list.get(name));
-            let limit = r
-                .and_then(|r| r.limits.as_ref())
-                .and_then(|list| list.get(name));
-            request.or(limit).and_then(Quantity::of).unwrap_or_default()
-        };
-        Self {
-            cpu_millis: find("cpu").millis(),
-            memory_bytes: find("memory").units(),
-        }
-    }
-
-    fn plus(self, other: Self) -> Self {
-        Self {
-            cpu_millis: self.cpu_millis.saturating_add(other.cpu_millis),
-            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
-        }
-    }
-
-    fn max(self, other: Self) -> Self {
-        Self {
-            cpu_millis: self.cpu_millis.max(other.cpu_millis),
-            memory_bytes: self.memory_bytes.max(other.memory_bytes),
-        }
-    }
-}
-
-/// The most that runs at once: all containers with the sidecars, or an init
-/// container with the sidecars that were started before it.
-pub(crate) fn requests(spec: &PodSpec) -> Requests {
-    let mut sidecars = Requests::default();
-    let mut most = Requests::default();
-    for c in spec.init_containers.iter().flatten() {
-        let own = Requests::of(c).plus(sidecars);
-        if c.restart_policy.as_deref() == Some("Always") {
-            sidecars = own;
-        }
-        most = most.max(own);
-    }
-    let together = spec
-        .containers
-        .iter()
-        .map(Requests::of)
-        .fold(sidecars, Requests::plus);
-    most.max(together)
 }

@@ -7,7 +7,7 @@ use crate::invalid::{Causes, Field, Warning};
 use crate::{fieldref, name, resources};
 
 /// Mode of files unless one is given: 0644.
-pub const DEFAULT_MODE: i32 = 0o644;
+const DEFAULT_MODE: i32 = 0o644;
 
 /// What `fieldRef` in a volume may name.
 const VOLUME_FIELDS: &[&str] = &[

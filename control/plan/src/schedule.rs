@@ -517,7 +517,7 @@ mod tests {
             }),
             ("1 Insufficient cpu, 1 Insufficient memory", |_, p| {
                 p.spec.as_mut().unwrap().containers[0].resources =
-                    Some(typed(json!({"limits": {"cpu": "9", "memory": "9Gi"}})));
+                    Some(typed(json!({"requests": {"cpu": "9", "memory": "9Gi"}})));
             }),
             ("1 Insufficient cpu", |_, p| {
                 p.spec.as_mut().unwrap().init_containers = Some(vec![typed(

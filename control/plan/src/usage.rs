@@ -116,14 +116,9 @@ impl Usage {
 
 fn asked(container: &Container) -> Usage {
     let resources = container.resources.as_ref();
+    // Admission made a request of each limit that had none.
     let requests = resources.and_then(|r| r.requests.as_ref());
-    let limits = resources.and_then(|r| r.limits.as_ref());
-    // A limit without a request is a request.
-    let find = |name: &str| {
-        requests
-            .and_then(|r| r.get(name))
-            .or_else(|| limits.and_then(|l| l.get(name)))
-    };
+    let find = |name: &str| requests.and_then(|r| r.get(name));
     let cpu = find("cpu").map(|q| amount(q, 1000));
     let memory = find("memory").map(|q| amount(q, 1));
     Usage {
@@ -153,5 +148,56 @@ fn amount(quantity: &Quantity, scale: u64) -> u64 {
         parsed.millis()
     } else {
         parsed.units()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn what_a_pod_asks_for() {
+        let container = |cpu: &str, memory: &str, policy: Option<&str>| {
+            json!({"name": "x", "resources": {"requests": {"cpu": cpu, "memory": memory}},
+                "restartPolicy": policy})
+        };
+        let rows: Vec<(Value, Value, (u64, u64))> = vec![
+            (
+                json!([container("100m", "1Ki", None), container("1", "1Ki", None)]),
+                json!([]),
+                (1100, 2048),
+            ),
+            // A plain init container runs alone, before the others.
+            (
+                json!([container("100m", "1Ki", None)]),
+                json!([container("1", "1", None)]),
+                (1000, 1024),
+            ),
+            // A sidecar runs beside all that come after it.
+            (
+                json!([container("100m", "1", None)]),
+                json!([container("200m", "2", Some("Always"))]),
+                (300, 3),
+            ),
+            (
+                json!([container("100m", "1", None)]),
+                json!([
+                    container("1", "0", None),
+                    container("200m", "2", Some("Always")),
+                    container("900m", "0", None)
+                ]),
+                (1100, 3),
+            ),
+            (json!([{"name": "x"}]), json!(null), (0, 0)),
+        ];
+        for (containers, init, expected) in rows {
+            let pod = json!({"spec": {"containers": containers, "initContainers": init}});
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            let got = Usage::of(&pod);
+            assert_eq!((got.cpu_millis, got.memory_bytes), expected, "{pod:?}");
+            assert_eq!(got.pods, 1);
+        }
     }
 }

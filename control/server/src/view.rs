@@ -216,10 +216,11 @@ impl Views {
         let found = world.nodes.get(node);
         let offered = found.map(|n| Usage::allocatable(n)).unwrap_or_default();
         let ips = pod.status.iter().flat_map(|s| s.pod_ips.iter().flatten());
-        let stop = self
-            .stopping
-            .contains(uid)
-            .then(|| pod.metadata.deletion_grace_period_seconds.unwrap_or(30));
+        let stop = self.stopping.contains(uid).then(|| {
+            pod.metadata
+                .deletion_grace_period_seconds
+                .unwrap_or_default()
+        });
         proto::convert::pod::pod_spec(&PodInput {
             pod,
             config_map: &config_map,

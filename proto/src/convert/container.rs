@@ -92,7 +92,7 @@ fn port(port: &k8s_openapi::api::core::v1::ContainerPort) -> v1::ContainerPort {
     v1::ContainerPort {
         name: port.name.clone().unwrap_or_default(),
         container_port: u32::try_from(port.container_port).unwrap_or_default(),
-        protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+        protocol: port.protocol.clone().unwrap_or_default(),
     }
 }
 
@@ -138,15 +138,10 @@ fn resources(r: Option<&ResourceRequirements>) -> v1::Resources {
     };
     let requests = r.and_then(|r| r.requests.as_ref());
     let limits = r.and_then(|r| r.limits.as_ref());
-    // A limit without a request is a request.
-    let request = |name: &str| match requests.is_some_and(|list| list.contains_key(name)) {
-        true => find(requests, name),
-        false => find(limits, name),
-    };
     v1::Resources {
-        cpu_request_millis: request("cpu").millis(),
+        cpu_request_millis: find(requests, "cpu").millis(),
         cpu_limit_millis: find(limits, "cpu").millis(),
-        memory_request_bytes: request("memory").units(),
+        memory_request_bytes: find(requests, "memory").units(),
         memory_limit_bytes: find(limits, "memory").units(),
     }
 }

@@ -227,7 +227,7 @@ fn links_of(service: &Service) -> Vec<(String, String)> {
         }
     }
     for (i, port) in ports.iter().enumerate() {
-        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        let protocol = port.protocol.as_deref().unwrap_or_default();
         let number = port.port;
         let url = format!("{}://{host}:{number}", protocol.to_lowercase());
         if i == 0 {

@@ -107,11 +107,8 @@ pub fn pod_spec(input: &PodInput<'_>) -> v1::PodSpec {
         host_ipc: spec.host_ipc.unwrap_or_default(),
         share_process_namespace: spec.share_process_namespace.unwrap_or_default(),
         hostname: hostname(input.pod, spec),
-        restart_policy: spec
-            .restart_policy
-            .clone()
-            .unwrap_or_else(|| "Always".to_owned()),
-        termination_grace_period_seconds: spec.termination_grace_period_seconds.unwrap_or(30),
+        restart_policy: spec.restart_policy.clone().unwrap_or_default(),
+        termination_grace_period_seconds: spec.termination_grace_period_seconds.unwrap_or_default(),
         stop_grace_seconds: input.stop_grace_seconds,
         init_containers: containers(spec.init_containers.as_deref().unwrap_or_default()),
         containers: containers(&spec.containers),
@@ -157,7 +154,7 @@ fn hostname(pod: &Pod, spec: &PodSpec) -> String {
 }
 
 fn dns(input: &PodInput<'_>, spec: &PodSpec) -> v1::Dns {
-    let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
+    let policy = spec.dns_policy.as_deref().unwrap_or_default();
     let host_network = spec.host_network == Some(true);
     let cluster = match policy {
         "ClusterFirstWithHostNet" => true,

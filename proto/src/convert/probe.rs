@@ -73,8 +73,8 @@ fn of_http(get: &HTTPGetAction, container: &Container) -> Result<Kind, String> {
     Ok(Kind::HttpGet(handler::HttpGet {
         host: get.host.clone().unwrap_or_default(),
         port: port(&get.port, container)?,
-        path: get.path.clone().unwrap_or_else(|| "/".to_owned()),
-        scheme: get.scheme.clone().unwrap_or_else(|| "HTTP".to_owned()),
+        path: get.path.clone().unwrap_or_default(),
+        scheme: get.scheme.clone().unwrap_or_default(),
         headers: headers.collect(),
     }))
 }

@@ -43,7 +43,7 @@ pub fn service(
         let name = port.name.clone().unwrap_or_default();
         v1::ServicePort {
             id: (ids.port)(&name),
-            protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+            protocol: port.protocol.clone().unwrap_or_default(),
             port: u32::try_from(port.port).unwrap_or_default(),
             backends: backends(port, slices),
             name,
@@ -88,10 +88,10 @@ fn backends(port: &ServicePort, slices: &[EndpointSlice]) -> Vec<v1::Backend> {
 /// Target ports of the service's port in a slice: matched by name.
 fn numbers(port: &ServicePort, slice: &EndpointSlice) -> Vec<u32> {
     let name = port.name.as_deref().unwrap_or_default();
-    let protocol = port.protocol.as_deref().unwrap_or("TCP");
+    let protocol = port.protocol.as_deref().unwrap_or_default();
     let ports = slice.ports.iter().flatten().filter(|p| {
         p.name.as_deref().unwrap_or_default() == name
-            && p.protocol.as_deref().unwrap_or("TCP") == protocol
+            && p.protocol.as_deref().unwrap_or_default() == protocol
     });
     ports
         .filter_map(|p| u32::try_from(p.port?).ok())

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use control_api::quantity::Quantity;
-use control_api::volume::DEFAULT_MODE;
 use k8s_openapi::api::core::v1::{
     ConfigMap, DownwardAPIVolumeFile, KeyToPath, ProjectedVolumeSource, Secret, Volume,
 };
@@ -47,7 +46,7 @@ pub fn volume(input: &PodInput<'_>, volume: &Volume) -> v1::Volume {
             name: &source.name,
             items: source.items.as_deref(),
             optional: source.optional == Some(true),
-            mode: mode(source.default_mode, DEFAULT_MODE),
+            mode: mode(source.default_mode),
         };
         files(false, config_map(input, &wanted))
     } else if let Some(source) = &volume.secret {
@@ -55,11 +54,11 @@ pub fn volume(input: &PodInput<'_>, volume: &Volume) -> v1::Volume {
             name: source.secret_name.as_deref().unwrap_or_default(),
             items: source.items.as_deref(),
             optional: source.optional == Some(true),
-            mode: mode(source.default_mode, DEFAULT_MODE),
+            mode: mode(source.default_mode),
         };
         files(true, secret(input, &wanted))
     } else if let Some(source) = &volume.downward_api {
-        let mode = mode(source.default_mode, DEFAULT_MODE);
+        let mode = mode(source.default_mode);
         files(true, downward(input, source.items.as_deref(), mode))
     } else if let Some(source) = &volume.projected {
         files(true, projected(input, source))
@@ -83,8 +82,8 @@ struct Wanted<'a> {
     mode: u32,
 }
 
-fn mode(mode: Option<i32>, default: i32) -> u32 {
-    u32::try_from(mode.unwrap_or(default)).unwrap_or_default() & 0o7777
+fn mode(mode: Option<i32>) -> u32 {
+    u32::try_from(mode.unwrap_or_default()).unwrap_or_default() & 0o7777
 }
 
 fn config_map(input: &PodInput<'_>, wanted: &Wanted<'_>) -> Result<Vec<v1::File>, String> {
@@ -147,7 +146,7 @@ fn select(
     for item in items {
         match data.get(&item.key) {
             Some(bytes) => {
-                let mode = item.mode.map_or(wanted.mode, |own| mode(Some(own), 0));
+                let mode = item.mode.map_or(wanted.mode, |own| mode(Some(own)));
                 files.push(file(&item.path, bytes.clone(), mode)?);
             }
             None if wanted.optional => {}
@@ -179,7 +178,7 @@ fn downward(
 ) -> Result<Vec<v1::File>, String> {
     let mut files = Vec::new();
     for item in items.into_iter().flatten() {
-        let mode = item.mode.map_or(default, |own| mode(Some(own), 0));
+        let mode = item.mode.map_or(default, |own| mode(Some(own)));
         let value = if let Some(reference) = &item.field_ref {
             let path = &reference.field_path;
             field::pod_field(input, path).ok_or_else(|| format!("unsupported fieldPath: {path}"))?
@@ -203,7 +202,7 @@ fn projected(
     input: &PodInput<'_>,
     source: &ProjectedVolumeSource,
 ) -> Result<Vec<v1::File>, String> {
-    let mode = mode(source.default_mode, DEFAULT_MODE);
+    let mode = mode(source.default_mode);
     let mut all: BTreeMap<String, v1::File> = BTreeMap::new();
     for projection in source.sources.iter().flatten() {
         let files = if let Some(map) = &projection.config_map {

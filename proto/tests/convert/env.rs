@@ -35,7 +35,8 @@ fn resolves_the_environment() {
         (json!({"valueFrom": field("status.hostIP")}), "172.31.0.11"),
         (json!({"valueFrom": resource("limits.cpu", "1m")}), "1500"),
         (json!({"valueFrom": resource("limits.cpu", "0")}), "2"),
-        (json!({"valueFrom": resource("requests.cpu", "1m")}), "0"),
+        (json!({"valueFrom": resource("requests.cpu", "1m")}), "1500"),
+        (json!({"valueFrom": resource("requests.memory", "1")}), "0"),
         (
             json!({"valueFrom": resource("limits.memory", "1Mi")}),
             "8192",

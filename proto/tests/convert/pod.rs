@@ -69,7 +69,7 @@ fn dns_by_policy() {
         ),
     ];
     for (fields, servers, searches, options, from_node) in rows {
-        let mut spec = json!({"containers": []});
+        let mut spec = json!({"containers": [{"name": "a"}]});
         spec.as_object_mut()
             .unwrap()
             .extend(fields.as_object().unwrap().clone());
@@ -79,7 +79,7 @@ fn dns_by_policy() {
         assert_eq!(dns.options, options, "{fields}");
         assert_eq!(dns.from_node, from_node, "{fields}");
     }
-    let dns = convert(json!({"containers": []})).dns.unwrap();
+    let dns = convert(json!({"containers": [{"name": "a"}]})).dns.unwrap();
     assert!(
         dns.from_node,
         "without a DNS server in the cluster the node's is used"
@@ -94,8 +94,7 @@ fn carries_the_rest_of_the_pod() {
         "initContainers": [{"name": "b", "restartPolicy": "Always"}],
         "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["x", "y"]}],
         "imagePullSecrets": [{"name": "registry"}, {"name": "none"}],
-        "securityContext": {"fsGroup": 5, "runAsNonRoot": true, "sysctls": [{"name": "net/ipv4/x", "value": "1"}]},
-        "readinessGates": [{"conditionType": "example.com/ready"}],
+        "securityContext": {"fsGroup": 5, "runAsNonRoot": true, "sysctls": [{"name": "net/ipv4/tcp_wmem", "value": "1"}]},
         "restartPolicy": "Never", "terminationGracePeriodSeconds": 5,
     }));
     assert_eq!(
@@ -157,10 +156,12 @@ fn carries_the_rest_of_the_pod() {
         (Some(5), true)
     );
     assert_eq!(
-        security.sysctls.get("net.ipv4.x").map(String::as_str),
+        security
+            .sysctls
+            .get("net.ipv4.tcp_wmem")
+            .map(String::as_str),
         Some("1")
     );
-    assert_eq!(spec.readiness_gates, ["example.com/ready"]);
 
     let host = convert(
         json!({"hostNetwork": true, "containers": [{"name": "a", "env": [

@@ -13,6 +13,27 @@ pub(crate) fn typed<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error}: {value}"))
 }
 
+/// The pod as admission leaves it, which is where defaults come from. What it
+/// refuses is converted as it is: the conversion is total.
+fn stored(mut pod: Value) -> Pod {
+    for list in ["containers", "initContainers"] {
+        let containers = pod["spec"][list].as_array_mut();
+        for container in containers.into_iter().flatten() {
+            if container.get("image").is_none() {
+                container["image"] = json!("x");
+            }
+        }
+    }
+    let kind = control_api::find_for(&pod).unwrap();
+    match control_api::admit(&pod, kind, None) {
+        Ok((mut stored, _)) => {
+            stored["metadata"]["uid"] = pod["metadata"]["uid"].clone();
+            typed(stored)
+        }
+        Err(_refused) => typed(pod),
+    }
+}
+
 /// The message of a pod with this spec, in a namespace with two ConfigMaps, two
 /// Secrets and three Services.
 pub(crate) fn convert(spec: Value) -> v1::PodSpec {
@@ -20,7 +41,8 @@ pub(crate) fn convert(spec: Value) -> v1::PodSpec {
 }
 
 pub(crate) fn convert_in(spec: Value, cluster: &v1::ClusterConfig) -> v1::PodSpec {
-    let pod: Pod = typed(json!({
+    let pod = stored(json!({
+        "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "name": "web-0", "namespace": "team", "uid": "u-1",
             "labels": {"app": "web", "tier": "a"}, "annotations": {"note": "say \"hi\"\n"},
