@@ -7,21 +7,39 @@ use serde_json::Value;
 /// Whether a write of `new` over `old` would change nothing: compared is all but
 /// `metadata.resourceVersion` and the times in `metadata.managedFields`.
 pub fn unchanged(new: &Value, old: &Value) -> bool {
-    semantic(Some(&comparable(new)), Some(&comparable(old)))
+    each_field(Some(new), Some(old), &|name, new, old| match name {
+        "metadata" => each_field(new, old, &|name, new, old| match name {
+            "resourceVersion" => true,
+            "managedFields" => same_entries(new, old),
+            _other => semantic(new, old),
+        }),
+        _other => semantic(new, old),
+    })
 }
 
-fn comparable(object: &Value) -> Value {
-    let mut object = object.clone();
-    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        meta.shift_remove("resourceVersion");
-        let managers = meta.get_mut("managedFields").and_then(Value::as_array_mut);
-        for entry in managers.into_iter().flatten() {
-            if let Some(entry) = entry.as_object_mut() {
-                entry.shift_remove("time");
-            }
-        }
-    }
-    object
+/// Entries of managedFields, but for their times.
+fn same_entries(a: Option<&Value>, b: Option<&Value>) -> bool {
+    let (Some(Value::Array(a)), Some(Value::Array(b))) = (a, b) else {
+        return semantic(a, b);
+    };
+    let same = |name: &str, a: Option<&Value>, b: Option<&Value>| name == "time" || semantic(a, b);
+    a.len() == b.len()
+        && a.iter()
+            .zip(b)
+            .all(|(a, b)| each_field(Some(a), Some(b), &same))
+}
+
+type Same<'a> = &'a dyn Fn(&str, Option<&Value>, Option<&Value>) -> bool;
+
+/// Whether `same` holds for each field of two objects.
+fn each_field(a: Option<&Value>, b: Option<&Value>, same: Same<'_>) -> bool {
+    let (Some(Value::Object(a)), Some(Value::Object(b))) = (a, b) else {
+        return semantic(a, b);
+    };
+    let mut new = b.iter().filter(|(name, _)| !a.contains_key(*name));
+    a.iter()
+        .all(|(name, value)| same(name, Some(value), b.get(name)))
+        && new.all(|(name, value)| same(name, None, Some(value)))
 }
 
 /// Equal, where what is absent equals what is empty.

@@ -1,5 +1,6 @@
-//! Sets of fields, as managedFields hold them (FieldsV1): which fields somebody
-//! has applied. Not what they hold. Called by `apply`.
+//! Sets of fields, as `metadata.managedFields` writes them (FieldsV1). Not the
+//! values of the fields, and not their owners: see `managed`. Called by `apply`,
+//! `compare` and `managed`.
 
 use std::collections::BTreeMap;
 
@@ -55,70 +56,97 @@ pub struct FieldSet {
     pub children: BTreeMap<Step, FieldSet>,
 }
 
+/// Fields of the metadata that have owners. The others belong to the server.
+pub(crate) const OWNED_METADATA: &[&str] = &[
+    "annotations",
+    "finalizers",
+    "generateName",
+    "labels",
+    "ownerReferences",
+];
+
 impl FieldSet {
-    /// Every field that a manifest sets, but those that identify the object.
+    /// A set of one field.
+    pub(crate) fn leaf() -> Self {
+        Self {
+            owned: true,
+            children: BTreeMap::new(),
+        }
+    }
+
+    /// Every field that an object sets, but its status and the fields that
+    /// identify it or belong to the server.
     pub fn of(object: &Value) -> Self {
-        let mut set = Self::collect(object, "");
-        for name in ["apiVersion", "kind", "status"] {
-            set.children.remove(&Step::Field(name.to_owned()));
-        }
-        if let Some(meta) = set.children.get_mut(&Step::Field("metadata".to_owned())) {
-            let own = ["labels", "annotations", "finalizers", "ownerReferences"];
-            meta.children
-                .retain(|step, _| matches!(step, Step::Field(f) if own.contains(&f.as_str())));
-            meta.owned = false;
-        }
-        set
-    }
-
-    /// `within`: the field that holds the object.
-    fn collect(object: &Value, within: &str) -> Self {
         let mut set = Self::default();
-        for (name, value) in object.as_object().into_iter().flatten() {
-            if value.is_null() {
-                continue;
+        for (name, value) in present(object) {
+            match name.as_str() {
+                "apiVersion" | "kind" | "status" => {}
+                "metadata" => {
+                    let mut metadata = Self::default();
+                    for (name, value) in present(value) {
+                        if OWNED_METADATA.contains(&name.as_str()) {
+                            metadata.insert(name, Self::of_field("metadata", name, value));
+                        }
+                    }
+                    set.insert(name, metadata);
+                }
+                _other => set.insert(name, Self::of_field("", name, value)),
             }
-            let child = Self::collect_field(within, name, value);
-            set.children.insert(Step::Field(name.clone()), child);
         }
         set
     }
 
-    fn collect_field(within: &str, name: &str, value: &Value) -> Self {
+    /// The fields below the field `name`, which stands in the field `within`.
+    pub(crate) fn of_field(within: &str, name: &str, value: &Value) -> Self {
+        let mut set = Self::default();
         match shape(within, name, value) {
-            Shape::Atomic => Self {
-                owned: true,
-                children: BTreeMap::new(),
-            },
-            Shape::Granular => {
-                let mut set = Self::collect(value, name);
-                set.owned = set.children.is_empty();
-                set
-            }
+            Shape::Atomic => set.owned = true,
+            Shape::Granular => set = Self::of_struct(name, value),
             Shape::Keyed(keys) => {
-                let mut set = Self::default();
                 for item in value.as_array().into_iter().flatten() {
-                    let mut child = Self::collect(item, name);
-                    child.owned = true;
-                    set.children.insert(item_step(keys, item), child);
+                    set.children
+                        .insert(item_step(keys, item), Self::of_item(name, item));
                 }
-                set.owned = set.children.is_empty();
-                set
             }
             Shape::Set => {
-                let items = value.as_array().into_iter().flatten();
-                let leaf = || Self {
-                    owned: true,
-                    children: BTreeMap::new(),
-                };
-                let children = items
-                    .map(|item| (Step::Value(item.to_string()), leaf()))
-                    .collect();
-                Self {
-                    owned: false,
-                    children,
+                for item in value.as_array().into_iter().flatten() {
+                    set.children.insert(value_step(item), Self::leaf());
                 }
             }
+        }
+        // An empty map or list is a value, too.
+        set.owned |= set.children.is_empty();
+        set
+    }
+
+    /// An item of the keyed list `list`, with its fields.
+    pub(crate) fn of_item(list: &str, item: &Value) -> Self {
+        let mut set = Self::of_struct(list, item);
+        set.owned = true;
+        set
+    }
+
+    fn of_struct(within: &str, object: &Value) -> Self {
+        let mut set = Self::default();
+        for (name, value) in present(object) {
+            set.insert(name, Self::of_field(within, name, value));
+        }
+        set
+    }
+
+    /// Adds the field `name` with what is below it, unless that is nothing.
+    pub(crate) fn insert(&mut self, name: &str, child: Self) {
+        self.insert_step(Step::Field(name.to_owned()), child);
+    }
+
+    /// Takes the field `name` out, with what is below it.
+    pub(crate) fn take(&mut self, name: &str) -> Option<Self> {
+        self.children.remove(&Step::Field(name.to_owned()))
+    }
+
+    pub(crate) fn insert_step(&mut self, step: Step, child: Self) {
+        if !child.is_empty() {
+            self.children.insert(step, child);
         }
     }
 
@@ -146,6 +174,47 @@ impl FieldSet {
         }
     }
 
+    /// What is in both sets.
+    pub fn and(&self, other: &Self) -> Self {
+        let mut set = Self {
+            owned: self.owned && other.owned,
+            children: BTreeMap::new(),
+        };
+        for (step, child) in &self.children {
+            if let Some(theirs) = other.children.get(step) {
+                set.insert_step(step.clone(), child.and(theirs));
+            }
+        }
+        set
+    }
+
+    /// Paths of the fields in the set: `spec.containers[name="web"].image`.
+    pub fn paths(&self) -> Vec<String> {
+        let mut paths = Vec::new();
+        self.collect_paths("", &mut paths);
+        paths
+    }
+
+    fn collect_paths(&self, at: &str, paths: &mut Vec<String>) {
+        if self.owned && !at.is_empty() {
+            paths.push(at.to_owned());
+        }
+        for (step, child) in &self.children {
+            let at = match step {
+                Step::Field(name) if at.is_empty() => name.clone(),
+                Step::Field(name) => format!("{at}.{name}"),
+                Step::Key(key) => {
+                    let fields: Map<String, Value> = serde_json::from_str(key).unwrap_or_default();
+                    let pairs: Vec<String> =
+                        fields.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                    format!("{at}[{}]", pairs.join(","))
+                }
+                Step::Value(value) => format!("{at}[={value}]"),
+            };
+            child.collect_paths(&at, paths);
+        }
+    }
+
     /// Adds what is in `other`.
     pub fn add(&mut self, other: &Self) {
         self.owned |= other.owned;
@@ -168,12 +237,18 @@ impl FieldSet {
 
     /// From managedFields; steps that are not understood are left out.
     pub fn from_fields_v1(fields: &Value) -> Self {
+        let mut set = Self::read(fields);
+        set.owned = false;
+        set
+    }
+
+    fn read(fields: &Value) -> Self {
         let mut set = Self::default();
         for (text, child) in fields.as_object().into_iter().flatten() {
             if text == "." {
                 set.owned = true;
             } else if let Some(step) = Step::parse(text) {
-                set.children.insert(step, Self::from_fields_v1(child));
+                set.children.insert(step, Self::read(child));
             }
         }
         set.owned |= set.children.is_empty();
@@ -191,4 +266,18 @@ pub(crate) fn item_step(keys: &[(&str, Option<&str>)], item: &Value) -> Step {
         })
         .collect();
     Step::Key(json!(key).to_string())
+}
+
+/// The step to an item of a set.
+pub(crate) fn value_step(item: &Value) -> Step {
+    Step::Value(item.to_string())
+}
+
+/// Fields that are there: null is as good as absent.
+fn present(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    object
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, value)| !value.is_null())
 }

@@ -12,12 +12,14 @@
 
 pub mod admit;
 pub mod apply;
+pub mod compare;
 pub mod condition;
 pub mod decode;
 pub mod equality;
 pub mod fieldset;
 pub mod invalid;
 pub mod kind;
+pub mod managed;
 pub mod meta;
 pub mod patch;
 pub mod quantity;

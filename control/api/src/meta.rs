@@ -122,6 +122,10 @@ pub fn set_name(object: &mut Value, name: &str) {
 pub fn set_namespace(object: &mut Value, namespace: &str) {
     set(object, "namespace", Some(json!(namespace)));
 }
+/// Takes a field out of the metadata.
+pub fn take(object: &mut Value, field: &str) -> Option<Value> {
+    meta_mut(object)?.shift_remove(field)
+}
 /// Written into what is read from the store; not stored itself.
 pub fn set_resource_version(object: &mut Value, revision: u64) {
     set(object, "resourceVersion", Some(json!(revision.to_string())));
@@ -189,6 +193,8 @@ pub fn generated_name(prefix: &str, mut random: u64) -> String {
 pub(crate) fn prepare(meta: &mut ObjectMeta, old: Option<&ObjectMeta>, kind: &Kind) {
     meta.self_link = None;
     meta.resource_version = None;
+    // Written after admission, when it is known what the write changes: `managed`.
+    meta.managed_fields = None;
     if !kind.namespaced {
         meta.namespace = meta.namespace.take().filter(|n| !n.is_empty());
     }
@@ -203,9 +209,6 @@ pub(crate) fn prepare(meta: &mut ObjectMeta, old: Option<&ObjectMeta>, kind: &Ki
         meta.uid = meta.uid.take().or_else(|| from.uid.clone());
         meta.creation_timestamp = from.creation_timestamp.clone();
         meta.generate_name = from.generate_name.clone();
-        if meta.managed_fields.is_none() {
-            meta.managed_fields = from.managed_fields.clone();
-        }
     }
     meta.generation = from.generation;
     meta.deletion_timestamp = from.deletion_timestamp.clone();

@@ -1,7 +1,8 @@
 //! Server-side apply by rows: what was there, what is applied, what comes out.
 
-use control_api::apply::{Conflicts, apply};
+use control_api::apply::merge;
 use control_api::fieldset::FieldSet;
+use control_api::managed::{self, Conflicts, Manager, Operation};
 use control_api::{admit, decode, equality, find_for, meta};
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Value, json};
@@ -10,20 +11,34 @@ fn now() -> jiff::Timestamp {
     "2026-01-02T03:04:05Z".parse().unwrap()
 }
 
+fn manager(name: &str) -> Manager<'_> {
+    let subresource = "";
+    Manager { name, subresource }
+}
+
+/// As the server does it, without admission in between.
 fn run(
     current: Option<&Value>,
     applied: &Value,
-    manager: &str,
+    name: &str,
     force: bool,
 ) -> Result<Value, Conflicts> {
-    apply(
-        find_for(applied).unwrap(),
-        current,
-        applied,
-        manager,
-        force,
-        now(),
-    )
+    let kind = find_for(applied).unwrap();
+    let (mut merged, set) = merge(current, applied, name);
+    let operation = Operation::Apply { set, force };
+    managed::track(kind, current, &mut merged, manager(name), &operation, now())?;
+    Ok(merged)
+}
+
+/// Admission, and then who owns what.
+fn admitted(current: Option<&Value>, applied: &Value, name: &str) -> Value {
+    let kind = find_for(applied).unwrap();
+    let (merged, set) = merge(current, applied, name);
+    let (mut next, _) = admit(&merged, kind, current).unwrap();
+    let force = false;
+    let operation = Operation::Apply { set, force };
+    managed::track(kind, current, &mut next, manager(name), &operation, now()).unwrap();
+    next
 }
 
 fn deployment(spec: Value) -> Value {
@@ -272,22 +287,18 @@ fn the_same_manifest_again_is_no_write() {
         },
     }));
     manifest["metadata"]["labels"] = json!({"a": "b"});
-    let kind = find_for(&manifest).unwrap();
-    let (mut stored, _) = admit(&run(None, &manifest, "foil", false).unwrap(), kind, None).unwrap();
+    let mut stored = admitted(None, &manifest, "foil");
     meta::stamp_created(&mut stored, "u-1", now());
-    let merged = run(Some(&stored), &manifest, "foil", false).unwrap();
-    let (again, _) = admit(&merged, kind, Some(&stored)).unwrap();
+    let again = admitted(Some(&stored), &manifest, "foil");
     assert!(equality::unchanged(&again, &stored), "{again}\n{stored}");
     // Raising and lowering a limit works, whatever was filled in.
     for cpu in ["2", "100m"] {
         manifest["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] =
             json!(cpu);
-        let merged = run(Some(&stored), &manifest, "foil", false).unwrap();
-        stored = admit(&merged, kind, Some(&stored)).unwrap().0;
+        stored = admitted(Some(&stored), &manifest, "foil");
     }
     manifest["spec"]["strategy"] = json!({"type": "Recreate"});
-    let merged = run(Some(&stored), &manifest, "foil", false).unwrap();
-    let (stored, _) = admit(&merged, kind, Some(&stored)).unwrap();
+    let stored = admitted(Some(&stored), &manifest, "foil");
     assert_eq!(stored["spec"]["strategy"], json!({"type": "Recreate"}));
     assert_eq!(stored["metadata"]["generation"], 4);
 }

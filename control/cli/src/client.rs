@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use proto::Message as _;
 use proto::v1;
 use proto::v1::cluster_client::ClusterClient;
 use serde_json::Value;
@@ -15,6 +14,7 @@ use tonic::{Code, Status};
 use crate::config::Access;
 use crate::kinds::Kind;
 use crate::reach::{Obstacle, Unreachable, ask_again, obstacle};
+use crate::status;
 
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -22,10 +22,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 const PAGE: u32 = 500;
 /// Largest answer, in bytes: a page of large objects.
 const LARGEST: usize = 256 << 20;
-/// Trailer with a `StatusDetail`.
-const DETAIL: &str = "hydrofoil-status-bin";
-/// Who we are to the server's record of field owners.
+/// Owner of the fields that `foil apply` sets.
 const MANAGER: &str = "foil";
+/// What the server knows this program as.
+const AGENT: &str = concat!("foil/", env!("CARGO_PKG_VERSION"));
 
 /// A call that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +124,8 @@ impl Client {
         }
         let endpoint = Endpoint::from_shared(access.server.clone())
             .map_err(|error| failed(Obstacle::Address(error.to_string())))?
+            .user_agent(AGENT)
+            .map_err(|error| failed(Obstacle::Address(error.to_string())))?
             .connect_timeout(CONNECT)
             .http2_keep_alive_interval(Duration::from_secs(30))
             .tcp_nodelay(true)
@@ -163,20 +165,10 @@ impl Client {
             let obstacle = ask_again(&self.access, obstacle(source));
             return Box::new(Unreachable::new(&self.access, obstacle)).into();
         }
-        let detail = status
-            .metadata()
-            .get_bin(DETAIL)
-            .and_then(|value| value.to_bytes().ok())
-            .and_then(|bytes| v1::StatusDetail::decode(bytes).ok())
-            .unwrap_or_default();
-        let reason = if detail.reason.is_empty() {
-            reason_of(status.code()).to_string()
-        } else {
-            detail.reason
-        };
+        let detail = status::detail(&status);
         CallError::Refused {
             code: status.code(),
-            reason,
+            reason: detail.reason,
             message: status.message().to_string(),
             causes: detail.causes,
         }
@@ -203,16 +195,19 @@ impl Client {
             .map_err(|status| self.refused(status))
     }
 
+    /// `manager` owns the object's fields; so for `patch` and `scale`.
     pub(crate) async fn create(
         &mut self,
         object: &Value,
         namespace: &str,
+        manager: &str,
         dry_run: bool,
     ) -> Result<Value, CallError> {
         let request = v1::CreateRequest {
             json: serde_json::to_vec(object)?,
             dry_run,
             namespace: namespace.into(),
+            field_manager: manager.into(),
         };
         let answer = self
             .cluster
@@ -310,6 +305,7 @@ impl Client {
         namespace: &str,
         name: &str,
         merge_patch: &Value,
+        manager: &str,
         dry_run: bool,
     ) -> Result<Value, CallError> {
         let request = v1::PatchRequest {
@@ -318,6 +314,7 @@ impl Client {
             name: name.into(),
             merge_patch: serde_json::to_vec(merge_patch)?,
             dry_run,
+            field_manager: manager.into(),
         };
         let answer = self
             .cluster
@@ -365,12 +362,14 @@ impl Client {
         namespace: &str,
         name: &str,
         replicas: i32,
+        manager: &str,
     ) -> Result<Value, CallError> {
         let request = v1::ScaleRequest {
             kind: Some(kind.reference()),
             namespace: scope(kind, namespace),
             name: name.into(),
             replicas,
+            field_manager: manager.into(),
         };
         let answer = self
             .cluster
@@ -476,22 +475,4 @@ fn scope(kind: &Kind, namespace: &str) -> String {
 /// The JSON of an object.
 pub(crate) fn value_of(object: Option<v1::Object>) -> Result<Value, CallError> {
     Ok(serde_json::from_slice(&object.unwrap_or_default().json)?)
-}
-
-/// Kubernetes' word for a code, where the server gives none.
-fn reason_of(code: Code) -> &'static str {
-    match code {
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::InvalidArgument => "Invalid",
-        Code::FailedPrecondition | Code::Aborted => "Conflict",
-        Code::PermissionDenied => "Forbidden",
-        Code::Unauthenticated => "Unauthorized",
-        Code::Unimplemented => "MethodNotAllowed",
-        Code::ResourceExhausted => "TooManyRequests",
-        Code::Unavailable => "ServiceUnavailable",
-        Code::DeadlineExceeded | Code::Cancelled => "Timeout",
-        Code::OutOfRange => "Expired",
-        Code::Internal | Code::DataLoss | Code::Unknown | Code::Ok => "InternalError",
-    }
 }

@@ -19,6 +19,7 @@ mod output;
 mod printer;
 mod reach;
 mod session;
+mod status;
 mod terminal;
 mod yaml;
 

@@ -44,9 +44,12 @@ struct Bare {
     metadata: ObjectMeta,
 }
 
-/// The metadata of an object in JSON, whatever its kind is.
+/// The metadata of an object in JSON, whatever its kind is. Without the owners of
+/// its fields: plans do not read them, and the server keeps them at each write.
 pub fn metadata(json: &[u8]) -> Result<ObjectMeta, serde_json::Error> {
-    Ok(serde_json::from_slice::<Bare>(json)?.metadata)
+    let mut metadata = serde_json::from_slice::<Bare>(json)?.metadata;
+    metadata.managed_fields = None;
+    Ok(metadata)
 }
 
 fn typed<T>(json: &[u8], revision: u64) -> Result<Arc<T>, serde_json::Error>
@@ -54,6 +57,7 @@ where
     T: DeserializeOwned + Metadata<Ty = ObjectMeta>,
 {
     let mut object: T = serde_json::from_slice(json)?;
+    object.metadata_mut().managed_fields = None;
     object.metadata_mut().resource_version = Some(revision.to_string());
     Ok(Arc::new(object))
 }

@@ -3,8 +3,9 @@
 //!
 //! A library so that tests run it in their own process; `main.rs` is the
 //! program. Reading order: `config`, `pki`, `auth`, `tls` (who is let in),
-//! `stored`, `objects`, `delete` (the store as objects), `serve` (operators), `run`, `agenda`,
-//! `carry`, `write`, `health`, `view`, `hub`, `mailbox`, `drain` (controllers and what nodes get), `session`,
+//! `stored`, `writing`, `objects`, `delete` (the store as objects), `serve` (operators), `run`,
+//! `agenda`, `carry`, `write`, `health`, `view`, `hub`, `mailbox`, `drain` (controllers and what
+//! nodes get), `session`,
 //! `report`, `record`, `attach` (nodes).
 
 #![forbid(unsafe_code)]
@@ -33,6 +34,7 @@ pub mod stored;
 pub mod tls;
 pub mod view;
 pub mod write;
+pub mod writing;
 
 pub use config::{Config, ConfigError};
 pub use start::{StartError, start};

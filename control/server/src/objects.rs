@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use control_api::kind::Kind;
+use control_api::managed::{self, Operation};
 use control_api::{Invalid, Warning, admit, equality, meta};
 use control_plan::claim::{Claim, ClaimKey, ClaimWrite};
 use control_plan::ipam::{self, ServiceProblem};
@@ -22,6 +23,7 @@ use crate::stored::{
     Stored, encode, exists, namespaces, not_found, read, read_claim, typed, unencodable,
     with_claims,
 };
+use crate::writing::{CONTROLLERS, Change, Writing};
 
 /// Times that a write is tried again on what somebody else wrote meanwhile.
 pub(crate) const ATTEMPTS: usize = 16;
@@ -33,14 +35,6 @@ pub struct Objects {
     /// Claims as the controllers last saw them: where to look for a free
     /// address. The store decides whether it is.
     claims: Mutex<Claims>,
-}
-
-/// What becomes of an object that is to be changed.
-pub enum Change {
-    /// Store this.
-    To(Value),
-    /// Leave it as it is.
-    Nothing,
 }
 
 impl Objects {
@@ -98,20 +92,27 @@ impl Objects {
             .ok_or_else(|| not_found(kind, name))
     }
 
-    /// Stores a new object. `value` is what somebody wrote.
+    /// Stores a new object.
     pub async fn create(
         &self,
         kind: &'static Kind,
-        value: &Value,
+        object: Change,
         claims: &[ClaimWrite],
-        dry_run: bool,
+        writing: &Writing<'_>,
     ) -> Result<(Stored, Vec<Warning>), Refusal> {
-        let (mut stored, warnings) = admit(value, kind, None)?;
+        let Some((mut value, operation)) = object.parts() else {
+            let message = "there is nothing to create".to_owned();
+            return Err(Refusal::BadRequest(message));
+        };
         let now = Timestamp::now();
+        let given = meta::take(&mut value, "managedFields");
+        let (mut admitted, warnings) = admit(&value, kind, None)?;
+        own(kind, None, &mut admitted, given, writing, &operation, now)?;
+        let generated = meta::name(&value).is_empty();
         for _ in 0..ATTEMPTS {
-            let generated = meta::name(value).is_empty();
+            let mut stored = admitted.clone();
             if generated {
-                let prefix = meta::generate_name(value);
+                let prefix = meta::generate_name(&value);
                 meta::set_name(&mut stored, &meta::generated_name(prefix, rand::random()));
             }
             meta::stamp_created(&mut stored, &uuid::Uuid::new_v4().to_string(), now);
@@ -123,39 +124,21 @@ impl Objects {
             let key = kind.key(meta::namespace(&stored), meta::name(&stored));
             txn = txn.put(key.clone(), encode(&stored)?, Condition::Absent);
             txn = with_claims(txn, &claims);
-            if dry_run {
+            if writing.dry_run {
                 self.refresh_claims("", &claims).await?;
                 return match self.store.get(&key).await?.entry {
                     Some(_) => Err(exists(kind, &stored)),
-                    None => Ok((
-                        Stored {
-                            value: stored,
-                            revision: 0,
-                        },
-                        warnings,
-                    )),
+                    None => Ok((Stored::dry_run(stored, 0), warnings)),
                 };
             }
             match self.store.txn(txn).await {
-                Ok(revision) => {
-                    meta::set_resource_version(&mut stored, revision);
-                    return Ok((
-                        Stored {
-                            value: stored,
-                            revision,
-                        },
-                        warnings,
-                    ));
-                }
+                Ok(revision) => return Ok((Stored::new(stored, revision), warnings)),
                 Err(StoreError::Conflict { key: at, .. }) => {
                     self.refresh_claims(&at, &claims).await?;
                     if at == key && !generated {
                         return Err(exists(kind, &stored));
                     }
                     // A claim or the namespace moved: another one, or another look.
-                    if is_service(kind) {
-                        stored = admit(value, kind, None)?.0;
-                    }
                 }
                 Err(error) => {
                     self.refresh_claims("", &claims).await?;
@@ -223,59 +206,45 @@ impl Objects {
     }
 
     /// Changes an object: `change` makes the successor of what is there, and is
-    /// asked again when somebody else was faster. `admitted` says whether the
-    /// successor goes through admission (people) or not (the system).
+    /// asked again when somebody else was faster. The object, and whether it is
+    /// another one than before: what changes nothing is not written.
     pub async fn change(
         &self,
         kind: &'static Kind,
         namespace: &str,
         name: &str,
-        admitted: bool,
-        dry_run: bool,
+        writing: &Writing<'_>,
         mut change: impl FnMut(&Stored) -> Result<Change, Refusal>,
     ) -> Result<(Stored, Vec<Warning>, bool), Refusal> {
         for _ in 0..ATTEMPTS {
             let old = self.get(kind, namespace, name).await?;
-            let Change::To(next) = change(&old)? else {
+            let Some((mut next, operation)) = change(&old)?.parts() else {
                 return Ok((old, Vec::new(), false));
             };
-            let (mut next, warnings) = if admitted {
-                admit(&next, kind, Some(&old.value))?
-            } else {
-                (next, Vec::new())
-            };
+            let given = meta::take(&mut next, "managedFields");
+            let mut warnings = Vec::new();
+            if writing.admitted {
+                (next, warnings) = admit(&next, kind, Some(&old.value))?;
+            }
+            let before = Some(&old.value);
+            let now = Timestamp::now();
+            own(kind, before, &mut next, given, writing, &operation, now)?;
             let mut claims = Vec::new();
-            if is_service(kind) && admitted {
-                claims = self.address_service(&mut next, Some(&old.value))?;
+            if is_service(kind) && writing.admitted {
+                claims = self.address_service(&mut next, before)?;
             }
             if equality::unchanged(&next, &old.value) {
                 return Ok((old, warnings, false));
             }
-            if dry_run {
+            if writing.dry_run {
                 self.refresh_claims("", &claims).await?;
-                return Ok((
-                    Stored {
-                        value: next,
-                        revision: old.revision,
-                    },
-                    warnings,
-                    true,
-                ));
+                return Ok((Stored::dry_run(next, old.revision), warnings, true));
             }
+            meta::clear_resource_version(&mut next);
             let key = kind.key(namespace, name);
             let txn = Txn::default().put(key, encode(&next)?, Condition::Revision(old.revision));
             match self.store.txn(with_claims(txn, &claims)).await {
-                Ok(revision) => {
-                    meta::set_resource_version(&mut next, revision);
-                    return Ok((
-                        Stored {
-                            value: next,
-                            revision,
-                        },
-                        warnings,
-                        true,
-                    ));
-                }
+                Ok(revision) => return Ok((Stored::new(next, revision), warnings, true)),
                 Err(StoreError::Conflict { key: at, .. }) => {
                     self.refresh_claims(&at, &claims).await?;
                 }
@@ -288,7 +257,8 @@ impl Objects {
         Err(Refusal::Unavailable("too many writers at once".to_owned()))
     }
 
-    /// Replaces an object at the revision that a controller saw, with claims.
+    /// Replaces an object at the revision that a controller saw, with claims. The
+    /// revision at which both are there: the old one, if nothing changed.
     pub async fn replace(
         &self,
         kind: &'static Kind,
@@ -311,7 +281,25 @@ impl Objects {
             let generation = meta::generation(&old.value).max(1) + 1;
             meta::set_generation(&mut value, Some(generation));
         }
-        let txn = Txn::default().put(key, encode(&value)?, Condition::Revision(old_revision));
+        let writing = Writing::system(CONTROLLERS);
+        let before = Some(&old.value);
+        let now = Timestamp::now();
+        let given = meta::take(&mut value, "managedFields");
+        own(
+            kind,
+            before,
+            &mut value,
+            given,
+            &writing,
+            &Operation::Update,
+            now,
+        )?;
+        let condition = Condition::Revision(old_revision);
+        let txn = match equality::unchanged(&value, &old.value) {
+            true if claims.is_empty() => return Ok(old_revision),
+            true => Txn::default().check(key, condition),
+            false => Txn::default().put(key, encode(&value)?, condition),
+        };
         Ok(self.store.txn(with_claims(txn, claims)).await?)
     }
 
@@ -341,7 +329,11 @@ impl Objects {
             let value = json!({
                 "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name},
             });
-            match self.create(namespaces()?, &value, &[], false).await {
+            let writing = Writing::system(CONTROLLERS);
+            match self
+                .create(namespaces()?, Change::To(value), &[], &writing)
+                .await
+            {
                 Ok(_) | Err(Refusal::AlreadyExists { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -353,6 +345,38 @@ impl Objects {
     pub async fn list(&self, request: ListRequest) -> Result<control_store::Listing, Refusal> {
         Ok(self.store.list(request).await?)
     }
+}
+
+/// Notes in `next`, the admitted successor of `old`, who owns its fields. `given`
+/// are the entries that came with it.
+fn own(
+    kind: &Kind,
+    old: Option<&Value>,
+    next: &mut Value,
+    given: Option<Value>,
+    writing: &Writing<'_>,
+    operation: &Operation,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    let known = old.and_then(|old| old.pointer("/metadata/managedFields"));
+    if let Some(given) = given.filter(|given| Some(given) != known) {
+        let causes = managed::validate(&given);
+        if !causes.is_empty() {
+            return Err(Invalid {
+                kind: kind.kind.to_owned(),
+                name: meta::name(next).to_owned(),
+                causes,
+            }
+            .into());
+        }
+        meta::set(next, "managedFields", Some(given));
+    }
+    managed::track(kind, old, next, writing.manager, operation, now).map_err(|conflicts| {
+        Refusal::Conflict {
+            message: conflicts.to_string(),
+            causes: conflicts.0,
+        }
+    })
 }
 
 fn is_service(kind: &Kind) -> bool {

@@ -17,9 +17,10 @@ use proto::v1;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::objects::{Change, Objects};
+use crate::objects::Objects;
 use crate::refusal::Refusal;
 use crate::stored::known;
+use crate::writing::{CONTROLLERS, Change, Writing};
 
 /// Events that may wait to be written.
 const QUEUE: usize = 4096;
@@ -166,8 +167,9 @@ async fn write(objects: &Objects, said: &Said, count: i32, last: Timestamp) -> R
     };
     let name = said.event_name();
     let time = meta::time_text(last);
+    let writing = Writing::system(CONTROLLERS);
     let again = objects
-        .change(kind, namespace, &name, false, false, |old| {
+        .change(kind, namespace, &name, &writing, |old| {
             let mut next = old.value.clone();
             let before = next.get("count").and_then(Value::as_i64).unwrap_or(1);
             next["count"] = json!(before + i64::from(count));
@@ -201,7 +203,7 @@ async fn write(objects: &Objects, said: &Said, count: i32, last: Timestamp) -> R
         "source": source, "reportingComponent": said.component, "reportingInstance": said.host,
         "firstTimestamp": time, "lastTimestamp": time, "count": count,
     });
-    match objects.create(kind, &event, &[], false).await {
+    match objects.create(kind, Change::To(event), &[], &writing).await {
         // Somebody said it first: then it was said, which is what matters.
         Ok(_) | Err(Refusal::AlreadyExists { .. }) => Ok(()),
         Err(refusal) => Err(refusal),

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use control_api::{condition, equality, meta};
+use control_api::{condition, meta};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use proto::v1;
@@ -17,9 +17,10 @@ use tokio::sync::Notify;
 use tonic::Status;
 
 use crate::delete::DeleteOptions;
-use crate::objects::{Change, Objects};
+use crate::objects::Objects;
 use crate::refusal::Refusal;
 use crate::stored::known;
+use crate::writing::{AGENT, Change, Writing};
 
 /// Reports that may wait; more pods than this no node has.
 const MOST: usize = 10_000;
@@ -133,8 +134,9 @@ async fn write_status(
     status: &v1::PodStatus,
 ) -> Result<(), Refusal> {
     let kind = known("", "v1", "Pod")?;
+    let writing = Writing::system(AGENT);
     objects
-        .change(kind, &status.namespace, &status.name, false, false, |old| {
+        .change(kind, &status.namespace, &status.name, &writing, |old| {
             if !is_mine(&old.value, &status.uid, node) {
                 return Ok(Change::Nothing);
             }
@@ -184,19 +186,15 @@ pub async fn register(
 ) -> Result<(), Refusal> {
     let kind = known("", "v1", "Node")?;
     let now = Timestamp::now();
+    let writing = Writing::system(AGENT);
     for _ in 0..2 {
         let changed = objects
-            .change(kind, "", node, false, false, |old| {
+            .change(kind, "", node, &writing, |old| {
                 let mut next = old.value.clone();
                 next["status"] =
                     proto::convert::status::node_status(status, version, old.value.get("status"));
                 ready(&mut next, status, now);
-                let same = equality::unchanged(&next, &old.value);
-                Ok(if same {
-                    Change::Nothing
-                } else {
-                    Change::To(next)
-                })
+                Ok(Change::To(next))
             })
             .await;
         match changed {
@@ -212,7 +210,7 @@ pub async fn register(
                 "kubernetes.io/arch": architecture(&status.architecture),
             }},
         });
-        match objects.create(kind, &value, &[], false).await {
+        match objects.create(kind, Change::To(value), &[], &writing).await {
             Ok(_) | Err(Refusal::AlreadyExists { .. }) => {}
             Err(refusal) => return Err(refusal),
         }

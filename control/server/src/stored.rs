@@ -21,6 +21,19 @@ pub struct Stored {
     pub revision: u64,
 }
 
+impl Stored {
+    /// An object that was just written at this revision.
+    pub(crate) fn new(mut value: Value, revision: u64) -> Self {
+        meta::set_resource_version(&mut value, revision);
+        Self { value, revision }
+    }
+
+    /// What would be written over what is of this revision (0: nothing).
+    pub(crate) fn dry_run(value: Value, revision: u64) -> Self {
+        Self { value, revision }
+    }
+}
+
 pub(crate) fn with_claims(mut txn: Txn, claims: &[ClaimWrite]) -> Txn {
     for claim in claims {
         let condition = match claim.revision {

@@ -3,22 +3,26 @@
 //! Decides nothing. Called by `run.rs`, many at once.
 
 use control_api::kind::Kind;
-use control_api::{equality, meta};
+use control_api::meta;
 use control_plan::{Key, Object, Write};
 use serde_json::{Value, json};
 
 use crate::delete::{DeleteOptions, Propagation};
-use crate::objects::{Change, Objects};
+use crate::objects::Objects;
 use crate::refusal::Refusal;
+use crate::writing::{CONTROLLERS, Change, Writing};
 
 /// Does one write; the revision at which it shows, 0 if there was nothing to do.
 pub async fn apply(objects: &Objects, write: &Write) -> Result<u64, Refusal> {
+    let writing = Writing::system(CONTROLLERS);
     match write {
         Write::Put { object, claims } => {
             let value = value_of(object)?;
             let kind = kind_of(&object.key())?;
             if object.revision() == 0 {
-                let (stored, _) = objects.create(kind, &value, claims, false).await?;
+                let (stored, _) = objects
+                    .create(kind, Change::To(value), claims, &writing)
+                    .await?;
                 return Ok(stored.revision);
             }
             objects
@@ -67,7 +71,7 @@ pub async fn apply(objects: &Objects, write: &Write) -> Result<u64, Refusal> {
             let name = &key.name;
             let kind = kind_of(key)?;
             let done = objects
-                .change(kind, &name.namespace, &name.name, false, false, |old| {
+                .change(kind, &name.namespace, &name.name, &writing, |old| {
                     if old.revision != *revision {
                         let message = format!("{key} has changed");
                         return Err(Refusal::Conflict {
@@ -100,11 +104,7 @@ fn unhook(old: &Value, finalizer: Option<&str>, owners: &[String]) -> Change {
         let left = (!left.is_empty()).then(|| json!(left));
         meta::set(&mut next, "ownerReferences", left);
     }
-    if equality::unchanged(&next, old) {
-        Change::Nothing
-    } else {
-        Change::To(next)
-    }
+    Change::To(next)
 }
 
 fn kind_of(key: &Key) -> Result<&'static Kind, Refusal> {

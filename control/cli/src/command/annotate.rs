@@ -22,12 +22,10 @@ pub(crate) async fn run(
     session: &Session,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    label::change(
-        args.change,
-        "annotations",
-        ["annotated", "annotated", "annotated (no change)"],
-        session,
-        out,
-    )
-    .await
+    let what = label::What {
+        field: "annotations",
+        words: ["annotated", "annotated", "annotated (no change)"],
+        manager: "foil-annotate",
+    };
+    label::change(args.change, what, session, out).await
 }

@@ -20,6 +20,8 @@ use proto::v1::apply_response::Outcome;
 #[command(after_long_help = "\
 Fields that you applied earlier and that are gone from the manifest are removed;
 fields that others own stay (this is what Kubernetes calls server-side apply).
+Each write owns the fields that it changes: after `foil scale`, a manifest with
+other replicas is refused until it leaves them out or --force-conflicts is given.
 
 A document that is refused changes nothing; the other documents are applied, and
 the exit code is 1. Every error names the file, the document, the object and the
@@ -230,15 +232,19 @@ impl Applying<'_> {
 
     fn stop(&self, object: &Value, error: CallError) -> Stop {
         match &error {
-            CallError::Refused { code, .. } => {
+            CallError::Refused { code, causes, .. } => {
                 let label = manifest::label(object);
                 let mut lines: Vec<String> = error
                     .lines()
                     .iter()
                     .map(|line| format!("{label}: {line}"))
                     .collect();
-                if *code == tonic::Code::Aborted && !self.args.force_conflicts {
-                    lines.push(format!("{label}: --force-conflicts takes the fields over"));
+                // Without fields, it is a resourceVersion that is not the newest.
+                if *code == tonic::Code::Aborted && !causes.is_empty() {
+                    lines.push(format!(
+                        "{label}: leave these fields out to keep their values, or take them over \
+                         with --force-conflicts"
+                    ));
                 }
                 Stop::Document(lines)
             }

@@ -205,7 +205,12 @@ async fn one(
     let kind = session.kind_of(&mut client, object).await?;
     let namespace = session.namespace_for(&client, object);
     let created = client
-        .create(object, &namespace, how.dry_run == DryRun::Server)
+        .create(
+            object,
+            &namespace,
+            "foil-create",
+            how.dry_run == DryRun::Server,
+        )
         .await?;
     output::report(out, how.output.as_ref(), &kind, &created, &outcome)
 }

@@ -48,24 +48,36 @@ pub(crate) async fn run(
     session: &Session,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    change(
-        args.change,
-        "labels",
-        ["labeled", "unlabeled", "not labeled"],
-        session,
-        out,
-    )
-    .await
+    let what = What {
+        field: "labels",
+        words: ["labeled", "unlabeled", "not labeled"],
+        manager: "foil-label",
+    };
+    change(args.change, what, session, out).await
 }
 
-/// Sets and removes keys of `metadata.FIELD`; `words` say set, removed, nothing done.
+/// What is changed.
+pub(crate) struct What {
+    /// Map in the metadata.
+    pub(crate) field: &'static str,
+    /// Reported when keys were set, were removed, or were as they should be.
+    pub(crate) words: [&'static str; 3],
+    /// Owner of the keys that are set.
+    pub(crate) manager: &'static str,
+}
+
+/// Sets and removes keys.
 pub(crate) async fn change(
     args: Change,
-    field: &'static str,
-    words: [&'static str; 3],
+    what: What,
     session: &Session,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
+    let What {
+        field,
+        words,
+        manager,
+    } = what;
     let (what, pairs) = split(&args.words)?;
     let mut client = session.connect().await?;
     let namespace = session.namespace(&client);
@@ -96,6 +108,7 @@ pub(crate) async fn change(
                     &namespace,
                     control_api::meta::name(&object),
                     &patch,
+                    manager,
                     false,
                 )
                 .await?

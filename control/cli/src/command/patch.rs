@@ -44,7 +44,7 @@ pub(crate) async fn run(
     let (kind, name) = session.target(&mut client, &args.words).await?;
     let before = client.get(&kind, &namespace, &name).await?;
     let after = client
-        .patch(&kind, &namespace, &name, &patch, false)
+        .patch(&kind, &namespace, &name, &patch, "foil-patch", false)
         .await?;
     let same =
         control_api::meta::resource_version(&before) == control_api::meta::resource_version(&after);

@@ -187,7 +187,14 @@ impl Rollout {
         out: &mut dyn Write,
     ) -> Result<(), CommandError> {
         self.client
-            .patch(&self.kind, &self.namespace, &self.name, &patch, false)
+            .patch(
+                &self.kind,
+                &self.namespace,
+                &self.name,
+                &patch,
+                "foil-rollout",
+                false,
+            )
             .await?;
         Ok(writeln!(out, "{} {word}", self.kind.object(&self.name))?)
     }

@@ -58,7 +58,7 @@ pub(crate) async fn run(
             }
         }
         client
-            .scale(&kind, &namespace, &name, args.replicas)
+            .scale(&kind, &namespace, &name, args.replicas, "foil-scale")
             .await?;
         writeln!(out, "{} scaled", kind.object(&name))?;
     }

@@ -60,8 +60,9 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<v1::CreateRequest>,
     ) -> Result<Response<v1::Object>, Status> {
         auth::admin(&request, "create")?;
+        let owner = mutate::Owner::of(&request);
         Ok(Response::new(
-            mutate::create(&self.objects, &request.into_inner()).await?,
+            mutate::create(&self.objects, &request.into_inner(), &owner).await?,
         ))
     }
 
@@ -96,8 +97,9 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<v1::UpdateRequest>,
     ) -> Result<Response<v1::Object>, Status> {
         auth::admin(&request, "update")?;
+        let owner = mutate::Owner::of(&request);
         Ok(Response::new(
-            mutate::update(&self.objects, &request.into_inner()).await?,
+            mutate::update(&self.objects, &request.into_inner(), &owner).await?,
         ))
     }
 
@@ -106,8 +108,9 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<v1::PatchRequest>,
     ) -> Result<Response<v1::Object>, Status> {
         auth::admin(&request, "patch")?;
+        let owner = mutate::Owner::of(&request);
         Ok(Response::new(
-            mutate::patch(&self.objects, &request.into_inner()).await?,
+            mutate::patch(&self.objects, &request.into_inner(), &owner).await?,
         ))
     }
 
@@ -126,8 +129,9 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<v1::ScaleRequest>,
     ) -> Result<Response<v1::Object>, Status> {
         auth::admin(&request, "scale")?;
+        let owner = mutate::Owner::of(&request);
         Ok(Response::new(
-            mutate::scale(&self.objects, &request.into_inner()).await?,
+            mutate::scale(&self.objects, &request.into_inner(), &owner).await?,
         ))
     }
 

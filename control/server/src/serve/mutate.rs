@@ -1,17 +1,17 @@
 //! Apply, Create, Update, Patch, Scale, Delete.
 
 use control_api::kind::Kind;
-use control_api::{Cause, Invalid, Warning, apply as server_side, meta, patch as merge};
-use jiff::Timestamp;
+use control_api::{Invalid, Warning, apply as server_side, managed, meta, patch as merge};
 use proto::v1;
 use proto::v1::apply_response::Outcome;
 use serde_json::{Value, json};
 
 use super::{MOST_BYTES, kind_of, namespace_of, sent};
 use crate::delete::{DeleteOptions, Propagation};
-use crate::objects::{Change, Objects};
+use crate::objects::Objects;
 use crate::refusal::Refusal;
 use crate::stored::Stored;
+use crate::writing::{Change, Writing};
 
 /// Reads an object that somebody wrote: its kind, and itself with a namespace.
 fn read(json: &[u8], namespace: &str) -> Result<(&'static Kind, Value), Refusal> {
@@ -48,33 +48,54 @@ fn named(kind: &Kind, value: &Value) -> Result<String, Refusal> {
     }
 }
 
+/// Who owns the fields of a write: the manager that the request names, or the
+/// first product in the client's `user-agent`.
+pub(super) struct Owner(pub(super) String);
+
+impl Owner {
+    pub(super) fn of<T>(request: &tonic::Request<T>) -> Self {
+        let agent = request.metadata().get("user-agent");
+        let agent = agent.and_then(|text| text.to_str().ok()).unwrap_or("");
+        let product = agent.split(['/', ' ']).next().unwrap_or("");
+        Self(product.chars().take(managed::MAX_MANAGER_BYTES).collect())
+    }
+
+    fn named<'a>(&'a self, manager: &'a str) -> Result<&'a str, Refusal> {
+        let name = if manager.is_empty() { &self.0 } else { manager };
+        managed::check_manager(name).map_err(|detail| {
+            Refusal::BadRequest(format!("fieldManager: Invalid value: {name:?}: {detail}"))
+        })?;
+        Ok(name)
+    }
+}
+
 pub(super) async fn apply(
     objects: &Objects,
     request: &v1::ApplyRequest,
 ) -> Result<v1::ApplyResponse, Refusal> {
     let (kind, value) = read(&request.json, &request.namespace)?;
     let name = named(kind, &value)?;
-    let manager = match request.field_manager.as_str() {
-        "" => return Err(Refusal::BadRequest("fieldManager is required".to_owned())),
-        manager => manager,
-    };
+    if request.field_manager.is_empty() {
+        return Err(Refusal::BadRequest("fieldManager is required".to_owned()));
+    }
+    let owner = Owner(request.field_manager.clone());
+    let manager = owner.named("")?;
+    if value.pointer("/metadata/managedFields").is_some() {
+        let message = "metadata.managedFields must be nil".to_owned();
+        return Err(Refusal::BadRequest(message));
+    }
     let namespace = meta::namespace(&value).to_owned();
+    let writing = Writing::client(manager, request.dry_run);
     let merged = |current: Option<&Value>| {
-        server_side::apply(
-            kind,
-            current,
-            &value,
-            manager,
-            request.force,
-            Timestamp::now(),
-        )
-        .map_err(|conflicts| conflict(&conflicts))
+        let (merged, set) = server_side::merge(current, &value, manager);
+        let force = request.force;
+        Change::Apply { merged, set, force }
     };
     for _ in 0..3 {
         let changed = objects
-            .change(kind, &namespace, &name, true, request.dry_run, |old| {
+            .change(kind, &namespace, &name, &writing, |old| {
                 same_revision(kind, &value, old)?;
-                Ok(Change::To(merged(Some(&old.value))?))
+                Ok(merged(Some(&old.value)))
             })
             .await;
         let (stored, warnings, outcome) = match changed {
@@ -87,8 +108,7 @@ pub(super) async fn apply(
                 if meta::revision(&value).is_some() {
                     return Err(Refusal::NotFound { resource, name });
                 }
-                let created = merged(None)?;
-                match objects.create(kind, &created, &[], request.dry_run).await {
+                match objects.create(kind, merged(None), &[], &writing).await {
                     Ok((stored, warnings)) => (stored, warnings, Outcome::Created),
                     // Somebody else was faster: then it is a change.
                     Err(Refusal::AlreadyExists { .. }) => continue,
@@ -107,14 +127,6 @@ pub(super) async fn apply(
         "{} {name:?} comes and goes",
         kind.resource()
     )))
-}
-
-fn conflict(conflicts: &server_side::Conflicts) -> Refusal {
-    let causes: Vec<Cause> = conflicts.0.clone();
-    Refusal::Conflict {
-        message: conflicts.to_string(),
-        causes,
-    }
 }
 
 /// A write that names a resourceVersion is for that one only.
@@ -138,19 +150,24 @@ fn same_revision(kind: &Kind, value: &Value, old: &Stored) -> Result<(), Refusal
 pub(super) async fn create(
     objects: &Objects,
     request: &v1::CreateRequest,
+    owner: &Owner,
 ) -> Result<v1::Object, Refusal> {
     let (kind, value) = read(&request.json, &request.namespace)?;
     if !meta::resource_version(&value).is_empty() {
         let message = "resourceVersion should not be set on objects to be created".to_owned();
         return Err(Refusal::BadRequest(message));
     }
-    let (stored, _) = objects.create(kind, &value, &[], request.dry_run).await?;
+    let writing = Writing::client(owner.named(&request.field_manager)?, request.dry_run);
+    let (stored, _) = objects
+        .create(kind, Change::To(value), &[], &writing)
+        .await?;
     sent(&stored)
 }
 
 pub(super) async fn update(
     objects: &Objects,
     request: &v1::UpdateRequest,
+    owner: &Owner,
 ) -> Result<v1::Object, Refusal> {
     let (kind, value) = read(&request.json, "")?;
     let name = named(kind, &value)?;
@@ -164,8 +181,13 @@ pub(super) async fn update(
             )));
         }
     };
+    let writing = Writing {
+        // Judged as a status, below.
+        admitted: !status,
+        ..Writing::client(owner.named(&request.field_manager)?, request.dry_run)
+    };
     let changed = objects
-        .change(kind, &namespace, &name, !status, request.dry_run, |old| {
+        .change(kind, &namespace, &name, &writing, |old| {
             same_revision(kind, &value, old)?;
             if status {
                 let (next, _) = control_api::admit_status(&value, kind, &old.value)?;
@@ -180,6 +202,7 @@ pub(super) async fn update(
 pub(super) async fn patch(
     objects: &Objects,
     request: &v1::PatchRequest,
+    owner: &Owner,
 ) -> Result<v1::Object, Refusal> {
     let kind = kind_of(request.kind.as_ref())?;
     let namespace = namespace_of(kind, &request.namespace);
@@ -188,15 +211,8 @@ pub(super) async fn patch(
     if !patch.is_object() {
         return Err(Refusal::BadRequest("a patch must be an object".to_owned()));
     }
-    merged(
-        objects,
-        kind,
-        namespace,
-        &request.name,
-        &patch,
-        request.dry_run,
-    )
-    .await
+    let writing = Writing::client(owner.named(&request.field_manager)?, request.dry_run);
+    merged(objects, kind, namespace, &request.name, &patch, &writing).await
 }
 
 async fn merged(
@@ -205,10 +221,10 @@ async fn merged(
     namespace: &str,
     name: &str,
     patch: &Value,
-    dry_run: bool,
+    writing: &Writing<'_>,
 ) -> Result<v1::Object, Refusal> {
     let changed = objects
-        .change(kind, namespace, name, true, dry_run, |old| {
+        .change(kind, namespace, name, writing, |old| {
             let mut next = old.value.clone();
             merge::merge(&mut next, patch);
             same_revision(kind, &next, old)?;
@@ -221,6 +237,7 @@ async fn merged(
 pub(super) async fn scale(
     objects: &Objects,
     request: &v1::ScaleRequest,
+    owner: &Owner,
 ) -> Result<v1::Object, Refusal> {
     let kind = kind_of(request.kind.as_ref())?;
     if !matches!(kind.kind, "Deployment" | "ReplicaSet") {
@@ -229,7 +246,8 @@ pub(super) async fn scale(
     }
     let namespace = namespace_of(kind, &request.namespace);
     let patch = json!({"spec": {"replicas": request.replicas}});
-    merged(objects, kind, namespace, &request.name, &patch, false).await
+    let writing = Writing::client(owner.named(&request.field_manager)?, false).through("scale");
+    merged(objects, kind, namespace, &request.name, &patch, &writing).await
 }
 
 pub(super) async fn delete(

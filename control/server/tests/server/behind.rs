@@ -12,6 +12,7 @@ use control_server::record::Recorder;
 use control_server::run::Controllers;
 use control_server::stored::known;
 use control_server::view::ClusterFacts;
+use control_server::writing::{self, Writing};
 use control_store::{Embedded, ListRequest, Options, Store};
 use proto::v1::change::Change;
 use proto::v1::{Hello, node_down};
@@ -33,7 +34,9 @@ async fn controllers_that_fell_behind_read_everything_again() {
     objects.make_builtin().await.unwrap();
     let create = async |kind, mut value: serde_json::Value| {
         value["metadata"]["namespace"] = json!("default");
-        let made = objects.create(kind, &value, &[], false).await.unwrap();
+        let writing = Writing::client("test", false);
+        let value = writing::Change::To(value);
+        let made = objects.create(kind, value, &[], &writing).await.unwrap();
         assert!(made.0.revision > 0);
     };
     let service_kind = known("", "v1", "Service").unwrap();

@@ -5,4 +5,6 @@ mod behind;
 mod harness;
 mod nodes;
 mod objects;
+mod owners;
 mod unreadable;
+mod writes;

@@ -54,7 +54,15 @@ pub(super) fn scaling_and_rolling_fail_no_request(cluster: &mut Cluster) {
         .success();
     let pods = objects::ready_count(cluster, "web", 5);
     objects::backends_are(cluster, "web", &pods);
-    apply(cluster, "web-v2");
+    // The manifest wants 3 replicas again, and they are owned by `foil scale` now.
+    let roll = "tests/manifests/web-v2.yaml";
+    let refused = cluster.foil(&["apply", "-f", roll]);
+    assert_eq!(refused.code, 1, "{}", refused.stdout);
+    let conflict = "spec.replicas: conflict with \"foil-scale\" with subresource \"scale\"";
+    assert!(refused.stderr.contains(conflict), "{}", refused.stderr);
+    cluster
+        .foil(&["apply", "--force-conflicts", "-f", roll])
+        .success();
     cluster
         .foil(&["rollout", "status", "deployment/web"])
         .success();

@@ -102,8 +102,9 @@ fn scale_and_roll(show: &mut Show, cluster: &Cluster, target: &str) {
     let pods = calls.by_pod();
     let all = web.iter().all(|pod| pods.contains_key(&pod.name));
     show.check("all 5 replicas answer", all, format!("{calls:?}"));
-    show.say("Roll to the next image; the manifest wants 3 replicas again.");
-    show.foil(cluster, &["apply", "-f", "tests/manifests/web-v2.yaml"]);
+    show.say("Roll to the next image; the manifest takes the replicas back from foil scale.");
+    let roll = "tests/manifests/web-v2.yaml";
+    show.foil(cluster, &["apply", "--force-conflicts", "-f", roll]);
     show.foil(cluster, &["rollout", "status", "deployment/web"]);
     let web = objects::ready_count(cluster, "web", 3);
     objects::backends_are(cluster, "web", &web);
