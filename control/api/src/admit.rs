@@ -37,6 +37,7 @@ pub(crate) const fn kind_of<T: Rules>(words: Words) -> Kind {
         name_rule: words.name_rule,
         admit: admit_as::<T>,
         admit_status: admit_status_as::<T>,
+        known: known_as::<T>,
     }
 }
 
@@ -123,6 +124,10 @@ fn admit_status_as<T: Rules>(
     let status = encoded.get_mut("status").map(Value::take);
     set_status(&mut stored, status);
     Ok((stored, Vec::new()))
+}
+
+fn known_as<T: Rules>(kind: &Kind, stored: &Value) -> Result<Value, Invalid> {
+    encode(kind, &decode_old::<T>(kind, stored)?)
 }
 
 fn encode<T: Rules>(kind: &Kind, object: &T) -> Result<Value, Invalid> {

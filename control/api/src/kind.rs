@@ -67,6 +67,8 @@ pub struct Kind {
     pub name_rule: NameRule,
     pub(crate) admit: AdmitFn,
     pub(crate) admit_status: AdmitFn,
+    /// What this version's type has of a stored object.
+    pub(crate) known: fn(&Kind, &Value) -> Result<Value, Invalid>,
 }
 
 impl Kind {

@@ -27,6 +27,7 @@ pub mod registry;
 pub mod schema;
 pub mod selector;
 pub mod unique;
+pub mod unknown;
 pub mod unsupported;
 
 // One file per kind.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use control_api::kind::Kind;
 use control_api::managed::{self, Operation};
+use control_api::unknown::Seen;
 use control_api::{Invalid, Warning, admit, equality, meta};
 use control_plan::claim::{Claim, ClaimKey, ClaimWrite};
 use control_plan::ipam::{self, ServiceProblem};
@@ -224,7 +225,10 @@ impl Objects {
             let given = meta::take(&mut next, "managedFields");
             let mut warnings = Vec::new();
             if writing.admitted {
-                (next, warnings) = admit(&next, kind, Some(&old.value))?;
+                let seen = Seen::of(kind, &old.value)?;
+                seen.set_aside(&mut next);
+                (next, warnings) = admit(&next, kind, Some(seen.known()))?;
+                seen.restore(&mut next);
             }
             let before = Some(&old.value);
             let now = Timestamp::now();
@@ -277,6 +281,8 @@ impl Objects {
             });
         };
         let old = read(&entry)?;
+        // The controller's world has what this version's types have.
+        Seen::of(kind, &old.value)?.restore(&mut value);
         if !equality::semantic(value.get("spec"), old.value.get("spec")) {
             let generation = meta::generation(&old.value).max(1) + 1;
             meta::set_generation(&mut value, Some(generation));

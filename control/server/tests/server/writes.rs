@@ -9,7 +9,7 @@ use control_server::objects::Objects;
 use control_server::stored::known;
 use control_server::writing::{Change, Writing};
 use control_server::{load, write};
-use control_store::{Embedded, Options, Store};
+use control_store::{Condition, Embedded, Options, Store};
 use serde_json::{Value, json};
 
 use crate::harness::deployment;
@@ -57,6 +57,21 @@ impl Bench {
             .value
     }
 
+    /// Changes the bytes in the store, as another version of this program does.
+    async fn alter(&self, change: impl Fn(&mut Value)) {
+        let key = self.kind.key("default", "web");
+        let entry = self.objects.store().get(&key).await.unwrap().entry.unwrap();
+        let mut value: Value = serde_json::from_slice(&entry.value).unwrap();
+        change(&mut value);
+        let bytes = serde_json::to_vec(&value).unwrap().into();
+        let condition = Condition::Revision(entry.revision);
+        self.objects
+            .store()
+            .put(key, bytes, condition)
+            .await
+            .unwrap();
+    }
+
     /// The object as controllers have it.
     async fn seen(&self) -> Object {
         let key = self.kind.key("default", "web");
@@ -102,4 +117,93 @@ async fn a_controller_that_changes_nothing_writes_nothing() {
         own.unwrap()["fieldsV1"],
         json!({"f:metadata": {"f:annotations": {"f:deployment.kubernetes.io/revision": {}}}})
     );
+}
+
+#[tokio::test]
+async fn fields_of_a_newer_version_outlive_every_write() {
+    let bench = Bench::new().await;
+    bench.create().await;
+    bench
+        .alter(|web| {
+            web["spec"]["future"] = json!({"a": [1]});
+            let container = &mut web["spec"]["template"]["spec"]["containers"][0];
+            container["future"] = json!("b");
+            container["ports"][0]["future"] = json!("c");
+            web["status"] = json!({"replicas": 2, "future": "d"});
+        })
+        .await;
+    let check = async |what: &str| {
+        let web = bench.stored().await;
+        for (at, expected) in [
+            ("/spec/future", json!({"a": [1]})),
+            ("/spec/template/spec/containers/0/future", json!("b")),
+            (
+                "/spec/template/spec/containers/0/ports/0/future",
+                json!("c"),
+            ),
+            ("/status/future", json!("d")),
+        ] {
+            assert_eq!(
+                web.pointer(at),
+                Some(&expected),
+                "{at} after {what}: {web:#}"
+            );
+        }
+        web
+    };
+    // A controller that changes nothing, and one that changes something.
+    let before = check("nothing").await;
+    bench.put(bench.seen().await).await;
+    assert_eq!(bench.stored().await, before);
+    let Object::Deployment(mut web) = bench.seen().await else {
+        panic!("a Deployment")
+    };
+    let changed = Arc::make_mut(&mut web);
+    changed.spec.as_mut().unwrap().paused = Some(true);
+    changed.status.as_mut().unwrap().replicas = Some(3);
+    bench.put(Object::Deployment(web)).await;
+    let web = check("a controller").await;
+    assert_eq!(web["spec"]["paused"], true);
+    assert_eq!(web["status"]["replicas"], 3);
+    assert_eq!(web["metadata"]["generation"], 2);
+    // Clients: nothing; something; the whole object by one who does not know them.
+    let writing = Writing::client("test", false);
+    let client = async |change: &dyn Fn(&mut Value)| {
+        let changed = bench
+            .objects
+            .change(bench.kind, "default", "web", &writing, |old| {
+                let mut next = old.value.clone();
+                change(&mut next);
+                Ok(Change::To(next))
+            });
+        changed.await.unwrap().2
+    };
+    assert!(!client(&|_| {}).await, "a write of the same");
+    assert!(client(&|web| web["spec"]["replicas"] = json!(7)).await);
+    let web = check("a patch").await;
+    assert_eq!(web["spec"]["replicas"], 7);
+    assert_eq!(web["metadata"]["generation"], 3);
+    let whole = |web: &mut Value| {
+        let spec = web["spec"].as_object_mut().unwrap();
+        spec.remove("future");
+        let container = &mut web["spec"]["template"]["spec"]["containers"][0];
+        container.as_object_mut().unwrap().remove("future");
+        container["ports"] = json!([{"containerPort": 9}, container["ports"][0].clone()]);
+    };
+    assert!(client(&whole).await);
+    let web = bench.stored().await;
+    assert_eq!(web["spec"]["future"], json!({"a": [1]}));
+    let container = &web["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["future"], "b");
+    assert_eq!(container["ports"][1]["future"], "c", "{web:#}");
+    // A field that is new in a write is still refused.
+    let unknown = bench
+        .objects
+        .change(bench.kind, "default", "web", &writing, |old| {
+            let mut next = old.value.clone();
+            next["spec"]["future"] = json!("mine");
+            Ok(Change::To(next))
+        });
+    let refused = unknown.await.unwrap_err().to_string();
+    assert!(refused.contains("spec.future: unknown field"), "{refused}");
 }
