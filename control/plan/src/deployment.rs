@@ -52,7 +52,8 @@ pub fn plan(world: &World, name: &Name, now: Timestamp) -> Plan {
         return plan;
     }
     let paused = spec.paused == Some(true);
-    let limits = Limits::of(spec);
+    let mut limits = Limits::of(spec);
+    limits.held = limits.recreate && leaves_pods(world, deployment);
     let mut collision = None;
     let mut wanted: BTreeMap<String, i32> = BTreeMap::new();
 
@@ -152,6 +153,27 @@ fn sets(
     });
     let new = new.map(|at| Member::of(world, all.remove(at)));
     (new, all.into_iter().map(|s| Member::of(world, s)).collect())
+}
+
+/// True when there are still pods of sets of this Deployment that were deleted, or
+/// are being deleted.
+fn leaves_pods(world: &World, deployment: &Deployment) -> bool {
+    let Some(spec) = &deployment.spec else {
+        return false;
+    };
+    let namespace = deployment.metadata.namespace.as_deref().unwrap_or("");
+    let mut pods = select::candidates(world, namespace, &spec.selector).into_iter();
+    pods.any(|pod| {
+        let Some(owner) = object::controller(&pod.metadata) else {
+            return false;
+        };
+        let set = world.replica_sets.get(&Name::new(namespace, &owner.name));
+        let set = set.filter(|set| object::uid(&set.metadata) == owner.uid);
+        owner.kind == "ReplicaSet"
+            && set.is_none_or(|set| object::deleting(&set.metadata))
+            && !object::pod_finished(pod)
+            && select::selects(&spec.selector, &pod.metadata)
+    })
 }
 
 /// Equal, but for the hash label that the replica set's copy bears.

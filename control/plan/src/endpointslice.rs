@@ -161,7 +161,9 @@ fn endpoint(service: &Service, pod: &Pod) -> Option<(Ports, Endpoint)> {
         .filter_map(|port| Some((name(port), protocol(port), target(port, pod)?)))
         .collect();
     let terminating = object::deleting(&pod.metadata);
-    let serving = object::pod_ready(pod) || spec.publish_not_ready_addresses == Some(true);
+    let serving = object::pod_ready(pod);
+    // A service that publishes addresses before they are ready does so to the end.
+    let published = spec.publish_not_ready_addresses == Some(true);
     let hostname = pod.spec.as_ref().and_then(|s| {
         let here = s.subdomain.as_deref() == service.metadata.name.as_deref();
         s.hostname.clone().filter(|_| here)
@@ -169,7 +171,7 @@ fn endpoint(service: &Service, pod: &Pod) -> Option<(Ports, Endpoint)> {
     let endpoint = Endpoint {
         addresses: vec![address],
         conditions: Some(EndpointConditions {
-            ready: Some(serving && !terminating),
+            ready: Some(published || (serving && !terminating)),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
@@ -361,6 +363,7 @@ mod tests {
 
     use super::*;
     use crate::for_tests::{pod, put_pod, running, service, typed, world};
+    use crate::world::EndpointUse;
 
     fn name() -> Name {
         Name::new("default", "web")
@@ -422,6 +425,63 @@ mod tests {
             });
             assert_eq!(got, expected, "{pod:?}");
             assert_eq!(plan(&world, &name()), Plan::default(), "not quiet: {pod:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_service_makes_of_a_terminating_pod() {
+        // (it is ready, another ready one, published anyway, use)
+        let rows = [
+            (true, true, false, EndpointUse::Closed),
+            (true, false, false, EndpointUse::Last),
+            (false, false, false, EndpointUse::Closed),
+            (false, true, false, EndpointUse::Closed),
+            (false, true, true, EndpointUse::Last),
+        ];
+        for (is_ready, another, published, expected) in rows {
+            let mut world = world();
+            let mut service = service(json!(8080));
+            service.spec.as_mut().unwrap().publish_not_ready_addresses = Some(published);
+            world.put(Object::Service(Arc::new(service)));
+            let other = running(pod("q", "0", ""), "n1", "10.0.0.2", another);
+            put_pod(&mut world, other);
+            let mut pod = running(pod("p", "0", ""), "n1", "10.0.0.1", is_ready);
+            assert_eq!(world.endpoint_use(&pod), EndpointUse::None);
+            put_pod(&mut world, pod.clone());
+            let outcome = plan(&world, &name());
+            carry_out(&mut world, &outcome);
+            assert_eq!(world.endpoint_use(&pod), EndpointUse::Open);
+            pod.metadata.deletion_timestamp = Some(typed(json!("2026-01-01T00:00:00Z")));
+            put_pod(&mut world, pod.clone());
+            let outcome = plan(&world, &name());
+            carry_out(&mut world, &outcome);
+            let case = format!("{is_ready} {another} {published}");
+            assert_eq!(world.endpoint_use(&pod), expected, "{case}");
+        }
+    }
+
+    /// As Kubernetes documents `publishNotReadyAddresses`: "ready" is true whatever
+    /// the pod's state is; "serving" and "terminating" still say it.
+    #[test]
+    fn addresses_that_are_published_before_they_are_ready() {
+        for (is_ready, is_deleting) in [(true, false), (false, false), (true, true), (false, true)]
+        {
+            let mut world = world();
+            let mut service = service(json!(8080));
+            let spec = service.spec.as_mut().unwrap();
+            spec.publish_not_ready_addresses = Some(true);
+            world.put(Object::Service(Arc::new(service)));
+            let mut pod = running(pod("p", "0", ""), "n1", "10.0.0.1", is_ready);
+            if is_deleting {
+                pod.metadata.deletion_timestamp = Some(typed(json!("2026-01-01T00:00:00Z")));
+            }
+            put_pod(&mut world, pod);
+            let outcome = plan(&world, &name());
+            carry_out(&mut world, &outcome);
+            let slice = world.slices_of(&name()).next().unwrap();
+            let conditions = slice.endpoints[0].conditions.as_ref().unwrap();
+            let said = (conditions.ready, conditions.serving, conditions.terminating);
+            assert_eq!(said, (Some(true), Some(is_ready), Some(is_deleting)));
         }
     }
 

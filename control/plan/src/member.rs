@@ -28,6 +28,8 @@ pub(crate) struct Member {
     pub(crate) current: i32,
     /// Pods that have not come to their end, terminating ones included.
     pub(crate) pods: usize,
+    /// Its controller has seen `replicas`, and makes no pod for an earlier count.
+    pub(crate) settled: bool,
 }
 
 impl Member {
@@ -43,7 +45,13 @@ impl Member {
             available: status.and_then(|s| s.available_replicas).unwrap_or(0),
             current: status.map_or(0, |s| s.replicas),
             pods,
+            settled: status.and_then(|s| s.observed_generation) == set.metadata.generation,
         }
+    }
+
+    /// True when the set has no pods, and makes none.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.replicas == 0 && self.pods == 0 && self.settled
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -167,6 +167,9 @@ pub fn plan(world: &World, name: &str, now: Timestamp) -> Plan {
             claims,
         });
     }
+    for pod in world.pods_on(name).filter(|p| podgc::is_condemned(p)) {
+        podgc::delete(pod, Some(0), &mut plan);
+    }
     let believed = world.lost_since();
     let serves = is_ready(node) || (is_lost(node) && world.indexes.all_lost());
     for pod in world.pods_on(name).filter(|p| !object::pod_finished(p)) {

@@ -119,6 +119,10 @@ impl Watched for Pod {
         for pod in [old, new].into_iter().flatten() {
             due(pod, name, indexes);
         }
+        let number = |pod: Option<&Self>| pod.map(identity::of);
+        if number(old) != number(new) && !indexes.idle_identities.is_empty() {
+            indexes.make_due(Task::Addresses);
+        }
         queue(name, old, new, indexes);
         losses(old, new, indexes);
         // It left its node, and somebody may fit there now.

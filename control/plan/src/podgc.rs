@@ -17,6 +17,8 @@ use crate::world::World;
 /// Seconds that a pod's node may take to appear, from the pod's creation.
 const QUARANTINE: i64 = 40;
 
+const REASON: &str = "DeletionByPodGC";
+
 /// Fails and deletes the pods of a node that was removed, or never came.
 pub(crate) fn plan(world: &World, node: &str, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
@@ -36,6 +38,13 @@ pub(crate) fn plan(world: &World, node: &str, now: Timestamp) -> Plan {
         }
     }
     plan
+}
+
+/// True when the pod was failed here and is still to be deleted: also if its node
+/// came back meanwhile.
+pub(crate) fn is_condemned(pod: &Pod) -> bool {
+    let condition = object::pod_condition(pod, "DisruptionTarget");
+    object::pod_finished(pod) && condition.is_some_and(|c| c.reason.as_deref() == Some(REASON))
 }
 
 /// Deletes a pod gracefully, or at once.
@@ -58,7 +67,7 @@ fn fail(pod: &Arc<Pod>, now: Timestamp, plan: &mut Plan) {
     conditions.push(PodCondition {
         type_: "DisruptionTarget".to_owned(),
         status: "True".to_owned(),
-        reason: Some("DeletionByPodGC".to_owned()),
+        reason: Some(REASON.to_owned()),
         message: Some("PodGC: node no longer exists".to_owned()),
         last_transition_time: Some(Time(now)),
         ..PodCondition::default()
@@ -103,6 +112,17 @@ mod tests {
                 waits.then(|| after(now(), 40 - age)),
                 "{case}"
             );
+            // What was begun is brought to its end, also if the node comes back.
+            if expected == ["put p"] {
+                let [Write::Put { object, .. }] = plan.writes.as_slice() else {
+                    panic!("{plan:?}");
+                };
+                let mut world = crate::for_tests::world();
+                put_node(&mut world, node("n1", 1));
+                world.put(object.clone());
+                let plan = crate::node::plan(&world, "n1", now());
+                assert_eq!(told(&plan), ["delete p"], "{case}");
+            }
             // A node that cannot be read may be there.
             world.mark_unreadable(Key::new("", "Node", Name::new("", "n1")), None);
             assert_eq!(super::plan(&world, "n1", now()), Plan::default(), "{case}");

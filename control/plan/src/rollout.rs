@@ -22,6 +22,8 @@ pub(crate) struct Limits {
     pub(crate) unavailable: i32,
     /// All old pods go before the first new one comes.
     pub(crate) recreate: bool,
+    /// With `recreate`: there are pods besides those of the sets.
+    pub(crate) held: bool,
 }
 
 /// New replica counts, by name of the set; sets that keep theirs are left out.
@@ -37,6 +39,7 @@ impl Limits {
                 surge: 0,
                 unavailable: replicas,
                 recreate: true,
+                held: false,
             };
         }
         let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
@@ -55,12 +58,18 @@ impl Limits {
             surge,
             unavailable: unavailable.min(replicas),
             recreate: false,
+            held: false,
         }
     }
 
     /// Pods at most.
     pub(crate) fn most(&self) -> i32 {
         self.replicas + self.surge
+    }
+
+    /// With `recreate`: all old pods are gone.
+    fn may_recreate(&self, old: &[Member]) -> bool {
+        !self.held && old.iter().all(Member::is_gone)
     }
 
     /// Available pods at least.
@@ -98,7 +107,7 @@ fn existing(sets: &[Member]) -> i32 {
 /// Replicas of a set that has just been made.
 pub(crate) fn first(limits: &Limits, old: &[Member]) -> i32 {
     if limits.recreate {
-        return if old.iter().all(|m| m.pods == 0 && m.replicas == 0) {
+        return if limits.may_recreate(old) {
             limits.replicas
         } else {
             0
@@ -110,7 +119,7 @@ pub(crate) fn first(limits: &Limits, old: &[Member]) -> i32 {
 /// The next step towards all pods being of the new set.
 pub(crate) fn step(limits: &Limits, new: &Member, old: &[Member]) -> Counts {
     let grown = if limits.recreate {
-        if old.iter().all(|m| m.pods == 0) {
+        if limits.may_recreate(old) {
             limits.replicas
         } else {
             new.replicas
@@ -181,6 +190,10 @@ pub(crate) fn rescale(limits: &Limits, new: Option<&Member>, old: &[Member]) -> 
             return Some(Counts::from([(only.name().to_owned(), limits.replicas)]));
         }
     }
+    if limits.recreate {
+        // Only one set at a time is to have pods.
+        return None;
+    }
     let allowed = if limits.replicas > 0 {
         limits.most()
     } else {
@@ -247,6 +260,7 @@ mod tests {
             available,
             current: replicas,
             pods,
+            settled: true,
         }
     }
 
@@ -265,6 +279,7 @@ mod tests {
             surge,
             unavailable,
             recreate: false,
+            held: false,
         }
     }
 
@@ -310,6 +325,7 @@ mod tests {
             surge: 0,
             unavailable: 2,
             recreate: true,
+            held: false,
         };
         let mut old = member("old", 2, 2);
         assert_eq!(first(&limits, std::slice::from_ref(&old)), 0);
@@ -319,6 +335,10 @@ mod tests {
         // Scaled to nothing, but its pods are still terminating.
         assert!(step(&limits, &member("new", 0, 0), std::slice::from_ref(&old)).is_empty());
         old.pods = 0;
+        // Its controller may be making pods, as it has not seen that it is to have none.
+        old.settled = false;
+        assert!(step(&limits, &member("new", 0, 0), std::slice::from_ref(&old)).is_empty());
+        old.settled = true;
         let got = step(&limits, &member("new", 0, 0), std::slice::from_ref(&old));
         assert_eq!(got, Counts::from([("new".to_owned(), 2)]));
     }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use control_plan::world::EndpointUse;
 use control_plan::{Name, Object, World, object};
 use tokio::time::Instant;
 
@@ -79,9 +80,10 @@ impl Drain {
                 return false;
             };
             let go = match world.endpoint_use(pod) {
-                control_plan::world::EndpointUse::None => true,
-                control_plan::world::EndpointUse::Open => false,
-                control_plan::world::EndpointUse::Closed => {
+                // Nodes go on sending to the last one: there is nothing to wait for.
+                EndpointUse::None | EndpointUse::Last => true,
+                EndpointUse::Open => false,
+                EndpointUse::Closed => {
                     let shown = *waiting.shown.get_or_insert_with(|| hub.revision());
                     hub.all_acked(shown)
                 }

@@ -140,8 +140,14 @@ async fn write_status(
             if !is_mine(&old.value, &status.uid, node) {
                 return Ok(Change::Nothing);
             }
-            let mut next = old.value.clone();
             let before = old.value.get("status");
+            let phase = before.and_then(|b| b.get("phase")).and_then(Value::as_str);
+            // A pod that has come to its end holds no address any more: it cannot
+            // run again, whatever its node says.
+            if matches!(phase, Some("Succeeded" | "Failed")) && phase != Some(&status.phase) {
+                return Ok(Change::Nothing);
+            }
+            let mut next = old.value.clone();
             next["status"] = proto::convert::status::pod_status(status, before);
             // Addresses were given when the pod was bound; a node that has not
             // come to them yet does not take them away.

@@ -59,9 +59,11 @@ pub fn service(
     })
 }
 
-/// Backends of one port, each once, in the order of their addresses.
+/// Backends of one port, each once, in the order of their addresses. Ready ones take
+/// new connections; where there is none, those that terminate and still serve
+/// (Kubernetes' pkg/proxy/topology.go, CategorizeEndpoints).
 fn backends(port: &ServicePort, slices: &[EndpointSlice]) -> Vec<v1::Backend> {
-    let mut found: BTreeMap<(IpAddr, u32), v1::Backend> = BTreeMap::new();
+    let mut found: BTreeMap<(IpAddr, u32), (Use, v1::Backend)> = BTreeMap::new();
     for slice in slices {
         for number in numbers(port, slice) {
             for endpoint in &slice.endpoints {
@@ -72,17 +74,53 @@ fn backends(port: &ServicePort, slices: &[EndpointSlice]) -> Vec<v1::Backend> {
                 let Ok(ip) = address.parse::<IpAddr>() else {
                     continue;
                 };
-                let backend = backend(endpoint, address, number);
+                let used = use_of(endpoint);
                 let better = found
                     .get(&(ip, number))
-                    .is_none_or(|there| there.state() != State::Active);
+                    .is_none_or(|(there, _)| *there < used);
                 if better {
-                    found.insert((ip, number), backend);
+                    found.insert((ip, number), (used, backend(endpoint, address, number)));
                 }
             }
         }
     }
-    found.into_values().collect()
+    let best = found.values().map(|(used, _)| *used).max();
+    let backends = found.into_values().map(|(used, mut backend)| {
+        // One that takes none keeps its connections: only new ones go elsewhere.
+        let active = used != Use::None && Some(used) == best;
+        let state = if active {
+            State::Active
+        } else {
+            State::Terminating
+        };
+        backend.state = state.into();
+        backend
+    });
+    backends.collect()
+}
+
+/// What an endpoint is to new connections.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Use {
+    None,
+    /// It terminates and still serves: better than no endpoint at all.
+    Last,
+    Ready,
+}
+
+fn use_of(endpoint: &Endpoint) -> Use {
+    let conditions = endpoint.conditions.as_ref();
+    // What is not said counts as ready and serving (EndpointConditions).
+    let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+    let serving = conditions.and_then(|c| c.serving).unwrap_or(true);
+    let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
+    if ready {
+        Use::Ready
+    } else if serving && terminating {
+        Use::Last
+    } else {
+        Use::None
+    }
 }
 
 /// Target ports of the service's port in a slice: matched by name.
@@ -100,16 +138,6 @@ fn numbers(port: &ServicePort, slice: &EndpointSlice) -> Vec<u32> {
 }
 
 fn backend(endpoint: &Endpoint, address: &str, port: u32) -> v1::Backend {
-    let conditions = endpoint.conditions.as_ref();
-    // Unknown readiness counts as ready (EndpointConditions).
-    let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
-    let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
-    // One that is not ready keeps its connections too: only new ones go elsewhere.
-    let state = if ready && !terminating {
-        State::Active
-    } else {
-        State::Terminating
-    };
     let pod = endpoint
         .target_ref
         .as_ref()
@@ -123,6 +151,6 @@ fn backend(endpoint: &Endpoint, address: &str, port: u32) -> v1::Backend {
         pod_name: pod
             .map(|r| format!("{}/{}", text(Some(&r.namespace)), text(Some(&r.name))))
             .unwrap_or_default(),
-        state: state.into(),
+        state: State::Unspecified.into(),
     }
 }

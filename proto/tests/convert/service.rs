@@ -89,6 +89,54 @@ fn joins_services_and_endpoints() {
         "another protocol is another port"
     );
 
+    // Nothing is ready: those that terminate and still serve take new connections.
+    let one = |conditions: Value| {
+        slice(
+            json!([{"name": "http", "port": 1}]),
+            json!([
+                end(
+                    "10.0.0.1",
+                    json!({"ready": false, "serving": true, "terminating": true})
+                ),
+                end(
+                    "10.0.0.2",
+                    json!({"ready": false, "serving": false, "terminating": true})
+                ),
+                end("10.0.0.3", conditions),
+            ]),
+        )
+    };
+    use State::{Active, Terminating};
+    let rows = [
+        (
+            json!({"ready": false, "serving": false}),
+            [Active, Terminating, Terminating],
+        ),
+        (
+            json!({"ready": false, "serving": true, "terminating": true}),
+            [Active, Terminating, Active],
+        ),
+        (json!({"ready": true}), [Terminating, Terminating, Active]),
+        // publishNotReadyAddresses
+        (
+            json!({"ready": true, "serving": false, "terminating": true}),
+            [Terminating, Terminating, Active],
+        ),
+        (
+            json!({"ready": false, "serving": true}),
+            [Active, Terminating, Terminating],
+        ),
+    ];
+    for (third, expected) in rows {
+        let message = service(&web, &[one(third.clone())], &ids, 1).unwrap();
+        let states: Vec<State> = message.ports[0]
+            .backends
+            .iter()
+            .map(|b| b.state())
+            .collect();
+        assert_eq!(states, expected, "{third}");
+    }
+
     for ip in [json!("None"), json!(""), json!(null)] {
         let mut without = web.clone();
         without.spec.as_mut().unwrap().cluster_ip = serde_json::from_value(ip.clone()).unwrap();

@@ -18,7 +18,7 @@ const DEPLOYMENTS: [&str; 3] = ["web", "db", "cache"];
 /// One random thing that people or machines do.
 fn disturb(cluster: &mut Cluster) {
     let which = DEPLOYMENTS[cluster.chance(DEPLOYMENTS.len())];
-    match cluster.chance(12) {
+    match cluster.chance(15) {
         0 => {
             let replicas = i32::try_from(cluster.chance(7)).unwrap();
             cluster.edit_deployment(which, |d| {
@@ -52,12 +52,20 @@ fn disturb(cluster: &mut Cluster) {
             cluster.wake(node);
         }
         10 => cluster.restart_controllers(),
+        11 | 12 => {
+            let seconds = i64::try_from(cluster.chance(8)).unwrap();
+            cluster.pass(seconds);
+        }
+        13 => {
+            let node = cluster.chance(3);
+            cluster.delete_node(node);
+        }
         _ => cluster.relabel_some_pod(),
     }
 }
 
 /// What must be true when nothing is left to do.
-fn judge(cluster: &Cluster, seed: u64) {
+fn judge_all(cluster: &Cluster, seed: u64) {
     let pods: Vec<&Pod> = cluster.pods().collect();
     let mut addresses = BTreeSet::new();
     for pod in &pods {
@@ -179,7 +187,7 @@ fn whatever_happens_it_converges_and_then_is_quiet() {
             }
         }
         cluster.settle(seed);
-        judge(&cluster, seed);
+        judge_all(&cluster, seed);
         cluster.restart_controllers();
         assert_eq!(
             cluster.writes_wanted(),
@@ -207,6 +215,90 @@ fn a_rolling_update_stays_within_its_limits_at_every_step() {
             assert!(live().count() <= 5, "seed {seed}: {} pods", live().count());
         }
         cluster.settle(seed);
-        judge(&cluster, seed);
+        judge_all(&cluster, seed);
+    }
+}
+
+/// With strategy Recreate there are never pods of two templates at a time.
+#[test]
+fn recreate_never_runs_two_templates_at_a_time() {
+    for seed in 0..100 {
+        let mut cluster = Cluster::new(seed);
+        cluster.create(deployment("web", 3, "v0"));
+        cluster.edit_deployment("web", |d| {
+            let strategy = d.spec.as_mut().unwrap().strategy.get_or_insert_default();
+            strategy.type_ = Some("Recreate".to_owned());
+        });
+        let judge = |cluster: &Cluster| {
+            let image = |pod: &Pod| pod.spec.as_ref().unwrap().containers[0].image.clone();
+            let alive = cluster.pods().filter(|p| !object::pod_finished(p));
+            let images: BTreeSet<Option<String>> = alive.map(image).collect();
+            assert!(images.len() <= 1, "seed {seed}: {images:?}");
+        };
+        for round in 1..8 {
+            let steps = cluster.chance(60);
+            for _ in 0..steps {
+                cluster.step();
+                judge(&cluster);
+            }
+            let (image, replicas) = (format!("v{}", round % 3), cluster.chance(5));
+            cluster.edit_deployment("web", |d| {
+                let spec = d.spec.as_mut().unwrap();
+                spec.replicas = Some(i32::try_from(replicas).unwrap());
+                spec.template.spec.as_mut().unwrap().containers[0].image = Some(image);
+            });
+            if cluster.chance(4) == 0 {
+                let sets: Vec<String> = (cluster.replica_sets())
+                    .filter_map(|s| s.metadata.name.clone())
+                    .collect();
+                if !sets.is_empty() {
+                    let at = cluster.chance(sets.len());
+                    cluster.delete("apps", "ReplicaSet", &sets[at]);
+                }
+            }
+        }
+        while cluster.step() {
+            judge(&cluster);
+        }
+        cluster.settle(seed);
+        judge_all(&cluster, seed);
+    }
+}
+
+/// A control plane that hears no node for long, and then one after the other, and
+/// is started anew in the middle: no pod is moved, and none leaves its service.
+#[test]
+fn a_control_plane_that_was_cut_off_moves_no_pod() {
+    for seed in 0..50 {
+        let mut cluster = Cluster::new(seed);
+        for name in DEPLOYMENTS {
+            cluster.create(deployment(name, 3, "v0"));
+            cluster.create(service(name));
+        }
+        cluster.settle(seed);
+        let pods = |cluster: &Cluster| -> Vec<(Option<String>, bool)> {
+            let all = cluster.pods();
+            all.map(|p| (p.metadata.uid.clone(), object::pod_ready(p)))
+                .collect()
+        };
+        let before = pods(&cluster);
+        (0..3).for_each(|node| cluster.silence(node));
+        for _ in 0..60 {
+            cluster.pass(10);
+            while cluster.step() {}
+            if cluster.chance(20) == 0 {
+                cluster.restart_controllers();
+            }
+            assert_eq!(pods(&cluster), before, "seed {seed}: cut off");
+        }
+        for node in 0..3 {
+            cluster.wake(node);
+            cluster.pass(1);
+            while cluster.step() {}
+            assert_eq!(pods(&cluster), before, "seed {seed}: node {node} is back");
+        }
+        cluster.settle(seed);
+        assert_eq!(pods(&cluster), before, "seed {seed}");
+        judge_all(&cluster, seed);
     }
 }

@@ -24,8 +24,12 @@ pub(crate) struct Cluster {
     world: World,
     due: BTreeSet<Task>,
     later: BTreeSet<(Timestamp, Task)>,
-    silent: BTreeSet<String>,
+    /// Nodes that are not heard of, since when.
+    silent: BTreeMap<String, Timestamp>,
+    started: Timestamp,
 }
+
+const NODES: [&str; 3] = ["n0", "n1", "n2"];
 
 fn settings() -> Settings {
     Settings {
@@ -148,7 +152,8 @@ impl Cluster {
             world: World::new(settings()),
             due: BTreeSet::new(),
             later: BTreeSet::new(),
-            silent: BTreeSet::new(),
+            silent: BTreeMap::new(),
+            started: "2026-01-01T00:00:00Z".parse().unwrap(),
         };
         let metadata = ObjectMeta {
             name: Some("default".to_owned()),
@@ -158,7 +163,7 @@ impl Cluster {
             metadata,
             ..Namespace::default()
         })));
-        for name in ["n0", "n1", "n2"] {
+        for name in NODES {
             cluster.create(node_object(name));
         }
         cluster
@@ -233,7 +238,7 @@ impl Cluster {
                 if object.revision() == 0 {
                     self.create(object.clone());
                 } else {
-                    self.put(object.clone());
+                    self.put(self.next_generation(&key, object.clone()));
                 }
                 for claim in claims {
                     self.claim(claim);
@@ -286,6 +291,16 @@ impl Cluster {
             }
         }
         true
+    }
+
+    /// As the server does: a change of the spec is a new generation.
+    fn next_generation(&self, key: &Key, mut object: Object) -> Object {
+        let spec = |object: &Object| object.to_json().unwrap().unwrap()["spec"].clone();
+        if spec(&self.objects[key]) != spec(&object) {
+            let meta = object.meta_mut();
+            meta.generation = meta.generation.map(|g| g + 1);
+        }
+        object
     }
 
     fn mark_deleted(&mut self, mut found: Object, grace: Option<i64>) {
@@ -342,30 +357,77 @@ impl Cluster {
 
     // Machines.
 
+    /// The node says nothing any more; it does what it was told before.
     pub(crate) fn silence(&mut self, which: usize) {
+        let now = self.now;
+        self.silent.entry(format!("n{which}")).or_insert(now);
+    }
+
+    /// The node is heard of again.
+    pub(crate) fn wake(&mut self, which: usize) {
         let name = format!("n{which}");
+        if self.silent.remove(&name).is_none() {
+            return;
+        }
         let key = Key::new("", "Node", Name::new("", &name));
-        if let Some(Object::Node(found)) = self.objects.get(&key).cloned()
-            && let Some(lost) = node::unheard(&found, self.now)
-        {
-            self.silent.insert(name);
-            self.put(Object::Node(Arc::new(lost)));
+        match self.objects.get(&key).cloned() {
+            Some(Object::Node(mut found)) if node::is_lost(&found) => {
+                make_ready(Arc::make_mut(&mut found));
+                self.put(Object::Node(found));
+            }
+            Some(_) => {}
+            // It was deleted meanwhile.
+            None => self.create(node_object(&name)),
         }
     }
 
-    pub(crate) fn wake(&mut self, which: usize) {
+    /// Somebody deletes a node. Its agent connects again, later.
+    pub(crate) fn delete_node(&mut self, which: usize) {
         let name = format!("n{which}");
         let key = Key::new("", "Node", Name::new("", &name));
-        if self.silent.remove(&name)
-            && let Some(Object::Node(mut found)) = self.objects.get(&key).cloned()
-        {
-            make_ready(Arc::make_mut(&mut found));
-            self.put(Object::Node(found));
+        if self.objects.contains_key(&key) {
+            self.remove(&key);
+            self.silence(which);
+        }
+    }
+
+    /// What the server does each second, with the time that passed.
+    fn look_at_nodes(&mut self) {
+        if NODES.iter().all(|name| self.silent.contains_key(*name)) {
+            self.hear();
+        }
+        let lost_after = SignedDuration::from_secs(settings().lost_seconds);
+        for (name, since) in self.silent.clone() {
+            let key = Key::new("", "Node", Name::new("", &name));
+            let since = since.max(self.started);
+            if let Some(Object::Node(found)) = self.objects.get(&key).cloned()
+                && self.now.duration_since(since) >= lost_after
+                && let Some(lost) = node::unheard(&found, self.now)
+            {
+                self.put(Object::Node(Arc::new(lost)));
+            }
+        }
+    }
+
+    fn hear(&mut self) {
+        self.world.hear(self.now);
+    }
+
+    /// Time goes on, and what becomes due with it.
+    pub(crate) fn pass(&mut self, seconds: i64) {
+        self.now += SignedDuration::from_secs(seconds);
+        self.look_at_nodes();
+        let ripe = self.later.iter().filter(|(at, _)| *at <= self.now);
+        for entry in ripe.cloned().collect::<Vec<_>>() {
+            self.later.remove(&entry);
+            self.due.insert(entry.1);
         }
     }
 
     pub(crate) fn restart_controllers(&mut self) {
         self.world = World::new(settings());
+        self.started = self.now;
+        self.hear();
         // Claims come before their owners, as in the store's order.
         for (key, claim) in &self.claims {
             self.world.put_claim(key.clone(), Some(claim.clone()));
@@ -381,8 +443,10 @@ impl Cluster {
     fn act(&mut self) -> bool {
         let waiting: Vec<Pod> = self
             .pods()
-            .filter(|p| object::pod_node(p).is_some_and(|n| !self.silent.contains(n)))
+            .filter(|p| object::pod_node(p).is_some_and(|n| !self.silent.contains_key(n)))
             .filter(|p| object::deleting(&p.metadata) || !object::pod_ready(p))
+            // A phase that is final stays.
+            .filter(|p| object::deleting(&p.metadata) || !object::pod_finished(p))
             .cloned()
             .collect();
         if waiting.is_empty() {
@@ -442,20 +506,10 @@ impl Cluster {
             if self.step() {
                 continue;
             }
-            self.now += SignedDuration::from_secs(10);
-            let ripe: Vec<_> = self
-                .later
-                .iter()
-                .filter(|(at, _)| *at <= self.now)
-                .cloned()
-                .collect();
-            if ripe.is_empty() && self.due.is_empty() {
+            if self.later.is_empty() && self.due.is_empty() {
                 return;
             }
-            for entry in ripe {
-                self.later.remove(&entry);
-                self.due.insert(entry.1);
-            }
+            self.pass(10);
         }
         panic!("seed {seed}: does not settle; due: {:?}", self.due);
     }

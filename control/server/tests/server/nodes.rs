@@ -221,22 +221,24 @@ async fn a_pod_is_stopped_after_all_nodes_know_that_it_terminates() {
     let mut server = server().await;
     let mut n1 = server.agent("n1").await;
     server.apply(&service("web")).await;
-    server.apply(&deployment("web", 1, "a")).await;
+    server.apply(&deployment("web", 2, "a")).await;
     server
-        .until("pods", "", "a ready pod", |p| all_ready(p, 1))
+        .until("pods", "", "2 ready pods", |p| all_ready(p, 2))
         .await;
-    let has = |told: &Told| {
+    let active = |told: &Told, count: usize| {
         told.services.get("default/web").is_some_and(|s| {
-            s.ports[0]
-                .backends
-                .iter()
-                .any(|b| b.state() == v1::backend::State::Active)
+            let backends = s.ports[0].backends.iter();
+            let active = backends.filter(|b| b.state() == v1::backend::State::Active);
+            active.count() == count
         })
     };
-    let told = n1.until("an active backend", has).await;
-    let name = told.pods.values().next().unwrap().name.clone();
-    server.delete("deployment", "web").await;
-    let told = n1.until("the pod to go", |told| told.pods.is_empty()).await;
+    let told = n1.until("active backends", |told| active(told, 2)).await;
+    server.apply(&deployment("web", 1, "a")).await;
+    let next = n1.until("a pod to go", |told| told.pods.len() == 1).await;
+    let stays = next.pods.values().next().unwrap().name.clone();
+    let mut gone = told.pods.values().map(|p| p.name.clone());
+    let name = gone.find(|name| *name != stays).unwrap();
+    let told = next;
     let at = |what: &str| {
         let found = told
             .story
@@ -245,6 +247,15 @@ async fn a_pod_is_stopped_after_all_nodes_know_that_it_terminates() {
         found.unwrap_or_else(|| panic!("{what}: {:?}", told.story))
     };
     assert!(at("terminating") < at("stop"), "{:?}", told.story);
+
+    // The last one is served until it stops: there is no other.
+    let before = told.story.len();
+    server.delete("deployment", "web").await;
+    let told = n1.until("no pod", |told| told.pods.is_empty()).await;
+    let story = &told.story[before..];
+    assert!(story.contains(&format!("stop {stays}")), "{story:?}");
+    let terminating = format!("terminating default/{stays}");
+    assert!(!story.contains(&terminating), "{story:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -631,4 +642,32 @@ async fn a_deleted_node_is_told_and_its_pods_are_collected() {
     let ready =
         |nodes: &[Value]| nodes.len() == 2 && nodes.iter().all(|n| ready_status(n) == "True");
     server.until("nodes", "", "2 ready nodes", ready).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_has_come_to_its_end_does_not_run_again() {
+    let mut server = server().await;
+    let n1 = server.agent("n1").await;
+    server.apply(&pod("p")).await;
+    let pods = server
+        .until("pods", "", "a ready pod", |p| all_ready(p, 1))
+        .await;
+    let say = |phase: &str| {
+        up(node_up::Up::PodStatus(v1::PodStatus {
+            uid: text(&pods[0], "/metadata/uid").to_owned(),
+            namespace: "default".to_owned(),
+            name: "p".to_owned(),
+            phase: phase.to_owned(),
+            ..v1::PodStatus::default()
+        }))
+    };
+    n1.up.send(say("Succeeded")).await.unwrap();
+    let is = |wanted: &'static str| move |p: &[Value]| text(&p[0], "/status/phase") == wanted;
+    server.until("pods", "", "its end", is("Succeeded")).await;
+    n1.up.send(say("Running")).await.unwrap();
+    // What is said of the next pod comes after it.
+    server.apply(&pod("q")).await;
+    let second = |p: &[Value]| p.len() == 2 && is_ready(&p[1]);
+    let pods = server.until("pods", "", "the next pod", second).await;
+    assert_eq!(text(&pods[0], "/status/phase"), "Succeeded");
 }
