@@ -9,13 +9,13 @@ mod ready;
 mod sample;
 mod trip;
 
-use tests_harness::{Cluster, image, registry};
+use tests_harness::Cluster;
 
 /// Measures everything and prints one JSON object a line.
 pub fn run() {
     eprintln!("starting a cluster of two nodes");
-    let cluster = Cluster::start(2);
-    image::push_all(cluster.wire(), &registry::address(), cluster.root());
+    let mut cluster = Cluster::start(2);
+    cluster.push_images();
     trip::run(&cluster);
     ready::run(&cluster);
     memory::run(&cluster);

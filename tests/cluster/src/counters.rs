@@ -1,6 +1,6 @@
 //! What the BPF maps of a node counted, as `foil bpf ... -o json` and `bpftool` print it.
 //!
-//! Called by the demo and by the cases.
+//! Called by the cases.
 
 use crate::objects;
 use serde_json::Value;
@@ -16,7 +16,7 @@ pub fn connections(cluster: &Cluster, node: usize, service: &str) -> BTreeMap<St
     let rows: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
     let mut counts = BTreeMap::new();
     for row in rows.as_array().into_iter().flatten() {
-        if objects::is_of_service(row, service) {
+        if objects::is_of_service(cluster, row, service) {
             let address = row["address"].as_str().unwrap_or_default().to_owned();
             *counts.entry(address).or_insert(0) += row["connections"].as_u64().unwrap_or_default();
         }

@@ -1,7 +1,7 @@
 //! A container's limits as its cgroup has them, under v1, v2 or both mounted.
 //!
 //! Found by the pod's uid below the node's parent group, so that a change of the
-//! agent's layout does not matter. Called by the demo and by the cases.
+//! agent's layout does not matter. Called by the cases and by the benchmark.
 
 use crate::objects::Pod;
 use std::fs;

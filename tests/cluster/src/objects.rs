@@ -1,15 +1,12 @@
 //! Reading pods and services through `foil`, as a test needs them.
 //!
 //! Only what the command line shows: nothing here looks into the store or the agents.
-//! Called by the demo's steps and by the cases.
+//! Called by the cases.
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use tests_harness::cluster::condition;
 use tests_harness::{Cluster, wait_until};
-
-/// Namespace of everything that demo and cases make.
-pub const NAMESPACE: &str = "default";
 
 /// The part of a pod that tests speak of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,18 +74,14 @@ impl Pod {
     }
 }
 
-/// All pods.
+/// Pods of the namespace in use.
 pub fn pods(cluster: &Cluster) -> Vec<Pod> {
-    cluster
-        .list("pods", NAMESPACE)
-        .iter()
-        .map(Pod::read)
-        .collect()
+    cluster.list("pods").iter().map(Pod::read).collect()
 }
 
 /// Pods with `app=LABEL`, those that are being deleted included; sorted by name.
 pub fn pods_of(cluster: &Cluster, app: &str) -> Vec<Pod> {
-    let objects = cluster.list("pods", NAMESPACE);
+    let objects = cluster.list("pods");
     let labelled = objects
         .iter()
         .filter(|object| object["metadata"]["labels"]["app"] == app);
@@ -99,7 +92,7 @@ pub fn pods_of(cluster: &Cluster, app: &str) -> Vec<Pod> {
 
 /// One pod by name.
 pub fn pod(cluster: &Cluster, name: &str) -> Option<Pod> {
-    cluster.get("pods", NAMESPACE, name).as_ref().map(Pod::read)
+    cluster.get("pods", name).as_ref().map(Pod::read)
 }
 
 /// Waits until the pod is Ready and gives it.
@@ -156,7 +149,7 @@ pub fn with_reason(cluster: &Cluster, name: &str, reasons: &[&str]) -> Pod {
 /// `reason: message` of each event about an object of that name.
 pub fn events(cluster: &Cluster, name: &str) -> String {
     let mut lines = String::new();
-    for event in cluster.list("events", NAMESPACE) {
+    for event in cluster.list("events") {
         if event["involvedObject"]["name"] == name {
             let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
             lines.push_str(&format!(
@@ -176,7 +169,7 @@ pub fn events(cluster: &Cluster, name: &str) -> String {
 /// If there is none.
 pub fn cluster_ip(cluster: &Cluster, service: &str) -> String {
     wait_until(&format!("address of service {service}"), || {
-        let object = cluster.get("services", NAMESPACE, service);
+        let object = cluster.get("services", service);
         let object = object.ok_or_else(|| "no such service".to_owned())?;
         let ip = object["spec"]["clusterIP"]
             .as_str()
@@ -201,7 +194,7 @@ pub fn backends_are(cluster: &Cluster, service: &str, pods: &[Pod]) {
             &format!("backends of {service} on {}", cluster.nodes()[index].name),
             || {
                 let text = bpf(cluster, index, &["backend", "list", "-o", "json"]);
-                let seen = backend_addresses(&text, service)?;
+                let seen = backend_addresses(cluster, &text, service)?;
                 let seen: BTreeSet<&str> = seen.iter().map(String::as_str).collect();
                 if seen == wanted {
                     Ok(())
@@ -225,24 +218,24 @@ pub fn bpf(cluster: &Cluster, node: usize, args: &[&str]) -> String {
 }
 
 /// Addresses in `foil bpf backend list -o json` that belong to the service.
-fn backend_addresses(json: &str, service: &str) -> Result<Vec<String>, String> {
+fn backend_addresses(cluster: &Cluster, json: &str, service: &str) -> Result<Vec<String>, String> {
     let rows: Value = serde_json::from_str(json).map_err(|error| format!("{error}: {json}"))?;
     let rows = rows.as_array().cloned().unwrap_or_default();
     Ok(rows
         .iter()
-        .filter(|row| is_of_service(row, service))
+        .filter(|row| is_of_service(cluster, row, service))
         .filter_map(|row| row["address"].as_str().map(str::to_owned))
         .collect())
 }
 
-/// True if the row's service is the one named, whatever namespace and port are written with it.
-pub fn is_of_service(row: &Value, service: &str) -> bool {
+/// True if the row's service, `NAMESPACE/NAME:PORT`, is this one of the namespace in use.
+pub fn is_of_service(cluster: &Cluster, row: &Value, service: &str) -> bool {
     let name = row["service"].as_str().unwrap_or_default();
-    let name = name.rsplit('/').next().unwrap_or_default();
-    name.split(':').next() == Some(service)
+    let name = name.split(':').next().unwrap_or_default();
+    name == format!("{}/{service}", cluster.namespace())
 }
 
-/// uid of each object of each kind that was applied or made by a controller.
+/// uid of each object in the namespace in use, and of each node.
 pub(crate) fn uids(cluster: &Cluster) -> BTreeMap<String, String> {
     let mut uids = BTreeMap::new();
     for kind in [
@@ -254,20 +247,32 @@ pub(crate) fn uids(cluster: &Cluster) -> BTreeMap<String, String> {
         "configmaps",
         "secrets",
         "nodes",
-        "namespaces",
     ] {
-        for object in cluster.list(kind, "") {
+        for object in cluster.list(kind) {
             let text = |key: &str| {
                 object["metadata"][key]
                     .as_str()
                     .unwrap_or_default()
                     .to_owned()
             };
-            uids.insert(
-                format!("{kind}/{}/{}", text("namespace"), text("name")),
-                text("uid"),
-            );
+            uids.insert(format!("{kind}/{}", text("name")), text("uid"));
         }
     }
     uids
+}
+
+/// Position of a node by name.
+///
+/// # Panics
+/// If there is none of that name.
+pub fn node_index(cluster: &Cluster, name: &str) -> usize {
+    let position = cluster.nodes().iter().position(|node| node.name == name);
+    position.unwrap_or_else(|| panic!("no node {name:?}"))
+}
+
+/// Container ids and restart counts by pod.
+pub(crate) fn running(cluster: &Cluster) -> BTreeMap<String, (Vec<String>, u64)> {
+    let pods = pods(cluster).into_iter();
+    pods.map(|pod| (pod.name, (pod.containers, pod.restarts)))
+        .collect()
 }

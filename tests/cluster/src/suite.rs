@@ -1,96 +1,125 @@
-//! The test program of this crate: runs the cases one after another on one cluster.
+//! The test program of this crate: the cases one after another on one cluster, each in a
+//! namespace of its own, in an order that changes with a seed.
 //!
-//! A harness of its own, because starting a cluster for each case would take most of the time,
-//! and because the cluster's guard must run at the end. Its output is libtest's, so that
-//! `cargo test` and xtask read it the same way.
+//! Not libtest's harness, because starting a cluster for each case would take most of the
+//! time, and because nothing must be left at the end of all of them.
 #![forbid(unsafe_code)]
 
+use libtest_mimic::{Arguments, Failed, Trial};
+use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::Instant;
-use tests_cluster::case::{self, CASES};
-use tests_harness::Cluster;
+use std::sync::{Arc, Mutex, PoisonError};
+use tests_cluster::case::{CASES, Case};
+use tests_cluster::scene::{Narrator, Scene};
+use tests_cluster::teardown;
+use tests_harness::{Cluster, wait};
+
+/// Started by the first case that runs.
+type Shared = Arc<Mutex<Option<Cluster>>>;
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
-    let chosen = |name: &str| {
-        filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
+    let mut arguments = Arguments::from_args();
+    // All share one cluster, and some kill its agents.
+    arguments.test_threads = Some(1);
+    let shared = Shared::default();
+    let seed = seed();
+    let mut cases = CASES.to_vec();
+    cases.shuffle(&mut rand::rngs::StdRng::seed_from_u64(seed));
+    let trials = cases.into_iter().map(|case| {
+        let shared = Arc::clone(&shared);
+        Trial::test(case.name, move || run(&shared, case))
+    });
+    let trials: Vec<Trial> = trials.collect();
+    if !arguments.list {
+        println!("order of the cases: FOIL_SEED={seed}");
+        wait::catch_interrupts();
+    }
+    let failed = libtest_mimic::run(&arguments, trials).has_failed();
+    let cluster = shared.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(cluster) = cluster else {
+        return exit_code(!failed);
     };
-    let cases: Vec<_> = CASES.iter().filter(|case| chosen(case.name)).collect();
-    if words.iter().any(|word| word == "--list") {
-        for case in &cases {
-            println!("{}: test", case.name);
-        }
-        return ExitCode::SUCCESS;
+    let mut narrator = Narrator::keeping();
+    let clean = catch_unwind(AssertUnwindSafe(|| teardown::run(&mut narrator, cluster)));
+    if clean.is_err() {
+        println!(
+            "after the last case something was left\n{}",
+            narrator.text()
+        );
     }
-    println!("\nrunning {} tests", cases.len());
-    if cases.is_empty() {
-        println!("\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
-        return ExitCode::SUCCESS;
-    }
-    tests_harness::wait::catch_interrupts();
-    let start = Instant::now();
-    let (passed, failed) = run(&cases);
-    println!();
-    if !failed.is_empty() {
-        println!("failures:");
-        for name in &failed {
-            println!("    {name}");
-        }
-    }
-    println!(
-        "\ntest result: {}. {passed} passed; {} failed; 0 ignored; 0 measured; {} filtered out; \
-         finished in {:.1}s",
-        if failed.is_empty() { "ok" } else { "FAILED" },
-        failed.len(),
-        CASES.len() - cases.len(),
-        start.elapsed().as_secs_f64()
-    );
-    if failed.is_empty() {
+    exit_code(!failed && clean.is_ok())
+}
+
+fn exit_code(good: bool) -> ExitCode {
+    if good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
 }
 
-/// Number of those that passed, names of those that failed.
-fn run(cases: &[&case::Case]) -> (usize, Vec<&'static str>) {
-    let mut passed = 0;
-    let mut failed = Vec::new();
-    let cluster = catch_unwind(case::cluster);
-    let Ok(mut cluster) = cluster else {
-        println!("the cluster did not start");
-        return (0, cases.iter().map(|case| case.name).collect());
-    };
-    for case in cases {
-        let start = Instant::now();
-        // A case that failed may leave objects behind; the next one makes its own.
-        let outcome = catch_unwind(AssertUnwindSafe(|| (case.run)(&mut cluster)));
-        let seconds = start.elapsed().as_secs_f64();
-        match outcome {
-            Ok(()) => {
-                println!("test {} ... ok ({seconds:.1}s)", case.name);
-                passed += 1;
-            }
-            Err(_) => {
-                println!("test {} ... FAILED ({seconds:.1}s)", case.name);
-                eprintln!("{}", cluster.logs(60));
-                failed.push(case.name);
-                recover(&mut cluster);
-            }
-        }
-        if tests_harness::wait::interrupted() {
-            break;
-        }
-    }
-    (passed, failed)
+/// `$FOIL_SEED`, with which an order is repeated, or one that nobody has chosen.
+fn seed() -> u64 {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the arguments of a test program are libtest's"
+    )]
+    let given = std::env::var("FOIL_SEED").ok();
+    given
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(rand::random)
 }
 
-/// Starts what a failed case may have left killed.
-fn recover(cluster: &mut Cluster) {
-    let recovered = catch_unwind(AssertUnwindSafe(|| cluster.ensure_running()));
-    if recovered.is_err() {
-        println!("the cluster did not recover; what follows will fail as well");
+/// One case in a namespace of its own. Agents and control plane run afterwards, whatever
+/// became of it.
+fn run(shared: &Shared, case: Case) -> Result<(), Failed> {
+    if wait::interrupted() {
+        return Err("interrupted".into());
+    }
+    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = match &mut *shared {
+        Some(cluster) => cluster,
+        empty => empty.insert(start()?),
+    };
+    let mut narrator = Narrator::keeping();
+    let namespace = case.name.replace("::", "-").replace('_', "-");
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        cluster.enter_namespace(&namespace);
+        (case.run)(&mut Scene {
+            cluster,
+            narrator: &mut narrator,
+        });
+    }));
+    let failed = ran.map_err(|panic| {
+        let (text, logs) = (narrator.text(), cluster.logs(60));
+        format!("{text}\n{}\n{logs}", message(panic.as_ref()))
+    });
+    let left = catch_unwind(AssertUnwindSafe(|| {
+        cluster.ensure_running();
+        cluster.leave_namespace();
+    }));
+    failed?;
+    left.map_err(|panic| format!("after the case: {}", message(panic.as_ref())))?;
+    Ok(())
+}
+
+/// Two agents, and a third node without one; images in the registry.
+fn start() -> Result<Cluster, Failed> {
+    let started = catch_unwind(|| {
+        let mut cluster = Cluster::start_with_spare(2, 1);
+        cluster.push_images();
+        cluster
+    });
+    started.map_err(|panic| message(panic.as_ref()).into())
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
+        (Some(text), _) => text.clone(),
+        (None, Some(text)) => (*text).to_owned(),
+        (None, None) => "a panic without a message".to_owned(),
     }
 }

@@ -1,9 +1,9 @@
 //! Requests to a service: a counted number of them, or without end beside a change.
 //!
 //! The client is `app` of `tests-app`, in a pod or in a node's namespace; its JSON lines are
-//! read here. Called by the demo, the cases and the benchmark.
+//! read here. Called by the cases and by the benchmark.
 
-use crate::objects::{self, NAMESPACE};
+use crate::objects;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use tests_harness::{Cluster, Process, process, wait_until};
@@ -62,9 +62,7 @@ impl Calls {
 /// If `app` prints nothing that can be read.
 pub fn call_from_pod(cluster: &Cluster, pod: &str, target: &str, count: u32) -> Calls {
     let count = count.to_string();
-    let args = [
-        "exec", pod, "-n", NAMESPACE, "--", "app", "call", target, "-n", &count,
-    ];
+    let args = ["exec", pod, "--", "app", "call", target, "-n", &count];
     let out = cluster.foil(&args);
     assert!(
         !out.stdout.is_empty(),
@@ -113,7 +111,7 @@ impl Load {
              - name: load\n    image: foil/app:1\n    command: [app, load, \"{target}\"]\n"
         );
         cluster
-            .foil_with_input(&["apply", "-n", NAMESPACE, "-f", "-"], &manifest)
+            .foil_with_input(&["apply", "-f", "-"], &manifest)
             .success();
         objects::ready(cluster, name);
         let this = Self {
@@ -129,7 +127,7 @@ impl Load {
     /// If its log cannot be read.
     pub fn calls(&self, cluster: &Cluster) -> Calls {
         let last = wait_until(&format!("a line of {}", self.name), || {
-            let out = cluster.foil(&["logs", &self.name, "-n", NAMESPACE, "--tail", "1"]);
+            let out = cluster.foil(&["logs", &self.name, "--tail", "1"]);
             if out.code == 0 && !out.stdout.is_empty() {
                 Ok(out.stdout)
             } else {
@@ -162,9 +160,7 @@ impl Load {
     /// If it does not go.
     pub fn stop(self, cluster: &Cluster) -> Calls {
         let calls = self.wait_more(cluster, 50);
-        cluster
-            .foil(&["delete", "pod", &self.name, "-n", NAMESPACE])
-            .success();
+        cluster.foil(&["delete", "pod", &self.name]).success();
         objects::gone(cluster, &self.name);
         calls
     }
@@ -185,8 +181,7 @@ impl Hold {
         let log = cluster
             .root()
             .join(format!("hold-{}", tests_harness::unique_name()));
-        let mut command =
-            cluster.foil_command(&["exec", pod, "-n", NAMESPACE, "--", "app", "hold", target]);
+        let mut command = cluster.foil_command(&["exec", pod, "--", "app", "hold", target]);
         let process = Process::spawn("app hold", &mut command, &log);
         let line = wait_until("the first answer on a long connection", || {
             let text = process.log();

@@ -5,7 +5,7 @@
 
 use crate::node::{CONTROL_PORT, Node};
 use crate::topology::{Topology, WIRE_IP};
-use crate::{NetNs, Output, Process, leftovers, process, registry, wait, wait_until};
+use crate::{NetNs, Output, Process, image, leftovers, process, registry, wait, wait_until};
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 use std::fs;
@@ -21,8 +21,14 @@ pub struct Cluster {
     nodes: Vec<Node>,
     control: Option<Process>,
     registry: Option<Process>,
+    /// What `foil` works in unless it is told otherwise.
+    namespace: String,
+    images: Vec<String>,
     cleaned: bool,
 }
+
+/// The namespace of a cluster's first context.
+const DEFAULT_NAMESPACE: &str = "default";
 
 impl Cluster {
     /// Namespaces, registry, control plane and `nodes` agents, all nodes Ready.
@@ -64,6 +70,8 @@ impl Cluster {
             nodes: Vec::new(),
             control: None,
             registry: None,
+            namespace: DEFAULT_NAMESPACE.to_owned(),
+            images: Vec::new(),
             cleaned: false,
         };
         let bpffs = this.root.join("bpf");
@@ -84,6 +92,19 @@ impl Cluster {
     /// If it does not come up.
     pub fn start_registry(&mut self) {
         self.registry = Some(registry::start(self.topology.wire(), &self.root));
+    }
+
+    /// Builds the tests' images and pushes them into the registry.
+    ///
+    /// # Panics
+    /// If busybox, `app` or skopeo is missing, or the registry refuses.
+    pub fn push_images(&mut self) {
+        self.images = image::push_all(self.wire(), &registry::address(), &self.root);
+    }
+
+    /// References of what was pushed, "172.31.0.1:5000/library/busybox:latest" and so on.
+    pub fn images(&self) -> &[String] {
+        &self.images
     }
 
     /// The control plane, on the wire; waits until `foil` gets an answer.
@@ -214,7 +235,7 @@ impl Cluster {
             for node in &mut self.nodes {
                 node.agent();
             }
-            let nodes = self.list("nodes", "");
+            let nodes = self.list("nodes");
             let ready = nodes.iter().filter(|node| condition(node, "Ready")).count();
             if ready == count {
                 Ok(())
@@ -271,12 +292,48 @@ impl Cluster {
         self.root.join("control/admin.conf")
     }
 
+    /// The namespace that `foil` works in unless it is told otherwise.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Makes a namespace, and a context for `foil` that works in it, and uses both from now on.
+    ///
+    /// # Panics
+    /// If the namespace exists or cannot be made.
+    pub fn enter_namespace(&mut self, name: &str) {
+        self.foil(&["create", "namespace", name]).success();
+        fs::copy(self.admin_config(), self.context_file(name)).expect("copy the context file");
+        name.clone_into(&mut self.namespace);
+        let namespace = format!("--namespace={name}");
+        self.foil(&["config", "set-context", "--current", &namespace])
+            .success();
+    }
+
+    /// Goes back to the default namespace; the one that was in use is deleted in the background.
+    ///
+    /// # Panics
+    /// If it cannot be deleted.
+    pub fn leave_namespace(&mut self) {
+        let name = std::mem::replace(&mut self.namespace, DEFAULT_NAMESPACE.to_owned());
+        self.foil(&["delete", "namespace", &name, "--wait=false"])
+            .success();
+    }
+
+    fn context_file(&self, namespace: &str) -> PathBuf {
+        if namespace == DEFAULT_NAMESPACE {
+            self.admin_config()
+        } else {
+            self.root.join(format!("context-{namespace}"))
+        }
+    }
+
     /// A `foil` command on the wire, to be run or spawned by the caller.
     pub fn foil_command(&self, args: &[&str]) -> Command {
         let mut command = self.topology.wire().command(crate::binary("foil"));
         command
             .args(args)
-            .env("FOIL_CONFIG", self.admin_config())
+            .env("FOIL_CONFIG", self.context_file(&self.namespace))
             .current_dir(crate::workspace());
         command
     }
@@ -295,33 +352,38 @@ impl Cluster {
         )
     }
 
-    /// Objects of a kind, as `foil get KIND -o json` lists them. Empty namespace: of all.
+    /// Objects of a kind in the namespace in use, or of a kind that has none.
     ///
     /// # Panics
     /// If `foil` fails or prints no JSON list.
-    pub fn list(&self, kind: &str, namespace: &str) -> Vec<Value> {
+    pub fn list(&self, kind: &str) -> Vec<Value> {
+        self.listed(kind, &[])
+    }
+
+    /// Objects of a kind in all namespaces.
+    ///
+    /// # Panics
+    /// If `foil` fails or prints no JSON list.
+    pub fn list_all(&self, kind: &str) -> Vec<Value> {
+        self.listed(kind, &["-A"])
+    }
+
+    fn listed(&self, kind: &str, options: &[&str]) -> Vec<Value> {
         let mut args = vec!["get", kind, "-o", "json"];
-        if namespace.is_empty() {
-            args.push("-A");
-        } else {
-            args.extend(["-n", namespace]);
-        }
+        args.extend(options);
         let text = self.foil(&args).success();
         let list: Value = serde_json::from_str(&text)
             .unwrap_or_else(|error| panic!("`foil get {kind} -o json`: {error}\n{text}"));
         list["items"].as_array().cloned().unwrap_or_default()
     }
 
-    /// One object (empty namespace: of a kind that has none); `None` when there is none of that name.
+    /// One object of the namespace in use, or of a kind that has none; `None` when there is
+    /// none of that name.
     ///
     /// # Panics
     /// If `foil` fails for another reason.
-    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
-        let mut args = vec!["get", kind, name, "-o", "json"];
-        if !namespace.is_empty() {
-            args.extend(["-n", namespace]);
-        }
-        let out = self.foil(&args);
+    pub fn get(&self, kind: &str, name: &str) -> Option<Value> {
+        let out = self.foil(&["get", kind, name, "-o", "json"]);
         if out.code != 0 && out.stderr.to_lowercase().contains("not found") {
             return None;
         }

@@ -1,71 +1,131 @@
 //! From a manifest to a running container with what it was promised.
 
-use super::{apply, delete_pod, web, web_and_client};
+use crate::fixture::{delete_pod, web, web_and_client};
+use crate::scene::Scene;
 use crate::{limits, objects};
 use std::collections::BTreeSet;
-use tests_harness::{Cluster, Process, wait_until};
+use tests_harness::{Process, wait_until};
 
-pub(super) fn pods_run_on_both_nodes_with_addresses(cluster: &mut Cluster) {
-    let pods = web(cluster);
-    let nodes: BTreeSet<_> = pods.iter().map(|pod| pod.node.as_str()).collect();
-    assert_eq!(nodes, BTreeSet::from(["n1", "n2"]));
-    let addresses: BTreeSet<_> = pods.iter().map(|pod| pod.ip.as_str()).collect();
-    assert_eq!(addresses.len(), 3, "{addresses:?}");
-    for pod in &pods {
-        assert_eq!(pod.phase, "Running");
-        let block =
-            cluster.get("nodes", "", &pod.node).expect("its node")["spec"]["podCIDR"].clone();
-        let block = block.as_str().unwrap_or_default();
-        let network = block.trim_end_matches("0/24");
-        assert!(
-            !network.is_empty() && pod.ip.starts_with(network),
-            "{} in {block}",
-            pod.ip
+pub(crate) fn images_come_from_a_registry(scene: &mut Scene<'_>) {
+    scene.say("From Debian's busybox-static and a small static server of ours, pushed by skopeo.");
+    for reference in scene.cluster.images().to_vec() {
+        let image = format!("docker://{reference}");
+        let mut skopeo = scene.cluster.wire().command("skopeo");
+        skopeo.args(["inspect", "--tls-verify=false", "--format"]);
+        skopeo.args(["{{.Name}} {{.Digest}}", &image]);
+        let out = scene.narrator.run(&mut skopeo);
+        scene.check(
+            &format!("{reference} is in the registry"),
+            out.code == 0,
+            out.stderr,
         );
-        let address = cluster.foil(&[
-            "exec", &pod.name, "--", "ip", "-4", "-o", "addr", "show", "eth0",
-        ]);
-        let address = address.success();
-        assert!(address.contains(&format!("{}/32", pod.ip)), "{address}");
     }
 }
 
-pub(super) fn pods_as_found_in_the_wild_run(cluster: &mut Cluster) {
-    let names = ["busybox", "busybox-loop", "ubuntu"];
-    for name in names {
-        apply(cluster, name);
+pub(crate) fn manifests_as_people_write_them(scene: &mut Scene<'_>) {
+    for file in ["web", "busybox", "busybox-loop", "ubuntu", "settings"] {
+        let out = scene.apply(file);
+        scene.check(
+            &format!("{file}.yaml is accepted"),
+            out.contains("created"),
+            out,
+        );
     }
-    for name in names {
-        let pod = objects::ready(cluster, name);
+    scene.say(
+        "The client is applied after the Service, whose variables it finds in its environment.",
+    );
+    objects::cluster_ip(scene.cluster, "web");
+    scene.apply("client");
+    scene.foil(&["rollout", "status", "deployment/web"]);
+    for name in ["busybox", "busybox-loop", "ubuntu", "settings", "client"] {
+        let pod = objects::ready(scene.cluster, name);
         assert_eq!((pod.phase.as_str(), pod.restarts), ("Running", 0), "{name}");
     }
-    let wide = cluster.foil(&["get", "pods", "-o", "wide"]).success();
+    let uids =
+        |pods: &[objects::Pod]| -> Vec<String> { pods.iter().map(|pod| pod.uid.clone()).collect() };
+    let before = objects::ready_count(scene.cluster, "web", 3);
+    scene.check(
+        "the Deployment has 3 ready replicas",
+        before.len() == 3,
+        format!("{before:?}"),
+    );
+    let again = scene.apply("web");
+    let after = objects::pods_of(scene.cluster, "web");
+    scene.check(
+        "a second apply changes nothing",
+        !again.is_empty()
+            && again.lines().all(|line| line.ends_with("unchanged"))
+            && uids(&after) == uids(&before),
+        format!("{again}\n{after:?}"),
+    );
+    let wide = scene.foil(&["get", "pods", "-o", "wide"]);
     for word in [
         "NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE", "1/1", "Running",
     ] {
         assert!(wide.contains(word), "{word} in\n{wide}");
     }
-    delete_pod(cluster, "busybox");
-    delete_pod(cluster, "ubuntu");
+    let nodes = scene.foil(&["get", "nodes", "-o", "wide"]);
+    let ready = nodes.lines().filter(|line| line.contains(" Ready "));
+    scene.check("both nodes are Ready", ready.count() == 2, &nodes);
 }
 
-pub(super) fn config_and_secrets_are_environment_and_files(cluster: &mut Cluster) {
-    apply(cluster, "settings");
-    objects::ready(cluster, "settings");
-    let logs = wait_until("the pod's own words", || {
-        let logs = cluster.foil(&["logs", "settings"]).success();
-        if logs.contains("workers = 2") {
-            Ok(logs)
+pub(crate) fn pods_run_on_both_nodes_with_addresses(scene: &mut Scene<'_>) {
+    let pods = web(scene);
+    scene.foil(&["get", "pods", "-l", "app=web", "-o", "wide"]);
+    let nodes: BTreeSet<_> = pods.iter().map(|pod| pod.node.as_str()).collect();
+    scene.check(
+        "pods run on both nodes",
+        nodes == BTreeSet::from(["n1", "n2"]),
+        format!("{nodes:?}"),
+    );
+    let addresses: BTreeSet<_> = pods.iter().map(|pod| pod.ip.as_str()).collect();
+    assert_eq!(addresses.len(), 3, "{addresses:?}");
+    for pod in &pods {
+        assert_eq!(pod.phase, "Running");
+        let node = scene.cluster.get("nodes", &pod.node).expect("its node");
+        let block = node["spec"]["podCIDR"].as_str().unwrap_or_default();
+        let network = block.trim_end_matches("0/24");
+        let inside = !network.is_empty() && pod.ip.starts_with(network);
+        let address = scene.cluster.foil(&[
+            "exec", &pod.name, "--", "ip", "-4", "-o", "addr", "show", "eth0",
+        ]);
+        let address = address.success();
+        scene.check(
+            &format!("{} has {} of {}'s {block}", pod.name, pod.ip, pod.node),
+            inside && address.contains(&format!("{}/32", pod.ip)),
+            address,
+        );
+    }
+}
+
+pub(crate) fn config_and_secrets_are_environment_and_files(scene: &mut Scene<'_>) {
+    scene.apply("settings");
+    objects::ready(scene.cluster, "settings");
+    wait_until("the last line of the pod's log", || {
+        let logs = scene.cluster.foil(&["logs", "settings"]).success();
+        if logs.contains("password") {
+            Ok(())
         } else {
             Err(logs)
         }
     });
-    assert!(logs.contains("greeting: hello from a ConfigMap"), "{logs}");
-    assert!(logs.contains("user: admin, node: n"), "{logs}");
-    assert!(logs.contains("level: debug"), "{logs}");
-    let password = cluster.foil(&["exec", "settings", "--", "cat", "/etc/credentials/password"]);
-    assert_eq!(password.success(), "correct horse battery staple");
-    let mode = cluster.foil(&[
+    let logs = scene.foil(&["logs", "settings"]);
+    for line in [
+        "greeting: hello from a ConfigMap",
+        "user: admin, node: n",
+        "level: debug",
+        "listen = 8080",
+        "workers = 2",
+    ] {
+        scene.check(&format!("the log has {line:?}"), logs.contains(line), &logs);
+    }
+    let password = scene.foil(&["exec", "settings", "--", "cat", "/etc/credentials/password"]);
+    scene.check(
+        "the Secret is a file",
+        password == "correct horse battery staple",
+        password,
+    );
+    let mode = scene.cluster.foil(&[
         "exec",
         "settings",
         "--",
@@ -76,21 +136,19 @@ pub(super) fn config_and_secrets_are_environment_and_files(cluster: &mut Cluster
         "/etc/credentials/password",
     ]);
     assert_eq!(mode.success().trim(), "400");
-    let write = cluster.foil(&[
-        "exec",
-        "settings",
-        "--",
-        "sh",
-        "-c",
-        "echo x > /etc/settings/app.conf",
-    ]);
-    assert_ne!(write.code, 0, "a read-only volume was written to");
+    let script = "echo x > /etc/settings/app.conf";
+    let write = scene.foil_may_fail(&["exec", "settings", "--", "sh", "-c", script]);
+    scene.check(
+        "the volume of a ConfigMap cannot be written to",
+        write.code != 0,
+        write.code,
+    );
 }
 
-pub(super) fn service_variables_are_in_the_environment(cluster: &mut Cluster) {
-    let (_, target) = web_and_client(cluster);
+pub(crate) fn service_variables_are_in_the_environment(scene: &mut Scene<'_>) {
+    let (_, target) = web_and_client(scene);
     let address = target.trim_end_matches(":80");
-    let env = cluster.foil(&["exec", "client", "--", "env"]).success();
+    let env = scene.foil(&["exec", "client", "--", "env"]);
     for line in [
         format!("WEB_SERVICE_HOST={address}"),
         "WEB_SERVICE_PORT=80".to_owned(),
@@ -101,75 +159,85 @@ pub(super) fn service_variables_are_in_the_environment(cluster: &mut Cluster) {
         "WEB_PORT_80_TCP_PORT=80".to_owned(),
         format!("WEB_PORT_80_TCP_ADDR={address}"),
     ] {
-        assert!(env.lines().any(|one| one == line), "{line} in\n{env}");
+        scene.check(
+            &format!("the client's environment has {line}"),
+            env.lines().any(|one| one == line),
+            &env,
+        );
     }
 }
 
-pub(super) fn limits_are_in_the_cgroup(cluster: &mut Cluster) {
-    apply(cluster, "settings");
-    let limits = limits::of(cluster, &objects::ready(cluster, "settings"));
-    assert_eq!(
-        (limits.memory, limits.cpu_millis),
-        (Some(32 << 20), Some(100)),
-        "{limits:?}"
+pub(crate) fn limits_are_in_the_cgroup(scene: &mut Scene<'_>) {
+    scene.apply("settings");
+    let pod = objects::ready(scene.cluster, "settings");
+    let limits = limits::of(scene.cluster, &pod);
+    scene.say(format!("cgroup {}", limits.path.display()));
+    scene.check(
+        "memory limit 32Mi and cpu limit 100m are in the cgroup",
+        (limits.memory, limits.cpu_millis) == (Some(32 << 20), Some(100)),
+        format!("{limits:?}"),
     );
-    let described = cluster.foil(&["describe", "pod", "settings"]).success();
+    let described = scene.foil(&["describe", "pod", "settings"]);
     for word in ["Limits", "32Mi", "100m", "Pulled", "Created", "Started"] {
-        assert!(described.contains(word), "{word} in\n{described}");
+        scene.check(
+            &format!("describe says {word}"),
+            described.contains(word),
+            &described,
+        );
     }
 }
 
-pub(super) fn logs_are_followed_and_kept(cluster: &mut Cluster) {
-    apply(cluster, "busybox-loop");
-    objects::ready(cluster, "busybox-loop");
-    let log = cluster.root().join("follow");
-    let mut follow = cluster.foil_command(&["logs", "-f", "busybox-loop"]);
+pub(crate) fn logs_are_followed_and_kept(scene: &mut Scene<'_>) {
+    scene.apply("busybox-loop");
+    objects::ready(scene.cluster, "busybox-loop");
+    scene.say("foil logs -f follows until it is interrupted:");
+    let log = scene.cluster.root().join(tests_harness::unique_name());
+    let mut follow = scene.cluster.foil_command(&["logs", "-f", "busybox-loop"]);
+    scene.narrator.command("foil logs -f busybox-loop");
     let process = Process::spawn("foil logs", &mut follow, &log);
     let lines = || process.log().lines().count();
     let first = wait_until("a line", || match lines() {
         0 => Err("none".to_owned()),
         count => Ok(count),
     });
-    wait_until("a further line", || {
-        if lines() > first {
-            Ok(())
-        } else {
-            Err(process.log())
-        }
+    let seen = wait_until("a further line", || match process.log() {
+        text if text.lines().count() > first => Ok(text),
+        text => Err(text),
     });
-    assert!(
-        process.log().lines().all(|line| line == "."),
-        "{}",
-        process.log()
+    scene.narrator.output(&seen);
+    scene.check(
+        "a line came while we followed",
+        seen.lines().all(|line| line == "."),
+        &seen,
     );
-    let tail = cluster
-        .foil(&["logs", "busybox-loop", "--tail", "1"])
-        .success();
-    assert_eq!(tail, ".\n");
+    let tail = scene.foil(&["logs", "busybox-loop", "--tail", "1"]);
+    scene.check("--tail 1 is one line", tail == ".\n", &tail);
 }
 
-pub(super) fn exec_gives_streams_and_exit_code(cluster: &mut Cluster) {
-    web_and_client(cluster);
+pub(crate) fn exec_gives_streams_and_exit_code(scene: &mut Scene<'_>) {
+    scene.apply("ubuntu");
+    objects::ready(scene.cluster, "ubuntu");
+    let host = scene.foil(&["exec", "ubuntu", "--", "hostname"]);
+    scene.check(
+        "a pod's host name is its own",
+        host.trim() == "ubuntu",
+        &host,
+    );
     let script = "echo out; echo err >&2; exit 7";
-    let out = cluster.foil(&["exec", "client", "--", "sh", "-c", script]);
-    assert_eq!((out.code, out.stdout.as_str()), (7, "out\n"));
-    assert!(out.stderr.contains("err"), "{}", out.stderr);
-    let out = cluster.foil_with_input(&["exec", "-i", "client", "--", "wc", "-c"], "twelve bytes");
-    assert_eq!(out.success().trim(), "12");
-    let out = cluster.foil(&["exec", "client", "--", "no-such-program"]);
-    assert_ne!(out.code, 0);
-    assert!(out.stderr.contains("no-such-program"), "{}", out.stderr);
-}
-
-pub(super) fn applying_again_changes_nothing(cluster: &mut Cluster) {
-    let before = web(cluster);
-    let out = cluster
-        .foil(&["apply", "-f", "tests/manifests/web.yaml"])
-        .success();
-    assert!(
-        !out.is_empty() && out.lines().all(|line| line.ends_with("unchanged")),
-        "{out}"
+    let out = scene.foil_may_fail(&["exec", "ubuntu", "--", "sh", "-c", script]);
+    scene.check(
+        "exec gives both streams and the exit code",
+        (out.code, out.stdout.as_str()) == (7, "out\n") && out.stderr.contains("err"),
+        format!("{out:?}"),
     );
-    let names = |pods: &[objects::Pod]| pods.iter().map(|pod| pod.uid.clone()).collect::<Vec<_>>();
-    assert_eq!(names(&objects::pods_of(cluster, "web")), names(&before));
+    let exec = ["exec", "-i", "ubuntu", "--", "wc", "-c"];
+    let out = scene.cluster.foil_with_input(&exec, "twelve bytes");
+    assert_eq!(out.success().trim(), "12");
+    let out = scene.foil_may_fail(&["exec", "ubuntu", "--", "no-such-program"]);
+    scene.check(
+        "a program that is not there is named",
+        out.code != 0 && out.stderr.contains("no-such-program"),
+        format!("{out:?}"),
+    );
+    delete_pod(scene, "ubuntu");
 }

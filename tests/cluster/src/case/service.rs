@@ -1,61 +1,96 @@
 //! Packets: pod to pod, and through the ClusterIP, counted in the maps.
 
-use super::web_and_client;
-use crate::demo::connect::node_index;
+use crate::fixture::web_and_client;
+use crate::objects::node_index;
+use crate::scene::Scene;
 use crate::{counters, objects, traffic};
-use tests_harness::Cluster;
+use std::collections::BTreeSet;
+use std::process::Command;
+use tests_harness::wait_until;
 
 const CALLS: u32 = 300;
 
-pub(super) fn pods_reach_each_other_directly(cluster: &mut Cluster) {
-    let (web, _) = web_and_client(cluster);
+pub(crate) fn pods_reach_each_other_directly(scene: &mut Scene<'_>) {
+    let (web, _) = web_and_client(scene);
     for pod in &web {
-        let calls = traffic::call_from_pod(cluster, "client", &format!("{}:8080", pod.ip), 50);
+        let target = format!("{}:8080", pod.ip);
+        let calls = traffic::call_from_pod(scene.cluster, "client", &target, 50);
         assert_eq!((calls.ok, calls.failed), (50, 0), "{pod:?}: {calls:?}");
         assert_eq!(calls.by_pod().keys().collect::<Vec<_>>(), [&pod.name]);
     }
 }
 
-pub(super) fn cluster_ip_reaches_every_backend_and_counts_it(cluster: &mut Cluster) {
-    let (web, target) = web_and_client(cluster);
-    let node = node_index(cluster, &objects::ready(cluster, "client").node);
-    let before = counters::connections(cluster, node, "web");
-    let calls = traffic::call_from_pod(cluster, "client", &target, CALLS);
-    assert_eq!((calls.ok, calls.failed), (u64::from(CALLS), 0), "{calls:?}");
-    let after = counters::connections(cluster, node, "web");
+pub(crate) fn cluster_ip_reaches_every_backend_and_counts_it(scene: &mut Scene<'_>) {
+    let (web, target) = web_and_client(scene);
+    let client = objects::ready(scene.cluster, "client");
+    let node = node_index(scene.cluster, &client.node);
+    let before = counters::connections(scene.cluster, node, "web");
+    scene.say(format!("From the pod client on {}:", client.node));
+    scene
+        .narrator
+        .command(format!("foil exec client -- app call {target} -n {CALLS}"));
+    let calls = traffic::call_from_pod(scene.cluster, "client", &target, CALLS);
+    scene.narrator.output(&format!("{calls:#?}"));
+    scene.check(
+        &format!("all {CALLS} were answered"),
+        calls.ok == u64::from(CALLS) && calls.failed == 0,
+        format!("{calls:?}"),
+    );
     let answered = calls.by_pod();
+    let all = web
+        .iter()
+        .all(|pod| answered.get(&pod.name).is_some_and(|&count| count > 0));
+    scene.check("every backend answered", all, format!("{calls:?}"));
+    let nodes: BTreeSet<&str> = web.iter().map(|pod| pod.node.as_str()).collect();
+    scene.check(
+        "they are on both nodes",
+        nodes.len() == 2,
+        format!("{nodes:?}"),
+    );
+    let after = counters::connections(scene.cluster, node, "web");
     for pod in &web {
         let counted = after.get(&pod.ip).unwrap_or(&0) - before.get(&pod.ip).unwrap_or(&0);
         let answered = answered.get(&pod.name).copied().unwrap_or_default();
-        assert!(answered > 0, "{} never answered: {calls:?}", pod.name);
-        assert_eq!(counted, answered, "{}: {before:?} {after:?}", pod.name);
-    }
-}
-
-pub(super) fn cluster_ip_answers_the_nodes_themselves(cluster: &mut Cluster) {
-    let (web, target) = web_and_client(cluster);
-    for index in 0..cluster.nodes().len() {
-        let calls = traffic::call_from_node(cluster, index, &target, CALLS);
-        assert_eq!(
-            (calls.ok, calls.failed),
-            (u64::from(CALLS), 0),
-            "node {index}: {calls:?}"
+        scene.check(
+            &format!(
+                "{} answered {answered}, and its backend's map entry counts as many",
+                pod.name
+            ),
+            counted == answered,
+            format!("{counted} in the map: {before:?} {after:?}"),
         );
-        assert_eq!(calls.backends.len(), web.len(), "{calls:?}");
     }
 }
 
-pub(super) fn service_without_backends_refuses_at_once(cluster: &mut Cluster) {
-    web_and_client(cluster);
+pub(crate) fn cluster_ip_answers_the_nodes_themselves(scene: &mut Scene<'_>) {
+    let (web, target) = web_and_client(scene);
+    for index in 0..scene.cluster.nodes().len() {
+        let name = scene.cluster.nodes()[index].name.clone();
+        scene.narrator.command(format!(
+            "nsenter --net=/run/netns/...-{name} app call {target} -n {CALLS}"
+        ));
+        let calls = traffic::call_from_node(scene.cluster, index, &target, CALLS);
+        scene.narrator.output(&format!("{:?}", calls.backends));
+        let good = (calls.ok, calls.failed) == (u64::from(CALLS), 0);
+        scene.check(
+            &format!("{CALLS} calls from the node {name} itself, to each backend"),
+            good && calls.backends.len() == web.len(),
+            format!("{calls:?}"),
+        );
+    }
+}
+
+pub(crate) fn service_without_backends_refuses_at_once(scene: &mut Scene<'_>) {
+    web_and_client(scene);
     let service = "apiVersion: v1\nkind: Service\nmetadata: {name: empty}\nspec:\n  \
                    selector: {app: nobody}\n  ports: [{port: 80}]\n";
-    cluster
-        .foil_with_input(&["apply", "-f", "-"], service)
+    scene
+        .apply_text(service, "a Service that selects no pod")
         .success();
-    let target = format!("{}:80", objects::cluster_ip(cluster, "empty"));
+    let target = format!("{}:80", objects::cluster_ip(scene.cluster, "empty"));
     // Until the service has come to the node there is no answer at all: wait for the first.
-    tests_harness::wait_until("a refusal", || {
-        let calls = traffic::call_from_pod(cluster, "client", &target, 1);
+    wait_until("a refusal", || {
+        let calls = traffic::call_from_pod(scene.cluster, "client", &target, 1);
         let refused = calls.errors.iter().any(|error| error.contains("refused"));
         if refused {
             Ok(())
@@ -63,44 +98,57 @@ pub(super) fn service_without_backends_refuses_at_once(cluster: &mut Cluster) {
             Err(format!("{calls:?}"))
         }
     });
-    let calls = traffic::call_from_pod(cluster, "client", &target, 20);
+    let calls = traffic::call_from_pod(scene.cluster, "client", &target, 20);
     assert_eq!((calls.ok, calls.failed), (0, 20), "{calls:?}");
     assert!(
         calls.errors.iter().all(|error| error.contains("refused")),
         "{calls:?}"
     );
-    cluster.foil(&["delete", "service", "empty"]).success();
+    scene.foil(&["delete", "service", "empty"]);
 }
 
-pub(super) fn maps_are_read_by_bpftool_and_foil(cluster: &mut Cluster) {
-    let (web, target) = web_and_client(cluster);
-    traffic::call_from_pod(cluster, "client", &target, 20);
-    let node = node_index(cluster, &objects::ready(cluster, "client").node);
+pub(crate) fn maps_are_read_by_bpftool_and_foil(scene: &mut Scene<'_>) {
+    let (web, target) = web_and_client(scene);
+    traffic::call_from_pod(scene.cluster, "client", &target, 20);
+    let node = node_index(scene.cluster, &objects::ready(scene.cluster, "client").node);
+    let pins = scene.cluster.nodes()[node].pins.display().to_string();
     for (what, word) in [
         ("service", "web"),
         ("backend", web[0].ip.as_str()),
         ("endpoint", "client"),
-        ("flow", "TCP"),
+        ("flow", web[0].ip.as_str()),
     ] {
-        let text = objects::bpf(cluster, node, &[what, "list"]);
-        assert!(
+        let text = scene.foil(&["bpf", "--bpffs", &pins, what, "list"]);
+        scene.check(
+            &format!("foil bpf {what} list shows {word}"),
             text.contains(word),
-            "{word} in `foil bpf {what} list`:\n{text}"
+            text,
         );
-        let json = objects::bpf(cluster, node, &[what, "list", "-o", "json"]);
+        let json = objects::bpf(scene.cluster, node, &[what, "list", "-o", "json"]);
         let rows: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert!(
             rows.as_array().is_some_and(|rows| !rows.is_empty()),
             "{what}: {json}"
         );
     }
+    let pin = format!("{pins}/frontends");
+    let text = scene
+        .narrator
+        .run(Command::new("bpftool").args(["map", "dump", "pinned", &pin]))
+        .success();
+    for field in ["\"addr\"", "\"port\"", "\"service_port\""] {
+        scene.check(
+            &format!("bpftool prints the field {field}"),
+            text.contains(field),
+            &text,
+        );
+    }
     for (map, field) in [
-        ("frontends", "\"service_port\""),
         ("backends", "\"service_port\""),
         ("endpoints", "\"id\""),
         ("flows", "\"key\""),
     ] {
-        let text = counters::dump(cluster, node, map);
+        let text = counters::dump(scene.cluster, node, map);
         assert!(
             text.contains(field),
             "{field} in the dump of {map}:\n{text:.2000}"

@@ -1,40 +1,19 @@
-//! Step 7: everything deleted, and nothing left on the machine.
-//!
-//! Called by `demo::run`.
+//! The end of a cluster: deleted objects leave no trace, first while the agents run, then
+//! without them. Called by the demo and by the test program after the last case.
 
-use super::Show;
 use crate::objects;
+use crate::scene::Narrator;
 use tests_harness::{Cluster, leftovers, wait_until};
 
-/// Step 7.
-pub fn run(show: &mut Show, mut cluster: Cluster) {
-    show.step(7, "delete everything; nothing is left");
-    show.say("sleep and sh do not listen to SIGTERM: a short grace period instead of 30 s.");
-    let files = [
-        "client",
-        "settings",
-        "ubuntu",
-        "busybox-loop",
-        "busybox",
-        "web",
-    ]
-    .map(|name| format!("tests/manifests/{name}.yaml"));
-    let mut args = vec!["delete", "--grace-period", "2"];
-    for file in &files {
-        args.extend(["-f", file]);
-    }
-    show.foil(&cluster, &args);
-    wait_until("no pod is left", || match objects::pods(&cluster) {
+/// Waits until no pod is left, tears the cluster down, and checks that nothing stayed.
+///
+/// # Panics
+/// With what stayed.
+pub fn run(narrator: &mut Narrator, mut cluster: Cluster) {
+    wait_until("no pod is left", || match cluster.list_all("pods") {
         pods if pods.is_empty() => Ok(()),
         pods => Err(format!("{pods:?}")),
     });
-    show.foil(
-        &cluster,
-        &[
-            "get",
-            "pods,deployments,replicasets,services,configmaps,secrets",
-        ],
-    );
     for index in 0..cluster.nodes().len() {
         let name = cluster.nodes()[index].name.clone();
         wait_until(&format!("no trace of a pod on {name}"), || {
@@ -45,21 +24,21 @@ pub fn run(show: &mut Show, mut cluster: Cluster) {
                 Err(traces.join("\n"))
             }
         });
-        show.check(
-            &format!("{name}: no shim, veth, mount, pod cgroup, endpoint or backend"),
+        narrator.check(
+            &format!("{name}: no shim, veth, mount, endpoint or backend of a pod"),
             true,
             "",
         );
     }
-    show.say("Now the agents and the control plane end, and each node is cleaned.");
+    narrator.say("Now the agents and the control plane end, and each node is cleaned.");
     let (said, left) = cluster.tear_down();
     for out in said {
-        println!("$ {}", out.command);
-        show.print(&out.stdout);
-        show.print(&out.stderr);
-        show.check("foil-agent cleanup succeeds", out.code == 0, out.code);
+        narrator.command(&out.command);
+        narrator.output(&out.stdout);
+        narrator.output(&out.stderr);
+        narrator.check("foil-agent cleanup succeeds", out.code == 0, out.code);
     }
-    show.check(
+    narrator.check(
         "no process, mount, cgroup, pin or link is left",
         left.is_empty(),
         left.join("\n"),
@@ -68,16 +47,16 @@ pub fn run(show: &mut Show, mut cluster: Cluster) {
     let root = cluster.root().to_owned();
     drop(cluster);
     let left = leftovers::of(&name);
-    show.check(
+    narrator.check(
         "no network namespace is left either",
         left.is_empty(),
         left.join("\n"),
     );
-    show.check("and no file", !root.exists(), root.display());
+    narrator.check("and no file", !root.exists(), root.display());
 }
 
 /// What pods leave while they run: to be gone although the agent still runs.
-pub(crate) fn traces(cluster: &Cluster, index: usize) -> Vec<String> {
+fn traces(cluster: &Cluster, index: usize) -> Vec<String> {
     let node = &cluster.nodes()[index];
     let mut found = Vec::new();
     let prefix = format!("{}/{}", cluster.root().display(), node.name);
