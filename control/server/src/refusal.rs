@@ -61,6 +61,14 @@ pub enum Refusal {
     /// The revision asked for is no longer kept.
     #[error("the revision asked for is too old: list again ({0})")]
     Expired(String),
+    /// The revision asked for does not exist yet.
+    #[error("Too large resource version: {asked}, current: {current}")]
+    TooLarge {
+        /// As asked.
+        asked: u64,
+        /// The store's newest.
+        current: u64,
+    },
     /// The node that would have to answer does not.
     #[error("{0}")]
     Unavailable(String),
@@ -71,19 +79,21 @@ pub enum Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        let text = error.to_string();
-        if matches!(error, StoreError::Conflict { .. }) {
-            Refusal::Conflict {
-                message: text,
+        let message = error.to_string();
+        match error {
+            StoreError::Conflict { .. } => Refusal::Conflict {
+                message,
                 causes: Vec::new(),
-            }
-        } else if matches!(
-            error,
-            StoreError::Compacted { .. } | StoreError::Future { .. }
-        ) {
-            Refusal::Expired(text)
-        } else {
-            Refusal::Store(error)
+            },
+            StoreError::Compacted { .. } => Refusal::Expired(message),
+            StoreError::Future { asked, current } => Refusal::TooLarge { asked, current },
+            StoreError::Malformed { .. }
+            | StoreError::DiskFull { .. }
+            | StoreError::Locked { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::Io { .. }
+            | StoreError::Unknown { .. }
+            | StoreError::Closed => Refusal::Store(error),
         }
     }
 }
@@ -110,6 +120,8 @@ pub fn status_of(refusal: &Refusal) -> Status {
         Refusal::BadRequest(_) => (Code::InvalidArgument, "BadRequest", none),
         Refusal::Forbidden(_) => (Code::FailedPrecondition, "Forbidden", none),
         Refusal::Expired(_) => (Code::OutOfRange, "Expired", none),
+        // To a client it is as a revision that is gone: list again.
+        Refusal::TooLarge { .. } => (Code::OutOfRange, "Timeout", none),
         Refusal::Unavailable(_) => (Code::Unavailable, "ServiceUnavailable", none),
         Refusal::Store(_) => (Code::Internal, "InternalError", none),
     };

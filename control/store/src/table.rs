@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use redb::{ReadTransaction, TableDefinition};
 
-use crate::store::{Entry, Event, EventKind, ListRequest, Listing, StoreError};
+use crate::error::StoreError;
+use crate::event::{Entry, Event, EventKind};
+use crate::store::{ListRequest, Listing};
 
 /// Revision of creation, revision of the write, value.
 pub(crate) type Row<'a> = (u64, u64, &'a [u8]);

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 
 use futures::future::BoxFuture;
 
-use crate::store::{Event, StoreError};
+use crate::error::StoreError;
+use crate::event::Event;
 
 /// Where a watch gets its events: asked for the next ones whenever it has none.
 pub trait EventSource: Send {
@@ -13,19 +14,35 @@ pub trait EventSource: Send {
     /// only whole transactions, at least one event. Safe to cancel: events that
     /// were not returned come with the next call.
     fn next_batch(&mut self) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
+
+    /// The revision up to which all events were returned. It moves on while a call
+    /// waits, where what was written concerns other keys.
+    fn position(&self) -> u64;
 }
 
 /// Events in order, without a gap. After an error there is nothing more.
 pub struct Watch {
-    source: Option<Box<dyn EventSource>>,
+    source: Box<dyn EventSource>,
+    failed: bool,
     ready: VecDeque<Event>,
 }
 
 impl Watch {
     pub fn new(source: Box<dyn EventSource>) -> Self {
         Self {
-            source: Some(source),
+            source,
+            failed: false,
             ready: VecDeque::new(),
+        }
+    }
+
+    /// The revision up to which all events were returned by [`Watch::next`]: a
+    /// watch that begins here continues this one without a gap.
+    pub fn position(&self) -> u64 {
+        match self.ready.front() {
+            // Of its transaction at least this one was not returned yet.
+            Some(event) => event.revision - 1,
+            None => self.source.position(),
         }
     }
 
@@ -44,13 +61,13 @@ impl Watch {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
             }
-            let Some(source) = self.source.as_mut() else {
+            if self.failed {
                 return Err(StoreError::Closed);
-            };
-            match source.next_batch().await {
+            }
+            match self.source.next_batch().await {
                 Ok(events) => self.ready.extend(events),
                 Err(error) => {
-                    self.source = None;
+                    self.failed = true;
                     return Err(error);
                 }
             }

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use redb::{ReadableTable, Table, WriteTransaction};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::embedded::Shared;
-use crate::store::{Change, Condition, Entry, Event, EventKind, StoreError, Txn};
+use crate::error::StoreError;
+use crate::event::{Entry, Event, EventKind};
+use crate::shared::Shared;
 use crate::table::{
     self, COMPACTED, DELETE, ENTRIES, HISTORY, NUMBERS, PUT, REVISION, ReadError, Row,
 };
+use crate::txn::{Change, Condition, Txn};
 
 /// Transactions that may share one commit.
 const GROUP: usize = 512;
@@ -71,14 +73,12 @@ fn answer(job: Job, verdict: Result<u64, StoreError>) {
 }
 
 /// What a group of jobs came to.
-pub(crate) struct Done {
+struct Done {
     verdicts: Vec<Result<u64, StoreError>>,
     events: Vec<Event>,
     /// Revision before the group, and after it.
     before: u64,
     revision: u64,
-    /// Whether there is something to commit.
-    pub(crate) dirty: bool,
 }
 
 struct Group<'t> {
@@ -109,7 +109,8 @@ impl<'t> Group<'t> {
         })
     }
 
-    fn apply(mut self, group: &[Job], keep: u64) -> Result<Done, ReadError> {
+    /// Does all of it; whether there is something to commit.
+    fn apply(mut self, group: &[Job], keep: u64) -> Result<(Done, bool), ReadError> {
         let before = (self.revision, self.compacted);
         let mut verdicts = Vec::with_capacity(group.len());
         for job in group {
@@ -127,13 +128,13 @@ impl<'t> Group<'t> {
             self.numbers.insert(REVISION, self.revision)?;
             self.numbers.insert(COMPACTED, self.compacted)?;
         }
-        Ok(Done {
+        let done = Done {
             verdicts,
             events: self.events,
             before: before.0,
             revision: self.revision,
-            dirty,
-        })
+        };
+        Ok((done, dirty))
     }
 
     fn current(&self, key: &str) -> Result<Option<Entry>, ReadError> {

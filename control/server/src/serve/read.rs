@@ -1,4 +1,4 @@
-//! Get, List, Kinds.
+//! Get, List, Kinds; and which revision a reader asks for.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -21,7 +21,78 @@ pub(super) async fn get(
 ) -> Result<v1::Object, Refusal> {
     let kind = kind_of(request.kind.as_ref())?;
     let namespace = namespace_of(kind, &request.namespace);
+    version(&request.resource_version)?.reached(objects).await?;
     sent(&objects.get(kind, namespace, &request.name).await?)
+}
+
+/// Which state of the store a reader accepts: Kubernetes' "resource versions in
+/// API calls".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    /// The newest; also for "0", "any", as there is no older copy to read from.
+    Newest,
+    /// This one or a newer one.
+    NotOlderThan(u64),
+    /// This one.
+    Exact(u64),
+}
+
+impl Version {
+    /// Refuses a revision that the store has not come to.
+    async fn reached(self, objects: &Objects) -> Result<(), Refusal> {
+        let Version::NotOlderThan(asked) = self else {
+            return Ok(());
+        };
+        let current = objects.store().revision().await?;
+        if asked > current {
+            return Err(Refusal::TooLarge { asked, current });
+        }
+        Ok(())
+    }
+}
+
+/// Reads `resourceVersion` where nothing else is said.
+pub(super) fn version(text: &str) -> Result<Version, Refusal> {
+    match text {
+        "" | "0" => Ok(Version::Newest),
+        text => {
+            text.parse()
+                .map(Version::NotOlderThan)
+                .map_err(|_error: std::num::ParseIntError| {
+                    Refusal::BadRequest(format!("resourceVersion {text:?} is not a number"))
+                })
+        }
+    }
+}
+
+/// Reads `resourceVersion` and `resourceVersionMatch` of a list.
+fn list_version(request: &v1::ListRequest) -> Result<Version, Refusal> {
+    let bad = |message: &str| Err(Refusal::BadRequest(message.to_owned()));
+    let (text, rule) = (&request.resource_version, &request.resource_version_match);
+    let asked = version(text)?;
+    if !request.continue_token.is_empty() {
+        if !rule.is_empty() {
+            return bad("resourceVersionMatch is forbidden when continue is provided");
+        }
+        if asked != Version::Newest {
+            return bad("specifying resource version is not allowed when using continue");
+        }
+    }
+    match (rule.as_str(), asked) {
+        ("", Version::NotOlderThan(revision)) if request.limit > 0 => Ok(Version::Exact(revision)),
+        ("", asked) => Ok(asked),
+        ("Exact" | "NotOlderThan", _) if text.is_empty() => {
+            bad("resourceVersionMatch is forbidden unless resourceVersion is provided")
+        }
+        ("NotOlderThan", asked) => Ok(asked),
+        ("Exact", Version::NotOlderThan(revision)) => Ok(Version::Exact(revision)),
+        ("Exact", Version::Newest | Version::Exact(_)) => {
+            bad("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"")
+        }
+        (other, _) => Err(Refusal::BadRequest(format!(
+            "resourceVersionMatch {other:?}: supported values: \"Exact\", \"NotOlderThan\""
+        ))),
+    }
 }
 
 /// Which objects of a list or a watch are meant.
@@ -82,6 +153,11 @@ pub(super) async fn list(
         limit: PAGE,
         ..ListRequest::all(kind.prefix(namespace))
     };
+    let version = list_version(request)?;
+    version.reached(objects).await?;
+    if let Version::Exact(revision) = version {
+        page.revision = Some(revision);
+    }
     if !request.continue_token.is_empty() {
         let (revision, after) = parse_token(&request.continue_token)?;
         if !after.starts_with(&page.prefix) {
@@ -139,6 +215,46 @@ pub(super) fn kinds() -> v1::KindsResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn resource_versions_mean_what_kubernetes_documents() {
+        let ask = |version: &str, rule: &str, limit: u32, continue_token: &str| {
+            list_version(&v1::ListRequest {
+                resource_version: version.to_owned(),
+                resource_version_match: rule.to_owned(),
+                limit,
+                continue_token: continue_token.to_owned(),
+                ..v1::ListRequest::default()
+            })
+            .ok()
+        };
+        let rows = [
+            (("", "", 0, ""), Some(Version::Newest)),
+            (("0", "", 0, ""), Some(Version::Newest)),
+            (("7", "", 0, ""), Some(Version::NotOlderThan(7))),
+            (("", "", 5, ""), Some(Version::Newest)),
+            (("0", "", 5, ""), Some(Version::Newest)),
+            (("7", "", 5, ""), Some(Version::Exact(7))),
+            (("7", "Exact", 0, ""), Some(Version::Exact(7))),
+            (("7", "NotOlderThan", 5, ""), Some(Version::NotOlderThan(7))),
+            (("0", "NotOlderThan", 0, ""), Some(Version::Newest)),
+            (("0", "Exact", 0, ""), None),
+            (("", "Exact", 0, ""), None),
+            (("", "NotOlderThan", 0, ""), None),
+            (("7", "Newer", 0, ""), None),
+            (("", "Newer", 0, ""), None),
+            (("x", "", 0, ""), None),
+            (("-1", "", 0, ""), None),
+            (("", "", 5, "token"), Some(Version::Newest)),
+            (("0", "", 5, "token"), Some(Version::Newest)),
+            (("7", "", 5, "token"), None),
+            (("7", "Exact", 5, "token"), None),
+        ];
+        for ((version, rule, limit, token), expected) in rows {
+            let got = ask(version, rule, limit, token);
+            assert_eq!(got, expected, "{version:?} {rule:?} {limit} {token:?}");
+        }
+    }
 
     #[test]
     fn tokens_of_others_are_refused() {

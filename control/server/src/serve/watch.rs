@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_store::{Event, EventKind, ListRequest, StoreError, Watch};
-use futures::FutureExt as _;
 use proto::v1;
 use proto::v1::watch_event::Type;
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::kind_of;
-use super::read::Filter;
+use super::read::{Filter, Version, version};
 use crate::objects::Objects;
 use crate::refusal::{Refusal, status_of};
 use crate::stored;
@@ -25,7 +25,7 @@ use crate::stored;
 const WINDOW: usize = 64;
 /// Entries of the initial list read at once.
 const PAGE: usize = 500;
-/// A quiet watch says how far it is this often, so that it can be resumed.
+/// How often a watch says how far it is, so that it can be resumed from there.
 const BOOKMARK: Duration = Duration::from_secs(60);
 
 type Sender = mpsc::Sender<Result<v1::WatchEvent, Status>>;
@@ -55,6 +55,8 @@ struct Subscription {
     prefix: String,
     filter: Filter,
     sender: Sender,
+    /// Time between two bookmarks.
+    bookmarks: Duration,
 }
 
 pub(super) async fn watch(
@@ -65,12 +67,9 @@ pub(super) async fn watch(
     let namespace = Some(request.namespace.as_str()).filter(|n| !n.is_empty());
     let prefix = kind.prefix(namespace);
     let filter = Filter::parse(&request.label_selector, &request.field_selector)?;
-    let text = &request.resource_version;
-    let from = match text.as_str() {
-        "" => None,
-        text => Some(text.parse().map_err(|_error: std::num::ParseIntError| {
-            Refusal::BadRequest(format!("resourceVersion {text:?} is not a number"))
-        })?),
+    let from = match version(&request.resource_version)? {
+        Version::Newest => None,
+        Version::NotOlderThan(revision) | Version::Exact(revision) => Some(revision),
     };
     // Opened here, so that a revision that is too old is the call's own answer.
     let watch = match from {
@@ -83,6 +82,7 @@ pub(super) async fn watch(
         prefix,
         filter,
         sender,
+        bookmarks: BOOKMARK,
     };
     tokio::spawn(async move {
         if let Err(End::Refused(refusal)) = subscription.serve(watch).await {
@@ -106,32 +106,25 @@ impl Subscription {
                     .await?
             }
         };
+        let mut told = watch.position();
+        let mut tick = tokio::time::interval(self.bookmarks);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first one is at once.
+        tick.tick().await;
         loop {
-            let next = tokio::select! {
-                next = tokio::time::timeout(BOOKMARK, watch.next()) => next,
+            tokio::select! {
+                event = watch.next() => self.event(&event?).await?,
+                _ = tick.tick() => {
+                    // Not the store's revision: events up to there may still be read.
+                    let position = watch.position();
+                    if position > told {
+                        told = position;
+                        self.bookmark(position).await?;
+                    }
+                }
                 () = self.sender.closed() => return Err(End::Client),
-            };
-            match next {
-                Ok(event) => self.event(&event?).await?,
-                Err(_elapsed) => self.progress(&mut watch).await?,
             }
         }
-    }
-
-    /// Says how far the watch is when nothing has come for a while.
-    async fn progress(&self, watch: &mut Watch) -> Result<(), End> {
-        let revision = self.objects.store().revision().await?;
-        // What happened until then is there now.
-        let mut drained = None;
-        while let Some(event) = watch.next().now_or_never() {
-            let event = event?;
-            drained = Some(event.revision);
-            self.event(&event).await?;
-        }
-        if drained.is_none() {
-            self.bookmark(revision).await?;
-        }
-        Ok(())
     }
 
     async fn list(&self) -> Result<u64, End> {
@@ -198,5 +191,98 @@ impl Subscription {
             .send(Ok(event))
             .await
             .map_err(|_client| End::Client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use control_store::{Embedded, EventSource, Options, Store};
+    use futures::FutureExt as _;
+    use futures::future::BoxFuture;
+
+    use super::*;
+
+    /// Hands out its events one by one; the next is read only when `read` says so.
+    struct Slow {
+        events: Vec<Event>,
+        position: u64,
+        read: mpsc::Receiver<()>,
+    }
+
+    impl EventSource for Slow {
+        fn next_batch(&mut self) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+            async move {
+                self.read.recv().await.ok_or(StoreError::Closed)?;
+                let event = self.events.remove(0);
+                self.position = event.revision;
+                Ok(vec![event])
+            }
+            .boxed()
+        }
+
+        fn position(&self) -> u64 {
+            self.position
+        }
+    }
+
+    fn config_map(revision: u64, app: &str) -> Event {
+        let value = format!(
+            r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"a","labels":{{"app":"{app}"}}}}}}"#
+        );
+        Event {
+            kind: EventKind::Put,
+            key: "configmaps/default/a".to_owned(),
+            value: value.into(),
+            revision,
+            previous: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bookmark_names_what_was_sent_and_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            history: 100,
+            cache_bytes: 1 << 20,
+        };
+        let store = Embedded::open(&folder.path().join("store"), options).unwrap();
+        let store: Arc<dyn Store> = Arc::new(store);
+        // The store is further than the watch all the time.
+        for _ in 0..20 {
+            let condition = control_store::Condition::Any;
+            store.put("k".into(), "v".into(), condition).await.unwrap();
+        }
+        let config = crate::Config::parse("data = \"/d\"").unwrap();
+        let (sender, mut sent) = mpsc::channel(8);
+        let subscription = Subscription {
+            objects: Arc::new(Objects::new(store, config.settings())),
+            prefix: "configmaps/".to_owned(),
+            filter: Filter::parse("app=x", "").unwrap(),
+            sender,
+            bookmarks: Duration::from_millis(1),
+        };
+        let (read, reading) = mpsc::channel(8);
+        let source = Slow {
+            events: vec![config_map(5, "x"), config_map(9, "y")],
+            position: 3,
+            read: reading,
+        };
+        let watch = Watch::new(Box::new(source));
+        let serving = tokio::spawn(async move { subscription.serve(Some(watch)).await.is_err() });
+        // Nothing is known of 4 and later yet, however often it could have been told.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(sent.try_recv().is_err());
+        read.send(()).await.unwrap();
+        let mut next = async || {
+            let event = sent.recv().await.unwrap().unwrap();
+            (event.r#type(), event.resource_version)
+        };
+        assert_eq!(next().await, (Type::Added, "5".to_owned()));
+        assert_eq!(next().await, (Type::Bookmark, "5".to_owned()));
+        // One that is not selected is not sent; that it was read is.
+        read.send(()).await.unwrap();
+        assert_eq!(next().await, (Type::Bookmark, "9".to_owned()));
+        drop(read);
+        assert!(serving.await.unwrap());
     }
 }
