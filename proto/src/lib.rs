@@ -3,7 +3,7 @@
 //! Plain messages always; gRPC clients and servers with the feature `grpc`;
 //! Kubernetes objects to node specs with the feature `convert`. Beside the messages,
 //! what processes on both sides of a wire have to do alike and no other crate is
-//! below all of them: [`file`], [`socket`], [`error`].
+//! below all of them: [`file`], [`socket`], [`error`], [`limits`].
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ pub mod convert;
 pub mod error;
 pub mod file;
 pub mod frame;
+pub mod limits;
 pub mod socket;
 
 /// Encoding and decoding of messages.

@@ -203,8 +203,11 @@ impl Node {
             self.pods.extend(self.observed.gone.iter().cloned());
             self.services.sweep();
         }
+        let Some(end) = step.end else {
+            return;
+        };
         self.release();
-        let mut ack = step.ack;
+        let mut ack = end.ack;
         let revision = ack.revision;
         // Failures of an earlier step that was not acknowledged yet.
         if let Some(before) = self.unacknowledged.take() {
@@ -212,7 +215,7 @@ impl Node {
         }
         self.unacknowledged = Some(ack);
         self.hello.send_modify(|hello| {
-            hello.cluster_id = step.cluster_id;
+            hello.cluster_id = end.cluster_id;
             hello.revision = revision;
         });
     }

@@ -1,7 +1,8 @@
 //! What the control plane pushed: taken in, checked once, kept on disk.
 //!
 //! A part of the node, which alone owns the desired state. A snapshot takes effect
-//! as a whole, with its last part; a delta at once.
+//! as a whole, with its last part; each part of a delta at once. Only the last part
+//! of either names a revision and is acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,6 +40,13 @@ pub(crate) struct Touched {
 pub(crate) struct Step {
     /// What has to be planned.
     pub(crate) touched: Touched,
+    /// `None`: more parts of the step follow.
+    pub(crate) end: Option<End>,
+}
+
+/// The end of a step.
+#[derive(Debug)]
+pub(crate) struct End {
     /// The cluster that it came from.
     pub(crate) cluster_id: String,
     /// Its revision, and what of it cannot be put in force.
@@ -121,7 +129,8 @@ impl Pushed {
         }
     }
 
-    /// Takes in one step. `None`: it is a part of a snapshot, and more of it follows.
+    /// Takes in a step, or a part of it. `None`: a part of a snapshot, and more of it
+    /// follows.
     pub(crate) fn update(&mut self, update: v1::Update, now: Monotonic) -> Option<Step> {
         if update.snapshot_begin {
             self.snapshot = Some(Desired::default());
@@ -145,9 +154,13 @@ impl Pushed {
                 self.failures.extend(put(&mut self.desired, change).err());
             }
         }
+        self.save_at.get_or_insert(now + SAVE_MS);
+        if update.revision == 0 {
+            // Were the stream to break now, the step would come again.
+            return Some(Step { touched, end: None });
+        }
         self.cluster_id = update.cluster_id;
         self.revision = update.revision;
-        self.save_at.get_or_insert(now + SAVE_MS);
         let failures = std::mem::take(&mut self.failures);
         for failure in &failures {
             tracing::error!(
@@ -157,13 +170,16 @@ impl Pushed {
                 failure.message
             );
         }
-        Some(Step {
-            touched,
+        let end = End {
             cluster_id: self.cluster_id.clone(),
             ack: v1::Ack {
                 revision: self.revision,
                 failures,
             },
+        };
+        Some(Step {
+            touched,
+            end: Some(end),
         })
     }
 
@@ -248,4 +264,47 @@ fn put(desired: &mut Desired, change: Change) -> Result<(), v1::Failure> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str) -> v1::Change {
+        v1::Change {
+            change: Some(Change::Service(v1::Service {
+                namespace: "d".into(),
+                name: name.into(),
+                id: 1,
+                ..v1::Service::default()
+            })),
+        }
+    }
+
+    #[test]
+    fn only_the_last_part_of_a_step_names_its_revision() {
+        let desired = Desired::default();
+        let mut pushed = Pushed::new(desired, "c".into(), 7);
+        let now = agent_sys::clock::monotonic();
+        let bad = v1::Change {
+            change: Some(Change::Pod(v1::PodSpec::default())),
+        };
+        let part = |revision, changes| v1::Update {
+            cluster_id: "c".into(),
+            revision,
+            changes,
+            ..v1::Update::default()
+        };
+        let step = pushed
+            .update(part(0, vec![service("a"), bad]), now)
+            .unwrap();
+        assert!(step.end.is_none() && !step.touched.services.is_empty());
+        // Were the stream to break here, the node would ask from 7 on.
+        assert_eq!(pushed.revision, 7);
+        let step = pushed.update(part(9, vec![service("b")]), now).unwrap();
+        let ack = step.end.unwrap().ack;
+        assert_eq!((ack.revision, pushed.revision), (9, 9));
+        assert_eq!(ack.failures.len(), 1, "of all parts: {:?}", ack.failures);
+        assert_eq!(pushed.desired.services.len(), 2);
+    }
 }

@@ -167,7 +167,8 @@ async fn session(watch: &mut Watch, connected: &mut bool) -> Result<(), StreamEr
     let first = v1::NodeUp {
         up: Some(Up::Hello(hello)),
     };
-    let mut client = NodeClient::new(channel.clone()).max_decoding_message_size(64 << 20);
+    let mut client =
+        NodeClient::new(channel.clone()).max_decoding_message_size(proto::limits::UPDATE_BYTES);
     let session = client.session(upstream(first, queue)).await;
     let mut down = session.map_err(failed)?.into_inner();
     *connected = true;

@@ -8,17 +8,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use proto::Message as _;
+use proto::limits::{PART_BYTES, UPDATE_BYTES};
 use proto::v1::{self, change, node_down};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::mailbox::{Item, Mailbox};
+use crate::mailbox::{Item, Mailbox, Step};
 
 /// Removals that are remembered, for nodes that come back and want to know what
 /// changed; who has been away for longer gets a snapshot.
 const REMEMBERED: usize = 10_000;
-/// Changes in one message at most; a snapshot takes several messages.
-const CHANGES: usize = 256;
 
 /// A message and the revision at which it became what it is.
 struct At<T> {
@@ -65,6 +65,25 @@ struct Inner {
     /// Changes after this revision are known completely.
     floor: u64,
     sessions: u64,
+}
+
+/// What a session sends next.
+pub struct Collected {
+    /// In this order.
+    pub messages: Vec<v1::NodeDown>,
+    /// What to do after them.
+    pub next: Next,
+}
+
+/// What a session does when it has sent what was collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Collect again: the step has more parts.
+    More,
+    /// Wait at the mailbox.
+    Wait,
+    /// End the stream.
+    End,
 }
 
 /// What became of a hello.
@@ -323,49 +342,37 @@ impl Hub {
         true
     }
 
-    /// What a session has to send now; true at the end: nothing after it.
-    pub fn collect(&self, node: &str, mailbox: &Mailbox) -> (Vec<v1::NodeDown>, bool) {
-        // In this order: what is posted meanwhile is of a later revision.
+    /// The next messages of a session: what was asked of the node, and one part of
+    /// the step that is under way. A part is made when it is collected, so that a
+    /// slow node costs the memory of one part.
+    pub fn collect(&self, node: &str, mailbox: &Mailbox) -> Collected {
         let inner = self.lock();
-        let waiting = mailbox.take(inner.filling);
-        let mut out: Vec<v1::NodeDown> = Vec::new();
-        if let Some(reason) = waiting.goodbye {
-            out.push(down(node_down::Down::Goodbye(v1::Goodbye { reason })));
-            return (out, true);
+        let mut waiting = mailbox.lock();
+        if let Some(reason) = waiting.goodbye.take() {
+            let goodbye = node_down::Down::Goodbye(v1::Goodbye { reason });
+            return Collected {
+                messages: vec![down(goodbye)],
+                next: Next::End,
+            };
         }
-        let items = if waiting.snapshot {
-            inner.all(node)
+        let opens = std::mem::take(&mut waiting.opens);
+        let opens = opens.into_iter().map(|o| down(node_down::Down::Open(o)));
+        let mut messages: Vec<v1::NodeDown> = opens.collect();
+        // A step that has begun goes on while the next revision is filled in.
+        if waiting.step.is_none() && !inner.filling {
+            waiting.begin(inner.revision, || inner.all(node));
+        }
+        if let Some(mut step) = waiting.step.take() {
+            let part = inner.part(node, &mut step, &self.cluster_id);
+            messages.extend(part.map(|part| down(node_down::Down::Update(part))));
+            waiting.step = Some(step).filter(|step| !step.is_sent());
+        }
+        let next = if waiting.step.is_some() {
+            Next::More
         } else {
-            waiting.items
+            Next::Wait
         };
-        let changes: Vec<v1::Change> = items
-            .iter()
-            .filter_map(|item| inner.change(node, item))
-            .collect();
-        let revision = inner.revision;
-        drop(inner);
-        let parts = changes.chunks(CHANGES).map(<[v1::Change]>::to_vec);
-        let mut parts: VecDeque<Vec<v1::Change>> = parts.collect();
-        if parts.is_empty() && waiting.snapshot {
-            parts.push_back(Vec::new());
-        }
-        let mut first = waiting.snapshot;
-        while let Some(changes) = parts.pop_front() {
-            out.push(down(node_down::Down::Update(v1::Update {
-                cluster_id: self.cluster_id.clone(),
-                revision,
-                snapshot_begin: std::mem::take(&mut first),
-                snapshot_end: waiting.snapshot && parts.is_empty(),
-                changes,
-            })));
-        }
-        out.extend(
-            waiting
-                .opens
-                .into_iter()
-                .map(|open| down(node_down::Down::Open(open))),
-        );
-        (out, false)
+        Collected { messages, next }
     }
 }
 
@@ -450,6 +457,41 @@ impl Inner {
             items.extend(pods.map(|(uid, _)| Item::Pod(uid.clone())));
         }
         items
+    }
+
+    /// The next part of a step: changes up to [`PART_BYTES`], at least one. The last
+    /// part alone names the revision, so that a node whose stream breaks before it
+    /// gets the step again. `None`: the step has nothing for this node.
+    fn part(&self, node: &str, step: &mut Step, cluster_id: &str) -> Option<v1::Update> {
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        while let Some(item) = step.items.pop_first() {
+            let Some(change) = self.change(node, &item) else {
+                continue;
+            };
+            let length = change.encoded_len();
+            if length > UPDATE_BYTES - PART_BYTES {
+                tracing::error!(node, ?item, length, "too large for a node: not sent");
+                continue;
+            }
+            if bytes > 0 && bytes + length > PART_BYTES {
+                step.items.insert(item);
+                break;
+            }
+            changes.push(change);
+            bytes += length;
+        }
+        let last = step.items.is_empty();
+        let first = !std::mem::replace(&mut step.begun, true);
+        if first && last && changes.is_empty() && !step.snapshot {
+            return None;
+        }
+        Some(v1::Update {
+            cluster_id: cluster_id.to_owned(),
+            revision: if last { step.revision } else { 0 },
+            snapshot_begin: step.snapshot && first,
+            snapshot_end: step.snapshot && last,
+            changes,
+        })
     }
 
     /// An item as it is now, or its removal.

@@ -33,8 +33,47 @@ pub struct Mailbox {
 pub(crate) struct Waiting {
     pub(crate) snapshot: bool,
     pub(crate) items: BTreeSet<Item>,
+    /// The step that is being sent, part by part.
+    pub(crate) step: Option<Step>,
     pub(crate) opens: VecDeque<v1::Open>,
     pub(crate) goodbye: Option<String>,
+}
+
+/// Everything from one revision to the next, or a snapshot.
+pub(crate) struct Step {
+    /// Named by the last part.
+    pub(crate) revision: u64,
+    pub(crate) snapshot: bool,
+    /// A part was made already.
+    pub(crate) begun: bool,
+    /// Not sent yet.
+    pub(crate) items: BTreeSet<Item>,
+}
+
+impl Step {
+    /// True when its last part was made.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.begun && self.items.is_empty()
+    }
+}
+
+impl Waiting {
+    /// Makes a step of what waits, if anything does. `all` are a snapshot's items.
+    pub(crate) fn begin(&mut self, revision: u64, all: impl FnOnce() -> BTreeSet<Item>) {
+        let snapshot = std::mem::take(&mut self.snapshot);
+        let mut items = std::mem::take(&mut self.items);
+        if snapshot {
+            items = all();
+        } else if items.is_empty() {
+            return;
+        }
+        self.step = Some(Step {
+            revision,
+            snapshot,
+            begun: false,
+            items,
+        });
+    }
 }
 
 impl Mailbox {
@@ -60,19 +99,6 @@ impl Mailbox {
     /// There may be something to send.
     pub(crate) fn wake(&self) {
         self.notify.notify_one();
-    }
-
-    /// What is to be sent now; things stay while the hub has only a part of them.
-    pub(crate) fn take(&self, filling: bool) -> Waiting {
-        let mut waiting = self.lock();
-        if filling {
-            return Waiting {
-                opens: std::mem::take(&mut waiting.opens),
-                goodbye: waiting.goodbye.take(),
-                ..Waiting::default()
-            };
-        }
-        std::mem::take(&mut *waiting)
     }
 
     /// Waits until there may be something to send.

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::attach::{Attached, Attachments};
 use crate::auth;
-use crate::hub::{Connected, Hub};
+use crate::hub::{Connected, Hub, Next};
 use crate::objects::Objects;
 use crate::pki::Pki;
 use crate::record::Recorder;
@@ -160,18 +160,19 @@ async fn send(
     sender: mpsc::Sender<Result<v1::NodeDown, Status>>,
 ) {
     loop {
-        tokio::select! {
-            () = mailbox.wait() => {}
-            () = sender.closed() => return,
-        }
-        let (messages, over) = hub.collect(&node, &mailbox);
-        for message in messages {
+        let collected = hub.collect(&node, &mailbox);
+        for message in collected.messages {
             if sender.send(Ok(message)).await.is_err() {
                 return;
             }
         }
-        if over {
-            return;
+        match collected.next {
+            Next::More => {}
+            Next::End => return,
+            Next::Wait => tokio::select! {
+                () = mailbox.wait() => {}
+                () = sender.closed() => return,
+            },
         }
     }
 }

@@ -19,9 +19,23 @@ fn service(id: u32) -> v1::Service {
     }
 }
 
+/// All messages that wait, and whether the stream ends with them.
+fn collect(hub: &Hub, node: &str, mailbox: &Mailbox) -> (Vec<v1::NodeDown>, bool) {
+    let mut messages = Vec::new();
+    loop {
+        let collected = hub.collect(node, mailbox);
+        messages.extend(collected.messages);
+        match collected.next {
+            Next::More => {}
+            Next::Wait => return (messages, false),
+            Next::End => return (messages, true),
+        }
+    }
+}
+
 fn updates(hub: &Hub, node: &str, mailbox: &Mailbox) -> Vec<v1::Update> {
     hub.complete();
-    let (down, _) = hub.collect(node, mailbox);
+    let (down, _) = collect(hub, node, mailbox);
     let update = |d: v1::NodeDown| match d.down {
         Some(node_down::Down::Update(update)) => Some(update),
         Some(node_down::Down::Open(_) | node_down::Down::Goodbye(_)) | None => None,
@@ -75,7 +89,7 @@ fn a_newer_stream_takes_over_and_acks_count_for_it_only() {
     let hub = Hub::new("c".to_owned(), 1);
     let first = hub.connect("n1", &hello("", 0));
     let second = hub.connect("n1", &hello("", 0));
-    let (down, over) = hub.collect("n1", &first.mailbox);
+    let (down, over) = collect(&hub, "n1", &first.mailbox);
     assert!(over);
     assert!(matches!(down[0].down, Some(node_down::Down::Goodbye(_))));
     assert!(!hub.heard("n1", first.id));
@@ -96,7 +110,7 @@ fn a_revision_is_named_only_when_all_of_it_is_sent() {
     assert!(!connected.snapshot);
     hub.set_revision(11);
     hub.put_service("d/web", Some(service(1)));
-    let (down, _) = hub.collect("n1", &connected.mailbox);
+    let (down, _) = collect(&hub, "n1", &connected.mailbox);
     assert!(down.is_empty(), "half of revision 11: {down:?}");
     hub.put_service("d/api", Some(service(2)));
     let got = updates(&hub, "n1", &connected.mailbox);
@@ -111,4 +125,88 @@ fn a_revision_is_named_only_when_all_of_it_is_sent() {
     assert_eq!((got.len(), got[0].changes.len()), (1, 1), "{got:?}");
     let change = &got[0].changes[0].change;
     assert!(matches!(change, Some(change::Change::Pod(_))), "{got:?}");
+}
+
+/// A service whose message has about so many bytes.
+fn long(name: &str, bytes: usize) -> v1::Service {
+    v1::Service {
+        name: name.to_owned(),
+        cluster_ips: vec!["x".repeat(bytes)],
+        ..v1::Service::default()
+    }
+}
+
+#[test]
+fn a_stream_that_breaks_within_a_step_gets_the_step_again() {
+    let hub = Hub::new("c".to_owned(), 10);
+    let connected = hub.connect("n1", &hello("c", 10));
+    hub.set_revision(11);
+    for n in 0..600 {
+        hub.put_service(&format!("d/{n}"), Some(long(&n.to_string(), 4096)));
+    }
+    let whole = updates(&hub, "n1", &connected.mailbox);
+    assert!(whole.len() > 1);
+    // What the node has when the stream breaks after any of the parts.
+    for received in 0..=whole.len() {
+        let named = whole[..received].iter().map(|u| u.revision).max();
+        let revision = named.filter(|r| *r > 0).unwrap_or(10);
+        let again = hub.connect("n1", &hello("c", revision));
+        assert!(!again.snapshot);
+        let rest = updates(&hub, "n1", &again.mailbox);
+        let changes = |parts: &[v1::Update]| parts.iter().map(|u| u.changes.len()).sum::<usize>();
+        let missing = 600 - changes(&whole[..received]);
+        assert!(changes(&rest) >= missing, "after {received} parts");
+    }
+    assert_eq!(whole.last().unwrap().revision, 11);
+}
+
+#[test]
+fn parts_are_cut_by_length() {
+    let hub = Hub::new("c".to_owned(), 10);
+    let connected = hub.connect("n1", &hello("other", 0));
+    hub.set_revision(11);
+    let lengths = [PART_BYTES / 2, PART_BYTES / 2, 2 * PART_BYTES, 10, 10];
+    for (n, length) in lengths.into_iter().enumerate() {
+        hub.put_service(&format!("d/{n}"), Some(long("s", length)));
+    }
+    // More than the node would take: the stream must not end of it.
+    hub.put_service("d/huge", Some(long("huge", UPDATE_BYTES)));
+    let parts = updates(&hub, "n1", &connected.mailbox);
+    let counts: Vec<usize> = parts.iter().map(|u| u.changes.len()).collect();
+    assert_eq!(counts, [1, 1, 1, 2]);
+    let revisions: Vec<u64> = parts.iter().map(|u| u.revision).collect();
+    assert_eq!(revisions, [0, 0, 0, 11]);
+    let edges: Vec<(bool, bool)> = parts
+        .iter()
+        .map(|u| (u.snapshot_begin, u.snapshot_end))
+        .collect();
+    assert_eq!(edges[0], (true, false));
+    assert_eq!(edges[1..3], [(false, false), (false, false)]);
+    assert_eq!(edges[3], (false, true));
+}
+
+#[test]
+fn a_step_goes_on_while_the_next_revision_is_filled_in() {
+    let hub = Hub::new("c".to_owned(), 10);
+    let connected = hub.connect("n1", &hello("c", 10));
+    hub.set_revision(11);
+    for n in 0..3 {
+        hub.put_service(&format!("d/{n}"), Some(long("s", PART_BYTES)));
+    }
+    hub.complete();
+    let first = hub.collect("n1", &connected.mailbox);
+    assert_eq!((first.messages.len(), first.next), (1, Next::More));
+    hub.set_revision(12);
+    // One that waits in this step, and one that was sent.
+    hub.put_service("d/2", None);
+    hub.put_service("d/0", Some(long("s", 1)));
+    let (rest, _) = collect(&hub, "n1", &connected.mailbox);
+    let named = |down: &v1::NodeDown| match &down.down {
+        Some(node_down::Down::Update(update)) => update.revision,
+        Some(node_down::Down::Open(_) | node_down::Down::Goodbye(_)) | None => 0,
+    };
+    assert_eq!(rest.iter().map(named).collect::<Vec<_>>(), [0, 11]);
+    let next = updates(&hub, "n1", &connected.mailbox);
+    assert_eq!(next.len(), 1);
+    assert_eq!((next[0].revision, next[0].changes.len()), (12, 2));
 }

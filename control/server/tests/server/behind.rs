@@ -99,7 +99,7 @@ async fn controllers_that_fell_behind_read_everything_again() {
         let mut told = Vec::new();
         while told.len() < 2 {
             session.mailbox.wait().await;
-            for message in hub.collect("n1", &session.mailbox).0 {
+            for message in hub.collect("n1", &session.mailbox).messages {
                 if let Some(node_down::Down::Update(update)) = message.down {
                     told.extend(update.changes.into_iter().filter_map(|c| c.change));
                 }

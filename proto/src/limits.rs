@@ -1,0 +1,8 @@
+//! Sizes of messages that both sides of a stream have to agree on. The receiver
+//! refuses a longer one before it decodes it; the sender cuts or shortens.
+
+/// Longest message of a session that an agent takes, in bytes.
+pub const UPDATE_BYTES: usize = 64 << 20;
+/// The control plane begins another part of a step at this length, in bytes. One
+/// change is never cut: a part with a single change may be longer.
+pub const PART_BYTES: usize = 1 << 20;
