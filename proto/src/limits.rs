@@ -6,3 +6,5 @@ pub const UPDATE_BYTES: usize = 64 << 20;
 /// The control plane begins another part of a step at this length, in bytes. One
 /// change is never cut: a part with a single change may be longer.
 pub const PART_BYTES: usize = 1 << 20;
+/// Longest message of a node that the control plane takes, in bytes.
+pub const NODE_UP_BYTES: usize = 1 << 20;

@@ -1,7 +1,8 @@
-//! How a node comes by its certificate: once, with the join token; afterwards it
-//! lies in `root/pki`.
+//! How a node comes by its certificate: with the join token; afterwards it lies in
+//! `root/pki`, and `renew.rs` replaces it before it ends.
 //!
-//! Called by `main.rs` before anything else speaks to the control plane.
+//! The key is made once and stays: the control plane knows the node by it. Called
+//! by `main.rs` before anything else speaks to the control plane.
 
 use std::path::{Path, PathBuf};
 
@@ -114,16 +115,9 @@ pub(crate) async fn join(config: &Config) -> Result<Identity, JoinError> {
     let join = config.join.as_ref().ok_or_else(|| JoinError::NoToken {
         folder: folder.clone(),
     })?;
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::default();
-    let mut name = DistinguishedName::new();
-    name.push(DnType::OrganizationName, "system:nodes");
-    name.push(
-        DnType::CommonName,
-        format!("system:node:{}", config.node_name),
-    );
-    params.distinguished_name = name;
-    let csr_pem = params.serialize_request(&key)?.pem()?;
+    state::create_folder(&folder)?;
+    let key = key(&folder.join("node.key"))?;
+    let csr_pem = request(&key, &config.node_name)?;
     let (channel, _) = tls::connect(&config.control, tls::first_contact(&join.ca_hash)?).await?;
     let request = v1::JoinRequest {
         token: join.token.clone(),
@@ -166,14 +160,36 @@ pub(crate) async fn join(config: &Config) -> Result<Identity, JoinError> {
     };
     // What does not work must not be kept.
     tls::mutual(&identity)?;
-    state::create_folder(&folder)?;
     state::replace(&folder.join("ca.crt"), identity.ca_pem.as_bytes(), 0o600)?;
-    state::replace(&folder.join("node.key"), identity.key_pem.as_bytes(), 0o600)?;
     // Last: without it the node joins anew.
-    state::replace(
-        &folder.join("node.crt"),
-        identity.certificate_pem.as_bytes(),
-        0o600,
-    )?;
+    keep(&identity)?;
     Ok(identity)
+}
+
+/// Keeps the certificate; a crash leaves the one before or this one.
+pub(crate) fn keep(identity: &Identity) -> Result<(), JoinError> {
+    let path = identity.folder.join("node.crt");
+    state::replace(&path, identity.certificate_pem.as_bytes(), 0o600)?;
+    Ok(())
+}
+
+/// The node's key. A new one is on disk before anything is signed for it, so that
+/// an answer that is lost can be asked for again.
+fn key(path: &Path) -> Result<KeyPair, JoinError> {
+    if let Some(pem) = read(path)? {
+        return Ok(KeyPair::from_pem(&pem)?);
+    }
+    let key = KeyPair::generate()?;
+    state::replace(path, key.serialize_pem().as_bytes(), 0o600)?;
+    Ok(key)
+}
+
+/// A certificate request of this node, PEM.
+pub(crate) fn request(key: &KeyPair, node: &str) -> Result<String, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, "system:nodes");
+    name.push(DnType::CommonName, format!("system:node:{node}"));
+    params.distinguished_name = name;
+    params.serialize_request(key)?.pem()
 }

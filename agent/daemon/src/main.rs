@@ -28,6 +28,7 @@ mod observe;
 mod probes;
 mod pushed;
 mod record;
+mod renew;
 mod report;
 mod sandbox;
 mod serve;
@@ -209,12 +210,19 @@ async fn speak(
     idle: bool,
 ) -> anyhow::Result<()> {
     let identity = match join::kept(&config)? {
+        // It was away for so long that there was no renewal.
+        Some(identity) if config.join.is_some() && renew::is_over(&identity) => {
+            tracing::warn!("the node's certificate has ended: joining again");
+            joined(&config).await?
+        }
         Some(identity) => identity,
         None => joined(&config).await?,
     };
-    let tls = tls::mutual(&identity)?;
     let control = config.control.clone();
     let folder = identity.folder.clone();
+    let (swap, tls) = channel::channel(tls::mutual(&identity)?);
+    let node = config.node_name.clone();
+    tokio::spawn(renew::run(identity, node, calls.subscribe(), swap));
     watch::run(watch::Watch {
         control,
         tls,

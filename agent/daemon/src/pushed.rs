@@ -285,7 +285,7 @@ mod tests {
     fn only_the_last_part_of_a_step_names_its_revision() {
         let desired = Desired::default();
         let mut pushed = Pushed::new(desired, "c".into(), 7);
-        let now = agent_sys::clock::monotonic();
+        let now = crate::clock::monotonic();
         let bad = v1::Change {
             change: Some(Change::Pod(v1::PodSpec::default())),
         };

@@ -49,6 +49,10 @@ enum StreamError {
     /// It ended the stream without a word.
     #[error("the control plane ended the stream")]
     Ended,
+    /// The certificate was renewed: the next stream is opened with the new one, as
+    /// this one ends with the old.
+    #[error("the node's certificate was renewed")]
+    Renewed,
     /// The loop has ended.
     #[error("the agent is ending")]
     Ending,
@@ -72,8 +76,8 @@ pub(crate) type Calls = watch::Receiver<Option<Channel>>;
 pub(crate) struct Watch {
     /// Where the control plane listens.
     pub(crate) control: ControlAddress,
-    /// The node's certificate.
-    pub(crate) tls: Arc<ClientConfig>,
+    /// The node's certificate; replaced when it is renewed.
+    pub(crate) tls: watch::Receiver<Arc<ClientConfig>>,
     /// What the node has: the first message of each stream.
     pub(crate) hello: watch::Receiver<v1::Hello>,
     /// Where the channel is told.
@@ -112,6 +116,9 @@ pub(crate) async fn run(mut watch: Watch) -> Result<(), Refused> {
             watch.sys.tell(Event::Disconnected).await;
             pause = FIRST_PAUSE;
             last.clear();
+        }
+        if matches!(error, StreamError::Renewed) {
+            continue;
         }
         let reason = error.to_string();
         let news = reason != last;
@@ -155,12 +162,14 @@ fn is_refusal(error: &StreamError) -> bool {
         )
         | StreamError::Goodbye(_)
         | StreamError::Ended
+        | StreamError::Renewed
         | StreamError::Ending => false,
     }
 }
 
 async fn session(watch: &mut Watch, connected: &mut bool) -> Result<(), StreamError> {
-    let (channel, handshake) = tls::connect(&watch.control, watch.tls.clone()).await?;
+    let tls = watch.tls.borrow_and_update().clone();
+    let (channel, handshake) = tls::connect(&watch.control, tls).await?;
     let failed = |status: tonic::Status| call_failed(&status, &handshake);
     let (sender, queue) = mpsc::channel(QUEUE);
     let hello = watch.hello.borrow_and_update().clone();
@@ -182,7 +191,14 @@ async fn session(watch: &mut Watch, connected: &mut bool) -> Result<(), StreamEr
             .map_err(|_gone| StreamError::Ending)
     };
     tell(Event::Connected(sender)).await?;
-    while let Some(message) = down.message().await.map_err(failed)? {
+    loop {
+        let message = tokio::select! {
+            message = down.message() => message.map_err(failed)?,
+            Ok(()) = watch.tls.changed() => return Err(StreamError::Renewed),
+        };
+        let Some(message) = message else {
+            return Err(StreamError::Ended);
+        };
         match message.down {
             Some(Down::Update(update)) => tell(Event::Update(Box::new(update))).await?,
             Some(Down::Open(open)) => tell(Event::Open(Box::new(open))).await?,
@@ -191,7 +207,6 @@ async fn session(watch: &mut Watch, connected: &mut bool) -> Result<(), StreamEr
             None => {}
         }
     }
-    Err(StreamError::Ended)
 }
 
 /// The messages of the queue after a first one; heartbeats where it is silent.

@@ -227,6 +227,7 @@ impl Client {
             kind: Some(kind.reference()),
             namespace: scope(kind, namespace),
             name: name.into(),
+            ..v1::GetRequest::default()
         };
         let answer = self
             .cluster
@@ -255,6 +256,7 @@ impl Client {
                 field_selector: selection.fields.clone(),
                 limit: PAGE,
                 continue_token,
+                ..v1::ListRequest::default()
             };
             let page = self
                 .cluster

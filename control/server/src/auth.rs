@@ -3,34 +3,41 @@
 //!
 //! The chain was checked against the CA by TLS before. Called by each rpc.
 
+use jiff::Timestamp;
 use tonic::{Request, Status};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Group of those who may do everything.
-const MASTERS: &str = "system:masters";
-/// Group of nodes.
-const NODES: &str = "system:nodes";
-/// A node's name follows.
-const NODE_PREFIX: &str = "system:node:";
+use crate::subject::{MASTERS, NODE_PREFIX, NODES, key_hash};
 
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
     /// An operator, by name.
     Admin(String),
-    /// A node, by node name.
-    Node(String),
+    /// A node.
+    Node(NodeCaller),
     /// A certificate of ours that grants nothing: its subject.
     Other(String),
     /// No certificate.
     Anonymous,
 }
 
+/// A node that calls, as its certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeCaller {
+    /// Node name.
+    pub name: String,
+    /// Hash of its public key, [`key_hash`].
+    pub key: String,
+    /// When the certificate ends.
+    pub ends: Timestamp,
+}
+
 impl std::fmt::Display for Caller {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Caller::Admin(name) => write!(f, "operator {name:?}"),
-            Caller::Node(name) => write!(f, "node {name:?}"),
+            Caller::Node(node) => write!(f, "node {:?}", node.name),
             Caller::Other(subject) => write!(f, "{subject:?}"),
             Caller::Anonymous => f.write_str("a client without certificate"),
         }
@@ -41,14 +48,23 @@ impl std::fmt::Display for Caller {
 pub fn caller<T>(request: &Request<T>) -> Caller {
     let certificates = request.peer_certs();
     let leaf = certificates.as_ref().and_then(|all| all.first());
-    leaf.map_or(Caller::Anonymous, |leaf| of_certificate(leaf))
+    leaf.map_or(Caller::Anonymous, |leaf| {
+        of_certificate(leaf, Timestamp::now())
+    })
 }
 
-fn of_certificate(der: &[u8]) -> Caller {
+fn of_certificate(der: &[u8], now: Timestamp) -> Caller {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else {
         return Caller::Other("a certificate that does not parse".to_owned());
     };
     let subject = certificate.subject();
+    // TLS has checked it in the handshake, which may be long ago, or that of an
+    // earlier connection that this one resumed.
+    let ends = Timestamp::from_second(certificate.validity().not_after.timestamp());
+    let ends = ends.unwrap_or(Timestamp::MIN);
+    if ends <= now {
+        return Caller::Other(format!("{subject}, whose certificate ended at {ends}"));
+    }
     let names: Vec<&str> = subject
         .iter_common_name()
         .filter_map(|n| n.as_str().ok())
@@ -64,7 +80,11 @@ fn of_certificate(der: &[u8]) -> Caller {
         return Caller::Admin((*name).to_owned());
     }
     match name.strip_prefix(NODE_PREFIX) {
-        Some(node) if groups.contains(&NODES) => Caller::Node(node.to_owned()),
+        Some(node) if groups.contains(&NODES) => Caller::Node(NodeCaller {
+            name: node.to_owned(),
+            key: key_hash(certificate.public_key().raw),
+            ends,
+        }),
         Some(_) | None => Caller::Other(subject.to_string()),
     }
 }
@@ -81,6 +101,15 @@ fn refuse<T>(request: &Request<T>, caller: &Caller, what: &str) -> Status {
     }
 }
 
+/// Lets those pass who have a certificate: asked before a request is read, so that
+/// a stranger's is neither decoded nor kept in memory.
+pub fn known(request: Request<()>) -> Result<Request<()>, Status> {
+    match caller(&request) {
+        Caller::Anonymous => Err(refuse(&request, &Caller::Anonymous, "call the cluster")),
+        Caller::Admin(_) | Caller::Node(_) | Caller::Other(_) => Ok(request),
+    }
+}
+
 /// Lets operators pass.
 pub fn admin<T>(request: &Request<T>, what: &str) -> Result<(), Status> {
     match caller(request) {
@@ -92,9 +121,9 @@ pub fn admin<T>(request: &Request<T>, what: &str) -> Result<(), Status> {
 }
 
 /// Lets nodes pass, and says which.
-pub fn node<T>(request: &Request<T>, what: &str) -> Result<String, Status> {
+pub fn node<T>(request: &Request<T>, what: &str) -> Result<NodeCaller, Status> {
     match caller(request) {
-        Caller::Node(name) => Ok(name),
+        Caller::Node(node) => Ok(node),
         other @ (Caller::Admin(_) | Caller::Other(_) | Caller::Anonymous) => {
             Err(refuse(request, &other, what))
         }

@@ -61,6 +61,10 @@ pub struct Config {
     /// Seconds for which events are kept.
     #[serde(default = "default::event_seconds")]
     pub event_seconds: u32,
+    /// Seconds for which the certificates of nodes are valid. Agents renew theirs
+    /// after two thirds of it.
+    #[serde(default = "default::node_certificate_seconds")]
+    pub node_certificate_seconds: u32,
     /// DNS domain of the cluster.
     #[serde(default = "default::cluster_domain")]
     pub cluster_domain: String,
@@ -102,6 +106,9 @@ mod default {
     }
     pub(super) fn event_seconds() -> u32 {
         3600
+    }
+    pub(super) fn node_certificate_seconds() -> u32 {
+        365 * 24 * 3600
     }
     pub(super) fn cluster_domain() -> String {
         "cluster.local".to_owned()
@@ -146,6 +153,9 @@ impl Config {
         }
         if self.node_prefix < self.pod_cidr.prefix_len() || self.node_prefix > 29 {
             return wrong("node_prefix", "must be from the prefix of pod_cidr to 29");
+        }
+        if self.node_certificate_seconds == 0 {
+            return wrong("node_certificate_seconds", "must be at least 1");
         }
         if self.node_lost_after_seconds == 0 {
             return wrong("node_lost_after_seconds", "must be at least 1");

@@ -5,16 +5,15 @@
 //! by the number of things, and nobody waits for anybody.
 //! Filled by `run.rs`; read by `session.rs`. Decides nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use proto::Message as _;
-use proto::limits::{PART_BYTES, UPDATE_BYTES};
-use proto::v1::{self, change, node_down};
+use proto::v1::{self, node_down};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::mailbox::{Item, Mailbox, Step};
+use crate::budget::Budget;
+use crate::mailbox::{Item, Mailbox};
 
 /// Removals that are remembered, for nodes that come back and want to know what
 /// changed; who has been away for longer gets a snapshot.
@@ -35,6 +34,7 @@ struct View {
     heard: Option<Instant>,
     /// What the node said of itself last, and the version of its agent.
     reported: Option<(v1::NodeStatus, String)>,
+    budget: Option<Arc<Budget>>,
 }
 
 struct Session {
@@ -94,6 +94,8 @@ pub struct Connected {
     pub mailbox: Arc<Mailbox>,
     /// False: only what changed since is sent.
     pub snapshot: bool,
+    /// What the node may write, also in its next session.
+    pub budget: Arc<Budget>,
 }
 
 impl Hub {
@@ -272,7 +274,12 @@ impl Hub {
         mailbox.wake();
         let acked = if known { hello.revision } else { 0 };
         let view = inner.views.entry(node.to_owned()).or_default();
-        view.heard = Some(Instant::now());
+        let now = Instant::now();
+        view.heard = Some(now);
+        let budget = view
+            .budget
+            .get_or_insert_with(|| Arc::new(Budget::new(now)));
+        let budget = budget.clone();
         let session = Session {
             id,
             mailbox: mailbox.clone(),
@@ -280,8 +287,7 @@ impl Hub {
         };
         if let Some(old) = view.session.replace(session) {
             let reason = "a newer stream of this node took over".to_owned();
-            old.mailbox.lock().goodbye = Some(reason);
-            old.mailbox.wake();
+            old.mailbox.say_goodbye(reason);
         }
         drop(inner);
         self.moved.notify_one();
@@ -289,6 +295,7 @@ impl Hub {
             id,
             mailbox,
             snapshot: !known,
+            budget,
         }
     }
 
@@ -423,105 +430,9 @@ impl Inner {
             }
         }
     }
-
-    fn all(&self, node: &str) -> BTreeSet<Item> {
-        self.after(node, None)
-    }
-
-    /// What changed after a revision, removals included.
-    fn since(&self, node: &str, revision: u64) -> BTreeSet<Item> {
-        let mut items = self.after(node, Some(revision));
-        for (at, whose, item) in self.removed.iter().rev() {
-            if *at <= revision {
-                break;
-            }
-            if whose.as_deref().is_none_or(|n| n == node) {
-                items.insert(item.clone());
-            }
-        }
-        items
-    }
-
-    fn after(&self, node: &str, revision: Option<u64>) -> BTreeSet<Item> {
-        let newer = |at: u64| revision.is_none_or(|revision| at > revision);
-        let mut items = BTreeSet::new();
-        let services = self.services.iter().filter(|(_, at)| newer(at.revision));
-        items.extend(services.map(|(name, _)| Item::Service(name.clone())));
-        let routes = self.routes.iter().filter(|(_, at)| newer(at.revision));
-        items.extend(routes.map(|(name, _)| Item::Route(name.clone())));
-        if let Some(view) = self.views.get(node) {
-            if view.config.as_ref().is_some_and(|at| newer(at.revision)) {
-                items.insert(Item::Config);
-            }
-            let pods = view.pods.iter().filter(|(_, at)| newer(at.revision));
-            items.extend(pods.map(|(uid, _)| Item::Pod(uid.clone())));
-        }
-        items
-    }
-
-    /// The next part of a step: changes up to [`PART_BYTES`], at least one. The last
-    /// part alone names the revision, so that a node whose stream breaks before it
-    /// gets the step again. `None`: the step has nothing for this node.
-    fn part(&self, node: &str, step: &mut Step, cluster_id: &str) -> Option<v1::Update> {
-        let (mut changes, mut bytes) = (Vec::new(), 0);
-        while let Some(item) = step.items.pop_first() {
-            let Some(change) = self.change(node, &item) else {
-                continue;
-            };
-            let length = change.encoded_len();
-            if length > UPDATE_BYTES - PART_BYTES {
-                tracing::error!(node, ?item, length, "too large for a node: not sent");
-                continue;
-            }
-            if bytes > 0 && bytes + length > PART_BYTES {
-                step.items.insert(item);
-                break;
-            }
-            changes.push(change);
-            bytes += length;
-        }
-        let last = step.items.is_empty();
-        let first = !std::mem::replace(&mut step.begun, true);
-        if first && last && changes.is_empty() && !step.snapshot {
-            return None;
-        }
-        Some(v1::Update {
-            cluster_id: cluster_id.to_owned(),
-            revision: if last { step.revision } else { 0 },
-            snapshot_begin: step.snapshot && first,
-            snapshot_end: step.snapshot && last,
-            changes,
-        })
-    }
-
-    /// An item as it is now, or its removal.
-    fn change(&self, node: &str, item: &Item) -> Option<v1::Change> {
-        let view = self.views.get(node);
-        let change = match item {
-            Item::Config => {
-                let config = view.and_then(|v| v.config.as_ref())?;
-                change::Change::Config(v1::ClusterConfig::clone(&config.value))
-            }
-            Item::Route(other) if other == node => return None,
-            Item::Route(other) => match self.routes.get(other) {
-                Some(at) => change::Change::Route(v1::NodeRoute::clone(&at.value)),
-                None => change::Change::RouteRemoved(other.clone()),
-            },
-            Item::Service(name) => match self.services.get(name) {
-                Some(at) => change::Change::Service(v1::Service::clone(&at.value)),
-                None => change::Change::ServiceRemoved(name.clone()),
-            },
-            Item::Pod(uid) => match view.and_then(|v| v.pods.get(uid)) {
-                Some(at) => change::Change::Pod(v1::PodSpec::clone(&at.value)),
-                None => change::Change::PodRemoved(uid.clone()),
-            },
-        };
-        Some(v1::Change {
-            change: Some(change),
-        })
-    }
 }
 
 mod hearing;
+mod items;
 #[cfg(test)]
 mod tests;

@@ -2,23 +2,28 @@
 //! over mutual TLS, wired together.
 //!
 //! A library so that tests run it in their own process; `main.rs` is the
-//! program. Reading order: `config`, `pki`, `auth`, `tls` (who is let in),
-//! `stored`, `writing`, `objects`, `delete` (the store as objects), `serve` (operators), `run`,
-//! `agenda`, `carry`, `write`, `health`, `view`, `hub`, `mailbox`, `drain` (controllers and what
-//! nodes get), `session`,
-//! `report`, `record`, `attach` (nodes).
+//! program. Reading order: `config`, `subject`, `csr`, `pki`, `token`, `auth`, `tls`, `join` (who
+//! is let in), `stored`, `writing`, `objects`, `delete` (the store as objects), `serve`
+//! (operators), `run`, `agenda`, `carry`, `write`, `health`, `view`, `hub`, `mailbox`, `drain`
+//! (controllers and what nodes get), `session`, `bounds`, `budget`, `report`, `said`,
+//! `correlate`, `record`, `attach` (nodes).
 
 #![forbid(unsafe_code)]
 
 mod agenda;
 pub mod attach;
 pub mod auth;
+pub mod bounds;
+pub mod budget;
 mod carry;
 pub mod config;
+pub mod correlate;
+pub mod csr;
 pub mod delete;
 pub mod drain;
 mod health;
 pub mod hub;
+pub mod join;
 pub mod load;
 pub mod mailbox;
 pub mod objects;
@@ -27,11 +32,14 @@ pub mod record;
 pub mod refusal;
 pub mod report;
 pub mod run;
+pub mod said;
 pub mod serve;
 pub mod session;
 pub mod start;
 pub mod stored;
+pub mod subject;
 pub mod tls;
+pub mod token;
 pub mod view;
 pub mod write;
 pub mod writing;

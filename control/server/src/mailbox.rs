@@ -96,6 +96,12 @@ impl Mailbox {
         }
     }
 
+    /// Ends the stream, after this word.
+    pub(crate) fn say_goodbye(&self, reason: String) {
+        self.lock().goodbye = Some(reason);
+        self.wake();
+    }
+
     /// There may be something to send.
     pub(crate) fn wake(&self) {
         self.notify.notify_one();

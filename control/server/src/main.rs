@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use control_server::pki::Pki;
+use control_server::token::{Scope, Tokens};
 use control_server::{Config, start};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -29,8 +30,19 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print the lines of an agent's [join] section: token and CA hash.
-    JoinToken,
+    /// Make a join token, and print the lines of an agent's [join] section.
+    ///
+    /// The token is for one node: the first that uses it, or the one that --node
+    /// names. It does not replace a node that is there: delete its Node object
+    /// first.
+    JoinToken {
+        /// Only the node of this name can use the token, as often as it asks
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+        /// How long the token is valid: 30m, 24h
+        #[arg(long, value_name = "DURATION", default_value = "24h")]
+        ttl: SignedDuration,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -45,14 +57,13 @@ fn main() -> anyhow::Result<()> {
     let path = arguments.config.display();
     let text = std::fs::read_to_string(&arguments.config).with_context(|| path.to_string())?;
     let config = Config::parse(&text).with_context(|| path.to_string())?;
-    if let Some(Command::JoinToken) = arguments.command {
+    if let Some(Command::JoinToken { node, ttl }) = arguments.command {
+        anyhow::ensure!(ttl.is_positive(), "--ttl must be positive");
         let now = Timestamp::now();
         let pki = Pki::open(&config.data, now)?;
-        println!(
-            "token = \"{}\"\nca_hash = \"{}\"",
-            pki.token(now)?,
-            pki.ca_hash()
-        );
+        let scope = node.map_or(Scope::Once, Scope::Node);
+        let token = Tokens::new(pki.folder()).make(&scope, ttl, now)?;
+        println!("token = \"{token}\"\nca_hash = \"{}\"", pki.ca_hash());
         return Ok(());
     }
     tokio::runtime::Builder::new_multi_thread()

@@ -58,6 +58,11 @@ impl Objects {
         &self.store
     }
 
+    /// What the cluster was configured with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     fn claims(&self) -> MutexGuard<'_, Claims> {
         // A panic elsewhere leaves a map that is a hint anyway.
         self.claims

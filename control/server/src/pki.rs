@@ -1,30 +1,35 @@
 //! Keys and certificates: the CA, made on the first start and kept in
-//! `data/pki`; what it signs; and the join token.
+//! `data/pki`, and what it signs.
 //!
-//! Not who may do what (`auth.rs`). Private keys are readable by their owner
-//! only. Called by `main.rs` at the start, and by `Node.Join`.
+//! Not who may do what (`auth.rs`), nor who is let in (`token.rs`, `join.rs`).
+//! Private keys are readable by their owner only. Called by `main.rs` at the
+//! start, and by `join.rs`.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, DnValue,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData,
 };
-use sha2::{Digest, Sha256};
+
+use crate::csr::NodeRequest;
+use crate::subject::{MASTERS, NODE_PREFIX, NODES, key_hash};
 
 /// Years that the CA is valid.
 const CA_YEARS: i64 = 20;
-/// Years that all other certificates are valid. The server's is made anew with
-/// each start; nodes and operators have to be given a new one in time.
+/// Years that the certificates of the server and of operators are valid. The
+/// server's is made anew with each start; operators have to be given a new one.
 pub const LEAF_YEARS: i64 = 5;
-/// Seconds for which a join token is accepted.
-const TOKEN_SECONDS: i64 = 24 * 3600;
+/// What a certificate is backdated by, as clocks differ: a day, or this part of a
+/// short life.
+const BACKDATE_PART: i32 = 10;
 
 /// What goes wrong with keys and certificates.
 #[derive(Debug, thiserror::Error)]
@@ -44,14 +49,6 @@ pub enum PkiError {
         what: String,
         /// Why.
         source: rcgen::Error,
-    },
-    /// A certificate request whose subject is not that of the node.
-    #[error("the certificate request is for {found:?}, not for {wanted:?}")]
-    Subject {
-        /// The request's subject.
-        found: String,
-        /// What it must be.
-        wanted: String,
     },
     /// A certificate or request that does not parse.
     #[error("{what} does not parse: {reason}")]
@@ -99,29 +96,19 @@ impl Pki {
     pub fn open(data: &Path, now: Timestamp) -> Result<Self, PkiError> {
         let folder = data.join("pki");
         // The store beside it holds secrets as well.
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(file(&folder))?;
-        let lock_path = folder.join("lock");
-        let lock = fs::File::create(&lock_path).map_err(file(&lock_path))?;
-        lock.lock().map_err(file(&lock_path))?;
+        private_folder(&folder)?;
+        let _lock = lock(&folder)?;
         let (certificate_path, key_path) = (folder.join("ca.crt"), folder.join("ca.key"));
         if !certificate_path.exists() {
             let (ca_pem, key_pem) = make_ca(now)?;
             // The certificate last: without it, all is made anew.
-            write_private(&key_path, &key_pem)?;
-            write(&certificate_path, &ca_pem, 0o644)?;
+            write_private(&key_path, key_pem.as_bytes())?;
+            write(&certificate_path, ca_pem.as_bytes(), 0o644)?;
         }
         let ca_pem = fs::read_to_string(&certificate_path).map_err(file(&certificate_path))?;
         let key_pem = fs::read_to_string(&key_path).map_err(file(&key_path))?;
         let key = KeyPair::from_pem(&key_pem).map_err(certificate("CA key"))?;
-        // kubeadm's form: over the CA's SubjectPublicKeyInfo.
-        let ca_hash = format!(
-            "sha256:{}",
-            hex::encode(Sha256::digest(key.subject_public_key_info()))
-        );
+        let ca_hash = key_hash(&key.subject_public_key_info());
         let issuer =
             Issuer::from_ca_cert_pem(&ca_pem, key).map_err(certificate("CA certificate"))?;
         Ok(Self {
@@ -130,6 +117,11 @@ impl Pki {
             ca_pem,
             ca_hash,
         })
+    }
+
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The CA's certificate, PEM.
@@ -157,7 +149,7 @@ impl Pki {
     /// A certificate for an operator: may do everything.
     pub fn admin(&self, now: Timestamp) -> Result<Signed, PkiError> {
         let params = CertificateParams::default();
-        let group = Some("system:masters");
+        let group = Some(MASTERS);
         self.leaf(
             params,
             "admin",
@@ -179,7 +171,7 @@ impl Pki {
         params.extended_key_usages = vec![usage];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
-        valid(&mut params, LEAF_YEARS, now);
+        valid(&mut params, years(LEAF_YEARS), now);
         let key = KeyPair::generate().map_err(certificate("key"))?;
         let signed = params
             .signed_by(&key, &self.issuer)
@@ -191,29 +183,22 @@ impl Pki {
         })
     }
 
-    /// Signs a node's request: only for its own name, only as a client.
-    pub fn sign_node(&self, csr_pem: &str, node: &str, now: Timestamp) -> Result<String, PkiError> {
-        let mut request = CertificateSigningRequestParams::from_pem(csr_pem)
-            .map_err(certificate("certificate request"))?;
-        let wanted = format!("CN=system:node:{node}, O=system:nodes");
-        let part = |kind| match request.params.distinguished_name.get(&kind) {
-            Some(DnValue::Utf8String(text)) => text.clone(),
-            Some(DnValue::PrintableString(text)) => text.as_str().to_owned(),
-            Some(_) | None => String::new(),
-        };
-        let (name, group) = (part(DnType::CommonName), part(DnType::OrganizationName));
-        let found = format!("CN={name}, O={group}");
-        let parts = request.params.distinguished_name.iter().count();
-        if found != wanted || parts != 2 {
-            return Err(PkiError::Subject { found, wanted });
-        }
+    /// Signs a node's request, only as a client; the certificate, PEM.
+    pub fn sign_node(
+        &self,
+        request: NodeRequest,
+        life: SignedDuration,
+        now: Timestamp,
+    ) -> Result<String, PkiError> {
         // Nothing of the request but its subject and its key is taken over.
         let mut params = CertificateParams::default();
-        subject(&mut params, &name, Some(&group));
+        let name = format!("{NODE_PREFIX}{}", request.node());
+        subject(&mut params, &name, Some(NODES));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
-        valid(&mut params, LEAF_YEARS, now);
+        valid(&mut params, life, now);
+        let mut request = request.into_params();
         request.params = params;
         let signed = request
             .signed_by(&self.issuer)
@@ -241,42 +226,9 @@ impl Pki {
                 certificate = STANDARD.encode(&admin.chain_pem),
                 key = STANDARD.encode(&admin.key_pem),
             );
-            write_private(&path, &text)?;
+            write_private(&path, text.as_bytes())?;
         }
         Ok(path)
-    }
-
-    /// The join token; a new one when there is none, or when it has expired.
-    pub fn token(&self, now: Timestamp) -> Result<String, PkiError> {
-        let path = self.folder.join("join-token");
-        let lock_path = self.folder.join("lock");
-        let lock = fs::File::create(&lock_path).map_err(file(&lock_path))?;
-        lock.lock().map_err(file(&lock_path))?;
-        if let Some(token) = self.valid_token(now) {
-            return Ok(token);
-        }
-        let token = format!(
-            "{}.{}",
-            hex::encode(rand::random::<[u8; 3]>()),
-            hex::encode(rand::random::<[u8; 16]>())
-        );
-        let end = now.as_second() + TOKEN_SECONDS;
-        write_private(&path, &format!("{token} {end}\n"))?;
-        Ok(token)
-    }
-
-    fn valid_token(&self, now: Timestamp) -> Option<String> {
-        let text = fs::read_to_string(self.folder.join("join-token")).ok()?;
-        let (token, end) = text.trim().split_once(' ')?;
-        (now.as_second() < end.parse().ok()?).then(|| token.to_owned())
-    }
-
-    /// True for the token that was given out and has not expired.
-    pub fn accepts(&self, token: &str, now: Timestamp) -> bool {
-        // Compared as hashes, so that time tells nothing about the token.
-        self.valid_token(now).is_some_and(|valid| {
-            Sha256::digest(valid.as_bytes()) == Sha256::digest(token.as_bytes())
-        })
     }
 }
 
@@ -289,7 +241,7 @@ fn make_ca(now: Timestamp) -> Result<(String, String), PkiError> {
         KeyUsagePurpose::KeyCertSign,
         KeyUsagePurpose::CrlSign,
     ];
-    valid(&mut params, CA_YEARS, now);
+    valid(&mut params, years(CA_YEARS), now);
     let key = KeyPair::generate().map_err(certificate("CA key"))?;
     let signed = params
         .self_signed(&key)
@@ -307,25 +259,46 @@ fn subject(params: &mut CertificateParams, name: &str, group: Option<&str>) {
     params.distinguished_name.push(DnType::CommonName, name);
 }
 
-/// Valid from yesterday, as clocks differ, for so many years.
-fn valid(params: &mut CertificateParams, years: i64, now: Timestamp) {
-    let today = now.to_zoned(TimeZone::UTC).date();
-    let from = today.checked_sub(1.day()).unwrap_or(today);
-    let to = today.checked_add(years.years()).unwrap_or(today);
-    let day = |date: jiff::civil::Date| {
-        let (month, day) = (date.month().unsigned_abs(), date.day().unsigned_abs());
-        rcgen::date_time_ymd(i32::from(date.year()), month, day)
+fn years(years: i64) -> SignedDuration {
+    SignedDuration::from_hours(years * 365 * 24)
+}
+
+/// Valid for so long, and for a while before now, as clocks differ.
+fn valid(params: &mut CertificateParams, life: SignedDuration, now: Timestamp) {
+    let backdate = SignedDuration::from_hours(24).min(life / BACKDATE_PART);
+    let at = |time: SignedDuration| {
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        epoch + Duration::try_from(time).unwrap_or_default()
     };
-    params.not_before = day(from);
-    params.not_after = day(to);
+    let now = now.duration_since(Timestamp::UNIX_EPOCH);
+    params.not_before = at(now.saturating_sub(backdate));
+    params.not_after = at(now.saturating_add(life));
 }
 
-fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
-    write(path, text, 0o600)
+/// Makes a folder that only its owner may look into, with those above it.
+pub(crate) fn private_folder(folder: &Path) -> Result<(), PkiError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(file(folder))
 }
 
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
-    proto::file::replace(path, text.as_bytes(), mode).map_err(file(path))
+/// Waits until no other process has the folder's lock, and takes it.
+pub(crate) fn lock(folder: &Path) -> Result<fs::File, PkiError> {
+    let path = folder.join("lock");
+    let lock = fs::File::create(&path).map_err(file(&path))?;
+    lock.lock().map_err(file(&path))?;
+    Ok(lock)
+}
+
+/// A file that only its owner may read; the whole of it or nothing, also in a crash.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PkiError> {
+    write(path, bytes, 0o600)
+}
+
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PkiError> {
+    proto::file::replace(path, bytes, mode).map_err(file(path))
 }
 
 #[cfg(test)]
@@ -334,15 +307,8 @@ mod tests {
 
     use super::*;
 
-    fn request(name: &str, group: &str) -> String {
-        let mut params = CertificateParams::default();
-        subject(&mut params, name, Some(group));
-        let key = KeyPair::generate().unwrap();
-        params.serialize_request(&key).unwrap().pem().unwrap()
-    }
-
     #[test]
-    fn the_ca_stays_and_signs_for_the_right_subject_only() {
+    fn the_ca_stays() {
         let folder = tempfile::tempdir().unwrap();
         let now: Timestamp = "2026-05-05T00:00:00Z".parse().unwrap();
         let pki = Pki::open(folder.path(), now).unwrap();
@@ -351,36 +317,18 @@ mod tests {
         assert_eq!(pki.ca_hash(), again.ca_hash());
         let key = fs::metadata(folder.path().join("pki/ca.key")).unwrap();
         assert_eq!(key.permissions().mode() & 0o777, 0o600);
-
-        pki.sign_node(&request("system:node:n1", "system:nodes"), "n1", now)
-            .unwrap();
-        let rows = [
-            ("system:node:n2", "system:nodes"),
-            ("system:node:n1", "system:masters"),
-            ("admin", "system:masters"),
-        ];
-        for (name, group) in rows {
-            let refused = pki.sign_node(&request(name, group), "n1", now);
-            assert!(
-                matches!(refused, Err(PkiError::Subject { .. })),
-                "{name} {group}"
-            );
-        }
-        assert!(pki.sign_node("nonsense", "n1", now).is_err());
     }
 
     #[test]
-    fn tokens_expire() {
-        let folder = tempfile::tempdir().unwrap();
+    fn certificates_begin_before_now_and_last_as_long_as_said() {
         let now: Timestamp = "2026-05-05T00:00:00Z".parse().unwrap();
-        let pki = Pki::open(folder.path(), now).unwrap();
-        assert!(!pki.accepts("", now));
-        let token = pki.token(now).unwrap();
-        assert_eq!(pki.token(now).unwrap(), token);
-        assert!(pki.accepts(&token, now));
-        assert!(!pki.accepts("abcdef.0123", now));
-        let later = now + jiff::SignedDuration::from_secs(TOKEN_SECONDS + 1);
-        assert!(!pki.accepts(&token, later));
-        assert_ne!(pki.token(later).unwrap(), token);
+        let day = 24 * 3600;
+        for (life, before) in [(365 * day, day), (60, 6)] {
+            let mut params = CertificateParams::default();
+            valid(&mut params, SignedDuration::from_secs(life), now);
+            let at = now.as_second();
+            assert_eq!(params.not_before.unix_timestamp(), at - before);
+            assert_eq!(params.not_after.unix_timestamp(), at + life);
+        }
     }
 }

@@ -1,24 +1,26 @@
 //! Events: what controllers and nodes have to tell about objects, stored as
 //! Event objects. The same said again counts up the one that is there.
 //!
-//! Never in anybody's way: a full queue drops and counts. Old events are
-//! removed by control-plan's `gc.rs`.
+//! Bounded: what is too much is dropped and counted, see `correlate.rs`. Old events
+//! are removed by control-plan's `gc.rs`.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use control_api::meta;
-use control_plan::hash::fnv64;
 use control_plan::{Notice, Severity};
 use futures::future::join_all;
 use jiff::Timestamp;
 use proto::v1;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
+use crate::correlate::Correlator;
 use crate::objects::Objects;
 use crate::refusal::Refusal;
+use crate::said::Said;
 use crate::stored::known;
 use crate::writing::{CONTROLLERS, Change, Writing};
 
@@ -27,44 +29,12 @@ const QUEUE: usize = 4096;
 /// Events written together.
 const BATCH: usize = 128;
 
-/// One thing to tell.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Said {
-    api_version: String,
-    kind: String,
-    namespace: String,
-    name: String,
-    uid: String,
-    field_path: String,
-    severity: String,
-    reason: String,
-    message: String,
-    component: String,
-    host: String,
-}
-
-impl Said {
-    /// The Event's name: the same for the same thing said again.
-    fn event_name(&self) -> String {
-        let parts = [
-            &self.uid,
-            &self.field_path,
-            &self.severity,
-            &self.reason,
-            &self.message,
-            &self.component,
-            &self.host,
-        ];
-        let bytes: Vec<&[u8]> = parts.iter().map(|p| p.as_bytes()).collect();
-        format!("{}.{:016x}", self.name, fnv64(&bytes))
-    }
-}
-
 /// Takes what is to be told.
 #[derive(Clone)]
 pub struct Recorder {
     queue: mpsc::Sender<(Said, Timestamp)>,
     dropped: Arc<AtomicU64>,
+    correlator: Arc<Mutex<Correlator>>,
 }
 
 impl Recorder {
@@ -73,7 +43,11 @@ impl Recorder {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         tokio::spawn(write_all(objects, receiver, dropped.clone()));
-        Self { queue, dropped }
+        Self {
+            queue,
+            dropped,
+            correlator: Arc::default(),
+        }
     }
 
     /// Tells what a plan had to say.
@@ -95,6 +69,7 @@ impl Recorder {
                 message: notice.message,
                 component: notice.component.to_owned(),
                 host: String::new(),
+                combined: false,
             });
         }
     }
@@ -119,10 +94,27 @@ impl Recorder {
             message: event.message,
             component: "foil-agent".to_owned(),
             host: node.to_owned(),
+            combined: false,
         });
     }
 
-    fn push(&self, said: Said) {
+    fn push(&self, mut said: Said) {
+        let admitted = {
+            let mut correlator = self
+                .correlator
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            correlator.admit(&mut said, Instant::now())
+        };
+        if !admitted {
+            tracing::debug!(
+                kind = said.kind,
+                name = said.name,
+                reason = said.reason,
+                "an event is one too many about its object"
+            );
+            return;
+        }
         if self.queue.try_send((said, Timestamp::now())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -136,14 +128,16 @@ async fn write_all(
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
-        let mut counted: HashMap<Said, (i32, Timestamp)> = HashMap::new();
+        // By name: what is combined differs in its message.
+        let mut counted: HashMap<String, (Said, i32, Timestamp)> = HashMap::new();
         for (said, time) in batch.drain(..) {
-            let entry = counted.entry(said).or_insert((0, time));
-            *entry = (entry.0 + 1, time);
+            let known = counted.remove(&said.event_name());
+            let count = known.map_or(0, |(_, count, _)| count);
+            counted.insert(said.event_name(), (said, count + 1, time));
         }
         let writes = counted
-            .iter()
-            .map(|(said, (count, last))| write(&objects, said, *count, *last));
+            .values()
+            .map(|(said, count, last)| write(&objects, said, *count, *last));
         for result in join_all(writes).await {
             match result {
                 // The namespace is going, or gone: nobody will look for it.
@@ -174,6 +168,7 @@ async fn write(objects: &Objects, said: &Said, count: i32, last: Timestamp) -> R
             let before = next.get("count").and_then(Value::as_i64).unwrap_or(1);
             next["count"] = json!(before + i64::from(count));
             next["lastTimestamp"] = json!(time);
+            next["message"] = json!(said.message);
             Ok(Change::To(next))
         })
         .await;

@@ -3,7 +3,7 @@
 //!
 //! Pod reports are coalesced by pod, so a burst is written together and a slow
 //! store costs no more memory than there are pods. A node speaks for its own
-//! pods only. Called by `session.rs`.
+//! pods only, and not of their addresses. Called by `session.rs`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,16 +14,14 @@ use jiff::Timestamp;
 use proto::v1;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
-use tonic::Status;
 
+use crate::budget::Budget;
 use crate::delete::DeleteOptions;
 use crate::objects::Objects;
 use crate::refusal::Refusal;
 use crate::stored::known;
 use crate::writing::{AGENT, Change, Writing};
 
-/// Reports that may wait; more pods than this no node has.
-const MOST: usize = 10_000;
 /// Reports written at once.
 const TOGETHER: usize = 64;
 
@@ -65,43 +63,39 @@ impl Drop for Reports {
 
 impl Reports {
     /// Starts the writer; it ends, with all written, when this is dropped.
-    pub fn start(objects: Arc<Objects>, node: String) -> Self {
+    pub fn start(objects: Arc<Objects>, node: String, budget: Arc<Budget>) -> Self {
         let queue = Arc::new(Queue::default());
-        tokio::spawn(write_all(objects, node, queue.clone()));
+        tokio::spawn(write_all(objects, node, budget, queue.clone()));
         Self { queue }
     }
 
-    /// A pod's status.
-    pub fn status(&self, status: v1::PodStatus) -> Result<(), Status> {
-        self.push(status.uid.clone(), Report::Status(Box::new(status)))
+    /// Status of a pod that the node has: there are no more of them than pods.
+    /// `host_ip` is what the control plane knows, not what the node said.
+    pub fn status(&self, status: v1::PodStatus) {
+        self.push(status.uid.clone(), Report::Status(Box::new(status)));
     }
 
     /// A pod is gone from the node. Nothing about it comes after this.
-    pub fn gone(&self, gone: v1::PodGone) -> Result<(), Status> {
-        self.push(gone.uid.clone(), Report::Gone(gone))
+    pub fn gone(&self, gone: v1::PodGone) {
+        self.push(gone.uid.clone(), Report::Gone(gone));
     }
 
-    fn push(&self, uid: String, report: Report) -> Result<(), Status> {
-        let mut waiting = self.queue.lock();
-        if waiting.reports.len() >= MOST && !waiting.reports.contains_key(&uid) {
-            return Err(Status::resource_exhausted("reports about too many pods"));
-        }
-        waiting.reports.insert(uid, report);
-        drop(waiting);
+    fn push(&self, uid: String, report: Report) {
+        self.queue.lock().reports.insert(uid, report);
         self.queue.notify.notify_one();
-        Ok(())
     }
 }
 
-async fn write_all(objects: Arc<Objects>, node: String, queue: Arc<Queue>) {
+async fn write_all(objects: Arc<Objects>, node: String, budget: Arc<Budget>, queue: Arc<Queue>) {
     loop {
         queue.notify.notified().await;
         let (reports, ended) = {
             let mut waiting = queue.lock();
             (std::mem::take(&mut waiting.reports), waiting.ended)
         };
-        let (objects, node) = (&objects, &node);
+        let (objects, node, budget) = (&objects, &node, &budget);
         let writes = reports.into_values().map(|report| async move {
+            budget.take().await;
             let done = match &report {
                 Report::Status(status) => write_status(objects, node, status).await,
                 Report::Gone(gone) => write_gone(objects, node, gone).await,
@@ -147,20 +141,47 @@ async fn write_status(
             if matches!(phase, Some("Succeeded" | "Failed")) && phase != Some(&status.phase) {
                 return Ok(Change::Nothing);
             }
+            let mut said = status.clone();
+            known_containers(&mut said, &old.value);
+            said.pod_ips = addresses(&old.value, &said.host_ip);
             let mut next = old.value.clone();
-            next["status"] = proto::convert::status::pod_status(status, before);
-            // Addresses were given when the pod was bound; a node that has not
-            // come to them yet does not take them away.
-            for field in ["podIP", "podIPs", "hostIP", "hostIPs"] {
-                let said = next["status"].get(field).is_some();
-                if let Some(known) = before.and_then(|b| b.get(field)).filter(|_| !said) {
-                    next["status"][field] = known.clone();
-                }
-            }
+            next["status"] = proto::convert::status::pod_status(&said, before);
             Ok(Change::To(next))
         })
         .await?;
     Ok(())
+}
+
+/// Leaves out containers that the pod does not have.
+fn known_containers(status: &mut v1::PodStatus, pod: &Value) {
+    let known = |list: &str, name: &str| {
+        let all = pod.pointer(list).and_then(Value::as_array);
+        let mut names = all
+            .into_iter()
+            .flatten()
+            .filter_map(|c| c.get("name")?.as_str());
+        names.any(|n| n == name)
+    };
+    let (main, init) = ("/spec/containers", "/spec/initContainers");
+    status.containers.retain(|c| known(main, &c.name));
+    status.init_containers.retain(|c| known(init, &c.name));
+}
+
+/// The addresses of a pod: those that it was given when it was bound, or that of
+/// its node. What the node says of them does not count.
+fn addresses(pod: &Value, host_ip: &str) -> Vec<String> {
+    if pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true)) {
+        return Some(host_ip.to_owned())
+            .filter(|ip| !ip.is_empty())
+            .into_iter()
+            .collect();
+    }
+    let given = pod.pointer("/status/podIPs").and_then(Value::as_array);
+    let given = given.into_iter().flatten();
+    given
+        .filter_map(|ip| ip.get("ip")?.as_str())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Completes a pod's deletion: takes it out of the store, unless a finalizer
@@ -182,8 +203,8 @@ async fn write_gone(objects: &Objects, node: &str, gone: &v1::PodGone) -> Result
     Ok(())
 }
 
-/// Writes what a node says of itself, if it differs from what is known; makes
-/// the Node object when there is none.
+/// Writes what a node says of itself, if it differs from what is known. `NotFound`:
+/// the Node was deleted.
 pub async fn register(
     objects: &Objects,
     node: &str,
@@ -192,38 +213,25 @@ pub async fn register(
 ) -> Result<(), Refusal> {
     let kind = known("", "v1", "Node")?;
     let now = Timestamp::now();
+    let change = |old: &crate::stored::Stored| {
+        let mut next = old.value.clone();
+        next["status"] =
+            proto::convert::status::node_status(status, version, old.value.get("status"));
+        label(&mut next, node, status);
+        ready(&mut next, status, now);
+        Ok(Change::To(next))
+    };
     let writing = Writing::system(AGENT);
-    for _ in 0..2 {
-        let changed = objects
-            .change(kind, "", node, &writing, |old| {
-                let mut next = old.value.clone();
-                next["status"] =
-                    proto::convert::status::node_status(status, version, old.value.get("status"));
-                ready(&mut next, status, now);
-                Ok(Change::To(next))
-            })
-            .await;
-        match changed {
-            Ok(_) => return Ok(()),
-            Err(Refusal::NotFound { .. }) => {}
-            Err(refusal) => return Err(refusal),
-        }
-        let value = json!({
-            "apiVersion": "v1", "kind": "Node",
-            "metadata": {"name": node, "labels": {
-                "kubernetes.io/hostname": node,
-                "kubernetes.io/os": "linux",
-                "kubernetes.io/arch": architecture(&status.architecture),
-            }},
-        });
-        match objects.create(kind, Change::To(value), &[], &writing).await {
-            Ok(_) | Err(Refusal::AlreadyExists { .. }) => {}
-            Err(refusal) => return Err(refusal),
-        }
-    }
-    Err(Refusal::Unavailable(format!(
-        "node {node:?} comes and goes"
-    )))
+    objects.change(kind, "", node, &writing, change).await?;
+    Ok(())
+}
+
+/// The labels that each node has, and that follow what it says.
+fn label(node: &mut Value, name: &str, status: &v1::NodeStatus) {
+    let labels = &mut node["metadata"]["labels"];
+    labels["kubernetes.io/hostname"] = json!(name);
+    labels["kubernetes.io/os"] = json!("linux");
+    labels["kubernetes.io/arch"] = json!(architecture(&status.architecture));
 }
 
 /// Kubernetes calls the machines by Go's names.

@@ -16,14 +16,18 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::attach::{Attached, Attachments};
 use crate::auth;
+use crate::bounds;
+use crate::budget::Budget;
 use crate::hub::{Connected, Hub, Next};
+use crate::join::Gate;
 use crate::objects::Objects;
-use crate::pki::Pki;
 use crate::record::Recorder;
 use crate::report::{self, Reports};
 
 /// The first message has to come within this.
 const HELLO: Duration = Duration::from_secs(10);
+/// Failures of one acknowledgement that are logged.
+const FAILURES: usize = 16;
 /// Messages that wait for a slow node outside of its mailbox.
 const WINDOW: usize = 4;
 
@@ -35,8 +39,10 @@ pub struct NodeService {
     pub hub: Arc<Hub>,
     /// Takes nodes' events.
     pub recorder: Recorder,
-    /// Signs nodes' certificates.
-    pub pki: Arc<Pki>,
+    /// Lets nodes in.
+    pub gate: Gate,
+    /// The CA's certificate, PEM.
+    pub ca_pem: String,
     /// Who waits for streams.
     pub attachments: Arc<Attachments>,
 }
@@ -56,23 +62,34 @@ impl node_server::Node for NodeService {
             .remote_addr()
             .map_or_else(|| "?".to_owned(), |a| a.to_string());
         let join = request.into_inner();
-        let now = Timestamp::now();
-        if !self.pki.accepts(&join.token, now) {
-            tracing::warn!(%from, node = join.node_name, "refused: unknown or expired join token");
-            return Err(Status::permission_denied("unknown or expired join token"));
-        }
+        let node = join.node_name.clone();
         let certificate_pem = self
-            .pki
-            .sign_node(&join.csr_pem, &join.node_name, now)
-            .map_err(|error| {
-                tracing::warn!(%from, node = join.node_name, "refused: {error}");
-                Status::invalid_argument(error.to_string())
-            })?;
-        tracing::info!(%from, node = join.node_name, "signed a node's certificate");
-        let ca_pem = self.pki.ca_pem().to_owned();
+            .gate
+            .join(join, Timestamp::now())
+            .await
+            .inspect_err(|error| tracing::warn!(%from, node, "refused: {error}"))?;
+        tracing::info!(%from, node, "joined: signed its certificate");
         Ok(Response::new(v1::JoinResponse {
             certificate_pem,
-            ca_pem,
+            ca_pem: self.ca_pem.clone(),
+        }))
+    }
+
+    async fn renew(
+        &self,
+        request: Request<v1::RenewRequest>,
+    ) -> Result<Response<v1::RenewResponse>, Status> {
+        let caller = auth::node(&request, "renew a certificate")?;
+        let node = &caller.name;
+        let certificate_pem = self
+            .gate
+            .renew(&caller, &request.into_inner().csr_pem, Timestamp::now())
+            .await
+            .inspect_err(|error| tracing::warn!(node, "certificate not renewed: {error}"))?;
+        tracing::info!(node, "renewed its certificate");
+        Ok(Response::new(v1::RenewResponse {
+            certificate_pem,
+            ca_pem: self.ca_pem.clone(),
         }))
     }
 
@@ -80,7 +97,8 @@ impl node_server::Node for NodeService {
         &self,
         request: Request<Streaming<v1::NodeUp>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let node = auth::node(&request, "open a session")?;
+        let caller = auth::node(&request, "open a session")?;
+        let node = caller.name.clone();
         let from = request
             .remote_addr()
             .map_or_else(|| "?".to_owned(), |a| a.to_string());
@@ -88,14 +106,21 @@ impl node_server::Node for NodeService {
         let hello = hello(&mut up, &node).await.inspect_err(|status| {
             tracing::warn!(%from, node, "refused: {}", status.message());
         })?;
-        let node_status = hello.status.clone().unwrap_or_default();
+        self.gate.admit(&caller).await.inspect_err(|error| {
+            tracing::warn!(%from, node, "refused: {error}");
+        })?;
+        let mut version = hello.agent_version.clone();
+        bounds::version(&mut version);
+        let mut node_status = hello.status.clone().unwrap_or_default();
+        judge(&self.hub, &self.objects, &node, &mut node_status).inspect_err(|status| {
+            tracing::warn!(%from, node, "refused: {}", status.message());
+        })?;
         // Heard of before it is ready, or it would be called lost again.
-        let version = &hello.agent_version;
-        self.hub.report(&node, node_status.clone(), version);
-        report::register(&self.objects, &node, &node_status, version).await?;
+        self.hub.report(&node, node_status.clone(), &version);
+        report::register(&self.objects, &node, &node_status, &version).await?;
         let connected = self.hub.connect(&node, &hello);
         tracing::info!(
-            %from, node, agent = hello.agent_version, revision = hello.revision,
+            %from, node, agent = version, revision = hello.revision,
             snapshot = connected.snapshot, "a node connected"
         );
         let (sender, receiver) = mpsc::channel(WINDOW);
@@ -110,9 +135,10 @@ impl node_server::Node for NodeService {
             hub: self.hub.clone(),
             recorder: self.recorder.clone(),
             attachments: self.attachments.clone(),
-            reports: Reports::start(self.objects.clone(), node.clone()),
+            reports: Reports::start(self.objects.clone(), node.clone(), connected.budget.clone()),
             node,
-            version: hello.agent_version,
+            version,
+            ends: caller.ends,
         };
         tokio::spawn(listener.listen(up, connected));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -122,7 +148,8 @@ impl node_server::Node for NodeService {
         &self,
         request: Request<Streaming<v1::AttachUp>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        let node = auth::node(&request, "attach")?;
+        let caller = auth::node(&request, "attach")?;
+        self.gate.admit(&caller).await?;
         let mut up = request.into_inner();
         let first = tokio::time::timeout(HELLO, up.message()).await;
         let first = first.map_err(|_elapsed| Status::deadline_exceeded("no first message"))??;
@@ -130,7 +157,8 @@ impl node_server::Node for NodeService {
             return Err(Status::invalid_argument("the first message must be the id"));
         };
         let (down, receiver) = mpsc::channel(WINDOW);
-        self.attachments.answer(&node, &id, Attached { up, down })?;
+        self.attachments
+            .answer(&caller.name, &id, Attached { up, down })?;
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
@@ -187,18 +215,27 @@ struct Listener {
     node: String,
     /// Of the agent.
     version: String,
+    /// When the certificate ends that the session was opened with.
+    ends: Timestamp,
 }
 
 impl Listener {
     async fn listen(self, mut up: Streaming<v1::NodeUp>, connected: Connected) {
         let node = &self.node;
+        let left = self.ends.duration_since(Timestamp::now());
+        let ended = tokio::time::sleep(Duration::try_from(left).unwrap_or_default());
+        tokio::pin!(ended);
         let why = loop {
-            match up.message().await {
+            let message = tokio::select! {
+                message = up.message() => message,
+                () = &mut ended => break "its certificate has ended".to_owned(),
+            };
+            match message {
                 Ok(Some(message)) => {
                     if !self.hub.heard(node, connected.id) {
                         break "a newer stream took over".to_owned();
                     }
-                    if let Err(status) = self.take(message, connected.id).await {
+                    if let Err(status) = self.take(message, connected.id, &connected.budget).await {
                         break status.message().to_owned();
                     }
                 }
@@ -206,6 +243,8 @@ impl Listener {
                 Err(status) => break status.message().to_owned(),
             }
         };
+        // The node may still be there: it is not to wait for what nobody answers.
+        connected.mailbox.say_goodbye(why.clone());
         if self.hub.disconnect(node, connected.id) {
             // Else they wait for the session that took over.
             self.attachments.gone(node);
@@ -213,12 +252,12 @@ impl Listener {
         tracing::info!(node, "a node disconnected: {why}");
     }
 
-    async fn take(&self, message: v1::NodeUp, session: u64) -> Result<(), Status> {
+    async fn take(&self, message: v1::NodeUp, session: u64, budget: &Budget) -> Result<(), Status> {
         let Some(up) = message.up else { return Ok(()) };
         match up {
             node_up::Up::Hello(_) => return Err(Status::invalid_argument("a second hello")),
             node_up::Up::Ack(ack) => {
-                for failure in &ack.failures {
+                for failure in ack.failures.iter().take(FAILURES) {
                     tracing::warn!(
                         node = self.node,
                         kind = failure.kind,
@@ -229,16 +268,82 @@ impl Listener {
                 }
                 self.hub.ack(&self.node, session, ack.revision);
             }
-            node_up::Up::PodStatus(status) => self.reports.status(status)?,
-            node_up::Up::PodGone(gone) => self.reports.gone(gone)?,
-            node_up::Up::NodeStatus(status) => {
+            node_up::Up::PodStatus(status) => self.pod_status(status),
+            node_up::Up::PodGone(gone) => {
+                if self.hub.pod(&self.node, &gone.uid).is_some() {
+                    self.reports.gone(gone);
+                }
+            }
+            node_up::Up::NodeStatus(mut status) => {
+                budget.take().await;
+                judge(&self.hub, &self.objects, &self.node, &mut status)?;
                 self.hub.report(&self.node, status.clone(), &self.version);
                 report::register(&self.objects, &self.node, &status, &self.version).await?;
             }
-            node_up::Up::Event(event) => self.recorder.record_node(&self.node, event),
+            node_up::Up::Event(event) => self.event(event),
             node_up::Up::Heartbeat(_) => {}
             node_up::Up::OpenRefused(refused) => self.attachments.refuse(&self.node, &refused),
         }
         Ok(())
     }
+
+    /// Of a pod that the node does not have, nothing is taken.
+    fn pod_status(&self, mut status: v1::PodStatus) {
+        if self.hub.pod(&self.node, &status.uid).is_none() {
+            return;
+        }
+        if let Err(error) = bounds::pod_status(&mut status) {
+            tracing::warn!(node = self.node, pod = status.uid, "{error}");
+            return;
+        }
+        status.host_ip = self.hub.address(&self.node).unwrap_or_default();
+        self.reports.status(status);
+    }
+
+    /// A node tells of itself and of its own pods.
+    fn event(&self, mut event: v1::NodeEvent) {
+        bounds::event(&mut event);
+        match event.kind.as_str() {
+            "Pod" => {
+                let Some(pod) = self.hub.pod(&self.node, &event.uid) else {
+                    tracing::debug!(
+                        node = self.node,
+                        pod = event.uid,
+                        "an event of no pod of its"
+                    );
+                    return;
+                };
+                (event.namespace, event.name) = pod;
+            }
+            "Node" => {
+                event.namespace.clear();
+                event.name.clone_from(&self.node);
+                // As kubelet does: it knows no uid of its Node.
+                event.uid.clone_from(&self.node);
+            }
+            other => {
+                tracing::warn!(node = self.node, "an event about a {other:?} was not taken");
+                return;
+            }
+        }
+        self.recorder.record_node(&self.node, event);
+    }
+}
+
+/// Bounds what a node says of itself, and refuses what is another's.
+fn judge(
+    hub: &Hub,
+    objects: &Objects,
+    node: &str,
+    status: &mut v1::NodeStatus,
+) -> Result<(), Status> {
+    bounds::node_status(status, objects.settings())
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if let Some(other) = hub.node_at(&status.addresses, node) {
+        return Err(Status::permission_denied(format!(
+            "one of the addresses {:?} is that of node {other:?}",
+            status.addresses
+        )));
+    }
+    Ok(())
 }

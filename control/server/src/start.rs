@@ -7,15 +7,19 @@ use std::time::Duration;
 
 use control_plan::World;
 use control_store::{Embedded, Options, Store, StoreError};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use proto::limits::NODE_UP_BYTES;
 use proto::v1::cluster_server::ClusterServer;
 use proto::v1::node_server::NodeServer;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 use crate::attach::Attachments;
+use crate::auth;
 use crate::config::Config;
+use crate::join::Gate;
 use crate::objects::Objects;
 use crate::pki::{Pki, PkiError};
 use crate::record::Recorder;
@@ -26,8 +30,8 @@ use crate::session::NodeService;
 use crate::tls::{self, TlsError};
 use crate::view::ClusterFacts;
 
-/// Longest message that is read.
-const MOST_BYTES: usize = 4 << 20;
+/// Longest message of an operator that is read (Kubernetes' limit of a request).
+const CLUSTER_BYTES: usize = 3 << 20;
 /// Revisions kept for watchers that come back.
 const HISTORY: u64 = 50_000;
 /// The store's page cache.
@@ -130,10 +134,15 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
         attachments: attachments.clone(),
     };
     let node = NodeService {
+        gate: Gate::new(
+            objects.clone(),
+            pki.clone(),
+            SignedDuration::from_secs(i64::from(config.node_certificate_seconds)),
+        ),
+        ca_pem: pki.ca_pem().to_owned(),
         objects,
         hub,
         recorder,
-        pki: pki.clone(),
         attachments,
     };
     let listener = tls::listen(config.listen).await?;
@@ -149,22 +158,24 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
     };
     let server = format!("https://{host}:{}", address.port());
     let context = pki.write_context(&config.data, &server, now)?;
-    pki.token(now)?;
 
     let stop = CancellationToken::new();
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .add_service(ClusterServer::new(cluster).max_decoding_message_size(MOST_BYTES))
-        .add_service(NodeServer::new(node).max_decoding_message_size(MOST_BYTES));
+        .add_service(InterceptedService::new(
+            ClusterServer::new(cluster).max_decoding_message_size(CLUSTER_BYTES),
+            auth::known,
+        ))
+        .add_service(NodeServer::new(node).max_decoding_message_size(NODE_UP_BYTES));
     let incoming = tls::accept(listener, acceptor);
     let stopped = stop.clone().cancelled_owned();
     let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped));
     let controllers = tokio::spawn(controllers.run());
     tracing::info!(
         %address, context = %context.display(), ca_hash = pki.ca_hash(),
-        "serving; certificates of nodes and operators are valid for {} years and are not renewed \
-         by themselves", crate::pki::LEAF_YEARS
+        "serving; certificates of operators are valid for {} years and are not renewed by \
+         themselves", crate::pki::LEAF_YEARS
     );
     Ok(Running {
         address,

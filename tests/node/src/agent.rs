@@ -75,6 +75,31 @@ fn a_pod_lives_through_the_death_of_its_agent() {
     assert!(!links.contains(&agent_link("life")), "{links}");
 }
 
+#[test]
+fn a_certificate_is_renewed_before_it_ends_and_no_pod_notices() {
+    let mut node = Node::new();
+    node.control.certificates_end_after(Duration::from_secs(6));
+    node.start();
+    node.push_config();
+    let spec = pod("renewed", 5, "while :; do sleep 0.1; done");
+    node.control.push(vec![Change::Pod(spec)]);
+    let before = node.control.status("renewed", ready);
+    // Each is asked for with the one before, and opens a stream of its own.
+    node.control.hello(4);
+    assert!(node.control.renewals() >= 3);
+    // What is on disk is good as well: the token is not asked for again.
+    node.kill();
+    node.configure("not a token", &node.control.ca_hash);
+    let count = node.control.hellos();
+    node.start();
+    node.control.hello(count + 1);
+    let revision = node.control.push(Vec::new());
+    node.control.acknowledged(revision);
+    let after = node.control.status("renewed", ready);
+    assert_eq!(started_ms(&after), started_ms(&before));
+    assert_eq!(after.containers[0].restart_count, 0);
+}
+
 /// The host's end of a pod's link, by the first ten digits of the uid's hash.
 fn agent_link(uid: &str) -> String {
     use sha2::{Digest, Sha256};

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
 
 use proto::v1;
 use proto::v1::attach_up::Up as AttachUp;
@@ -41,6 +42,9 @@ struct State {
     gone: Vec<String>,
     events: Vec<v1::NodeEvent>,
     attached: BTreeMap<String, Attached>,
+    /// How long certificates are valid; `None`: for ever.
+    certificate_life: Option<Duration>,
+    renewals: usize,
 }
 
 /// What came over one `Attach` call.
@@ -144,6 +148,16 @@ impl Control {
         }
     }
 
+    /// Certificates that are signed from now on end after so long.
+    pub(crate) fn certificates_end_after(&self, life: Duration) {
+        locked(&self.state).certificate_life = Some(life);
+    }
+
+    /// Certificates that were renewed so far.
+    pub(crate) fn renewals(&self) -> usize {
+        locked(&self.state).renewals
+    }
+
     /// Pushes changes as one delta; its revision.
     pub(crate) fn push(&self, changes: Vec<Change>) -> u64 {
         let mut state = locked(&self.state);
@@ -198,6 +212,11 @@ impl Control {
             Some(last) if s.hellos.len() >= count => Ok(last.clone()),
             _ => Err(format!("{} hellos", s.hellos.len())),
         })
+    }
+
+    /// Streams that began so far.
+    pub(crate) fn hellos(&self) -> usize {
+        locked(&self.state).hellos.len()
     }
 
     /// Waits until the node has acknowledged this revision.
@@ -277,6 +296,32 @@ impl Control {
     }
 }
 
+fn certified<T>(request: &Request<T>) -> Result<(), Status> {
+    if request.peer_certs().is_none_or(|all| all.is_empty()) {
+        return Err(Status::unauthenticated("no client certificate"));
+    }
+    Ok(())
+}
+
+impl Service {
+    fn sign(&self, csr_pem: &str) -> Result<String, Status> {
+        let mut csr = rcgen::CertificateSigningRequestParams::from_pem(csr_pem)
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        if let Some(life) = locked(&self.state).certificate_life {
+            let now = SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_err(|e| Status::internal(e.to_string()))?;
+            let epoch = rcgen::date_time_ymd(1970, 1, 1);
+            csr.params.not_before = epoch + now;
+            csr.params.not_after = epoch + now + life;
+        }
+        let signed = csr
+            .signed_by(&self.issuer)
+            .map_err(|e| Status::internal(e.to_string()))?;
+        Ok(signed.pem())
+    }
+}
+
 type Down2<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -289,15 +334,22 @@ impl Node for Service {
         if request.token != TOKEN {
             return Err(Status::permission_denied("the join token is not known"));
         }
-        let csr = rcgen::CertificateSigningRequestParams::from_pem(&request.csr_pem)
-            .map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let signed = csr
-            .signed_by(&self.issuer)
-            .map_err(|e| Status::internal(e.to_string()))?;
-        let ca_pem = self.ca_pem.clone();
         Ok(Response::new(v1::JoinResponse {
-            certificate_pem: signed.pem(),
-            ca_pem,
+            certificate_pem: self.sign(&request.csr_pem)?,
+            ca_pem: self.ca_pem.clone(),
+        }))
+    }
+
+    async fn renew(
+        &self,
+        request: Request<v1::RenewRequest>,
+    ) -> Result<Response<v1::RenewResponse>, Status> {
+        certified(&request)?;
+        let certificate_pem = self.sign(&request.into_inner().csr_pem)?;
+        locked(&self.state).renewals += 1;
+        Ok(Response::new(v1::RenewResponse {
+            certificate_pem,
+            ca_pem: self.ca_pem.clone(),
         }))
     }
 
@@ -307,12 +359,7 @@ impl Node for Service {
         &self,
         request: Request<Streaming<v1::NodeUp>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        if request
-            .peer_certs()
-            .is_none_or(|certificates| certificates.is_empty())
-        {
-            return Err(Status::unauthenticated("no client certificate"));
-        }
+        certified(&request)?;
         let mut up = request.into_inner();
         let (sender, down) = mpsc::channel(1024);
         let state = self.state.clone();

@@ -1,11 +1,12 @@
-//! When a node was heard of last, what it said of itself, and its dismissal.
+//! When a node was heard of last, what it said of itself, its dismissal; and what is
+//! known of it, against which is judged what it says.
 //!
 //! Filled by `session.rs`; read by `run.rs`.
 
 use proto::v1;
 use tokio::time::Instant;
 
-use super::Hub;
+use super::{At, Hub};
 
 impl Hub {
     /// The node was heard of, and says this of itself.
@@ -32,8 +33,7 @@ impl Hub {
         view.heard = None;
         view.reported = None;
         if let Some(session) = view.session.take() {
-            session.mailbox.lock().goodbye = Some(reason.to_owned());
-            session.mailbox.wake();
+            session.mailbox.say_goodbye(reason.to_owned());
         }
         if view.pods.is_empty() {
             inner.views.remove(node);
@@ -55,5 +55,35 @@ impl Hub {
     /// When something came from the node last; `None`: never since the start.
     pub fn last_heard(&self, node: &str) -> Option<Instant> {
         self.lock().views.get(node).and_then(|v| v.heard)
+    }
+
+    /// Namespace and name of a pod that the node is to have; `None` for another's.
+    pub fn pod(&self, node: &str, uid: &str) -> Option<(String, String)> {
+        let inner = self.lock();
+        let pod = &inner.views.get(node)?.pods.get(uid)?.value;
+        Some((pod.namespace.clone(), pod.name.clone()))
+    }
+
+    /// The address by which others reach a node.
+    pub fn address(&self, node: &str) -> Option<String> {
+        let inner = self.lock();
+        inner.routes.get(node)?.value.node_ips.first().cloned()
+    }
+
+    /// Another node that has one of these addresses and is connected.
+    pub fn node_at(&self, addresses: &[String], but: &str) -> Option<String> {
+        let inner = self.lock();
+        let known = inner.routes.get(but).map(|at| at.value.node_ips.as_slice());
+        if known == Some(addresses) {
+            return None;
+        }
+        let has =
+            |at: &At<v1::NodeRoute>| at.value.node_ips.iter().any(|ip| addresses.contains(ip));
+        let connected = |node: &str| inner.views.get(node).is_some_and(|v| v.session.is_some());
+        let found = inner
+            .routes
+            .iter()
+            .find(|(node, at)| *node != but && has(at) && connected(node));
+        found.map(|(node, _)| node.clone())
     }
 }

@@ -1,5 +1,8 @@
 //! The hub alone, without streams: what is collected, and when.
 
+use proto::limits::{PART_BYTES, UPDATE_BYTES};
+use proto::v1::change;
+
 use super::*;
 
 fn hello(cluster: &str, revision: u64) -> v1::Hello {

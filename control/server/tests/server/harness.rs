@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use control_server::start::Running;
+use control_server::token::{Scope, Tokens};
 use control_server::{Config, start};
 use jiff::Timestamp;
 use proto::Message as _;
@@ -26,6 +27,8 @@ pub(crate) struct Server {
     pub(crate) running: Option<Running>,
     pub(crate) client: ClusterClient<Channel>,
     extra: String,
+    /// Of the nodes that have joined.
+    identities: tokio::sync::Mutex<BTreeMap<String, Identity>>,
 }
 
 pub(crate) async fn server() -> Server {
@@ -41,6 +44,7 @@ pub(crate) async fn server_with(extra: &str) -> Server {
         running: Some(running),
         client,
         extra: extra.to_owned(),
+        identities: tokio::sync::Mutex::default(),
     }
 }
 
@@ -205,7 +209,33 @@ impl Server {
     }
 
     pub(crate) async fn agent_with(&self, name: &str, options: Options) -> Agent {
-        Agent::start(self.running(), name, options).await
+        let client = self.node_client(name).await;
+        Agent::start(client, name, options).await
+    }
+
+    /// A join token.
+    pub(crate) fn token(&self, scope: &Scope) -> String {
+        let tokens = Tokens::new(self.running().pki.folder());
+        let hour = jiff::SignedDuration::from_hours(1);
+        tokens.make(scope, hour, Timestamp::now()).unwrap()
+    }
+
+    /// What a node has in its folder once it has joined, which it does now if need be.
+    pub(crate) async fn identity(&self, node: &str) -> Identity {
+        let mut known = self.identities.lock().await;
+        if let Some(identity) = known.get(node) {
+            return identity.clone();
+        }
+        let token = self.token(&Scope::Once);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let joined = join(self.running(), node, "system:nodes", &token, &key).await;
+        let identity = joined.unwrap();
+        known.insert(node.to_owned(), identity.clone());
+        identity
+    }
+
+    pub(crate) async fn node_client(&self, node: &str) -> NodeClient<Channel> {
+        node_client(self.running(), self.identity(node).await).await
     }
 }
 
@@ -219,6 +249,7 @@ pub(crate) struct Told {
     pub(crate) services: BTreeMap<String, v1::Service>,
     pub(crate) routes: BTreeMap<String, v1::NodeRoute>,
     pub(crate) snapshots: u32,
+    pub(crate) messages: usize,
     pub(crate) goodbye: bool,
     /// What was told, in order: "pod", "stop web-1", "terminating 10.0.0.1", ...
     pub(crate) story: Vec<String>,
@@ -232,6 +263,8 @@ pub(crate) struct Options {
     pub(crate) acks: bool,
     /// Begins here: (cluster id, revision).
     pub(crate) from: (String, u64),
+    /// Reads no more than so many updates.
+    pub(crate) messages: usize,
     pub(crate) cpu_millis: u64,
 }
 
@@ -241,6 +274,7 @@ impl Default for Options {
             runs: true,
             acks: true,
             from: (String::new(), 0),
+            messages: usize::MAX,
             cpu_millis: 4000,
         }
     }
@@ -258,8 +292,7 @@ pub(crate) fn up(up: node_up::Up) -> v1::NodeUp {
     v1::NodeUp { up: Some(up) }
 }
 
-fn csr(node: &str, group: &str) -> (String, rcgen::KeyPair) {
-    let key = rcgen::KeyPair::generate().unwrap();
+pub(crate) fn csr(node: &str, group: &str, key: &rcgen::KeyPair) -> String {
     let mut params = rcgen::CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params
@@ -268,7 +301,7 @@ fn csr(node: &str, group: &str) -> (String, rcgen::KeyPair) {
     params
         .distinguished_name
         .push(rcgen::DnType::CommonName, format!("system:node:{node}"));
-    (params.serialize_request(&key).unwrap().pem().unwrap(), key)
+    params.serialize_request(key).unwrap().pem().unwrap()
 }
 
 /// Joins as a fresh node does: without certificate, with this token.
@@ -277,15 +310,15 @@ pub(crate) async fn join(
     node: &str,
     group: &str,
     token: &str,
+    key: &rcgen::KeyPair,
 ) -> Result<Identity, Status> {
     let channel = endpoint(running, trusting(running))
         .connect()
         .await
         .unwrap();
-    let (csr_pem, key) = csr(node, group);
     let request = v1::JoinRequest {
         token: token.to_owned(),
-        csr_pem,
+        csr_pem: csr(node, group, key),
         node_name: node.to_owned(),
     };
     let response = NodeClient::new(channel).join(request).await?.into_inner();
@@ -296,16 +329,13 @@ pub(crate) async fn join(
     ))
 }
 
-pub(crate) async fn node_client(running: &Running, node: &str) -> NodeClient<Channel> {
-    let token = running.pki.token(Timestamp::now()).unwrap();
-    let identity = join(running, node, "system:nodes", &token).await.unwrap();
+pub(crate) async fn node_client(running: &Running, identity: Identity) -> NodeClient<Channel> {
     let tls = trusting(running).identity(identity);
     NodeClient::new(endpoint(running, tls).connect().await.unwrap())
 }
 
 impl Agent {
-    async fn start(running: &Running, name: &str, options: Options) -> Self {
-        let mut client = node_client(running, name).await;
+    async fn start(mut client: NodeClient<Channel>, name: &str, options: Options) -> Self {
         let (sender, receiver) = mpsc::channel(1024);
         let number = name
             .trim_start_matches(|c: char| !c.is_ascii_digit())
@@ -383,7 +413,10 @@ async fn follow(
             Some(node_down::Down::Update(update)) => {
                 let revision = update.revision;
                 told.send_modify(|told| take(told, update));
-                if options.acks {
+                if told.borrow().messages >= options.messages {
+                    return;
+                }
+                if options.acks && revision > 0 {
                     let failures = Vec::new();
                     let ack = v1::Ack { revision, failures };
                     if sender.send(up(node_up::Up::Ack(ack))).await.is_err() {
@@ -411,6 +444,7 @@ fn take(told: &mut Told, update: v1::Update) {
     if update.snapshot_begin {
         *told = Told {
             snapshots: told.snapshots + 1,
+            messages: told.messages,
             story: std::mem::take(&mut told.story),
             ..Told::default()
         };
@@ -438,7 +472,8 @@ fn take(told: &mut Told, update: v1::Update) {
             change::Change::RouteRemoved(node) => drop(told.routes.remove(&node)),
         }
     }
-    told.revision = update.revision;
+    told.messages += 1;
+    told.revision = told.revision.max(update.revision);
     told.cluster_id = update.cluster_id;
 }
 

@@ -3,6 +3,7 @@
 
 mod behind;
 mod harness;
+mod join;
 mod nodes;
 mod objects;
 mod owners;

@@ -414,6 +414,57 @@ async fn a_restart_keeps_everything_and_resumes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_breaks_within_a_long_step_loses_nothing() {
+    let mut server = server().await;
+    let mut n1 = server.agent("n1").await;
+    server.apply(&service("web")).await;
+    let told = n1
+        .until("a service", |t| t.services.contains_key("default/web"))
+        .await;
+    n1.kill();
+    // While the node is away: more than one message takes, and all of it one step.
+    let names: Vec<String> = (0..3).map(|n| format!("p{n}")).collect();
+    for name in &names {
+        let text = "x".repeat(700 << 10);
+        server
+            .apply(&json!({"apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"name": name}, "data": {"k": text}}))
+            .await;
+        let mut large = pod(name);
+        large["spec"]["nodeName"] = json!("n1");
+        large["spec"]["volumes"] = json!([{"name": "v", "configMap": {"name": name}}]);
+        server.apply(&large).await;
+    }
+    server
+        .until("pods", "", "addresses", |pods| {
+            pods.iter().all(|p| !text(p, "/status/podIP").is_empty())
+        })
+        .await;
+    let from = (told.cluster_id, told.revision);
+    let part = Options {
+        from: from.clone(),
+        messages: 1,
+        ..Options::default()
+    };
+    let mut n1 = server.agent_with("n1", part).await;
+    let first = n1.until("the first part", |t| t.messages == 1).await;
+    n1.kill();
+    assert!(first.snapshots == 0 && first.pods.len() < 3, "{first:?}");
+    let resumed = Options {
+        from: (from.0, from.1.max(first.revision)),
+        ..Options::default()
+    };
+    let mut n1 = server.agent_with("n1", resumed).await;
+    let names_of = |told: &Told| -> BTreeSet<String> {
+        let pods = first.pods.values().chain(told.pods.values());
+        pods.map(|p| p.name.clone()).collect()
+    };
+    let all: BTreeSet<String> = names.into_iter().collect();
+    let told = n1.until("all pods", |t| names_of(t) == all).await;
+    assert_eq!(told.snapshots, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_speaks_for_itself_only() {
     let mut server = server().await;
     let (_n1, n2) = (server.agent("n1").await, server.agent("n2").await);
@@ -460,7 +511,7 @@ async fn a_node_speaks_for_itself_only() {
     );
 
     // A hello with another's name is refused; a second stream takes over.
-    let mut client = node_client(server.running(), "n3").await;
+    let mut client = server.node_client("n3").await;
     let hello = v1::Hello {
         node_name: "n1".to_owned(),
         ..v1::Hello::default()

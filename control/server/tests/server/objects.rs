@@ -246,6 +246,19 @@ async fn a_watch_tells_what_is_there_and_every_change() {
     let mut watch = server.client.watch(resumed).await.unwrap().into_inner();
     let event = watch.message().await.unwrap().unwrap();
     assert_eq!(event.r#type(), Type::Added);
+    // Any state: the newest, as without a revision.
+    let any = v1::WatchRequest {
+        resource_version: "0".to_owned(),
+        ..request.clone()
+    };
+    server.apply(&map("c", "x")).await;
+    let mut watch = server.client.watch(any).await.unwrap().into_inner();
+    let events = [
+        watch.message().await.unwrap().unwrap(),
+        watch.message().await.unwrap().unwrap(),
+    ];
+    let kinds = events.each_ref().map(v1::WatchEvent::r#type);
+    assert_eq!(kinds, [Type::Added, Type::Bookmark]);
     let future = v1::WatchRequest {
         resource_version: "999999".to_owned(),
         ..request.clone()
@@ -260,6 +273,56 @@ async fn a_watch_tells_what_is_there_and_every_change() {
         server.client.watch(nonsense).await.unwrap_err().code(),
         Code::InvalidArgument
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_says_which_state_it_accepts() {
+    let mut server = server().await;
+    let map = |value: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "a"}, "data": {"k": value}})
+    };
+    let old = server.apply(&map("old")).await;
+    let old = text(&old, "/metadata/resourceVersion").to_owned();
+    let new = server.apply(&map("new")).await;
+    let new = text(&new, "/metadata/resourceVersion").to_owned();
+    for (version, rule, expected) in [
+        ("", "", Some("new")),
+        ("0", "", Some("new")),
+        (old.as_str(), "", Some("new")),
+        (old.as_str(), "NotOlderThan", Some("new")),
+        (old.as_str(), "Exact", Some("old")),
+        (new.as_str(), "Exact", Some("new")),
+        ("999999", "", None),
+        ("999999", "Exact", None),
+    ] {
+        let request = v1::ListRequest {
+            kind: kind("configmaps"),
+            resource_version: version.to_owned(),
+            resource_version_match: rule.to_owned(),
+            ..v1::ListRequest::default()
+        };
+        let listed = server.client.list(request).await;
+        let got = listed.map(|list| {
+            let list = list.into_inner();
+            let value: Value = serde_json::from_slice(&list.items[0].json).unwrap();
+            text(&value, "/data/k").to_owned()
+        });
+        match expected {
+            Some(expected) => assert_eq!(got.unwrap(), expected, "{version:?} {rule:?}"),
+            None => assert_eq!(got.unwrap_err().code(), Code::OutOfRange),
+        }
+    }
+    for (version, found) in [("0", true), (old.as_str(), true), ("999999", false)] {
+        let request = v1::GetRequest {
+            kind: kind("configmaps"),
+            name: "a".to_owned(),
+            resource_version: version.to_owned(),
+            ..v1::GetRequest::default()
+        };
+        let got = server.client.get(request).await;
+        assert_eq!(got.is_ok(), found, "{version:?}: {got:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -443,8 +506,7 @@ async fn who_has_no_right_is_refused() {
         .unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     // A node's.
-    let token = running.pki.token(Timestamp::now()).unwrap();
-    let identity = join(running, "n1", "system:nodes", &token).await.unwrap();
+    let identity = server.identity("n1").await;
     let channel = endpoint(running, trusting(running).identity(identity))
         .connect()
         .await
@@ -475,11 +537,13 @@ async fn who_has_no_right_is_refused() {
         .ca_certificate(tonic::transport::Certificate::from_pem(other.ca_pem()));
     assert!(endpoint(running, stranger).connect().await.is_err());
     // Joining with a wrong token, or for somebody else.
-    let refused = join(running, "n2", "system:nodes", "abcdef.0123")
+    let key = rcgen::KeyPair::generate().unwrap();
+    let refused = join(running, "n2", "system:nodes", "abcdef.0123", &key)
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
-    let refused = join(running, "n2", "system:masters", &token)
+    let token = server.token(&control_server::token::Scope::Once);
+    let refused = join(running, "n2", "system:masters", &token, &key)
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);

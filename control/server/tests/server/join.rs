@@ -1,0 +1,256 @@
+//! Who becomes which node, for how long, and what a node may say.
+
+use std::time::Duration;
+
+use control_server::token::Scope;
+use proto::v1::{self, node_up};
+use serde_json::{Value, json};
+use tokio_stream::StreamExt as _;
+use tonic::Code;
+use tonic::transport::Identity;
+
+use crate::harness::*;
+
+fn key() -> rcgen::KeyPair {
+    rcgen::KeyPair::generate().unwrap()
+}
+
+/// Opens a session; the code with which it is refused, if it is.
+async fn session(server: &Server, node: &str, identity: Identity) -> Result<(), Code> {
+    let mut client = node_client(server.running(), identity).await;
+    let hello = v1::Hello {
+        node_name: node.to_owned(),
+        ..v1::Hello::default()
+    };
+    let hello = tokio_stream::iter([up(node_up::Up::Hello(hello))]);
+    let opened = client.session(hello.chain(tokio_stream::pending())).await;
+    opened.map(drop).map_err(|status| status.code())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_does_not_take_a_name_over() {
+    let mut server = server().await;
+    let (first, second) = (key(), key());
+    let ask = async |server: &Server, node: &str, token: &str, key: &rcgen::KeyPair| {
+        let joined = join(server.running(), node, "system:nodes", token, key).await;
+        joined.map_err(|status| status.code())
+    };
+    let (once, named) = (
+        server.token(&Scope::Once),
+        server.token(&Scope::Node("n1".to_owned())),
+    );
+    let original = ask(&server, "n1", &once, &first).await.unwrap();
+    // The answer may be lost: the same machine asks again.
+    ask(&server, "n1", &once, &first).await.unwrap();
+    let denied = Some(Code::PermissionDenied);
+    // Used, by another machine, for another name.
+    assert_eq!(ask(&server, "n2", &once, &second).await.err(), denied);
+    // A good token, but the name is taken: also before the node ever had a session.
+    assert_eq!(ask(&server, "n1", &named, &second).await.err(), denied);
+    let fresh = server.token(&Scope::Once);
+    assert_eq!(ask(&server, "n1", &fresh, &second).await.err(), denied);
+    // That did not cost the token.
+    ask(&server, "n2", &fresh, &second).await.unwrap();
+    // The machine itself may come back with its key, say without its certificate.
+    ask(&server, "n1", &named, &first).await.unwrap();
+    session(&server, "n1", original.clone()).await.unwrap();
+
+    // Once the object is deleted the name is free, and the old key is a stranger's.
+    server.delete("node", "n1").await;
+    let third = key();
+    let running = server.running();
+    let new = join(running, "n1", "system:nodes", &named, &third).await;
+    let new = new.unwrap();
+    assert_eq!(session(&server, "n1", original).await.err(), denied);
+    session(&server, "n1", new).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_renewed_and_a_session_ends_with_its_own() {
+    let server = server_with("node_certificate_seconds = 4").await;
+    let (own, other) = (key(), key());
+    let token = server.token(&Scope::Once);
+    let first = join(server.running(), "n1", "system:nodes", &token, &own).await;
+    let first = first.unwrap();
+    let mut client = node_client(server.running(), first.clone()).await;
+    let renew = |csr_pem| v1::RenewRequest { csr_pem };
+    for csr_pem in [
+        csr("n1", "system:nodes", &other),
+        csr("n2", "system:nodes", &own),
+        csr("n1", "system:masters", &own),
+    ] {
+        let refused = client.renew(renew(csr_pem)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+    }
+    let hello = v1::Hello {
+        node_name: "n1".to_owned(),
+        ..v1::Hello::default()
+    };
+    let hello = tokio_stream::iter([up(node_up::Up::Hello(hello))]);
+    let opened = client.session(hello.chain(tokio_stream::pending())).await;
+    let mut down = opened.unwrap().into_inner();
+    let mut renewed = None;
+    // The stream ends by itself: with the certificate that it was opened with.
+    let mut goodbye = None;
+    while let Some(Ok(message)) = down.next().await {
+        if let Some(v1::node_down::Down::Goodbye(said)) = message.down {
+            goodbye = Some(said.reason);
+            continue;
+        }
+        let answer = client.renew(renew(csr("n1", "system:nodes", &own))).await;
+        renewed = Some(answer.unwrap().into_inner().certificate_pem);
+    }
+    let old = client.renew(renew(csr("n1", "system:nodes", &own))).await;
+    assert_eq!(old.unwrap_err().code(), Code::PermissionDenied);
+    assert!(renewed.is_some());
+    assert_eq!(goodbye.as_deref(), Some("its certificate has ended"));
+    // One that is renewed in time goes on; each of these lives on the one before.
+    let mut identity = {
+        let token = server.token(&Scope::Node("n2".to_owned()));
+        let joined = join(server.running(), "n2", "system:nodes", &token, &other).await;
+        joined.unwrap()
+    };
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let mut client = node_client(server.running(), identity).await;
+        let answer = client.renew(renew(csr("n2", "system:nodes", &other))).await;
+        let pem = answer.unwrap().into_inner().certificate_pem;
+        identity = Identity::from_pem(pem, other.serialize_pem());
+    }
+    session(&server, "n2", identity).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_does_not_say_which_addresses_it_and_its_pods_have() {
+    let mut server = server().await;
+    let (n1, n2) = (server.agent("n1").await, server.agent("n2").await);
+    let mut fixed = pod("p");
+    fixed["spec"]["nodeName"] = json!("n1");
+    server.apply(&fixed).await;
+    let mut host = pod("host");
+    host["spec"]["nodeName"] = json!("n1");
+    host["spec"]["hostNetwork"] = json!(true);
+    server.apply(&host).await;
+    let ready = |pods: &[Value]| pods.len() == 2 && pods.iter().all(is_ready);
+    let pods = server.until("pods", "", "2 ready pods", ready).await;
+    let of = |pods: &[Value], name: &str| {
+        let found = pods.iter().find(|p| text(p, "/metadata/name") == name);
+        found.unwrap().clone()
+    };
+    let (p, host) = (of(&pods, "p"), of(&pods, "host"));
+    let given = text(&p, "/status/podIP").to_owned();
+    assert!(given.starts_with("10.244."), "{p:#}");
+    assert_eq!(text(&host, "/status/podIP"), "172.31.0.11");
+    let lie = |pod: &Value, message: &str| {
+        let status = v1::PodStatus {
+            uid: text(pod, "/metadata/uid").to_owned(),
+            namespace: "default".to_owned(),
+            name: text(pod, "/metadata/name").to_owned(),
+            phase: "Running".to_owned(),
+            message: message.to_owned(),
+            pod_ips: vec!["10.96.0.1".to_owned()],
+            host_ip: "10.96.0.1".to_owned(),
+            containers: vec![v1::ContainerStatus {
+                name: "no such".to_owned(),
+                ..v1::ContainerStatus::default()
+            }],
+            ..v1::PodStatus::default()
+        };
+        up(node_up::Up::PodStatus(status))
+    };
+    for pod in [&p, &host] {
+        n1.up.send(lie(pod, "mark")).await.unwrap();
+    }
+    let marked = |pods: &[Value]| pods.iter().all(|p| text(p, "/status/message") == "mark");
+    let pods = server.until("pods", "", "the new status", marked).await;
+    for (name, address) in [("p", given.as_str()), ("host", "172.31.0.11")] {
+        let pod = of(&pods, name);
+        assert_eq!(text(&pod, "/status/podIP"), address);
+        assert_eq!(text(&pod, "/status/podIPs/0/ip"), address);
+        assert_eq!(text(&pod, "/status/hostIP"), "172.31.0.11");
+        assert!(pod.pointer("/status/containerStatuses/0").is_none());
+    }
+
+    // Events: of one's own pods, by whatever name; not of others'.
+    let event = |pod: &Value, reason: &str| {
+        up(node_up::Up::Event(v1::NodeEvent {
+            kind: "Pod".to_owned(),
+            uid: text(pod, "/metadata/uid").to_owned(),
+            namespace: "kube-system".to_owned(),
+            name: "another".to_owned(),
+            reason: reason.to_owned(),
+            message: "é".repeat(4096),
+            ..v1::NodeEvent::default()
+        }))
+    };
+    n2.up.send(event(&p, "Lie")).await.unwrap();
+    n1.up.send(event(&p, "True")).await.unwrap();
+    let mine = v1::NodeEvent {
+        kind: "Node".to_owned(),
+        name: "n1".to_owned(),
+        reason: "Mark".to_owned(),
+        ..v1::NodeEvent::default()
+    };
+    n2.up.send(up(node_up::Up::Event(mine))).await.unwrap();
+    let events = server
+        .until("events", "", "both", |all| {
+            let has = |reason| all.iter().any(|e| text(e, "/reason") == reason);
+            has("True") && has("Mark")
+        })
+        .await;
+    let of = |reason: &str| events.iter().find(|e| text(e, "/reason") == reason);
+    assert!(of("Lie").is_none());
+    let told = of("True").unwrap();
+    assert_eq!(text(told, "/involvedObject/name"), "p");
+    assert_eq!(text(told, "/involvedObject/namespace"), "default");
+    assert_eq!(text(told, "/message").len(), 1024);
+    assert_eq!(text(of("Mark").unwrap(), "/involvedObject/name"), "n2");
+
+    // An address of another node, or one that is no node's, ends the session.
+    for (node, address) in [("n3", "172.31.0.11"), ("n4", "10.244.0.7")] {
+        let mut client = server.node_client(node).await;
+        let hello = v1::Hello {
+            node_name: node.to_owned(),
+            status: Some(v1::NodeStatus {
+                addresses: vec![address.to_owned()],
+                ..v1::NodeStatus::default()
+            }),
+            ..v1::Hello::default()
+        };
+        let stream = tokio_stream::iter([up(node_up::Up::Hello(hello))]);
+        assert!(client.session(stream).await.is_err(), "{address}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_does_not_fill_the_store_with_events() {
+    let mut server = server().await;
+    let n1 = server.agent("n1").await;
+    let event = |n: usize, reason: &str| {
+        up(node_up::Up::Event(v1::NodeEvent {
+            kind: "Node".to_owned(),
+            reason: reason.to_owned(),
+            message: format!("message {n}"),
+            ..v1::NodeEvent::default()
+        }))
+    };
+    for n in 0..500 {
+        n1.up.send(event(n, "Flood")).await.unwrap();
+    }
+    // What comes after the flood in the stream is judged after it.
+    server.apply(&pod("p")).await;
+    let ready = |pods: &[Value]| pods.len() == 1 && pods.iter().all(is_ready);
+    server.until("pods", "", "a ready pod", ready).await;
+    let floods = |all: &[Value]| {
+        let mine = all.iter().filter(|e| text(e, "/reason") == "Flood");
+        mine.filter_map(|e| e["count"].as_i64()).collect::<Vec<_>>()
+    };
+    let events = server
+        .until("events", "", "25 of them", |all| {
+            floods(all).iter().sum::<i64>() >= 25
+        })
+        .await;
+    let counts = floods(&events);
+    assert_eq!(counts.iter().sum::<i64>(), 25, "{counts:?}");
+    assert_eq!(counts.len(), 11, "{counts:?}");
+}
