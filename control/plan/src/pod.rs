@@ -125,6 +125,12 @@ impl Watched for Pod {
         }
         queue(name, old, new, indexes);
         losses(old, new, indexes);
+        if new.is_none()
+            && let Some(node) = old.and_then(object::pod_node)
+            && !indexes.pods_by_node.contains_key(node)
+        {
+            indexes.removed_nodes.remove(node);
+        }
         // It left its node, and somebody may fit there now.
         if old.and_then(holds).is_some() && new.and_then(holds).is_none() {
             indexes.wake_pods(true);
@@ -166,6 +172,9 @@ fn losses(old: Option<&Pod>, new: Option<&Pod>, indexes: &mut Indexes) {
     let (false, Some(owner)) = (new.is_some_and(is_active), of(old)) else {
         return;
     };
+    if !indexes.by_uid.contains_key(&owner) {
+        return;
+    }
     let created = old.metadata.creation_timestamp.as_ref();
     let created = created.map_or(Timestamp::MIN, |t| t.0);
     let first = Losses { count: 1, created };

@@ -82,6 +82,29 @@ mod tests {
     use super::*;
     use crate::for_tests::{node, now, pod, put_node, put_pod, running, told, typed, world};
 
+    /// What is remembered of nodes and owners goes with the last of their pods.
+    #[test]
+    fn nothing_is_remembered_for_ever() {
+        let mut world = world();
+        put_node(&mut world, node("n1", 1));
+        world.put(crate::for_tests::map("rs", &json!({})));
+        for name in ["p", "q"] {
+            let pod = running(pod(name, "0", "rs"), "n1", "10.244.1.2", false);
+            put_pod(&mut world, pod);
+        }
+        world.remove(&Key::new("", "Node", Name::new("", "n1")));
+        let remove = |world: &mut World, kind: &str, name: &str| {
+            world.remove(&Key::new("", kind, Name::new("default", name)));
+        };
+        remove(&mut world, "Pod", "p");
+        assert_eq!(world.indexes.removed_nodes.len(), 1);
+        assert_eq!(world.indexes.losses.len(), 1);
+        world.indexes.losses.clear();
+        remove(&mut world, "ConfigMap", "rs");
+        remove(&mut world, "Pod", "q");
+        assert!(world.indexes.removed_nodes.is_empty() && world.indexes.losses.is_empty());
+    }
+
     #[test]
     fn pods_of_absent_nodes_are_failed_and_deleted() {
         // (seconds since its creation, the node was there, its phase, done)

@@ -75,35 +75,23 @@ impl Views {
     /// Notes what an object touches by being there, or by being gone.
     pub fn touch(&self, touched: &mut Touched, object: &Object) {
         let name = Name::of(object.meta());
-        match object {
-            Object::Pod(_) => {
-                touched.pods.insert(name);
+        // Nodes are told nothing of other kinds.
+        if let Object::Pod(_) = object {
+            touched.pods.insert(name);
+        } else if let Object::Service(_) = object {
+            touched.services.insert(name);
+        } else if let Object::EndpointSlice(slice) = object {
+            let labels = slice.metadata.labels.as_ref();
+            let service = labels.and_then(|l| l.get(control_plan::endpointslice::SERVICE_LABEL));
+            if let Some(service) = service {
+                touched.services.insert(Name::new(name.namespace, service));
             }
-            Object::Service(_) => {
-                touched.services.insert(name);
-            }
-            Object::EndpointSlice(slice) => {
-                let labels = slice.metadata.labels.as_ref();
-                let service =
-                    labels.and_then(|l| l.get(control_plan::endpointslice::SERVICE_LABEL));
-                if let Some(service) = service {
-                    touched.services.insert(Name::new(name.namespace, service));
-                }
-            }
-            Object::Node(_) => {
-                touched.nodes.insert(name.name);
-            }
-            Object::ConfigMap(_) | Object::Secret(_) => {
-                let source = (matches!(object, Object::Secret(_)), name);
-                touched
-                    .pods
-                    .extend(self.users.get(&source).into_iter().flatten().cloned());
-            }
-            Object::ReplicaSet(_)
-            | Object::Deployment(_)
-            | Object::Namespace(_)
-            | Object::Event(_)
-            | Object::Other { .. } => {}
+        } else if let Object::Node(_) = object {
+            touched.nodes.insert(name.name);
+        } else if let Object::ConfigMap(_) | Object::Secret(_) = object {
+            let source = (matches!(object, Object::Secret(_)), name);
+            let users = self.users.get(&source).into_iter().flatten();
+            touched.pods.extend(users.cloned());
         }
     }
 

@@ -722,3 +722,45 @@ async fn a_pod_that_has_come_to_its_end_does_not_run_again() {
     let pods = server.until("pods", "", "the next pod", second).await;
     assert_eq!(text(&pods[0], "/status/phase"), "Succeeded");
 }
+
+/// 1,100 pods that fit nowhere; the next pod has its turn, and they have theirs when
+/// a node comes that is large enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_that_fit_nowhere_hold_up_no_other() {
+    let mut server = server().await;
+    let _n1 = server.agent("n1").await;
+    let with_cpu = |name: &str, cpu: &str| {
+        let mut value = pod(name);
+        value["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": cpu}});
+        value["metadata"]["namespace"] = json!("default");
+        value
+    };
+    let creates = (0..1100).map(|n| {
+        let json = with_cpu(&format!("big-{n}"), "50").to_string().into_bytes();
+        let mut client = server.client.clone();
+        let request = v1::CreateRequest {
+            json,
+            ..v1::CreateRequest::default()
+        };
+        async move { client.create(request).await.unwrap() }
+    });
+    futures::future::join_all(creates).await;
+    let told = |pods: &[Value]| {
+        let scheduled = control_api::condition::get(&pods[0], "PodScheduled");
+        scheduled.is_some_and(|c| text(c, "/reason") == "Unschedulable")
+    };
+    server
+        .until("pods", "app=big-1099", "that it fits nowhere", told)
+        .await;
+    server.apply(&with_cpu("small", "1")).await;
+    let labels = "app=small";
+    server
+        .until("pods", labels, "the next pod", |p| all_ready(p, 1))
+        .await;
+    let large = Options {
+        cpu_millis: 120_000,
+        ..Options::default()
+    };
+    let mut n2 = server.agent_with("n2", large).await;
+    n2.until("two of them", |told| told.pods.len() == 2).await;
+}
