@@ -33,3 +33,5 @@ mod node;
 mod security;
 #[cfg(test)]
 mod socket;
+#[cfg(test)]
+mod volume;
