@@ -150,7 +150,8 @@ impl Group {
 }
 
 impl Hierarchies {
-    /// Makes the parent of all pods' groups, with its limits; it may be there.
+    /// Makes the parent of all pods' groups, with the limits of all pods together; it may
+    /// be there.
     ///
     /// # Errors
     /// [`GroupError`].
@@ -275,12 +276,14 @@ fn set(
             file,
             value,
             is_default,
+            is_optional,
         } = setting;
+        let may_lack = is_default || is_optional;
         if is_default && age == Age::New {
             continue;
         }
         let Some(hierarchy) = hierarchies.of(controller) else {
-            if is_default {
+            if may_lack {
                 continue;
             }
             return Err(GroupError::NoController { controller, file });
@@ -288,7 +291,7 @@ fn set(
         match write(hierarchy.point.join(relative).join(file), &value) {
             // The kernel lacks it: where nothing is asked for, nothing is missing.
             Err(GroupError::Write { source, .. })
-                if is_default && source.kind() == io::ErrorKind::NotFound => {}
+                if may_lack && source.kind() == io::ErrorKind::NotFound => {}
             written => written?,
         }
     }

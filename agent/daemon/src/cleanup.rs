@@ -145,6 +145,8 @@ fn nobody() -> agent_plan::settings::Settings {
         image_backoff_base_ms: 0,
         image_backoff_max_ms: 0,
         log_max_bytes: 0,
+        pod_pids_limit: 0,
+        swap_bytes: 0,
     }
 }
 

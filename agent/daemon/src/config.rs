@@ -27,6 +27,8 @@ use crate::limits::{Pressure, Reserved, section};
 /// | `bpf_object` | `hydrofoil.bpf.o` beside `foil-agent` | the programs |
 /// | `max_pods` | 110 | pods that the scheduler may put here |
 /// | `log_max_bytes` | 10485760 | container logs are rotated at this size; 0: never |
+/// | `pod_pids_limit` | 4096 | processes and threads that a pod may have; 0: as many as the node |
+/// | `swap_behavior` | `NoSwap` | or `LimitedSwap`: Burstable containers get swap by their memory request (cgroup v2) |
 /// | `restart_backoff_base_ms` | 10000 | first delay of CrashLoopBackOff |
 /// | `restart_backoff_max_ms` | 300000 | longest delay of CrashLoopBackOff |
 /// | `image_backoff_base_ms` | 10000 | first delay of ImagePullBackOff |
@@ -51,6 +53,8 @@ cgroup = "/hydrofoil"
 uplinks = ["eth0"]
 max_pods = 110
 log_max_bytes = 10485760
+pod_pids_limit = 4096
+swap_behavior = "NoSwap"
 restart_backoff_base_ms = 10000
 restart_backoff_max_ms = 300000
 image_backoff_base_ms = 10000
@@ -111,6 +115,8 @@ struct File {
     max_pods: Option<u32>,
     manifests: Option<PathBuf>,
     log_max_bytes: Option<u64>,
+    pod_pids_limit: Option<u32>,
+    swap_behavior: Option<SwapBehavior>,
     restart_backoff_base_ms: Option<u32>,
     restart_backoff_max_ms: Option<u32>,
     image_backoff_base_ms: Option<u32>,
@@ -151,6 +157,10 @@ pub(crate) struct Config {
     pub(crate) max_pods: u32,
     /// Bytes; 0: never rotated.
     pub(crate) log_max_bytes: u64,
+    /// Processes and threads; 0: no limit.
+    pub(crate) pod_pids_limit: u32,
+    /// Who may use swap.
+    pub(crate) swap_behavior: SwapBehavior,
     /// Milliseconds.
     pub(crate) restart_backoff_base_ms: u32,
     /// Milliseconds.
@@ -167,6 +177,15 @@ pub(crate) struct Config {
     pub(crate) join: Option<Join>,
     /// Where to ask for a registry's images.
     pub(crate) registries: Vec<Registry>,
+}
+
+/// Who may use the node's swap, in kubelet's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(crate) enum SwapBehavior {
+    /// No container.
+    NoSwap,
+    /// Burstable containers, in proportion to their memory request.
+    LimitedSwap,
 }
 
 /// Where the control plane listens.
@@ -252,6 +271,14 @@ pub(crate) fn parse(text: &str) -> Result<Config, ConfigError> {
             .log_max_bytes
             .or(defaults.log_max_bytes)
             .ok_or_else(missing("log_max_bytes"))?,
+        pod_pids_limit: given
+            .pod_pids_limit
+            .or(defaults.pod_pids_limit)
+            .ok_or_else(missing("pod_pids_limit"))?,
+        swap_behavior: given
+            .swap_behavior
+            .or(defaults.swap_behavior)
+            .ok_or_else(missing("swap_behavior"))?,
         restart_backoff_base_ms: given
             .restart_backoff_base_ms
             .or(defaults.restart_backoff_base_ms)
@@ -397,6 +424,8 @@ mod tests {
             ("cgroup = \"/a/../b\"", "cgroup"),
             ("root = \"relative\"", "root"),
             ("uplinks = []", "uplinks"),
+            ("swap_behavior = \"UnlimitedSwap\"", "swap_behavior"),
+            ("pod_pids_limit = -1", "pod_pids_limit"),
             ("[join]\ntoken = \"t\"\nca_hash = \"md5:1\"", "ca_hash"),
             (
                 "[[registry]]\nhost = \"a\"\nendpoint = \"ftp://b\"",

@@ -22,7 +22,7 @@ use agent_sys::resources;
 use agent_sys::state::{Layout, StateError};
 use tokio::sync::mpsc;
 
-use crate::config::Config;
+use crate::config::{Config, SwapBehavior};
 use crate::event::Event;
 
 /// Room that the disk must have for the agent to start, bytes.
@@ -293,7 +293,20 @@ pub(crate) async fn open(
         image_backoff_base_ms: config.image_backoff_base_ms.into(),
         image_backoff_max_ms: config.image_backoff_max_ms.into(),
         log_max_bytes: config.log_max_bytes,
+        pod_pids_limit: config.pod_pids_limit,
+        swap_bytes: match config.swap_behavior {
+            SwapBehavior::NoSwap => 0,
+            SwapBehavior::LimitedSwap => resources::swap().map_err(|source| StartError::Fact {
+                path: "/proc/meminfo",
+                source,
+            })?,
+        },
     };
+    // Without the limit pods can take what is reserved, but a node without an agent is
+    // worse: version 1 refuses a limit that is less than what is used.
+    if let Err(error) = groups.create_parent(&agent_plan::cgroup::parent(&settings)) {
+        tracing::error!(%error, "pods are not limited to what may be allocated");
+    }
     let service_device = service_device(&netlink, settings.mtu).await?;
     let datapath = open_datapath(object, &config.bpffs, node_ip, service_device)?;
     datapath.attach(service_device.0, Role::Service)?;

@@ -119,7 +119,7 @@ pub fn create(
         cwd: first_of(&[&container.working_dir, &image.working_dir, "/"]),
         env: env(&hostname, container, image),
         additional_gids,
-        resources: Some(cgroup::container(&resources)),
+        resources: Some(cgroup::container(&pod.qos_class, &resources, settings)),
         capabilities: capabilities(&security),
         no_new_privileges: security.allow_privilege_escalation == Some(false),
         read_only_root: security.read_only_root_filesystem,

@@ -149,7 +149,7 @@ fn sandbox(
     if pod.cgroup.due(now) {
         steps.actions.push(Action::CreateCgroup {
             uid: uid(),
-            limits: cgroup::pod(&pod.spec),
+            limits: cgroup::pod(&pod.spec, settings),
         });
     }
     if pod.shim.due(now) {

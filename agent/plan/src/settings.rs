@@ -51,4 +51,8 @@ pub struct Settings {
     pub image_backoff_max_ms: i64,
     /// Bytes after which a container's log is rotated; 0: never.
     pub log_max_bytes: u64,
+    /// Processes and threads that a pod may have; 0: as many as the node.
+    pub pod_pids_limit: u32,
+    /// Swap that the pods may use together, bytes; 0: none.
+    pub swap_bytes: u64,
 }

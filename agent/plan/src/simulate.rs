@@ -32,6 +32,8 @@ pub fn settings() -> Settings {
         image_backoff_base_ms: 10_000,
         image_backoff_max_ms: 300_000,
         log_max_bytes: 0,
+        pod_pids_limit: 4096,
+        swap_bytes: 0,
     }
 }
 

@@ -49,6 +49,11 @@ impl Groups {
         self.pod_path(uid)?.container(container, attempt)
     }
 
+    /// Makes our parent group and limits all pods together. It may be there already.
+    pub fn create_parent(&self, limits: &ShimResources) -> Result<(), GroupError> {
+        self.hierarchies.create_parent(&self.parent, limits)
+    }
+
     /// Makes a pod's group and sets its limits. It may be there already; limits that are
     /// not given are then taken off.
     pub fn create(&self, uid: &str, limits: &ShimResources) -> Result<(), GroupError> {

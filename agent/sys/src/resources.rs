@@ -40,15 +40,25 @@ pub fn memory() -> io::Result<Amount> {
     parse_memory(&text).ok_or_else(|| io::Error::other("MemTotal or MemAvailable is missing"))
 }
 
+/// Swap in all, bytes.
+///
+/// # Errors
+/// /proc/meminfo cannot be read, or has not this line.
+pub fn swap() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    parse_bytes(&text, "SwapTotal:").ok_or_else(|| io::Error::other("SwapTotal is missing"))
+}
+
+fn parse_bytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 fn parse_memory(text: &str) -> Option<Amount> {
-    let bytes = |name: &str| -> Option<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        kib.checked_mul(1024)
-    };
     Some(Amount {
-        available: bytes("MemAvailable:")?,
-        capacity: bytes("MemTotal:")?,
+        available: parse_bytes(text, "MemAvailable:")?,
+        capacity: parse_bytes(text, "MemTotal:")?,
     })
 }
 

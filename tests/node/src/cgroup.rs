@@ -6,10 +6,12 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 
-use agent_sys::cgroup::Version;
+use agent_sys::cgroup::{Groups, Version};
+use proto::v1::change::Change;
 use proto::v1::{ShimCreate, ShimResources};
 use tests_harness::wait_until;
 
+use crate::node::{self, Node, ready};
 use crate::pod::Pod;
 
 fn limited(create: ShimCreate, memory_limit: i64) -> ShimCreate {
@@ -20,8 +22,50 @@ fn limited(create: ShimCreate, memory_limit: i64) -> ShimCreate {
             cpu_period: 100_000,
             memory_limit,
             pids_limit: 20,
+            oom_group: true,
+            ..ShimResources::default()
         }),
         ..create
+    }
+}
+
+#[test]
+fn what_no_manifest_asks_for_is_limited_too() {
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    let spec = node::pod("plain", 5, "exec sleep 1000");
+    node.control.push(vec![Change::Pod(spec)]);
+    node.control.status("plain", ready);
+    let version = Groups::open("/foil").unwrap().version();
+    let file = |controller: &str, group: &str, file: &str| {
+        let hierarchy = match version {
+            Version::V1 => controller,
+            Version::V2 => "",
+        };
+        let path = format!("/sys/fs/cgroup/{hierarchy}/{}{group}/{file}", node.name);
+        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        text.trim().to_owned()
+    };
+    assert_eq!(file("pids", "/pod-plain", "pids.max"), "4096");
+    let memory = match version {
+        Version::V1 => "memory.limit_in_bytes",
+        Version::V2 => "memory.max",
+    };
+    let limit: u64 = file("memory", "", memory)
+        .parse()
+        .expect("a limit of all pods");
+    let text = fs::read_to_string("/proc/meminfo").unwrap();
+    let total = text
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:"))
+        .unwrap();
+    let total: u64 = total.trim().trim_end_matches(" kB").parse().unwrap();
+    let reserved = total * 1024 - limit;
+    // 256Mi in whole pages.
+    assert_eq!(reserved.div_ceil(4096) * 4096, 256 << 20);
+    if version == Version::V2 {
+        assert_eq!(file("", "/pod-plain/main_0", "memory.oom.group"), "1");
     }
 }
 
@@ -36,18 +80,27 @@ fn a_containers_limits_are_in_its_group() {
             ("cpu", "cpu.cfs_quota_us", "50000"),
             ("cpu", "cpu.cfs_period_us", "100000"),
             ("memory", "memory.limit_in_bytes", "67108864"),
+            ("memory", "memory.memsw.limit_in_bytes", "67108864"),
             ("pids", "pids.max", "20"),
         ]
         .to_vec(),
         Version::V2 => [
-            ("", "cpu.weight", "28"),
+            ("", "cpu.weight", "29"),
             ("", "cpu.max", "50000 100000"),
             ("", "memory.max", "67108864"),
+            ("", "memory.swap.max", "0"),
+            ("", "memory.oom.group", "1"),
             ("", "pids.max", "20"),
         ]
         .to_vec(),
     };
     for (controller, file, expected) in values {
+        // Swap is not accounted on every kernel.
+        let optional = ["memory.memsw.limit_in_bytes", "memory.swap.max"].contains(&file);
+        let group = pod.group("web");
+        if optional && !Path::new(&format!("/sys/fs/cgroup/{controller}{group}/{file}")).exists() {
+            continue;
+        }
         assert_eq!(pod.group_file(controller, "web", file), expected, "{file}");
     }
 }
@@ -224,6 +277,7 @@ fn a_pods_group_is_made_set_and_listed() {
         cpu_period: 100_000,
         memory_limit: 128 << 20,
         pids_limit: 50,
+        ..ShimResources::default()
     };
     pod.groups.create(&pod.uid, &limits).unwrap();
     let group = pod.groups.pod_path(&pod.uid).unwrap().to_string();

@@ -18,7 +18,8 @@ pub(crate) struct Node {
     pub(crate) netns: NetNs,
     pub(crate) control: Control,
     pub(crate) folder: PathBuf,
-    name: String,
+    /// Of the parent group, among others.
+    pub(crate) name: String,
     pub(crate) agent: Option<Process>,
 }
 

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
 use proto::v1::ShimCreate;
 
 use crate::pod::Pod;
@@ -189,6 +192,49 @@ fn devices_are_the_usual_ones() {
         "{lines:?}"
     );
     assert!(lines.contains(&"stdout F fine".to_owned()), "{lines:?}");
+}
+
+/// Where version 1 has no controller for it, and on machines of version 2 alone.
+#[test]
+fn devices_are_filtered_by_a_program() {
+    // In a mount namespace of a thread of its own.
+    let machine = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+        mount(None::<&str>, "/", None::<&str>, slave, None::<&str>).unwrap();
+        match umount("/sys/fs/cgroup/devices") {
+            // Not there: version 2 alone.
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+            Err(e) => panic!("unmount the devices controller here: {e}"),
+        }
+        let mut pod = Pod::new();
+        let script = "mknod /tmp/$0 b 8 0 && head -c1 /tmp/$0; mknod /tmp/$0c c 5 1 && true > /tmp/$0c; \
+                      mknod /tmp/$0null c 1 3 && echo x > /tmp/$0null && echo fine; exec sleep ${1:-0}";
+        let refused = |lines: &[String]| {
+            let all = lines.iter();
+            all.filter(|l| l.contains("peration not permitted")).count()
+        };
+        let create = pod.message("web", &["sh", "-c", script, "init", "1000"]);
+        let id = pod.run(create);
+        crate::pod::logged(&pod.log_path("web"), "fine");
+        let lines = crate::pod::log_lines(&pod.log_path("web"));
+        assert_eq!(refused(&lines), 2, "{lines:?}");
+        let (_, text) = pod.exec(&id, &["sh", "-c", script, "exec"]).unwrap();
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        assert_eq!(refused(&lines), 2, "{lines:?}");
+        assert!(text.contains("fine"), "{text}");
+        // One that may do everything may do that too: there is no such device, or there is.
+        let all = ShimCreate {
+            privileged: true,
+            ..pod.message("all", &["sh", "-c", script, "all"])
+        };
+        let (_, lines) = pod.finish(all);
+        assert_eq!(refused(&lines), 0, "{lines:?}");
+        pod.kill(&id, libc::SIGKILL, false).unwrap();
+        pod.exited(&id);
+        pod.delete(&id).unwrap();
+    });
+    machine.join().unwrap();
 }
 
 #[test]
