@@ -298,8 +298,10 @@ fn nothing_is_left_of_a_container() {
                 "round {round}: {pid} lives"
             );
         }
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap() {
-            let path = format!("{}{group}", hierarchy.unwrap().path().display());
+        let below = fs::read_dir("/sys/fs/cgroup").unwrap();
+        let hierarchies = below.map(|h| h.unwrap().path());
+        for hierarchy in hierarchies.chain(["/sys/fs/cgroup".into()]) {
+            let path = format!("{}{group}", hierarchy.display());
             assert!(
                 !fs::exists(&path).unwrap(),
                 "round {round}: {path} is there"

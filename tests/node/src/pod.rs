@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use agent_sys::cgroup::Groups;
+use agent_sys::cgroup::{Groups, Version};
 use agent_sys::netns;
 use agent_sys::process::Pidfd;
 use agent_sys::shim::{self, Client, ShimError};
@@ -224,10 +224,14 @@ impl Pod {
         path.expect("a name").to_string()
     }
 
-    /// A file of a container's group, with the controller that it is of.
+    /// A file of a container's group, with version 1's controller that it is of.
     pub fn group_file(&self, controller: &str, name: &str, file: &str) -> String {
         let group = self.group(name);
-        let path = format!("/sys/fs/cgroup/{controller}{group}/{file}");
+        let hierarchy = match self.groups.version() {
+            Version::V1 => controller,
+            Version::V2 => "",
+        };
+        let path = format!("/sys/fs/cgroup/{hierarchy}{group}/{file}");
         fs::read_to_string(&path)
             .unwrap_or_else(|e| panic!("{path}: {e}"))
             .trim()
