@@ -88,7 +88,8 @@ pub fn plan(world: &World, name: &Name, now: Timestamp) -> Plan {
         .as_ref()
         .is_some_and(|n| rollout::complete(&limits, n, &old))
     {
-        forget_old(spec.revision_history_limit.unwrap_or(10), &old, &mut plan);
+        let limit = spec.revision_history_limit.unwrap_or_default();
+        forget_old(limit, &old, &mut plan);
     }
     let revision = if paused { None } else { revision };
     let shown = progress::Shown {

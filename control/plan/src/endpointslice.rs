@@ -194,7 +194,7 @@ fn name(port: &ServicePort) -> String {
 }
 
 fn protocol(port: &ServicePort) -> String {
-    port.protocol.clone().unwrap_or_else(|| "TCP".to_owned())
+    port.protocol.clone().unwrap_or_default()
 }
 
 /// The pod's port number: as it stands, by the name of a container's port, or
@@ -219,7 +219,7 @@ fn target(port: &ServicePort, pod: &Pod) -> Option<i32> {
         .chain(sidecars)
         .flat_map(|c| c.ports.iter().flatten());
     found
-        .filter(|p| p.protocol.as_deref().unwrap_or("TCP") == protocol(port))
+        .filter(|p| p.protocol == port.protocol)
         .find(|p| p.name.as_deref() == Some(named))
         .map(|p| p.container_port)
         .or_else(|| named.parse().ok())
@@ -229,7 +229,7 @@ fn ports_of(slice: &EndpointSlice) -> Ports {
     let all = slice.ports.iter().flatten();
     all.map(|p| {
         let name = p.name.clone().unwrap_or_default();
-        let protocol = p.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+        let protocol = p.protocol.clone().unwrap_or_default();
         (name, protocol, p.port.unwrap_or(0))
     })
     .collect()

@@ -62,7 +62,7 @@ pub(crate) fn pod(name: &str, cpu: &str, owner: &str) -> Pod {
     let mut pod: Pod = typed(json!({
         "metadata": meta(name, &[("app", "web")]),
         "spec": {"containers": [{"name": "main",
-            "ports": [{"name": "http", "containerPort": 8080}],
+            "ports": [{"name": "http", "containerPort": 8080, "protocol": "TCP"}],
             "resources": {"requests": {"cpu": cpu}}}]},
     }));
     if !owner.is_empty() {
@@ -91,7 +91,7 @@ pub(crate) fn service(target: Value) -> Service {
     typed(json!({
         "metadata": meta("web", &[]),
         "spec": {"selector": {"app": "web"},
-            "ports": [{"name": "http", "port": 80, "targetPort": target}]},
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": target}]},
     }))
 }
 

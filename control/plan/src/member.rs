@@ -41,7 +41,11 @@ impl Member {
         let status = set.status.as_ref();
         Self {
             set: set.clone(),
-            replicas: set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1),
+            replicas: set
+                .spec
+                .as_ref()
+                .and_then(|s| s.replicas)
+                .unwrap_or_default(),
             available: status.and_then(|s| s.available_replicas).unwrap_or(0),
             current: status.map_or(0, |s| s.replicas),
             pods,

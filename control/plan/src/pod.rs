@@ -41,7 +41,7 @@ pub(crate) fn host_ports(pod: &Pod) -> impl Iterator<Item = HostPort> + '_ {
     let containers = pod.spec.iter().flat_map(|s| &s.containers);
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
     ports.filter_map(|p| {
-        let protocol = p.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+        let protocol = p.protocol.clone().unwrap_or_default();
         Some((protocol, p.host_port.filter(|n| *n > 0)?))
     })
 }

@@ -193,7 +193,7 @@ fn progressing(
         .map_or(now, |t| t.0);
     let deadline = after(
         since,
-        i64::from(spec.progress_deadline_seconds.unwrap_or(600)),
+        i64::from(spec.progress_deadline_seconds.unwrap_or_default()),
     );
     if now >= deadline {
         let message = format!("ReplicaSet {name:?} has timed out progressing.");

@@ -77,7 +77,7 @@ pub fn plan(world: &World, name: &Name, now: Timestamp) -> Plan {
         .filter(|p| !object::deleting(&p.metadata) && !object::pod_finished(p))
         .collect();
 
-    let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
+    let wanted = usize::try_from(spec.replicas.unwrap_or_default()).unwrap_or(0);
     let namespace_goes = world
         .namespaces
         .get(&name.namespace)

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use control_api::deployment::scaled;
 use k8s_openapi::api::apps::v1::DeploymentSpec;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -31,7 +32,7 @@ type Counts = BTreeMap<String, i32>;
 
 impl Limits {
     pub(crate) fn of(spec: &DeploymentSpec) -> Self {
-        let replicas = spec.replicas.unwrap_or(1).max(0);
+        let replicas = spec.replicas.unwrap_or_default().max(0);
         let strategy = spec.strategy.as_ref();
         if strategy.and_then(|s| s.type_.as_deref()) == Some("Recreate") {
             return Self {
@@ -43,12 +44,12 @@ impl Limits {
             };
         }
         let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
-        let surge = share(rolling.and_then(|r| r.max_surge.as_ref()), replicas, true);
-        let mut unavailable = share(
-            rolling.and_then(|r| r.max_unavailable.as_ref()),
-            replicas,
-            false,
-        );
+        let pods = |value: Option<&IntOrString>, round_up| {
+            let pods = value.map(|value| scaled(value, replicas, round_up));
+            pods.unwrap_or_default().max(0)
+        };
+        let surge = pods(rolling.and_then(|r| r.max_surge.as_ref()), true);
+        let mut unavailable = pods(rolling.and_then(|r| r.max_unavailable.as_ref()), false);
         if surge == 0 && unavailable == 0 {
             // Percentages may both round to nothing; then nothing would move.
             unavailable = 1;
@@ -76,22 +77,6 @@ impl Limits {
     pub(crate) fn least(&self) -> i32 {
         self.replicas - self.unavailable
     }
-}
-
-/// A number, or a percentage of `replicas`; 25 % when absent.
-fn share(value: Option<&IntOrString>, replicas: i32, up: bool) -> i32 {
-    let percent = match value {
-        Some(IntOrString::Int(number)) => return (*number).max(0),
-        Some(IntOrString::String(text)) => text.trim_end_matches('%').parse::<i64>().unwrap_or(25),
-        None => 25,
-    };
-    let product = i64::from(replicas) * percent.max(0);
-    let part = if up {
-        (product + 99) / 100
-    } else {
-        product / 100
-    };
-    i32::try_from(part).unwrap_or(i32::MAX)
 }
 
 fn total(sets: &[Member]) -> i32 {
@@ -247,8 +232,10 @@ mod tests {
     use std::sync::Arc;
 
     use k8s_openapi::api::apps::v1::ReplicaSet;
+    use serde_json::json;
 
     use super::*;
+    use crate::for_tests::typed;
 
     fn member(name: &str, replicas: i32, available: i32) -> Member {
         let mut set = ReplicaSet::default();
@@ -345,13 +332,25 @@ mod tests {
 
     #[test]
     fn percentages_round_as_kubernetes_does() {
-        let percent = |p: &str| IntOrString::String(p.to_owned());
-        assert_eq!(share(Some(&percent("25%")), 3, true), 1);
-        assert_eq!(share(Some(&percent("25%")), 3, false), 0);
-        assert_eq!(share(Some(&percent("100%")), 7, true), 7);
-        assert_eq!(share(Some(&IntOrString::Int(2)), 7, true), 2);
-        assert_eq!(share(None, 10, true), 3);
-        assert_eq!(share(None, 10, false), 2);
+        // (replicas, surge, unavailable, in pods)
+        let rows = [
+            (3, json!("25%"), json!("25%"), (1, 0)),
+            (10, json!("25%"), json!("25%"), (3, 2)),
+            (7, json!("100%"), json!("100%"), (7, 7)),
+            (7, json!(2), json!(9), (2, 7)),
+            // Percentages may both round to nothing.
+            (3, json!(0), json!("25%"), (0, 1)),
+        ];
+        for (replicas, surge, unavailable, expected) in rows {
+            let spec: DeploymentSpec = typed(json!({
+                "replicas": replicas, "selector": {}, "template": {},
+                "strategy": {"type": "RollingUpdate",
+                    "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}},
+            }));
+            let limits = Limits::of(&spec);
+            let got = (limits.surge, limits.unavailable);
+            assert_eq!(got, expected, "{replicas} {surge} {unavailable}");
+        }
     }
 
     #[test]

@@ -228,6 +228,7 @@ fn recreate_never_runs_two_templates_at_a_time() {
         cluster.edit_deployment("web", |d| {
             let strategy = d.spec.as_mut().unwrap().strategy.get_or_insert_default();
             strategy.type_ = Some("Recreate".to_owned());
+            strategy.rolling_update = None;
         });
         let judge = |cluster: &Cluster| {
             let image = |pod: &Pod| pod.spec.as_ref().unwrap().containers[0].image.clone();

@@ -74,7 +74,7 @@ pub(crate) fn deployment(name: &str, replicas: i32, image: &str) -> Object {
         match_labels: Some(labels(name)),
         ..LabelSelector::default()
     };
-    Object::Deployment(Arc::new(Deployment {
+    admitted(&Object::Deployment(Arc::new(Deployment {
         metadata: named(name),
         spec: Some(DeploymentSpec {
             replicas: Some(replicas),
@@ -83,11 +83,22 @@ pub(crate) fn deployment(name: &str, replicas: i32, image: &str) -> Object {
             ..DeploymentSpec::default()
         }),
         status: None,
-    }))
+    })))
+}
+
+/// As the server stores what people write: with all defaults.
+fn admitted(object: &Object) -> Object {
+    let value = object.to_json().unwrap().unwrap();
+    let kind = control_api::find_for(&value).unwrap();
+    let (value, _) = control_api::admit(&value, kind, None).unwrap();
+    let bytes = serde_json::to_vec(&value).unwrap();
+    let mut object = Object::read(kind.group, kind.kind, &bytes, 0).unwrap();
+    object.meta_mut().resource_version = None;
+    object
 }
 
 pub(crate) fn service(name: &str) -> Object {
-    Object::Service(Arc::new(Service {
+    admitted(&Object::Service(Arc::new(Service {
         metadata: named(name),
         spec: Some(ServiceSpec {
             selector: Some(labels(name)),
@@ -98,7 +109,7 @@ pub(crate) fn service(name: &str) -> Object {
             ..ServiceSpec::default()
         }),
         status: None,
-    }))
+    })))
 }
 
 pub(crate) fn image_of(template: &PodTemplateSpec) -> &str {
@@ -295,8 +306,13 @@ impl Cluster {
 
     /// As the server does: a change of the spec is a new generation.
     fn next_generation(&self, key: &Key, mut object: Object) -> Object {
-        let spec = |object: &Object| object.to_json().unwrap().unwrap()["spec"].clone();
-        if spec(&self.objects[key]) != spec(&object) {
+        let same = match (&self.objects[key], &object) {
+            (Object::ReplicaSet(a), Object::ReplicaSet(b)) => a.spec == b.spec,
+            (Object::Deployment(a), Object::Deployment(b)) => a.spec == b.spec,
+            // Of other kinds no generation is looked at.
+            (_, _) => true,
+        };
+        if !same {
             let meta = object.meta_mut();
             meta.generation = meta.generation.map(|g| g + 1);
         }
