@@ -1,12 +1,14 @@
 //! One file per command: its options, its help, its code.
 //!
-//! `run` is the only place that knows all of them. A command gets the session
-//! and somewhere to print; it returns an error for `main` to print.
+//! A command gets the session and somewhere to print; it returns an error for `main` to
+//! print. Which command runs is chosen in `args.rs`.
 
 pub(crate) mod annotate;
 pub(crate) mod api_resources;
 pub(crate) mod apply;
 pub(crate) mod bpf;
+pub(crate) mod bpf_error;
+mod bpf_flows;
 mod bpf_rows;
 pub(crate) mod completion;
 pub(crate) mod config;
@@ -25,39 +27,3 @@ mod rollout_status;
 pub(crate) mod scale;
 pub(crate) mod version;
 pub(crate) mod wait;
-
-use std::io::Write;
-
-use crate::args::Command;
-use crate::error::CommandError;
-use crate::session::Session;
-
-/// Runs one command to its end.
-pub(crate) async fn run(
-    command: Command,
-    session: &Session,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    match command {
-        Command::Apply(args) => apply::run(args, session, out).await,
-        Command::Create(args) => create::run(args, session, out).await,
-        Command::Get(args) => get::run(args, session, out).await,
-        Command::Describe(args) => describe::run(args, session, out).await,
-        Command::Delete(args) => delete::run(args, session, out).await,
-        Command::Scale(args) => scale::run(args, session, out).await,
-        Command::Rollout(args) => rollout::run(args, session, out).await,
-        Command::Logs(args) => logs::run(args, session, out).await,
-        Command::Exec(args) => exec::run(args, session).await,
-        Command::Label(args) => label::run(args, session, out).await,
-        Command::Annotate(args) => annotate::run(args, session, out).await,
-        Command::Patch(args) => patch::run(args, session, out).await,
-        Command::Wait(args) => wait::run(args, session, out).await,
-        Command::Events(args) => events::run(args, session, out).await,
-        Command::Image(args) => image::run(args, out).await,
-        Command::Bpf(args) => bpf::run(args, out),
-        Command::Config(args) => config::run(args, session, out),
-        Command::ApiResources(args) => api_resources::run(args, session, out).await,
-        Command::Version(args) => version::run(args, session, out).await,
-        Command::Completion(args) => completion::run(args, out),
-    }
-}

@@ -6,24 +6,17 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use agent_sys::maps::{Maps, MapsError};
+use agent_sys::maps::Maps;
 use serde_json::{Map, Value};
 
+use super::bpf_error::BpfError;
+use super::bpf_flows::{self, Filter};
 use super::bpf_rows::{self, Names, Row};
 use crate::error::CommandError;
 use crate::output;
 use crate::output::table::Table;
 
-/// The maps cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BpfError {
-    #[error("{0}\n  Is this the agent's `bpffs` folder (--bpffs), on this node, and are you root?")]
-    Open(#[source] MapsError),
-    #[error(transparent)]
-    Read(#[from] MapsError),
-}
-
-/// Print what the kernel's maps hold on this node
+/// Print the BPF maps of this node
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Needs root on the node, and nothing else: not the agent, not the control plane.
@@ -33,7 +26,9 @@ Examples:
   foil bpf service list                    addresses, and the backends behind them
   foil bpf backend list                    and what went to each
   foil bpf endpoint list                   the pods of this node
-  foil bpf flow list -o json               connections, both directions
+  foil bpf flow list --service web         connections of a service, newest last
+  foil bpf flow list --pod client --state estab,syn-sent
+  foil bpf flow list --count --all
   foil bpf counter list                    why packets were dropped, and where
   foil bpf --bpffs /run/n1/bpf config list another folder")]
 pub(crate) struct Args {
@@ -53,22 +48,22 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Service addresses, and the backends behind them
+    /// Service addresses and their backends
     #[command(visible_alias = "services")]
     Service(Verb),
-    /// Backends, their state, and what went to them
+    /// Backends with their state, connections, packets and bytes
     #[command(visible_alias = "backends")]
     Backend(Verb),
     /// The pods of this node
     #[command(visible_alias = "endpoints")]
     Endpoint(Verb),
-    /// Flows, both directions of each
+    /// Flows: each connection has one for each direction
     #[command(visible_alias = "flows")]
-    Flow(Verb),
+    Flow(FlowVerb),
     /// Packets and bytes by reason and hook
     #[command(visible_alias = "counters")]
     Counter(Verb),
-    /// Version of the layout, address blocks, how full the maps are
+    /// Map layout version, address blocks, and map usage
     Config(Verb),
 }
 
@@ -80,43 +75,82 @@ struct Verb {
 
 #[derive(Debug, clap::Subcommand)]
 enum List {
-    /// Print all of it
+    /// Print every entry
+    #[command(visible_alias = "ls")]
+    List(Format),
+}
+
+#[derive(Debug, clap::Args)]
+struct FlowVerb {
+    #[command(subcommand)]
+    verb: FlowList,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum FlowList {
+    /// Print open flows, the most recently active one last
     #[command(visible_alias = "ls")]
     List {
-        /// table or json
-        #[arg(short, long, default_value = "table", value_parser = ["table", "json"])]
-        output: String,
-        /// Without the line of column names
-        #[arg(long)]
-        no_headers: bool,
+        #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
+        format: Format,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct Format {
+    /// Output format: table or json
+    #[arg(short, long, default_value = "table", value_parser = ["table", "json"])]
+    output: String,
+    /// Leave out the line of column names
+    #[arg(long)]
+    no_headers: bool,
 }
 
 pub(crate) fn run(args: Args, out: &mut dyn Write) -> Result<(), CommandError> {
     let maps = Maps::open(&args.bpffs).map_err(BpfError::Open)?;
     let names = Names::new(maps.names().map_err(BpfError::from)?);
-    let (rows, verb) = match args.what {
-        What::Service(verb) => (services(&maps, &names)?, verb),
-        What::Backend(verb) => (backends(&maps, &names)?, verb),
+    let (rows, List::List(format)) = match args.what {
+        What::Flow(verb) => {
+            let FlowList::List { filter, format } = verb.verb;
+            return flows(&maps, &names, &filter, &format, out);
+        }
+        What::Service(verb) => (services(&maps, &names)?, verb.verb),
+        What::Backend(verb) => (backends(&maps, &names)?, verb.verb),
         What::Endpoint(verb) => (
             bpf_rows::endpoints(maps.endpoints().map_err(BpfError::from)?, &names),
-            verb,
+            verb.verb,
         ),
-        What::Flow(verb) => {
-            let endpoints = maps.endpoints().map_err(BpfError::from)?;
-            (
-                bpf_rows::flows(maps.flows().map_err(BpfError::from)?, &endpoints, &names),
-                verb,
-            )
-        }
         What::Counter(verb) => (
             bpf_rows::counters(&maps.counters().map_err(BpfError::from)?),
-            verb,
+            verb.verb,
         ),
-        What::Config(verb) => (config(&maps)?, verb),
+        What::Config(verb) => (config(&maps)?, verb.verb),
     };
-    let List::List { output, no_headers } = verb.verb;
-    print(rows, &output, no_headers, out)
+    print(rows, &format, out)
+}
+
+fn flows(
+    maps: &Maps,
+    names: &Names,
+    filter: &Filter,
+    format: &Format,
+    out: &mut dyn Write,
+) -> Result<(), CommandError> {
+    let endpoints = maps.endpoints().map_err(BpfError::from)?;
+    let backends = maps.backends().map_err(BpfError::from)?;
+    let context = bpf_flows::Context::new(&endpoints, &backends, names);
+    let found = filter.apply(maps.flows().map_err(BpfError::from)?, &context);
+    if filter.count {
+        return Ok(writeln!(out, "{}", found.len())?);
+    }
+    if found.is_empty() && format.output == "table" {
+        out.flush()?;
+        eprintln!("No flows match.");
+        return Ok(());
+    }
+    print(bpf_flows::rows(&found, &context), format, out)
 }
 
 fn services(maps: &Maps, names: &Names) -> Result<Vec<Row>, BpfError> {
@@ -147,13 +181,8 @@ fn config(maps: &Maps) -> Result<Vec<Row>, BpfError> {
     Ok(bpf_rows::config(&maps.networks()?, &full))
 }
 
-fn print(
-    rows: Vec<Row>,
-    format: &str,
-    no_headers: bool,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    if format == "json" {
+fn print(rows: Vec<Row>, format: &Format, out: &mut dyn Write) -> Result<(), CommandError> {
+    if format.output == "json" {
         let object = |row: Row| -> Value {
             row.cells
                 .into_iter()
@@ -170,7 +199,7 @@ fn print(
         eprintln!("Nothing is in this map.");
         return Ok(());
     };
-    if !no_headers {
+    if !format.no_headers {
         table.row(
             first
                 .cells

@@ -4,10 +4,9 @@
 //! beside them; without one they stay numbers.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use agent_sys::maps::{Counted, Counter};
-use ebpf_common::conntrack::{Flow, FlowKey4, SCOPE_HOST, SCOPE_NETDEV, action, state};
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::name::{BACKEND, ENDPOINT, Name, NameKey, SERVICE_PORT};
 use ebpf_common::net::protocol;
@@ -30,13 +29,13 @@ pub(super) struct Row {
 }
 
 /// Begins a row.
-fn row() -> Row {
+pub(super) fn row() -> Row {
     Row { cells: Vec::new() }
 }
 
 impl Row {
     /// Adds a cell that reads the same in both forms.
-    fn with(self, key: &'static str, value: impl Into<Value>) -> Self {
+    pub(super) fn with(self, key: &'static str, value: impl Into<Value>) -> Self {
         let value = value.into();
         let text = match &value {
             Value::String(text) if text.is_empty() => "-".to_string(),
@@ -51,7 +50,7 @@ impl Row {
     }
 
     /// Adds a cell that a table words differently.
-    fn with_text(mut self, key: &'static str, text: String, value: Value) -> Self {
+    pub(super) fn with_text(mut self, key: &'static str, text: String, value: Value) -> Self {
         self.cells.push(Cell { key, text, value });
         self
     }
@@ -71,12 +70,12 @@ impl Names {
     }
 
     /// Empty when there is none.
-    fn get(&self, kind: u32, id: u32) -> String {
+    pub(super) fn get(&self, kind: u32, id: u32) -> String {
         self.0.get(&(kind, id)).cloned().unwrap_or_default()
     }
 }
 
-fn protocol_name(number: u8) -> String {
+pub(super) fn protocol_name(number: u8) -> String {
     match number {
         protocol::TCP => "TCP".into(),
         protocol::UDP => "UDP".into(),
@@ -93,7 +92,7 @@ fn state_name(state: u8) -> &'static str {
     }
 }
 
-fn socket(address: IpAddr, port: u16) -> String {
+pub(super) fn socket(address: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(address, port).to_string()
 }
 
@@ -175,86 +174,6 @@ pub(super) fn endpoints(mut all: Vec<Endpoint>, names: &Names) -> Vec<Row> {
     all.into_iter().map(to_row).collect()
 }
 
-/// Flows, by who began them.
-pub(super) fn flows(
-    mut all: Vec<(FlowKey4, Flow)>,
-    endpoints: &[Endpoint],
-    names: &Names,
-) -> Vec<Row> {
-    let pods: HashMap<u32, String> = endpoints
-        .iter()
-        .map(|endpoint| (endpoint.ifindex, names.get(ENDPOINT, endpoint.id.into())))
-        .filter(|(_, name)| !name.is_empty())
-        .collect();
-    let device = |ifindex: u32| {
-        pods.get(&ifindex)
-            .cloned()
-            .unwrap_or_else(|| format!("if{ifindex}"))
-    };
-    let from = |key: &FlowKey4| match key.from() {
-        SCOPE_NETDEV => "netdev".to_string(),
-        SCOPE_HOST => "host".to_string(),
-        ifindex => device(ifindex),
-    };
-    all.sort_by_key(|(key, _)| *key);
-    let to_row = |(key, flow): (FlowKey4, Flow)| {
-        let side = |address, port: u16| socket(IpAddr::V4(Ipv4Addr::from(address)), port);
-        let (source, destination) = (
-            side(key.src, key.sport.get()),
-            side(key.dst, key.dport.get()),
-        );
-        let becomes = (
-            side(flow.src, flow.sport.get()),
-            side(flow.dst, flow.dport.get()),
-        );
-        let translated = match (becomes.0 != source, becomes.1 != destination) {
-            (false, false) => String::new(),
-            (true, false) => format!("{} ->", becomes.0),
-            (false, true) => format!("-> {}", becomes.1),
-            (true, true) => format!("{} -> {}", becomes.0, becomes.1),
-        };
-        let to = if flow.action & action::MASK == action::PASS {
-            String::new()
-        } else {
-            device(flow.ifindex)
-        };
-        row()
-            .with("from", from(&key))
-            .with("protocol", protocol_name(key.protocol()))
-            .with("source", source)
-            .with("destination", destination)
-            .with("translated", translated)
-            .with("action", action::text(flow.action))
-            .with("to", to)
-            .with("state", state::text(flow.state))
-            .with(
-                "direction",
-                if flow.is_reply() { "reply" } else { "forward" },
-            )
-            .with(
-                "backend",
-                if flow.backend == 0 {
-                    String::new()
-                } else {
-                    backend(flow.backend, names)
-                },
-            )
-            .with("packets", flow.packets)
-            .with("bytes", flow.bytes)
-    };
-    all.into_iter().map(to_row).collect()
-}
-
-/// "default/web-1", or its number.
-fn backend(id: u32, names: &Names) -> String {
-    let name = names.get(BACKEND, id);
-    if name.is_empty() {
-        format!("#{id}")
-    } else {
-        name
-    }
-}
-
 /// Why packets did not go on, and where.
 pub(super) fn counters(all: &[Counter]) -> Vec<Row> {
     let to_row = |counter: &Counter| {
@@ -319,7 +238,7 @@ pub(super) fn config(
 
 #[cfg(test)]
 mod tests {
-    use ebpf_common::net::{Addr, Be16, Be32, MacAddr};
+    use ebpf_common::net::{Addr, Be16, MacAddr};
 
     use super::*;
 
@@ -421,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoint_and_flow_rows() {
+    fn endpoint_rows() {
         let endpoint = Endpoint {
             addr: ip("10.244.1.4"),
             ifindex: 12,
@@ -434,40 +353,6 @@ mod tests {
         assert_eq!(
             texts(&endpoints(vec![endpoint], &names())),
             ["2|default/client|10.244.1.4|12|02:00:00:00:00:01|9"]
-        );
-        let v4 = |a, b, c, d| Be32::from_octets([a, b, c, d]);
-        let key = FlowKey4 {
-            src: v4(10, 244, 1, 4),
-            dst: v4(10, 96, 0, 9),
-            sport: Be16::new(40000),
-            dport: Be16::new(80),
-            scope: FlowKey4::scope(12, protocol::TCP),
-        };
-        let flow = Flow {
-            packets: 6,
-            bytes: 500,
-            backend: 3,
-            backend_gen: 0,
-            peer_gen: 0,
-            node_gen: 0,
-            last_seen: 0,
-            ifindex: 4,
-            nexthop: v4(172, 31, 0, 12),
-            src: v4(10, 244, 1, 4),
-            dst: v4(10, 244, 2, 5),
-            sport: Be16::new(40000),
-            dport: Be16::new(8080),
-            peer: 0,
-            addr_delta: 0,
-            port_delta: 0,
-            action: action::NEIGH | action::NAT,
-            state: state::ESTABLISHED,
-        };
-        assert_eq!(
-            texts(&flows(vec![(key, flow)], &[endpoint], &names())),
-            [
-                "default/client|TCP|10.244.1.4:40000|10.96.0.9:80|-> 10.244.2.5:8080|neigh|if4|ESTAB|forward|default/web-a|6|500"
-            ]
         );
     }
 

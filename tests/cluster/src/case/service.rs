@@ -112,19 +112,25 @@ pub(crate) fn maps_are_read_by_bpftool_and_foil(scene: &mut Scene<'_>) {
     traffic::call_from_pod(scene.cluster, "client", &target, 20);
     let node = node_index(scene.cluster, &objects::ready(scene.cluster, "client").node);
     let pins = scene.cluster.nodes()[node].pins.display().to_string();
-    for (what, word) in [
-        ("service", "web"),
-        ("backend", web[0].ip.as_str()),
-        ("endpoint", "client"),
-        ("flow", web[0].ip.as_str()),
+    let ip = web[0].ip.as_str();
+    for (args, word) in [
+        (&["service", "list"][..], "web"),
+        (&["backend", "list"], ip),
+        (&["endpoint", "list"], "client"),
+        // The calls are over, so their flows are in TIME-WAIT.
+        (&["flow", "list", "--all", "--service", "web"], ip),
     ] {
-        let text = scene.foil(&["bpf", "--bpffs", &pins, what, "list"]);
+        let mut line = vec!["bpf", "--bpffs", pins.as_str()];
+        line.extend(args);
+        let text = scene.foil(&line);
+        let what = args.join(" ");
         scene.check(
-            &format!("foil bpf {what} list shows {word}"),
+            &format!("foil bpf {what} shows {word}"),
             text.contains(word),
             text,
         );
-        let json = objects::bpf(scene.cluster, node, &[what, "list", "-o", "json"]);
+        line.extend(["-o", "json"]);
+        let json = scene.cluster.foil(&line).success();
         let rows: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert!(
             rows.as_array().is_some_and(|rows| !rows.is_empty()),

@@ -1,0 +1,425 @@
+//! `foil bpf flow list`: which flows are wanted, and their rows.
+//!
+//! Pure: entries come from `bpf.rs`. A node may hold hundreds of thousands of flows, so
+//! they are filtered before anything is made of them.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use ebpf_common::conntrack::{Flow, FlowKey4, SCOPE_HOST, SCOPE_NETDEV, action, state};
+use ebpf_common::endpoint::Endpoint;
+use ebpf_common::name::{BACKEND, ENDPOINT, SERVICE_PORT};
+use ebpf_common::service::Backend;
+
+use super::bpf_rows::{Names, Row, protocol_name, row, socket};
+
+/// States of connections that are over.
+const OVER: [u8; 2] = [state::TIME_WAIT, state::CLOSED];
+
+/// Which flows to print; all options have to match.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct Filter {
+    /// Only flows from or to this pod: NAME or NAMESPACE/NAME
+    #[arg(long, value_name = "POD")]
+    pod: Option<String>,
+    /// Only flows to this service: NAME, NAMESPACE/NAME or NAMESPACE/NAME:PORT-NAME
+    #[arg(long, value_name = "SERVICE")]
+    service: Option<String>,
+    /// Only flows in these states: estab, syn-sent, time-wait, udp, ...
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = state_of)]
+    state: Vec<u8>,
+    /// Only flows with this port on either side, before or after translation
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Also print closed connections (TIME-WAIT, CLOSED)
+    #[arg(long, conflicts_with = "state")]
+    all: bool,
+    /// Print only the number of flows
+    #[arg(long)]
+    pub(super) count: bool,
+}
+
+/// The state of that name, in any letter case.
+fn state_of(word: &str) -> Result<u8, String> {
+    let known = || (0..=u8::MAX).filter(|state| state::text(*state) != "?");
+    let found = known().find(|state| state::text(*state).eq_ignore_ascii_case(word));
+    found.ok_or_else(|| {
+        let names: Vec<String> = known()
+            .map(|state| state::text(state).to_lowercase())
+            .collect();
+        format!("states are {}", names.join(", "))
+    })
+}
+
+/// What the numbers in a flow stand for.
+pub(super) struct Context<'c> {
+    names: &'c Names,
+    /// Pods by interface.
+    pods: HashMap<u32, String>,
+    /// Names of service ports by backend.
+    services: HashMap<u32, String>,
+}
+
+impl<'c> Context<'c> {
+    pub(super) fn new(
+        endpoints: &[Endpoint],
+        backends: &[(u32, Backend)],
+        names: &'c Names,
+    ) -> Self {
+        let pod = |one: &Endpoint| (one.ifindex, names.get(ENDPOINT, one.id.into()));
+        let service = |(id, one): &(u32, Backend)| (*id, names.get(SERVICE_PORT, one.service_port));
+        Self {
+            names,
+            pods: endpoints
+                .iter()
+                .map(pod)
+                .filter(|(_, name)| !name.is_empty())
+                .collect(),
+            services: backends.iter().map(service).collect(),
+        }
+    }
+
+    fn device(&self, ifindex: u32) -> String {
+        let pod = self.pods.get(&ifindex).cloned();
+        pod.unwrap_or_else(|| format!("if{ifindex}"))
+    }
+
+    fn from(&self, key: &FlowKey4) -> String {
+        match key.from() {
+            SCOPE_NETDEV => "netdev".to_string(),
+            SCOPE_HOST => "host".to_string(),
+            ifindex => self.device(ifindex),
+        }
+    }
+
+    fn to(&self, flow: &Flow) -> String {
+        if flow.action & action::MASK == action::PASS {
+            String::new()
+        } else {
+            self.device(flow.ifindex)
+        }
+    }
+
+    /// "default/web-1", or its number; empty where none was chosen.
+    fn backend(&self, id: u32) -> String {
+        match (id, self.names.get(BACKEND, id)) {
+            (0, _) => String::new(),
+            (_, name) if name.is_empty() => format!("#{id}"),
+            (_, name) => name,
+        }
+    }
+
+    fn row(&self, key: &FlowKey4, flow: &Flow) -> Row {
+        let side = |address, port: u16| socket(IpAddr::V4(Ipv4Addr::from(address)), port);
+        let (source, destination) = (
+            side(key.src, key.sport.get()),
+            side(key.dst, key.dport.get()),
+        );
+        let becomes = (
+            side(flow.src, flow.sport.get()),
+            side(flow.dst, flow.dport.get()),
+        );
+        let translated = match (becomes.0 != source, becomes.1 != destination) {
+            (false, false) => String::new(),
+            (true, false) => format!("{} ->", becomes.0),
+            (false, true) => format!("-> {}", becomes.1),
+            (true, true) => format!("{} -> {}", becomes.0, becomes.1),
+        };
+        let direction = if flow.is_reply() { "reply" } else { "forward" };
+        row()
+            .with("from", self.from(key))
+            .with("protocol", protocol_name(key.protocol()))
+            .with("source", source)
+            .with("destination", destination)
+            .with("translated", translated)
+            .with("action", action::text(flow.action))
+            .with("to", self.to(flow))
+            .with("state", state::text(flow.state))
+            .with("direction", direction)
+            .with("backend", self.backend(flow.backend))
+            .with("packets", flow.packets)
+            .with("bytes", flow.bytes)
+    }
+}
+
+impl Filter {
+    /// The flows that match, the one that was seen last at the end.
+    pub(super) fn apply(
+        &self,
+        mut all: Vec<(FlowKey4, Flow)>,
+        context: &Context<'_>,
+    ) -> Vec<(FlowKey4, Flow)> {
+        let of_service: Option<HashSet<u32>> = self.service.as_deref().map(|wanted| {
+            let ids = context.services.iter();
+            ids.filter(|(_, name)| is_service(name, wanted))
+                .map(|(id, _)| *id)
+                .collect()
+        });
+        all.retain(|(key, flow)| {
+            self.has_state(flow.state)
+                && self.port.is_none_or(|port| has_port(key, flow, port))
+                && of_service
+                    .as_ref()
+                    .is_none_or(|ids| ids.contains(&flow.backend))
+                && self
+                    .pod
+                    .as_deref()
+                    .is_none_or(|pod| has_pod(context, key, flow, pod))
+        });
+        // The clock wraps: times are compared by their distance to one of them.
+        let pivot = all.first().map_or(0, |(_, flow)| flow.last_seen);
+        all.sort_by_key(|(key, flow)| (flow.last_seen.wrapping_sub(pivot).cast_signed(), *key));
+        all
+    }
+
+    fn has_state(&self, state: u8) -> bool {
+        if self.state.is_empty() {
+            self.all || !OVER.contains(&state)
+        } else {
+            self.state.contains(&state)
+        }
+    }
+}
+
+pub(super) fn rows(flows: &[(FlowKey4, Flow)], context: &Context<'_>) -> Vec<Row> {
+    flows
+        .iter()
+        .map(|(key, flow)| context.row(key, flow))
+        .collect()
+}
+
+fn has_port(key: &FlowKey4, flow: &Flow, port: u16) -> bool {
+    [key.sport, key.dport, flow.sport, flow.dport]
+        .iter()
+        .any(|one| one.get() == port)
+}
+
+fn has_pod(context: &Context<'_>, key: &FlowKey4, flow: &Flow, wanted: &str) -> bool {
+    [
+        context.from(key),
+        context.to(flow),
+        context.backend(flow.backend),
+    ]
+    .iter()
+    .any(|name| is_named(name, wanted))
+}
+
+/// "default/web" is named "web" and "default/web".
+fn is_named(name: &str, wanted: &str) -> bool {
+    name == wanted || name.split_once('/').is_some_and(|(_, name)| name == wanted)
+}
+
+/// "default/web:http" is of the services "web", "default/web" and "default/web:http".
+fn is_service(name: &str, wanted: &str) -> bool {
+    let service = name.split(':').next().unwrap_or_default();
+    name == wanted || is_named(service, wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use ebpf_common::name::{Name, NameKey};
+    use ebpf_common::net::{Addr, Be16, Be32, MacAddr, protocol};
+    use ebpf_common::service::ACTIVE;
+
+    use super::*;
+
+    fn ip(text: &str) -> Addr {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    fn names() -> Names {
+        let name = |kind, id, text: &str| (NameKey { kind, id }, Name::new(text));
+        Names::new(vec![
+            name(SERVICE_PORT, 7, "default/web:http"),
+            name(BACKEND, 3, "default/web-a"),
+            name(ENDPOINT, 2, "default/client"),
+        ])
+    }
+
+    fn endpoint() -> Endpoint {
+        Endpoint {
+            addr: ip("10.244.1.4"),
+            ifindex: 12,
+            identity: 9,
+            id: 2,
+            mac: MacAddr {
+                bytes: [2, 0, 0, 0, 0, 1],
+            },
+        }
+    }
+
+    fn backend() -> Backend {
+        Backend {
+            addr: ip("10.244.2.5"),
+            service_port: 7,
+            port: Be16::new(8080),
+            protocol: protocol::TCP,
+            state: ACTIVE,
+        }
+    }
+
+    /// A flow of the client, with what tells it from others.
+    fn flow(sport: u16, backend: u32, state: u8, last_seen: u32) -> (FlowKey4, Flow) {
+        let v4 = |a, b, c, d| Be32::from_octets([a, b, c, d]);
+        let key = FlowKey4 {
+            src: v4(10, 244, 1, 4),
+            dst: v4(10, 96, 0, 9),
+            sport: Be16::new(sport),
+            dport: Be16::new(80),
+            scope: FlowKey4::scope(12, protocol::TCP),
+        };
+        let flow = Flow {
+            packets: 6,
+            bytes: 500,
+            backend,
+            backend_gen: 0,
+            peer_gen: 0,
+            node_gen: 0,
+            last_seen,
+            ifindex: 4,
+            nexthop: v4(172, 31, 0, 12),
+            src: v4(10, 244, 1, 4),
+            dst: v4(10, 244, 2, 5),
+            sport: Be16::new(sport),
+            dport: Be16::new(8080),
+            peer: 0,
+            addr_delta: 0,
+            port_delta: 0,
+            action: action::NEIGH | action::NAT,
+            state,
+        };
+        (key, flow)
+    }
+
+    /// Source ports of what passes the filter.
+    fn ports(filter: &Filter, all: Vec<(FlowKey4, Flow)>) -> Vec<u16> {
+        let names = names();
+        let context = Context::new(&[endpoint()], &[(3, backend())], &names);
+        let found = filter.apply(all, &context);
+        found.iter().map(|(key, _)| key.sport.get()).collect()
+    }
+
+    #[test]
+    fn a_row_has_the_names() {
+        let names = names();
+        let context = Context::new(&[endpoint()], &[(3, backend())], &names);
+        let rows = rows(&[flow(40000, 3, state::ESTABLISHED, 0)], &context);
+        let texts: Vec<&str> = rows[0]
+            .cells
+            .iter()
+            .map(|cell| cell.text.as_str())
+            .collect();
+        assert_eq!(
+            texts.join("|"),
+            "default/client|TCP|10.244.1.4:40000|10.96.0.9:80|-> 10.244.2.5:8080|neigh|if4|ESTAB|forward|default/web-a|6|500"
+        );
+    }
+
+    #[test]
+    fn filters() {
+        let all = || {
+            vec![
+                flow(1, 3, state::ESTABLISHED, 10),
+                flow(2, 0, state::SYN_SENT, 10),
+                flow(3, 3, state::TIME_WAIT, 10),
+                flow(4, 3, state::CLOSED, 10),
+            ]
+        };
+        let none = Filter::default();
+        let some = |word: &str| Some(word.to_owned());
+        for (filter, want) in [
+            (none.clone(), &[1, 2][..]),
+            (
+                Filter {
+                    all: true,
+                    ..none.clone()
+                },
+                &[1, 2, 3, 4],
+            ),
+            (
+                Filter {
+                    state: vec![state_of("time-wait").unwrap()],
+                    ..none.clone()
+                },
+                &[3],
+            ),
+            (
+                Filter {
+                    service: some("web"),
+                    ..none.clone()
+                },
+                &[1],
+            ),
+            (
+                Filter {
+                    service: some("default/web:http"),
+                    ..none.clone()
+                },
+                &[1],
+            ),
+            (
+                Filter {
+                    service: some("other/web"),
+                    ..none.clone()
+                },
+                &[],
+            ),
+            (
+                Filter {
+                    pod: some("client"),
+                    ..none.clone()
+                },
+                &[1, 2],
+            ),
+            (
+                Filter {
+                    pod: some("default/web-a"),
+                    ..none.clone()
+                },
+                &[1],
+            ),
+            (
+                Filter {
+                    pod: some("web"),
+                    ..none.clone()
+                },
+                &[],
+            ),
+            (
+                Filter {
+                    port: Some(8080),
+                    ..none.clone()
+                },
+                &[1, 2],
+            ),
+            (
+                Filter {
+                    port: Some(2),
+                    ..none.clone()
+                },
+                &[2],
+            ),
+            (
+                Filter {
+                    port: Some(9),
+                    ..none.clone()
+                },
+                &[],
+            ),
+        ] {
+            assert_eq!(ports(&filter, all()), want, "{filter:?}");
+        }
+        let refused = state_of("open").unwrap_err();
+        assert!(
+            refused.contains("estab") && refused.contains("time-wait"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn newest_is_last_also_when_the_clock_wraps() {
+        let at = |sport, last_seen| flow(sport, 0, state::ESTABLISHED, last_seen);
+        let all = vec![at(1, 5), at(2, u32::MAX - 5), at(3, u32::MAX), at(4, 2)];
+        assert_eq!(ports(&Filter::default(), all), [2, 3, 4, 1]);
+    }
+}
