@@ -1,12 +1,16 @@
-//! The command line's grammar: global options and the list of commands.
+//! The list of commands, and what runs each of them.
 //!
-//! Each command's own options are beside its code in `command/`.
+//! Each command's own options are beside its code in `command/`; those of all commands are in
+//! `options.rs`.
 
-use std::path::PathBuf;
+use std::io::Write;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::command;
+use crate::error::CommandError;
+use crate::options::Global;
+use crate::session::Session;
 
 /// Runs and looks into a Hydrofoil cluster.
 ///
@@ -39,37 +43,6 @@ pub(crate) struct Foil {
     pub(crate) command: Command,
 }
 
-/// Options of all commands.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Global {
-    /// Context file (default: ~/.foil/config)
-    #[arg(
-        long,
-        env = "FOIL_CONFIG",
-        global = true,
-        value_name = "FILE",
-        help_heading = "Global options"
-    )]
-    pub(crate) config: Option<PathBuf>,
-    /// Context to use instead of the file's current one
-    #[arg(
-        long,
-        global = true,
-        value_name = "NAME",
-        help_heading = "Global options"
-    )]
-    pub(crate) context: Option<String>,
-    /// Namespace to work in (default: that of the context, else "default")
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_name = "NAME",
-        help_heading = "Global options"
-    )]
-    pub(crate) namespace: Option<String>,
-}
-
 /// What can be done.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -93,4 +66,36 @@ pub(crate) enum Command {
     ApiResources(command::api_resources::Args),
     Version(command::version::Args),
     Completion(command::completion::Args),
+}
+
+impl Command {
+    /// Runs the command to its end.
+    pub(crate) async fn run(
+        self,
+        session: &Session,
+        out: &mut dyn Write,
+    ) -> Result<(), CommandError> {
+        match self {
+            Self::Apply(args) => command::apply::run(args, session, out).await,
+            Self::Create(args) => command::create::run(args, session, out).await,
+            Self::Get(args) => command::get::run(args, session, out).await,
+            Self::Describe(args) => command::describe::run(args, session, out).await,
+            Self::Delete(args) => command::delete::run(args, session, out).await,
+            Self::Scale(args) => command::scale::run(args, session, out).await,
+            Self::Rollout(args) => command::rollout::run(args, session, out).await,
+            Self::Logs(args) => command::logs::run(args, session, out).await,
+            Self::Exec(args) => command::exec::run(args, session).await,
+            Self::Label(args) => command::label::run(args, session, out).await,
+            Self::Annotate(args) => command::annotate::run(args, session, out).await,
+            Self::Patch(args) => command::patch::run(args, session, out).await,
+            Self::Wait(args) => command::wait::run(args, session, out).await,
+            Self::Events(args) => command::events::run(args, session, out).await,
+            Self::Image(args) => command::image::run(args, out).await,
+            Self::Bpf(args) => command::bpf::run(args, out),
+            Self::Config(args) => command::config::run(args, session, out),
+            Self::ApiResources(args) => command::api_resources::run(args, session, out).await,
+            Self::Version(args) => command::version::run(args, session, out).await,
+            Self::Completion(args) => command::completion::run(args, Foil::command(), out),
+        }
+    }
 }

@@ -83,7 +83,7 @@ pub(crate) struct Client {
 }
 
 /// Which objects of a kind are wanted.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Selection {
     /// Empty: of all namespaces.
     pub(crate) namespace: String,
@@ -465,7 +465,7 @@ impl Watch {
     }
 }
 
-/// Objects of such a kind are in no namespace, whatever the context says.
+/// Objects of a cluster-scoped kind have no namespace; the context's is ignored.
 fn scope(kind: &Kind, namespace: &str) -> String {
     if kind.namespaced {
         namespace.to_string()

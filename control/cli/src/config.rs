@@ -204,7 +204,7 @@ impl ConfigFile {
         })
     }
 
-    /// Replaces the file; nobody else may read it, as it holds a key.
+    /// Replaces the file, readable by its owner only, as it holds a key.
     pub(crate) fn write(&self) -> Result<(), ConfigError> {
         let failed = |source| ConfigError::Write {
             path: self.path.clone(),

@@ -9,7 +9,8 @@ use crate::client::CallError;
 use crate::config::ConfigError;
 use crate::kinds::TargetError;
 use crate::manifest::SourceError;
-use crate::output::FormatError;
+use crate::output::{FormatError, PrintError};
+use crate::select::SelectError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +39,11 @@ pub(crate) enum CommandError {
     #[error(transparent)]
     Request(#[from] RequestError),
     #[error(transparent)]
+    Select(#[from] SelectError),
+    #[error(transparent)]
     Image(#[from] agent_sys::image::ImageError),
     #[error(transparent)]
-    Bpf(#[from] crate::command::bpf::BpfError),
+    Bpf(#[from] crate::command::bpf_error::BpfError),
     #[error("no home folder; name the context file by --config or FOIL_CONFIG")]
     NoHome,
     /// The errors have been printed already, one by one.
@@ -54,12 +57,6 @@ pub(crate) enum CommandError {
 /// What was asked for makes no sense, in ways that clap cannot see.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub(crate) enum RequestError {
-    #[error("a name and a selector (-l, --field-selector, --all) exclude each other")]
-    NameAndSelector,
-    #[error("a {kind} can't be named together with all namespaces (-A)")]
-    NameInAllNamespaces { kind: String },
-    #[error("name what to delete: KIND NAME, -f FILE, -l SELECTOR or --all")]
-    NothingToDelete,
     #[error("name one object: KIND NAME or KIND/NAME")]
     OneObject,
     #[error("--watch takes one kind or object, not several")]
@@ -106,6 +103,15 @@ pub(crate) enum RequestError {
     Field { what: String, message: String },
 }
 
+impl From<PrintError> for CommandError {
+    fn from(error: PrintError) -> Self {
+        match error {
+            PrintError::Format(error) => Self::Format(error),
+            PrintError::Output(error) => Self::Output(error),
+        }
+    }
+}
+
 impl CommandError {
     /// What the process ends with.
     pub(crate) fn exit_code(&self) -> u8 {
@@ -121,7 +127,7 @@ impl CommandError {
         matches!(self, Self::Call(CallError::Refused { .. }) | Self::Exit(_))
     }
 
-    /// Is it only that nobody reads our output any more?
+    /// The reader of our output has closed the pipe.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }

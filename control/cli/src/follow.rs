@@ -1,4 +1,4 @@
-//! Waiting for an object to become what somebody wants.
+//! Waits until an object meets a condition.
 //!
 //! A watch that breaks is begun again, as long as there is time: the control
 //! plane may be restarted in the middle of a `wait`. Not for lists of objects.

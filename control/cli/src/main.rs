@@ -15,9 +15,11 @@ mod error;
 mod follow;
 mod kinds;
 mod manifest;
+mod options;
 mod output;
 mod printer;
 mod reach;
+mod select;
 mod session;
 mod status;
 mod terminal;
@@ -40,8 +42,8 @@ fn main() -> anyhow::Result<ExitCode> {
         .context("start the event loop")?;
     let mut out = BufWriter::new(std::io::stdout());
     let session = session::Session::new(args.global);
-    let result = runtime.block_on(command::run(args.command, &session, &mut out));
-    // A read of standard input may still be waiting; nobody wants what it would bring.
+    let result = runtime.block_on(args.command.run(&session, &mut out));
+    // A read of standard input may still be waiting: do not wait for it.
     runtime.shutdown_background();
     let result = result.and_then(|()| Ok(out.flush()?));
     let Err(error) = result else {

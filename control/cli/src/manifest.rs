@@ -68,7 +68,7 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// The file need not be named to somebody who is in it.
+    /// Without the file, for messages inside of which it is named already.
     fn seen_from(&self, other: &Self) -> String {
         if self.file == other.file {
             format!("document {}", self.document)

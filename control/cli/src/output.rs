@@ -34,6 +34,15 @@ pub(crate) enum FormatError {
     Columns(#[from] ColumnsError),
 }
 
+/// A result cannot be printed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PrintError {
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error(transparent)]
+    Output(#[from] io::Error),
+}
+
 /// What `-o` chose.
 #[derive(Debug, Clone)]
 pub(crate) enum Format {
@@ -95,7 +104,7 @@ pub(crate) fn report(
     kind: &Kind,
     object: &Value,
     outcome: &str,
-) -> Result<(), crate::error::CommandError> {
+) -> Result<(), PrintError> {
     match format {
         None => writeln!(
             out,
@@ -121,7 +130,7 @@ pub(crate) fn pretty(value: &Value) -> String {
     }
 }
 
-/// Keys in order, and without the record of field owners, which nobody reads.
+/// Keys in order, and without the record of field owners, which is long and of no use to a reader.
 pub(crate) fn presentable(value: &Value) -> Value {
     match value {
         Value::Object(map) => {

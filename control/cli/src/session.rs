@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::args::Global;
 use crate::client::{CallError, Client, Selection};
 use crate::config::{Access, ConfigFile};
 use crate::error::CommandError;
 use crate::kinds::{self, Kind, Target, TargetError};
+use crate::manifest;
+use crate::options::Global;
+use crate::select::{self, Object, Request, Selected};
 
 /// The options that hold for all commands.
 #[derive(Debug, Clone)]
@@ -78,27 +80,82 @@ impl Session {
             .unwrap_or_else(|| "default".into())
     }
 
-    /// What the words name; the control plane is asked for kinds that we do not know.
-    pub(crate) async fn targets(
+    /// What a command line means. Mistakes in it are told before anything is connected, so
+    /// the connection is made here.
+    pub(crate) async fn select(
         &self,
-        client: &mut Client,
-        words: &[String],
-    ) -> Result<Vec<Target>, CommandError> {
-        match kinds::targets(&kinds::known(), words) {
-            Err(TargetError::UnknownKind { .. }) => {
-                Ok(kinds::targets(&client.kinds().await?, words)?)
-            }
-            other => Ok(other?),
+        request: &Request<'_>,
+    ) -> Result<(Client, Vec<Selected>), CommandError> {
+        request.check(self.global.namespace.as_deref())?;
+        let documents = manifest::read(request.files, request.recursive)?;
+        let mut client = self.connect().await?;
+        let namespace = self.namespace(&client);
+        if request.files.is_empty() {
+            let targets = self.targets(&mut client, request.words).await?;
+            return Ok((client, request.plan(targets, &namespace)?));
         }
+        let mut found = Vec::new();
+        for document in documents {
+            let place = document.place.to_string();
+            let objects = document
+                .objects
+                .map_err(|error| crate::error::RequestError::Field {
+                    what: place,
+                    message: error.to_string(),
+                })?;
+            for object in &objects {
+                let kind = self.kind_of(&mut client, object).await?;
+                let asked = self.global.namespace.as_deref();
+                let object = select::of_document(kind, object, asked, client.namespace())?;
+                found.push(Selected::One(object));
+            }
+        }
+        Ok((client, found))
+    }
+
+    /// [`Self::select`], with those that match listed.
+    pub(crate) async fn objects(
+        &self,
+        request: &Request<'_>,
+    ) -> Result<(Client, Vec<Object>), CommandError> {
+        let (mut client, selected) = self.select(request).await?;
+        let mut found = Vec::new();
+        for selected in selected {
+            match selected {
+                Selected::One(object) => found.push(object),
+                Selected::Matching(kind, selection) => {
+                    let listed = client.list(&kind, &selection).await?;
+                    found.extend(listed.items.iter().map(|object| Object {
+                        kind: kind.clone(),
+                        namespace: namespace_of(object).to_owned(),
+                        name: control_api::meta::name(object).to_owned(),
+                    }));
+                }
+            }
+        }
+        Ok((client, found))
     }
 
     /// The one object that the words name.
-    pub(crate) async fn target(
+    pub(crate) async fn object(&self, words: &[String]) -> Result<(Client, Object), CommandError> {
+        let request = Request {
+            words,
+            ..Request::default()
+        };
+        let (client, mut found) = self.objects(&request).await?;
+        match (found.pop(), found.is_empty()) {
+            (Some(object), true) => Ok((client, object)),
+            _ => Err(crate::error::RequestError::OneObject.into()),
+        }
+    }
+
+    /// Kind and name that a word such as `deploy/web` names.
+    pub(crate) async fn named(
         &self,
         client: &mut Client,
-        words: &[String],
+        word: &str,
     ) -> Result<(Kind, String), CommandError> {
-        let mut found = self.targets(client, words).await?;
+        let mut found = self.targets(client, &[word.to_owned()]).await?;
         match (found.pop(), found.is_empty()) {
             (
                 Some(Target {
@@ -111,34 +168,18 @@ impl Session {
         }
     }
 
-    /// Kinds and names of the objects that the words name, or of all of a kind
-    /// where the command was given labels or `--all`.
-    pub(crate) async fn objects(
+    /// The control plane is asked for kinds that we do not know.
+    async fn targets(
         &self,
         client: &mut Client,
         words: &[String],
-        selector: Option<&str>,
-        all: bool,
-    ) -> Result<Vec<(Kind, String)>, CommandError> {
-        let namespace = self.namespace(client);
-        let mut found = Vec::new();
-        for Target { kind, name } in self.targets(client, words).await? {
-            match name {
-                Some(name) => found.push((kind, name)),
-                None if all || selector.is_some() => {
-                    let selection = Selection {
-                        namespace: namespace.clone(),
-                        labels: selector.unwrap_or_default().to_owned(),
-                        ..Selection::default()
-                    };
-                    let listed = client.list(&kind, &selection).await?;
-                    let names = listed.items.iter().map(control_api::meta::name);
-                    found.extend(names.map(|name| (kind.clone(), name.to_owned())));
-                }
-                None => return Err(crate::error::RequestError::OneObject.into()),
+    ) -> Result<Vec<Target>, CommandError> {
+        match kinds::targets(&kinds::known(), words) {
+            Err(TargetError::UnknownKind { .. }) => {
+                Ok(kinds::targets(&client.kinds().await?, words)?)
             }
+            other => Ok(other?),
         }
-        Ok(found)
     }
 
     /// The kind of an object that was read or received.
@@ -162,6 +203,15 @@ impl Session {
 /// Objects under one heading, as `-o yaml` and `-o json` print several.
 pub(crate) fn list_of(items: Vec<Value>) -> Value {
     json!({"apiVersion": "v1", "items": items, "kind": "List", "metadata": {"resourceVersion": ""}})
+}
+
+/// What is said when nothing was found; "" stands for all namespaces and for none.
+pub(crate) fn nothing_in(namespace: &str) -> String {
+    if namespace.is_empty() {
+        "No resources found".to_owned()
+    } else {
+        format!("No resources found in {namespace} namespace.")
+    }
 }
 
 /// An object's place: "" for those that are in no namespace.

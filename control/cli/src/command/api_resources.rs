@@ -13,10 +13,10 @@ Examples:
   foil api-resources
   foil api-resources -o name")]
 pub(crate) struct Args {
-    /// Without the line of column names
+    /// Leave out the line of column names
     #[arg(long)]
     no_headers: bool,
-    /// Only "name": print the names
+    /// Output format: name (names only)
     #[arg(short, long, value_name = "FORMAT", value_parser = ["name", "wide"])]
     output: Option<String>,
 }

@@ -15,7 +15,7 @@ use crate::output::{self, Format};
 use crate::session::Session;
 use proto::v1::apply_response::Outcome;
 
-/// Create objects, or change them to what manifests say
+/// Create or update objects from manifests
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Fields that you applied earlier and that are gone from the manifest are removed;
@@ -36,16 +36,16 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) files: Files,
-    /// Judge only, here or at the server
+    /// Check without storing: client (no control plane needed) or server
     #[arg(long, value_name = "WHERE", num_args = 0..=1, default_value = "none", default_missing_value = "client", require_equals = true)]
     dry_run: DryRun,
-    /// Take over fields that somebody else manages, instead of stopping
+    /// Take over fields that another manager owns, instead of failing with a conflict
     #[arg(long)]
     force_conflicts: bool,
-    /// Accepted and ignored: every apply is server-side
+    /// Accepted for compatibility: every apply is server-side
     #[arg(long)]
     server_side: bool,
-    /// Print objects as name, yaml, json or jsonpath=TEMPLATE
+    /// Output format: name, yaml, json or jsonpath=TEMPLATE
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
 }
@@ -62,7 +62,7 @@ pub(crate) struct Files {
         value_delimiter = ','
     )]
     pub(crate) files: Vec<String>,
-    /// Look into folders below as well
+    /// Read subfolders as well
     #[arg(short = 'R', long)]
     pub(crate) recursive: bool,
 }
@@ -70,11 +70,11 @@ pub(crate) struct Files {
 /// How far to go.
 #[derive(Debug, Clone, Copy, PartialEq, clap::ValueEnum)]
 pub(crate) enum DryRun {
-    /// Do it
+    /// Store the result
     None,
-    /// Judge here, without a control plane
+    /// Check here, without a control plane
     Client,
-    /// Let the control plane judge, and store nothing
+    /// Check at the control plane, and store nothing
     Server,
 }
 
@@ -221,13 +221,8 @@ impl Applying<'_> {
         };
         let stored = crate::client::value_of(answer.object).map_err(CommandError::from)?;
         let outcome = format!("{word}{}", self.args.dry_run.suffix());
-        Ok(output::report(
-            out,
-            self.args.output.as_ref(),
-            kind,
-            &stored,
-            &outcome,
-        )?)
+        let printed = output::report(out, self.args.output.as_ref(), kind, &stored, &outcome);
+        Ok(printed.map_err(CommandError::from)?)
     }
 
     fn stop(&self, object: &Value, error: CallError) -> Stop {
@@ -309,13 +304,9 @@ fn judge_here(
     }
     let outcome = format!("created{}", DryRun::Client.suffix());
     for (object, kind) in document.iter().zip(kinds) {
-        output::report(
-            out,
-            args.output.as_ref(),
-            &Kind::from(kind),
-            object,
-            &outcome,
-        )?;
+        let kind = Kind::from(kind);
+        output::report(out, args.output.as_ref(), &kind, object, &outcome)
+            .map_err(CommandError::from)?;
     }
     Ok(())
 }

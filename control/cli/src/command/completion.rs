@@ -2,8 +2,6 @@
 
 use std::io::Write;
 
-use clap::CommandFactory as _;
-
 use crate::error::CommandError;
 
 /// Print a completion script for a shell
@@ -15,7 +13,7 @@ Examples:
   foil completion zsh > \"${fpath[1]}/_foil\"
   foil completion fish > ~/.config/fish/completions/foil.fish")]
 pub(crate) struct Args {
-    /// Which shell
+    /// Shell to print the script for
     shell: Shell,
 }
 
@@ -26,7 +24,12 @@ enum Shell {
     Fish,
 }
 
-pub(crate) fn run(args: Args, out: &mut dyn Write) -> Result<(), CommandError> {
+/// `grammar` is the whole command line.
+pub(crate) fn run(
+    args: Args,
+    mut grammar: clap::Command,
+    out: &mut dyn Write,
+) -> Result<(), CommandError> {
     let shell = match args.shell {
         Shell::Bash => clap_complete::Shell::Bash,
         Shell::Zsh => clap_complete::Shell::Zsh,
@@ -34,11 +37,6 @@ pub(crate) fn run(args: Args, out: &mut dyn Write) -> Result<(), CommandError> {
     };
     // By way of a buffer: the generator panics when its writer fails, and a pipe may be closed.
     let mut script = Vec::new();
-    clap_complete::generate(
-        shell,
-        &mut crate::args::Foil::command(),
-        "foil",
-        &mut script,
-    );
+    clap_complete::generate(shell, &mut grammar, "foil", &mut script);
     Ok(out.write_all(&script)?)
 }

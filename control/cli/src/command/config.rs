@@ -12,7 +12,7 @@ use crate::output::{self, presentable};
 use crate::session::Session;
 use crate::yaml;
 
-/// Choose and change contexts
+/// Manage contexts
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 A context is a control plane, who we are to it, and a namespace.
@@ -32,22 +32,22 @@ pub(crate) struct Args {
 enum What {
     /// Print the contexts
     GetContexts {
-        /// Only "name": print the names
+        /// Output format: name (names only)
         #[arg(short, long, value_name = "FORMAT", value_parser = ["name"])]
         output: Option<String>,
-        /// Without the line of column names
+        /// Leave out the line of column names
         #[arg(long)]
         no_headers: bool,
     },
-    /// Print the name of the context in use
+    /// Print the name of the current context
     CurrentContext,
-    /// Choose a context
+    /// Set the current context
     UseContext { name: String },
-    /// Change a context, or add one
+    /// Create or change a context
     SetContext {
         #[arg(required_unless_present = "current")]
         name: Option<String>,
-        /// The one in use
+        /// Change the current context
         #[arg(long, conflicts_with = "name")]
         current: bool,
         #[arg(long)]
@@ -55,19 +55,19 @@ enum What {
         #[arg(long)]
         user: Option<String>,
     },
-    /// Remove a context
+    /// Delete a context
     DeleteContext { name: String },
-    /// Add clusters, users and contexts of another file
+    /// Add the clusters, users and contexts of another file
     Import { file: PathBuf },
     /// Print the file
     View {
-        /// With certificates and keys
+        /// Include certificates and keys
         #[arg(long)]
         raw: bool,
-        /// Only what the context in use needs
+        /// Print only what the current context needs
         #[arg(long)]
         minify: bool,
-        /// yaml or json
+        /// Output format: yaml or json
         #[arg(short, long, default_value = "yaml", value_parser = ["yaml", "json"])]
         output: String,
     },

@@ -11,7 +11,7 @@ use crate::manifest;
 use crate::output::{self, Format};
 use crate::session::Session;
 
-/// Create new objects; an error if one is there already
+/// Create objects; fails if one exists
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -36,24 +36,24 @@ pub(crate) struct Args {
 /// Options of every form.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct How {
-    /// Judge only, here or at the server
+    /// Check without storing: client (no control plane needed) or server
     #[arg(long, value_name = "WHERE", num_args = 0..=1, default_value = "none", default_missing_value = "client", require_equals = true)]
     dry_run: DryRun,
-    /// Print objects as name, yaml, json or jsonpath=TEMPLATE
+    /// Output format: name, yaml, json or jsonpath=TEMPLATE
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// A namespace
+    /// Create a namespace
     #[command(visible_alias = "ns")]
     Namespace {
         name: String,
         #[command(flatten)]
         how: How,
     },
-    /// A ConfigMap from literals, files and folders
+    /// Create a ConfigMap from literals, files and folders
     #[command(visible_alias = "cm")]
     Configmap {
         name: String,
@@ -62,12 +62,12 @@ enum What {
         #[command(flatten)]
         how: How,
     },
-    /// A Secret from literals, files and folders
+    /// Create a Secret from literals, files and folders
     Secret {
         #[command(subcommand)]
         kind: SecretKind,
     },
-    /// A Deployment of one image
+    /// Create a Deployment of one image
     #[command(visible_alias = "deploy")]
     Deployment {
         name: String,
@@ -78,7 +78,7 @@ enum What {
         /// Port that the container listens on
         #[arg(long)]
         port: Option<u16>,
-        /// What to run instead of the image's own command
+        /// Command to run instead of the image's own
         #[arg(last = true)]
         command: Vec<String>,
         #[command(flatten)]
@@ -88,7 +88,7 @@ enum What {
 
 #[derive(Debug, clap::Subcommand)]
 enum SecretKind {
-    /// Any keys
+    /// Create a Secret of type Opaque
     Generic {
         name: String,
         #[command(flatten)]
@@ -101,10 +101,10 @@ enum SecretKind {
 /// Where keys and values come from.
 #[derive(Debug, clap::Args)]
 struct Data {
-    /// KEY=VALUE
+    /// Key and value: KEY=VALUE
     #[arg(long, value_name = "KEY=VALUE")]
     from_literal: Vec<String>,
-    /// FILE, KEY=FILE, or a folder of files
+    /// Keys from files: FILE, KEY=FILE, or a folder
     #[arg(long, value_name = "[KEY=]PATH")]
     from_file: Vec<String>,
 }
@@ -199,7 +199,8 @@ async fn one(
         };
         let kind = control_api::find_for(object).map_err(invalid)?;
         manifest::judge(object, &session.namespace_offline()).map_err(invalid)?;
-        return output::report(out, how.output.as_ref(), &kind.into(), object, &outcome);
+        output::report(out, how.output.as_ref(), &kind.into(), object, &outcome)?;
+        return Ok(());
     }
     let mut client = session.connect().await?;
     let kind = session.kind_of(&mut client, object).await?;
@@ -212,7 +213,13 @@ async fn one(
             how.dry_run == DryRun::Server,
         )
         .await?;
-    output::report(out, how.output.as_ref(), &kind, &created, &outcome)
+    Ok(output::report(
+        out,
+        how.output.as_ref(),
+        &kind,
+        &created,
+        &outcome,
+    )?)
 }
 
 /// Keys and bytes, in the order in which they were given.

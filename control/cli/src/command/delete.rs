@@ -3,15 +3,13 @@
 use std::io::Write;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::client::{CallError, Client, Deletion, Selection};
-use crate::error::{CommandError, RequestError};
+use crate::client::{CallError, Client, Deletion};
+use crate::error::CommandError;
 use crate::follow::{self, Wanted};
-use crate::kinds::{Kind, Target};
-use crate::manifest;
-use crate::session::{Session, namespace_of};
+use crate::select::{Bare, Object, Request};
+use crate::session::Session;
 use crate::{command, duration};
 
 /// Delete objects, and wait until they are gone
@@ -28,10 +26,10 @@ Examples:
   foil delete pods --all --wait=false
   foil delete deploy web --cascade=orphan  its pods stay")]
 pub(crate) struct Args {
-    /// KIND NAME..., KIND/NAME..., or KIND with -l or --all
+    /// Objects: KIND NAME..., KIND/NAME..., or KIND with -l or --all
     #[arg(value_name = "WHAT")]
     words: Vec<String>,
-    /// The objects that these manifests name
+    /// Objects named in this file, folder or "-" (standard input); may be repeated
     #[arg(
         short = 'f',
         long = "filename",
@@ -40,46 +38,46 @@ pub(crate) struct Args {
         value_delimiter = ','
     )]
     files: Vec<String>,
-    /// With -f: look into folders below as well
+    /// With -f: read subfolders as well
     #[arg(short = 'R', long, requires = "files")]
     recursive: bool,
-    /// By labels: a=b,c!=d,e in (f,g),h,!i
+    /// Label selector: a=b,c!=d,e in (f,g),h,!i
     #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
     selector: String,
-    /// By fields
+    /// Field selector: metadata.name=x, status.phase!=Running, spec.nodeName=n
     #[arg(long, default_value = "", hide_default_value = true)]
     field_selector: String,
-    /// All of the kind, in the namespace
+    /// Select all objects of the kind in the namespace
     #[arg(long)]
     all: bool,
-    /// In all namespaces, with -l, --field-selector or --all
+    /// Look in all namespaces; needs -l, --field-selector or --all
     #[arg(short = 'A', long)]
     all_namespaces: bool,
-    /// Seconds that a pod has to end; -1: its own figure
+    /// Grace period of pods in seconds; -1: the pod's own
     #[arg(long, default_value_t = -1, allow_negative_numbers = true, value_name = "SECONDS")]
     grace_period: i64,
-    /// With --grace-period=0: do not wait for the node to confirm
+    /// With --grace-period=0: remove the object without waiting for its node
     #[arg(long)]
     force: bool,
-    /// Only ask, and do not wait until they are gone
+    /// Wait until the objects are gone; --wait=false returns at once
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     wait: bool,
     /// The same as --grace-period=1
     #[arg(long, conflicts_with = "grace_period")]
     now: bool,
-    /// How long to wait; 0: as long as it takes
+    /// How long to wait; 0 waits without limit
     #[arg(long, value_parser = duration::parse, default_value = "0s")]
     timeout: Duration,
-    /// What becomes of objects that this one made
+    /// How to treat dependents: objects that this one owns
     #[arg(long, value_enum, default_value = "background", num_args = 0..=1, default_missing_value = "background", require_equals = true)]
     cascade: Cascade,
-    /// Exit code 0 also when an object is not there
+    /// Succeed if an object does not exist
     #[arg(long)]
     ignore_not_found: bool,
-    /// Judge only, at the server
+    /// Check at the server without deleting anything
     #[arg(long, value_name = "WHERE", num_args = 0..=1, default_value = "none", default_missing_value = "client", require_equals = true)]
     dry_run: command::apply::DryRun,
-    /// Only "name": print KIND/NAME
+    /// Output format: name (KIND/NAME)
     #[arg(short, long, value_name = "FORMAT", value_parser = ["name"])]
     output: Option<String>,
 }
@@ -87,20 +85,12 @@ pub(crate) struct Args {
 /// What becomes of dependents.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Cascade {
-    /// They go afterwards
+    /// Delete dependents after the object
     Background,
-    /// They go first
+    /// Delete dependents before the object
     Foreground,
-    /// They stay
+    /// Keep dependents
     Orphan,
-}
-
-/// One object that is to go.
-#[derive(Debug)]
-struct Doomed {
-    kind: Kind,
-    namespace: String,
-    name: String,
 }
 
 pub(crate) async fn run(
@@ -110,10 +100,23 @@ pub(crate) async fn run(
 ) -> Result<(), CommandError> {
     let deadline = (!args.timeout.is_zero()).then(|| Instant::now() + args.timeout);
     let deletion = deletion(&args);
-    let mut client = session.connect().await?;
+    let request = Request {
+        words: &args.words,
+        files: &args.files,
+        recursive: args.recursive,
+        labels: &args.selector,
+        fields: &args.field_selector,
+        all: args.all,
+        all_namespaces: args.all_namespaces,
+        bare: Bare::Refused,
+    };
+    let (mut client, objects) = session.objects(&request).await?;
+    if objects.is_empty() {
+        eprintln!("No resources found");
+    }
     let mut failed = false;
     let mut going = Vec::new();
-    for doomed in doomed(&args, session, &mut client, &mut failed).await? {
+    for doomed in objects {
         match client
             .delete(&doomed.kind, &doomed.namespace, &doomed.name, &deletion)
             .await
@@ -181,7 +184,7 @@ fn deletion(args: &Args) -> Deletion {
     }
 }
 
-fn report(args: &Args, doomed: &Doomed, out: &mut dyn Write) -> Result<(), CommandError> {
+fn report(args: &Args, doomed: &Object, out: &mut dyn Write) -> Result<(), CommandError> {
     if args.output.is_some() {
         writeln!(out, "{}", doomed.kind.object(&doomed.name))?;
     } else {
@@ -205,102 +208,11 @@ fn report(args: &Args, doomed: &Doomed, out: &mut dyn Write) -> Result<(), Comma
     Ok(out.flush()?)
 }
 
-/// All that was named, in its order.
-async fn doomed(
-    args: &Args,
-    session: &Session,
-    client: &mut Client,
-    failed: &mut bool,
-) -> Result<Vec<Doomed>, CommandError> {
-    let namespace = if args.all_namespaces {
-        String::new()
-    } else {
-        session.namespace(client)
-    };
-    if !args.files.is_empty() {
-        return of_files(args, session, client, &session.namespace(client), failed).await;
-    }
-    let by_selector = args.all || !args.selector.is_empty() || !args.field_selector.is_empty();
-    let targets = match session.targets(client, &args.words).await {
-        Err(CommandError::Target(crate::kinds::TargetError::Nothing)) => {
-            return Err(RequestError::NothingToDelete.into());
-        }
-        other => other?,
-    };
-    let mut found = Vec::new();
-    for Target { kind, name } in targets {
-        match name {
-            Some(_) if by_selector => return Err(RequestError::NameAndSelector.into()),
-            Some(name) => found.push(Doomed {
-                kind,
-                namespace: namespace.clone(),
-                name,
-            }),
-            None if !by_selector => return Err(RequestError::NothingToDelete.into()),
-            None => {
-                let selection = Selection {
-                    namespace: namespace.clone(),
-                    labels: args.selector.clone(),
-                    fields: args.field_selector.clone(),
-                };
-                let listed = client.list(&kind, &selection).await?;
-                found.extend(
-                    listed
-                        .items
-                        .iter()
-                        .map(|object| named(kind.clone(), object, &namespace)),
-                );
-            }
-        }
-    }
-    if found.is_empty() {
-        eprintln!("No resources found");
-    }
-    Ok(found)
-}
-
-fn named(kind: Kind, object: &Value, namespace: &str) -> Doomed {
-    let namespace = match namespace_of(object) {
-        "" => namespace,
-        own => own,
-    };
-    Doomed {
-        kind,
-        namespace: namespace.to_string(),
-        name: control_api::meta::name(object).to_string(),
-    }
-}
-
-async fn of_files(
-    args: &Args,
-    session: &Session,
-    client: &mut Client,
-    namespace: &str,
-    failed: &mut bool,
-) -> Result<Vec<Doomed>, CommandError> {
-    let mut found = Vec::new();
-    for document in manifest::read(&args.files, args.recursive)? {
-        match document.objects {
-            Ok(objects) => {
-                for object in &objects {
-                    let kind = session.kind_of(client, object).await?;
-                    found.push(named(kind, object, namespace));
-                }
-            }
-            Err(error) => {
-                eprintln!("error: {}: {error}", document.place);
-                *failed = true;
-            }
-        }
-    }
-    Ok(found)
-}
-
 /// Waits until that object is gone; one of the same name that came after it does not count.
 async fn gone(
     session: &Session,
     client: &mut Client,
-    doomed: &Doomed,
+    doomed: &Object,
     uid: &str,
     deadline: Option<Instant>,
 ) -> Result<(), CommandError> {

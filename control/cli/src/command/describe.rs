@@ -6,13 +6,15 @@ use std::io::Write;
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::client::Selection;
+use serde_json::Value;
+
+use crate::client::{Client, Selection};
 use crate::describe;
 use crate::error::CommandError;
-use crate::kinds::{Kind, Target};
-use crate::session::{Session, absent_is_none};
+use crate::select::{Bare, Object, Request, Selected};
+use crate::session::{Session, absent_is_none, nothing_in};
 
-/// Explain objects: what they are, what they do, what happened to them
+/// Show objects in detail, with their events
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -22,16 +24,16 @@ Examples:
   foil describe pods -l app=web
   foil describe pod web                    all whose names begin so, if none is named so")]
 pub(crate) struct Args {
-    /// KIND [NAME...], or KIND/NAME...
+    /// Objects: KIND [NAME...] or KIND/NAME...
     #[arg(value_name = "WHAT", required = true)]
     words: Vec<String>,
-    /// By labels
+    /// Label selector: a=b,c!=d,e in (f,g),h,!i
     #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
     selector: String,
-    /// Of all namespaces
+    /// Look in all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
-    /// Without the events at the end
+    /// Print the events of each object; --show-events=false leaves them out
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     show_events: bool,
 }
@@ -41,40 +43,35 @@ pub(crate) async fn run(
     session: &Session,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    let mut client = session.connect().await?;
-    let namespace = if args.all_namespaces {
-        String::new()
-    } else {
-        session.namespace(&client)
+    let request = Request {
+        words: &args.words,
+        labels: &args.selector,
+        all_namespaces: args.all_namespaces,
+        bare: Bare::Whole,
+        ..Request::default()
     };
+    let (mut client, selected) = session.select(&request).await?;
     let mut failed = false;
     let mut first = true;
-    for Target { kind, name } in session.targets(&mut client, &args.words).await? {
-        let found = match &name {
-            Some(name) => match absent_is_none(client.get(&kind, &namespace, name).await)? {
-                Some(object) => vec![object],
-                None => by_prefix(&mut client, &kind, &namespace, name).await?,
-            },
-            None => {
-                let selection = Selection {
-                    namespace: namespace.clone(),
-                    labels: args.selector.clone(),
-                    ..Selection::default()
-                };
-                client.list(&kind, &selection).await?.items
+    for selected in selected {
+        let (kind, found) = match selected {
+            Selected::One(one) => {
+                let found = named(&mut client, &one).await?;
+                if found.is_empty() {
+                    let (resource, name) = (one.kind.resource(), &one.name);
+                    eprintln!("Error from server (NotFound): {resource} \"{name}\" not found");
+                    failed = true;
+                }
+                (one.kind, found)
+            }
+            Selected::Matching(kind, selection) => {
+                let found = client.list(&kind, &selection).await?.items;
+                if found.is_empty() {
+                    eprintln!("{}", nothing_in(&selection.namespace));
+                }
+                (kind, found)
             }
         };
-        match &name {
-            Some(name) if found.is_empty() => {
-                eprintln!(
-                    "Error from server (NotFound): {} \"{name}\" not found",
-                    kind.resource()
-                );
-                failed = true;
-            }
-            None if found.is_empty() => eprintln!("No resources found in {namespace} namespace."),
-            Some(_) | None => {}
-        }
         for object in found {
             if !std::mem::replace(&mut first, false) {
                 writeln!(out, "\n")?;
@@ -97,18 +94,17 @@ pub(crate) async fn run(
     }
 }
 
-/// Nobody types the end of a pod's name.
-async fn by_prefix(
-    client: &mut crate::client::Client,
-    kind: &Kind,
-    namespace: &str,
-    prefix: &str,
-) -> Result<Vec<serde_json::Value>, CommandError> {
+/// The object of that name, else those whose names begin with it: pods have long names.
+async fn named(client: &mut Client, one: &Object) -> Result<Vec<Value>, CommandError> {
+    let got = client.get(&one.kind, &one.namespace, &one.name).await;
+    if let Some(object) = absent_is_none(got)? {
+        return Ok(vec![object]);
+    }
     let selection = Selection {
-        namespace: namespace.to_string(),
+        namespace: one.namespace.clone(),
         ..Selection::default()
     };
-    let mut found = client.list(kind, &selection).await?.items;
-    found.retain(|object| control_api::meta::name(object).starts_with(prefix));
+    let mut found = client.list(&one.kind, &selection).await?.items;
+    found.retain(|object| control_api::meta::name(object).starts_with(&one.name));
     Ok(found)
 }

@@ -23,19 +23,19 @@ Examples:
   foil events --types=Warning -A
   foil events -w                       and those that come")]
 pub(crate) struct Args {
-    /// Only events of this object: KIND/NAME
+    /// Only events about this object: KIND/NAME
     #[arg(long = "for", value_name = "KIND/NAME")]
     about: Option<String>,
     /// Only these types: Normal, Warning
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     types: Vec<String>,
-    /// Go on with those that come
+    /// Continue with new events as they happen
     #[arg(short, long)]
     watch: bool,
-    /// Of all namespaces
+    /// Look in all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
-    /// Without the line of column names
+    /// Leave out the line of column names
     #[arg(long)]
     no_headers: bool,
 }
@@ -47,11 +47,7 @@ pub(crate) async fn run(
 ) -> Result<(), CommandError> {
     let mut client = session.connect().await?;
     let about = match &args.about {
-        Some(word) => Some(
-            session
-                .target(&mut client, std::slice::from_ref(word))
-                .await?,
-        ),
+        Some(word) => Some(session.named(&mut client, word).await?),
         None => None,
     };
     let mut namespace = if args.all_namespaces {

@@ -33,22 +33,22 @@ Examples:
   foil exec deploy/web -c app -- env
   tar c . | foil exec -i busybox -- tar x -C /tmp")]
 pub(crate) struct Args {
-    /// POD, or KIND/NAME of what has pods
+    /// Pod, or KIND/NAME of an object that has pods (deploy/web)
     #[arg(value_name = "POD")]
     what: String,
-    /// Container, where the pod has several
+    /// Container of the pod; default: the first one
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
-    /// Pass our standard input on
+    /// Pass standard input to the command
     #[arg(short = 'i', long)]
     stdin: bool,
-    /// Give it a terminal
+    /// Run the command in a terminal
     #[arg(short, long)]
     tty: bool,
-    /// No word about the container that was chosen
+    /// Do not print which container was chosen
     #[arg(short, long)]
     quiet: bool,
-    /// What to run
+    /// Command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -84,7 +84,7 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<(), CommandErro
     let first = v1::ExecInput {
         input: Some(Input::Start(start)),
     };
-    // The receiver is ours until the call takes it, so there is room and somebody to read.
+    // The channel is empty and the call has not taken the receiver yet: there is room.
     sender
         .try_send(first)
         .map_err(|_full| RequestError::NotATerminal)?;
@@ -147,7 +147,7 @@ fn write_all(to: &mut dyn std::io::Write, bytes: &[u8]) -> std::io::Result<()> {
     to.flush()
 }
 
-/// Our standard input, until its end or until nobody wants it any more.
+/// Passes standard input on until its end, or until the call has ended.
 async fn pass_input(sender: mpsc::Sender<v1::ExecInput>) {
     let mut input = tokio::io::stdin();
     let mut buffer = vec![0; 32 << 10];

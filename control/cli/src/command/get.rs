@@ -10,13 +10,13 @@ use serde_json::Value;
 
 use crate::client::{Client, Selection};
 use crate::error::{CommandError, RequestError};
-use crate::kinds::{Kind, Target};
-use crate::manifest;
+use crate::kinds::Kind;
 use crate::output::jsonpath::Template;
 use crate::output::table::Table;
 use crate::output::{self, Format};
 use crate::printer::{self, Extras};
-use crate::session::{Session, absent_is_none, list_of};
+use crate::select::{Bare, Request, Selected};
+use crate::session::{Session, list_of, nothing_in};
 
 /// Print objects
 #[derive(Debug, clap::Args)]
@@ -38,40 +38,40 @@ Examples:
   foil get all                             the usual kinds"
 )]
 pub(crate) struct Args {
-    /// KIND[,KIND] [NAME...], or KIND/NAME...
+    /// Objects: KIND[,KIND] [NAME...] or KIND/NAME...
     #[arg(value_name = "WHAT")]
     words: Vec<String>,
-    /// wide, yaml, json, name, jsonpath=TEMPLATE, custom-columns=HEADER:PATH,...
+    /// Output format: wide, yaml, json, name, jsonpath=TEMPLATE, custom-columns=HEADER:PATH,...
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
-    /// Go on with changes as they happen
+    /// Print the objects, then each change as it happens
     #[arg(short, long)]
     watch: bool,
-    /// Only changes, not what is there already
+    /// Print only changes, not the objects that exist already
     #[arg(long)]
     watch_only: bool,
-    /// By labels: a=b,c!=d,e in (f,g),h,!i
+    /// Label selector: a=b,c!=d,e in (f,g),h,!i
     #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
     selector: String,
-    /// By fields: metadata.name=x, status.phase!=Running, spec.nodeName=n
+    /// Field selector: metadata.name=x, status.phase!=Running, spec.nodeName=n
     #[arg(long, default_value = "", hide_default_value = true)]
     field_selector: String,
-    /// Of all namespaces
+    /// Look in all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
-    /// A column with all labels
+    /// Add a column with all labels
     #[arg(long)]
     show_labels: bool,
-    /// A column for each of these labels
+    /// Add a column for each of these labels
     #[arg(short = 'L', long, value_name = "KEY", value_delimiter = ',')]
     label_columns: Vec<String>,
-    /// Without the line of column names
+    /// Leave out the line of column names
     #[arg(long)]
     no_headers: bool,
-    /// Order by the value at this path: .metadata.creationTimestamp
+    /// Sort by the value at this path: .metadata.creationTimestamp
     #[arg(long, value_name = "PATH", value_parser = SortKey::parse)]
     sort_by: Option<SortKey>,
-    /// The objects that these manifests name
+    /// Objects named in this file, folder or "-" (standard input); may be repeated
     #[arg(
         short = 'f',
         long = "filename",
@@ -79,10 +79,10 @@ pub(crate) struct Args {
         conflicts_with = "words"
     )]
     files: Vec<String>,
-    /// With -f: look into folders below as well
+    /// With -f: read subfolders as well
     #[arg(short = 'R', long, requires = "files")]
     recursive: bool,
-    /// Exit code 0 also when a named object is not there
+    /// Succeed if a named object does not exist
     #[arg(long)]
     ignore_not_found: bool,
 }
@@ -120,17 +120,18 @@ pub(crate) async fn run(
     session: &Session,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    let mut client = session.connect().await?;
-    let (targets, namespace) = wanted(&args, session, &mut client).await?;
+    let (mut client, selected) = session.select(&args.request()).await?;
     if args.watch || args.watch_only {
-        return follow(&args, &mut client, &targets, &namespace, out).await;
+        return follow(&args, &mut client, selected, out).await;
     }
+    let single = matches!(selected.as_slice(), [Selected::One(_)]);
+    let mut namespace = String::new();
     let mut failed = false;
     let mut groups: Vec<(Kind, Vec<Value>)> = Vec::new();
-    for Target { kind, name } in &targets {
-        let mut found = match name {
-            Some(name) => match client.get(kind, &namespace, name).await {
-                Ok(object) => vec![object],
+    for selected in selected {
+        let (kind, mut found) = match selected {
+            Selected::One(one) => match client.get(&one.kind, &one.namespace, &one.name).await {
+                Ok(object) => (one.kind, vec![object]),
                 Err(error) if error.is_not_found() => {
                     if !args.ignore_not_found {
                         eprintln!("{error}");
@@ -140,16 +141,15 @@ pub(crate) async fn run(
                 }
                 Err(error) => return Err(error.into()),
             },
-            None => {
-                client
-                    .list(kind, &args.selection(kind, &namespace))
-                    .await?
-                    .items
+            Selected::Matching(kind, selection) => {
+                let found = client.list(&kind, &selection).await?.items;
+                namespace = selection.namespace;
+                (kind, found)
             }
         };
-        match groups.last_mut().filter(|(last, _)| last == kind) {
+        match groups.last_mut().filter(|(last, _)| *last == kind) {
             Some((_, objects)) => objects.append(&mut found),
-            None => groups.push((kind.clone(), found)),
+            None => groups.push((kind, found)),
         }
     }
     for (_, objects) in &mut groups {
@@ -157,7 +157,6 @@ pub(crate) async fn run(
             key.sort(objects);
         }
     }
-    let single = targets.len() == 1 && targets.iter().all(|target| target.name.is_some());
     print(&args, groups, single, &namespace, out)?;
     if failed {
         Err(CommandError::Reported)
@@ -167,12 +166,16 @@ pub(crate) async fn run(
 }
 
 impl Args {
-    fn selection(&self, kind: &Kind, namespace: &str) -> Selection {
-        let namespace = if kind.namespaced { namespace } else { "" };
-        Selection {
-            namespace: namespace.to_string(),
-            labels: self.selector.clone(),
-            fields: self.field_selector.clone(),
+    fn request(&self) -> Request<'_> {
+        Request {
+            words: &self.words,
+            files: &self.files,
+            recursive: self.recursive,
+            labels: &self.selector,
+            fields: &self.field_selector,
+            all: false,
+            all_namespaces: self.all_namespaces,
+            bare: Bare::Whole,
         }
     }
 
@@ -185,49 +188,6 @@ impl Args {
             with_kind,
         }
     }
-}
-
-/// What was asked for, and in which namespace ("": all).
-async fn wanted(
-    args: &Args,
-    session: &Session,
-    client: &mut Client,
-) -> Result<(Vec<Target>, String), CommandError> {
-    let namespace = if args.all_namespaces {
-        String::new()
-    } else {
-        session.namespace(client)
-    };
-    if args.files.is_empty() {
-        let targets = session.targets(client, &args.words).await?;
-        if let Some(named) = targets.iter().find(|target| target.name.is_some()) {
-            if !args.selector.is_empty() || !args.field_selector.is_empty() {
-                return Err(RequestError::NameAndSelector.into());
-            }
-            if args.all_namespaces && named.kind.namespaced {
-                return Err(RequestError::NameInAllNamespaces {
-                    kind: named.kind.singular.clone(),
-                }
-                .into());
-            }
-        }
-        return Ok((targets, namespace));
-    }
-    let mut targets = Vec::new();
-    for document in manifest::read(&args.files, args.recursive)? {
-        let objects = document.objects.map_err(|error| RequestError::Field {
-            what: document.place.to_string(),
-            message: error.to_string(),
-        })?;
-        for object in objects {
-            let kind = session.kind_of(client, &object).await?;
-            targets.push(Target {
-                kind,
-                name: Some(control_api::meta::name(&object).to_string()),
-            });
-        }
-    }
-    Ok((targets, namespace))
 }
 
 fn print(
@@ -304,14 +264,9 @@ fn tables(
         }
         table.flush(out)?;
     }
-    let named = groups.iter().any(|(kind, _)| kind.namespaced);
     if !printed && !groups.is_empty() {
         out.flush()?;
-        if named && !namespace.is_empty() {
-            eprintln!("No resources found in {namespace} namespace.");
-        } else {
-            eprintln!("No resources found");
-        }
+        eprintln!("{}", nothing_in(namespace));
     }
     Ok(())
 }
@@ -327,23 +282,28 @@ fn shape(kind: &Kind, object: &Value, source: serde_json::Error) -> CommandError
 async fn follow(
     args: &Args,
     client: &mut Client,
-    targets: &[Target],
-    namespace: &str,
+    mut selected: Vec<Selected>,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    let [Target { kind, name }] = targets else {
-        return Err(RequestError::WatchOne.into());
-    };
-    let mut selection = args.selection(kind, namespace);
-    if let Some(name) = name {
-        selection.fields = format!("metadata.name={name}");
-        // A name that is not there is an error, as without -w; one that comes later is not waited for.
-        if absent_is_none(client.get(kind, namespace, name).await)?.is_none()
-            && !args.ignore_not_found
-        {
-            client.get(kind, namespace, name).await?;
+    let (kind, selection) = match (selected.pop(), selected.is_empty()) {
+        (Some(Selected::Matching(kind, selection)), true) => (kind, selection),
+        (Some(Selected::One(one)), true) => {
+            // A name that is not there is an error, as without -w; one that comes later is
+            // not waited for.
+            let got = client.get(&one.kind, &one.namespace, &one.name).await;
+            if !args.ignore_not_found {
+                got?;
+            }
+            let selection = Selection {
+                namespace: one.namespace,
+                fields: format!("metadata.name={}", one.name),
+                ..Selection::default()
+            };
+            (one.kind, selection)
         }
-    }
+        _ => return Err(RequestError::WatchOne.into()),
+    };
+    let kind = &kind;
     let listed = client.list(kind, &selection).await?;
     let mut rows = Rows {
         args,

@@ -15,7 +15,7 @@ use crate::error::{CommandError, RequestError};
 use crate::output;
 use crate::output::table::Table;
 
-/// Put images on this node, list and remove them
+/// Import, list and remove images on this node
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 An image that is here is not pulled, unless a pod's imagePullPolicy says so.
@@ -41,25 +41,25 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Take in an OCI layout (folder or archive) or a docker archive
+    /// Import an OCI layout (folder or archive) or a docker archive
     Import {
-        /// File or folder
+        /// Archive or folder
         path: PathBuf,
-        /// Name to give to the one image in it
+        /// Name for the image, if the archive holds one
         #[arg(long)]
         name: Option<String>,
     },
     /// Print the images
     #[command(visible_alias = "ls")]
     List {
-        /// table or json
+        /// Output format: table or json
         #[arg(short, long, default_value = "table", value_parser = ["table", "json"])]
         output: String,
-        /// Without the line of column names
+        /// Leave out the line of column names
         #[arg(long)]
         no_headers: bool,
     },
-    /// Take names away, and what no other image needs
+    /// Remove image names, and content that no other image needs
     Rm {
         #[arg(required = true, value_name = "IMAGE")]
         names: Vec<String>,

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{CommandError, RequestError};
 use crate::output::{self, Format};
+use crate::select::{Object, Request};
 use crate::session::Session;
 
 /// Set or remove labels
@@ -26,19 +27,19 @@ pub(crate) struct Args {
 /// What both commands take.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Change {
-    /// KIND NAME..., KIND/NAME..., then KEY=VALUE or KEY-
+    /// Objects: KIND NAME... or KIND/NAME..., then KEY=VALUE to set or KEY- to remove
     #[arg(value_name = "WHAT KEY=VALUE...", required = true)]
     words: Vec<String>,
-    /// Replace values that are there already
+    /// Replace existing values
     #[arg(long)]
     overwrite: bool,
-    /// By labels
+    /// Label selector: a=b,c!=d,e in (f,g),h,!i
     #[arg(short = 'l', long)]
     selector: Option<String>,
-    /// All of the kind, in the namespace
+    /// Select all objects of the kind in the namespace
     #[arg(long)]
     all: bool,
-    /// Print objects as name, yaml, json or jsonpath=TEMPLATE
+    /// Output format: name, yaml, json or jsonpath=TEMPLATE
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
 }
@@ -79,11 +80,19 @@ pub(crate) async fn change(
         manager,
     } = what;
     let (what, pairs) = split(&args.words)?;
-    let mut client = session.connect().await?;
-    let namespace = session.namespace(&client);
-    let selector = args.selector.as_deref();
-    let objects = session.objects(&mut client, &what, selector, args.all);
-    for (kind, name) in objects.await? {
+    let request = Request {
+        words: &what,
+        labels: args.selector.as_deref().unwrap_or_default(),
+        all: args.all,
+        ..Request::default()
+    };
+    let (mut client, objects) = session.objects(&request).await?;
+    for Object {
+        kind,
+        namespace,
+        name,
+    } in objects
+    {
         let object = client.get(&kind, &namespace, &name).await?;
         let before = object
             .pointer(&format!("/metadata/{field}"))

@@ -19,7 +19,7 @@ use crate::{duration, printer};
 /// Says which container is meant when none is named.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
-/// Print what containers wrote
+/// Print the logs of containers
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -30,44 +30,44 @@ Examples:
   foil logs --tail=20 --since=10m busybox
   foil logs -l app=web --prefix            all pods with the label")]
 pub(crate) struct Args {
-    /// POD, or KIND/NAME of what has pods
+    /// Pod, or KIND/NAME of an object that has pods (deploy/web)
     #[arg(
         value_name = "POD",
         required_unless_present = "selector",
         conflicts_with = "selector"
     )]
     what: Option<String>,
-    /// Container, where the pod has several
+    /// Container of the pod; default: the first one
     #[arg(value_name = "CONTAINER")]
     container_word: Option<String>,
-    /// Container, where the pod has several
+    /// Container of the pod; default: the first one
     #[arg(short, long, value_name = "NAME", conflicts_with = "container_word")]
     container: Option<String>,
-    /// All containers of the pod
+    /// Print the logs of all containers of the pod
     #[arg(long, conflicts_with = "container")]
     all_containers: bool,
-    /// Go on with what comes
+    /// Continue with new output as it is written
     #[arg(short, long)]
     follow: bool,
-    /// Of the instance before the last restart
+    /// Print the log of the previous instance of the container
     #[arg(short, long)]
     previous: bool,
-    /// Only what is younger
+    /// Only logs newer than this duration (5s, 2m, 3h)
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     since: Option<Duration>,
-    /// Lines from the end; -1: all
+    /// Number of lines from the end; -1: all (default: all, with -l 10)
     #[arg(long, value_name = "LINES", allow_negative_numbers = true)]
     tail: Option<i64>,
-    /// Put the time before each line
+    /// Begin each line with its time
     #[arg(long)]
     timestamps: bool,
-    /// Put [pod/NAME/CONTAINER] before each line
+    /// Begin each line with [pod/NAME/CONTAINER]
     #[arg(long)]
     prefix: bool,
-    /// By labels
+    /// Label selector: a=b,c!=d,e in (f,g),h,!i
     #[arg(short = 'l', long)]
     selector: Option<String>,
-    /// How many may be followed at once
+    /// Maximum number of containers to follow at once
     #[arg(long, default_value_t = 5, value_name = "COUNT")]
     max_log_requests: usize,
 }
@@ -94,7 +94,7 @@ pub(crate) async fn run(
         }
         .into());
     }
-    // Whoever asks for several by a selector wants to see a little of each.
+    // As kubectl: the last lines of each pod when several are selected.
     let tail = args
         .tail
         .or_else(|| args.selector.is_some().then_some(10))
@@ -241,7 +241,7 @@ pub(crate) async fn one(
     if !word.contains('/') {
         return typed(&client.get(&pod_kind, namespace, word).await?);
     }
-    let (kind, name) = session.target(client, &[word.to_string()]).await?;
+    let (kind, name) = session.named(client, word).await?;
     let object = client.get(&kind, namespace, &name).await?;
     if kind == pod_kind {
         return typed(&object);

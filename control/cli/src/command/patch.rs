@@ -4,10 +4,11 @@ use std::io::Write;
 
 use crate::error::{CommandError, RequestError};
 use crate::output::{self, Format};
+use crate::select::Object;
 use crate::session::Session;
 use crate::yaml;
 
-/// Change part of an object
+/// Update fields of an object
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 The patch is JSON or YAML; what it names is replaced, null removes (RFC 7386).
@@ -16,16 +17,16 @@ Examples:
   foil patch deploy web -p '{\"spec\":{\"paused\":true}}'
   foil patch node/n1 -p 'spec: {unschedulable: true}'")]
 pub(crate) struct Args {
-    /// KIND NAME or KIND/NAME
+    /// Object: KIND NAME or KIND/NAME
     #[arg(value_name = "WHAT", required = true)]
     words: Vec<String>,
-    /// The patch
+    /// The patch, as JSON or YAML
     #[arg(short, long, value_name = "PATCH")]
     patch: String,
-    /// Kind of patch; only merge patches are understood
+    /// Type of the patch; only merge is supported
     #[arg(long = "type", value_parser = ["merge"], default_value = "merge", hide_default_value = true)]
     kind: String,
-    /// Print the object as name, yaml, json or jsonpath=TEMPLATE
+    /// Output format: name, yaml, json or jsonpath=TEMPLATE
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
 }
@@ -39,24 +40,28 @@ pub(crate) async fn run(
         what: "--patch".into(),
         message: error.to_string(),
     })?;
-    let mut client = session.connect().await?;
-    let namespace = session.namespace(&client);
-    let (kind, name) = session.target(&mut client, &args.words).await?;
+    let (mut client, object) = session.object(&args.words).await?;
+    let Object {
+        kind,
+        namespace,
+        name,
+    } = object;
     let before = client.get(&kind, &namespace, &name).await?;
     let after = client
         .patch(&kind, &namespace, &name, &patch, "foil-patch", false)
         .await?;
     let same =
         control_api::meta::resource_version(&before) == control_api::meta::resource_version(&after);
-    output::report(
+    let outcome = if same {
+        "patched (no change)"
+    } else {
+        "patched"
+    };
+    Ok(output::report(
         out,
         args.output.as_ref(),
         &kind,
         &after,
-        if same {
-            "patched (no change)"
-        } else {
-            "patched"
-        },
-    )
+        outcome,
+    )?)
 }

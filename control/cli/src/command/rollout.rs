@@ -14,6 +14,7 @@ use crate::client::{Client, Selection};
 use crate::error::{CommandError, RequestError};
 use crate::kinds::{self, Kind};
 use crate::output::table::Table;
+use crate::select::Object;
 use crate::session::{Session, typed};
 use crate::{duration, yaml};
 
@@ -26,7 +27,7 @@ const HASH: &str = "pod-template-hash";
 /// A change to the template that only starts the pods anew.
 const RESTARTED: &str = "kubectl.kubernetes.io/restartedAt";
 
-/// Follow, repeat or undo the rollout of a Deployment
+/// Manage the rollout of a Deployment
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -45,22 +46,22 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Follow a rollout to its end
+    /// Print the state of a rollout until it finishes
     Status {
         #[arg(value_name = "WHAT", required = true)]
         words: Vec<String>,
-        /// Only say where it is
+        /// Wait for the rollout to finish; --watch=false prints its state and returns
         #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
         watch: bool,
-        /// How long; 0: as long as it takes
+        /// How long to wait; 0 waits without limit
         #[arg(long, value_parser = duration::parse, default_value = "0s")]
         timeout: Duration,
     },
-    /// Print the revisions
+    /// List the revisions
     History {
         #[arg(value_name = "WHAT", required = true)]
         words: Vec<String>,
-        /// Print this one's template
+        /// Print the pod template of this revision
         #[arg(long)]
         revision: Option<i64>,
     },
@@ -68,16 +69,16 @@ enum What {
     Undo {
         #[arg(value_name = "WHAT", required = true)]
         words: Vec<String>,
-        /// Which; 0: the one before
+        /// Revision to go back to; 0: the previous one
         #[arg(long, default_value_t = 0)]
         to_revision: i64,
     },
-    /// Let changes wait
+    /// Pause: changes to the pod template take no effect until resumed
     Pause {
         #[arg(value_name = "WHAT", required = true)]
         words: Vec<String>,
     },
-    /// Let changes take effect again
+    /// Resume a paused Deployment
     Resume {
         #[arg(value_name = "WHAT", required = true)]
         words: Vec<String>,
@@ -94,8 +95,6 @@ pub(crate) async fn run(
     session: &Session,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    let mut client = session.connect().await?;
-    let namespace = session.namespace(&client);
     let words = match &args.what {
         What::Status { words, .. }
         | What::History { words, .. }
@@ -104,7 +103,12 @@ pub(crate) async fn run(
         | What::Resume { words }
         | What::Restart { words } => words.clone(),
     };
-    let (kind, name) = session.target(&mut client, &words).await?;
+    let (client, object) = session.object(&words).await?;
+    let Object {
+        kind,
+        namespace,
+        name,
+    } = object;
     if kind.kind != "Deployment" {
         return Err(RequestError::Verb {
             kind: kind.singular,

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use crate::error::{CommandError, RequestError};
+use crate::select::{Object, Request};
 use crate::session::Session;
 
 /// Set the number of replicas
@@ -14,19 +15,19 @@ Examples:
   foil scale deploy/web --current-replicas=3 --replicas=5   only if it is 3 now
   foil scale deploy -l tier=front --replicas=0")]
 pub(crate) struct Args {
-    /// KIND NAME..., KIND/NAME..., or KIND with -l or --all
+    /// Objects: KIND NAME..., KIND/NAME..., or KIND with -l or --all
     #[arg(value_name = "WHAT", required = true)]
     words: Vec<String>,
-    /// How many
+    /// New number of replicas
     #[arg(long, value_parser = clap::value_parser!(i32).range(0..))]
     replicas: i32,
-    /// Refuse unless there are so many now
+    /// Fail unless this is the current number of replicas
     #[arg(long)]
     current_replicas: Option<i64>,
-    /// By labels
+    /// Label selector: a=b,c!=d,e in (f,g),h,!i
     #[arg(short = 'l', long)]
     selector: Option<String>,
-    /// All of the kind, in the namespace
+    /// Select all objects of the kind in the namespace
     #[arg(long)]
     all: bool,
 }
@@ -36,12 +37,19 @@ pub(crate) async fn run(
     session: &Session,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    let mut client = session.connect().await?;
-    let namespace = session.namespace(&client);
-    let objects = session
-        .objects(&mut client, &args.words, args.selector.as_deref(), args.all)
-        .await?;
-    for (kind, name) in objects {
+    let request = Request {
+        words: &args.words,
+        labels: args.selector.as_deref().unwrap_or_default(),
+        all: args.all,
+        ..Request::default()
+    };
+    let (mut client, objects) = session.objects(&request).await?;
+    for Object {
+        kind,
+        namespace,
+        name,
+    } in objects
+    {
         if let Some(wanted) = args.current_replicas {
             let object = client.get(&kind, &namespace, &name).await?;
             let now = object

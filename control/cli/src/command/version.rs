@@ -10,9 +10,9 @@ use crate::session::Session;
 #[command(after_long_help = "\
 Examples:
   foil version
-  foil version --client          without asking the control plane")]
+  foil version --client          does not contact the control plane")]
 pub(crate) struct Args {
-    /// Ours only
+    /// Print only the version of foil
     #[arg(long)]
     client: bool,
 }

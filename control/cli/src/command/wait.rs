@@ -6,14 +6,13 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::client::Client;
 use crate::duration;
 use crate::error::{CommandError, RequestError};
 use crate::follow::{self, Wanted};
 use crate::kinds::Kind;
-use crate::manifest;
 use crate::output::jsonpath::Template;
 use crate::output::jsonpath_eval::text_of;
+use crate::select::{Object, Request};
 use crate::session::Session;
 
 /// Wait until objects meet a condition
@@ -30,22 +29,22 @@ Examples:
   foil wait pod/job --for=jsonpath='{.status.phase}'=Succeeded
   foil wait svc/web --for=create")]
 pub(crate) struct Args {
-    /// KIND NAME..., KIND/NAME..., or KIND with -l or --all
+    /// Objects: KIND NAME..., KIND/NAME..., or KIND with -l or --all
     #[arg(value_name = "WHAT")]
     words: Vec<String>,
     /// condition=NAME[=VALUE], jsonpath='{PATH}'[=VALUE], create or delete
     #[arg(long = "for", value_name = "WHAT", value_parser = For::parse)]
     wanted: For,
-    /// How long; 0 looks once
+    /// How long to wait; 0 checks once
     #[arg(long, value_parser = duration::parse, default_value = "30s")]
     timeout: Duration,
-    /// By labels
+    /// Label selector: a=b,c!=d,e in (f,g),h,!i
     #[arg(short = 'l', long)]
     selector: Option<String>,
-    /// All of the kind, in the namespace
+    /// Select all objects of the kind in the namespace
     #[arg(long)]
     all: bool,
-    /// The objects that these manifests name
+    /// Objects named in this file, folder or "-" (standard input); may be repeated
     #[arg(
         short = 'f',
         long = "filename",
@@ -164,9 +163,15 @@ pub(crate) async fn run(
     session: &Session,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    let mut client = session.connect().await?;
     let deadline = Instant::now() + args.timeout;
-    let objects = objects(&args, session, &mut client).await?;
+    let request = Request {
+        words: &args.words,
+        files: &args.files,
+        labels: args.selector.as_deref().unwrap_or_default(),
+        all: args.all,
+        ..Request::default()
+    };
+    let (mut client, objects) = session.objects(&request).await?;
     if objects.is_empty() {
         // Nothing is there that would have to go.
         if matches!(args.wanted, For::Delete) {
@@ -179,7 +184,7 @@ pub(crate) async fn run(
         .into());
     }
     let mut late = false;
-    for Waited {
+    for Object {
         kind,
         namespace,
         name,
@@ -236,48 +241,6 @@ pub(crate) async fn run(
     } else {
         Ok(())
     }
-}
-
-/// One object to wait for.
-struct Waited {
-    kind: Kind,
-    namespace: String,
-    name: String,
-}
-
-async fn objects(
-    args: &Args,
-    session: &Session,
-    client: &mut Client,
-) -> Result<Vec<Waited>, CommandError> {
-    let mut found = Vec::new();
-    if !args.files.is_empty() {
-        for document in manifest::read(&args.files, false)? {
-            let place = document.place.to_string();
-            let broken = |error: manifest::DocumentError| RequestError::Field {
-                what: place,
-                message: error.to_string(),
-            };
-            for object in document.objects.map_err(broken)? {
-                let kind = session.kind_of(client, &object).await?;
-                found.push(Waited {
-                    kind,
-                    namespace: session.namespace_for(client, &object),
-                    name: control_api::meta::name(&object).to_string(),
-                });
-            }
-        }
-        return Ok(found);
-    }
-    let selector = args.selector.as_deref();
-    let named = session.objects(client, &args.words, selector, args.all);
-    let named = named.await?.into_iter().map(|(kind, name)| Waited {
-        kind,
-        namespace: session.namespace(client),
-        name,
-    });
-    found.extend(named);
-    Ok(found)
 }
 
 #[cfg(test)]

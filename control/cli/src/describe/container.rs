@@ -2,9 +2,8 @@
 
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, EnvVar};
 
-use super::pod::time;
 use super::probe;
-use super::text::Text;
+use super::text::{Text, time};
 use crate::printer::NONE;
 
 /// Those of a template: they have no status.

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pod;
-use super::text::Text;
+use super::text::{Text, time};
 use crate::printer::{self, NONE};
 
 /// Numbers the rollouts, on the Deployment and on its ReplicaSets.
@@ -17,7 +17,7 @@ pub(super) fn describe(text: &mut Text, deployment: &Deployment, sets: &[Replica
     text.pair(
         0,
         "CreationTimestamp",
-        pod::time(deployment.metadata.creation_timestamp.as_ref()),
+        time(deployment.metadata.creation_timestamp.as_ref()),
     );
     text.pair(0, "Selector", printer::selector(&spec.selector));
     text.pair(

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
 
 use super::pod;
-use super::text::Text;
+use super::text::{Text, time};
 use crate::output::age;
 use crate::printer::NONE;
 
@@ -18,7 +18,7 @@ pub(super) fn describe(text: &mut Text, node: &Node, pods: &[Pod], now: Timestam
     text.pair(
         0,
         "CreationTimestamp",
-        pod::time(node.metadata.creation_timestamp.as_ref()),
+        time(node.metadata.creation_timestamp.as_ref()),
     );
     let taints: Vec<String> = spec
         .taints
@@ -54,7 +54,7 @@ pub(super) fn describe(text: &mut Text, node: &Node, pods: &[Pod], now: Timestam
             .to_vec(),
     ];
     for condition in status.conditions.unwrap_or_default() {
-        let since = pod::time(condition.last_transition_time.as_ref());
+        let since = time(condition.last_transition_time.as_ref());
         let (reason, message) = (
             condition.reason.unwrap_or_default(),
             condition.message.unwrap_or_default(),

@@ -1,9 +1,9 @@
 //! Pods: where, as what, in which state, and why. Containers are in `container.rs`.
 
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::text::Text;
+use super::text::{Text, time};
 use super::{container, volume};
 use crate::printer::{NONE, or_none, pairs};
 
@@ -39,14 +39,6 @@ fn marks(text: &mut Text, meta: &ObjectMeta) {
 /// One below the other.
 pub(super) fn below(list: String) -> String {
     list.replace(',', "\n")
-}
-
-/// As logs have it.
-pub(super) fn time(time: Option<&Time>) -> String {
-    time.map_or_else(
-        || "<unknown>".into(),
-        |time| time.0.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string(),
-    )
 }
 
 pub(super) fn describe(text: &mut Text, pod: &Pod) {

@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use crate::output::table::Table;
 
 /// A text that is being put together.
@@ -138,6 +140,14 @@ impl Text {
             .take_while(within);
         before.chain(after).map(name_of).max().unwrap_or(0)
     }
+}
+
+/// A time in the form of RFC 5322, in UTC.
+pub(super) fn time(time: Option<&Time>) -> String {
+    time.map_or_else(
+        || "<unknown>".into(),
+        |time| time.0.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string(),
+    )
 }
 
 #[cfg(test)]
