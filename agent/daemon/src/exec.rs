@@ -39,7 +39,7 @@ pub(crate) async fn serve(
                 ..
             } => tonic::Code::FailedPrecondition,
             ShimError::Refused {
-                kind: Kind::Runtime | Kind::Unspecified,
+                kind: Kind::Runtime | Kind::OutOfMemory | Kind::Unspecified,
                 ..
             }
             | ShimError::State(_)
@@ -60,7 +60,6 @@ pub(crate) async fn serve(
         .exec(v1::ShimExec {
             id: container_id(&this.uid, &this.container, this.attempt),
             args: request.command.clone(),
-            env: Vec::new(),
             tty: request.tty,
             stdin: request.stdin,
             columns: request.columns,

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use agent_plan::action::Instance;
+use agent_plan::create::set_home;
 use agent_plan::outcome::{Outcome, Refusal};
 use agent_plan::time::Moment;
 use agent_plan::user::{self as runs_as, Account, User};
@@ -79,22 +80,28 @@ async fn ask(sys: &Sys, uid: &str, create: v1::ShimCreate) -> Result<Vec<String>
 }
 
 fn refusal(error: ShimError) -> Refusal {
-    let command = matches!(
-        &error,
+    let message = proto::error::chain(&error);
+    match error {
+        ShimError::Refused {
+            kind: Kind::OutOfMemory,
+            ..
+        } => Refusal::Memory(message),
         ShimError::Refused {
             kind: Kind::Command,
             ..
+        } => Refusal::Command(message),
+        ShimError::Refused {
+            kind: Kind::Unspecified | Kind::Invalid | Kind::NotFound | Kind::Runtime,
+            ..
         }
-    );
-    let message = error.to_string();
-    // The kernel ended the runtime's own first process: it says no more than this.
-    if message.contains("OOM-killed") {
-        return Refusal::Memory(message);
-    }
-    if command {
-        Refusal::Command(message)
-    } else {
-        Refusal::Runtime(message)
+        | ShimError::State(_)
+        | ShimError::Prepare { .. }
+        | ShimError::Spawn { .. }
+        | ShimError::Ended { .. }
+        | ShimError::Connect { .. }
+        | ShimError::Frame(_)
+        | ShimError::Closed
+        | ShimError::Unexpected => Refusal::Runtime(message),
     }
 }
 
@@ -109,16 +116,20 @@ fn prepare(sys: &Sys, make: Make, spec: &v1::PodSpec) -> Result<v1::ShimCreate, 
     let account =
         user::resolve(&root, &make.user.image).map_err(|e| Refusal::Config(e.to_string()))?;
     let mut create = make.create;
-    let home = account.home.clone();
+    let image_user = account.uid;
+    let image_home = account.home.clone();
     let account = Account {
         uid: account.uid,
         gid: account.gid,
         groups: account.additional_gids,
     };
     runs_as::set(&mut create, &make.user, &account).map_err(|e| Refusal::Config(e.to_string()))?;
-    if !create.env.iter().any(|e| e.starts_with("HOME=")) {
-        create.env.push(format!("HOME={home}"));
-    }
+    let home = if create.uid == image_user {
+        image_home
+    } else {
+        user::home(&root, create.uid).map_err(|e| Refusal::Config(e.to_string()))?
+    };
+    set_home(&mut create, &home);
     rootfs::make_working_dir(&root, &create.cwd, create.uid, create.gid)
         .map_err(|e| runtime(&e))?;
 
@@ -161,18 +172,15 @@ fn prepare(sys: &Sys, make: Make, spec: &v1::PodSpec) -> Result<v1::ShimCreate, 
     } else {
         namespace("uts")
     };
-    if spec.host_network {
-        // It would be set in the node's own UTS namespace.
-        create.hostname.clear();
-    }
     let group = sys
         .groups
         .container_path(uid, &instance.container, instance.attempt);
     create.cgroup = group.map_err(|e| runtime(&e))?.to_string();
     create.rootfs = root.to_string_lossy().into_owned();
-    create.bundle = bundle.to_string_lossy().into_owned();
     create.log_path = log.to_string_lossy().into_owned();
-    create.mounts = mounts(sys, spec, instance, &make.mounts)?;
+    create
+        .mounts
+        .extend(mounts(sys, spec, instance, &make.mounts)?);
     Ok(create)
 }
 

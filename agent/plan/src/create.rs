@@ -7,76 +7,19 @@
 
 use proto::v1;
 
+use crate::capability;
 use crate::cgroup;
+use crate::mount;
 use crate::restart::{Role, init_role};
 use crate::settings::Settings;
+use crate::volume;
 use crate::world::{ImageFacts, container_id};
 
-/// Capabilities of a container that asks for none: what container runtimes agree on.
-const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "CAP_AUDIT_WRITE",
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_RAW",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];
+/// PATH of a container that sets none, nor its image; Docker's.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Every capability of Linux 6.18, capabilities(7).
-const ALL_CAPABILITIES: [&str; 41] = [
-    "CAP_AUDIT_CONTROL",
-    "CAP_AUDIT_READ",
-    "CAP_AUDIT_WRITE",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_KILL",
-    "CAP_LEASE",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_MAC_ADMIN",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MKNOD",
-    "CAP_NET_ADMIN",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_RAW",
-    "CAP_PERFMON",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYSLOG",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_NICE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_WAKE_ALARM",
-];
-
-/// PATH of a container whose image sets none.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Of a container with a terminal, and of further processes that have one.
+const TERM: &str = "TERM=xterm";
 
 /// Why a container cannot be asked for: CreateContainerConfigError.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +36,7 @@ pub fn create(
     let security = container.security.clone().unwrap_or_default();
     let pod_security = pod.security.clone().unwrap_or_default();
     let args = args(container, image);
-    let hostname = hostname(pod, settings);
+    let env = env(&hostname(pod, settings), container, image);
     if args.is_empty() {
         return Err(ConfigError("no command specified".into()));
     }
@@ -110,6 +53,7 @@ pub fn create(
     };
     Ok(v1::ShimCreate {
         id: container_id(&pod.uid, &container.name, attempt),
+        cgroup_ns: !security.privileged,
         pid_ns: if pod.host_pid {
             "host".into()
         } else {
@@ -117,13 +61,17 @@ pub fn create(
         },
         args,
         cwd: first_of(&[&container.working_dir, &image.working_dir, "/"]),
-        env: env(&hostname, container, image),
+        terminal_env: terminal_env(&env),
+        env,
+        mounts: mount::usual(security.privileged, &volume::mounts(pod, container)),
+        masked_paths: mount::masked(security.privileged),
+        read_only_paths: mount::read_only(security.privileged),
         additional_gids,
         resources: Some(cgroup::container(&pod.qos_class, &resources, settings)),
-        capabilities: capabilities(&security),
+        capabilities: capability::held(&security),
         no_new_privileges: security.allow_privilege_escalation == Some(false),
         read_only_root: security.read_only_root_filesystem,
-        privileged: security.privileged,
+        all_devices: security.privileged,
         seccomp: seccomp != "Unconfined" && !security.privileged,
         tty: container.tty,
         stdin: container.stdin,
@@ -133,7 +81,6 @@ pub fn create(
             settings.capacity.memory_bytes,
         ),
         sysctls: pod_security.sysctls.clone(),
-        hostname,
         log_max_bytes: settings.log_max_bytes,
         ..v1::ShimCreate::default()
     })
@@ -162,76 +109,54 @@ fn args(container: &v1::ContainerSpec, image: &ImageFacts) -> Vec<String> {
     entry.iter().chain(arguments).cloned().collect()
 }
 
+/// The whole environment but for HOME, each name once: the container's own values win
+/// over the image's, and those over the node's.
 fn env(hostname: &str, container: &v1::ContainerSpec, image: &ImageFacts) -> Vec<String> {
-    let mut env: Vec<String> = Vec::with_capacity(image.env.len() + container.env.len() + 2);
-    let mut put = |entry: String| {
-        let name = entry.split('=').next().unwrap_or_default();
-        let same = |e: &String| e.split('=').next() == Some(name);
-        match env.iter().position(same) {
-            Some(at) => env[at] = entry,
-            None => env.push(entry),
-        }
-    };
-    put(PATH.into());
-    put(format!("HOSTNAME={hostname}"));
+    let mut env = Vec::with_capacity(image.env.len() + container.env.len() + 4);
+    put(&mut env, format!("PATH={PATH}"));
+    put(&mut env, format!("HOSTNAME={hostname}"));
     if container.tty {
-        put("TERM=xterm".into());
+        put(&mut env, TERM.into());
     }
     for entry in &image.env {
-        put(entry.clone());
+        put(&mut env, entry.clone());
     }
     for variable in &container.env {
-        put(format!("{}={}", variable.name, variable.value));
+        put(&mut env, format!("{}={}", variable.name, variable.value));
+    }
+    // Set to nothing, no program would be found.
+    if env.iter().any(|e| e == "PATH=") {
+        put(&mut env, format!("PATH={PATH}"));
     }
     env
 }
 
-fn capabilities(security: &v1::ContainerSecurity) -> Vec<String> {
-    let all = || {
-        ALL_CAPABILITIES
-            .iter()
-            .map(|c| (*c).to_owned())
-            .collect::<Vec<_>>()
-    };
-    if security.privileged {
-        return all();
-    }
-    let named = |name: &String| {
-        let name = name.to_ascii_uppercase();
-        if name.starts_with("CAP_") {
-            name
-        } else {
-            format!("CAP_{name}")
-        }
-    };
-    let is_all = |name: &String| name.eq_ignore_ascii_case("all");
-    let mut held: Vec<String> = if security.capabilities_add.iter().any(is_all) {
-        all()
-    } else if security.capabilities_drop.iter().any(is_all) {
+/// What a further process with a terminal has in addition.
+fn terminal_env(env: &[String]) -> Vec<String> {
+    if env.iter().any(|e| e.starts_with("TERM=")) {
         Vec::new()
     } else {
-        DEFAULT_CAPABILITIES
-            .iter()
-            .map(|c| (*c).to_owned())
-            .collect()
-    };
-    let dropped: Vec<String> = security
-        .capabilities_drop
-        .iter()
-        .filter(|n| !is_all(n))
-        .map(named)
-        .collect();
-    held.retain(|c| !dropped.contains(c));
-    held.extend(
-        security
-            .capabilities_add
-            .iter()
-            .filter(|n| !is_all(n))
-            .map(named),
-    );
-    held.sort();
-    held.dedup();
-    held
+        vec![TERM.into()]
+    }
+}
+
+/// In the place of an entry of the same name, if there is one.
+fn put(env: &mut Vec<String>, entry: String) {
+    let name = entry.split('=').next().unwrap_or_default();
+    let same = |e: &String| e.split('=').next() == Some(name);
+    match env.iter().position(same) {
+        Some(at) => env[at] = entry,
+        None => env.push(entry),
+    }
+}
+
+/// HOME, unless the container or its image sets it: the folder that the image's passwd
+/// file names for the user that it runs as.
+pub fn set_home(create: &mut v1::ShimCreate, home: &str) {
+    let is_set = |e: &String| e.strip_prefix("HOME=").is_some_and(|h| !h.is_empty());
+    if !create.env.iter().any(is_set) {
+        put(&mut create.env, format!("HOME={home}"));
+    }
 }
 
 /// What a container is in its pod.
@@ -276,6 +201,51 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_to_nothing_is_not_set() {
+        let image = ImageFacts {
+            env: texts(&["PATH=", "HOME="]),
+            ..Default::default()
+        };
+        let container = v1::ContainerSpec {
+            command: texts(&["true"]),
+            ..Default::default()
+        };
+        let mut made = create(&v1::PodSpec::default(), &container, 0, &image, &settings()).unwrap();
+        assert!(made.env.contains(&format!("PATH={PATH}")), "{:?}", made.env);
+        set_home(&mut made, "/srv");
+        assert_eq!(made.env[2..], texts(&["HOME=/srv"]));
+        set_home(&mut made, "/other");
+        assert_eq!(made.env[2..], texts(&["HOME=/srv"]));
+    }
+
+    #[test]
+    fn a_terminal_has_a_type() {
+        // (tty, the image's environment, TERM of the container, of further processes)
+        type Entries = &'static [&'static str];
+        let rows: [(bool, Entries, Entries, Entries); 4] = [
+            (false, &[], &[], &["TERM=xterm"]),
+            (true, &[], &["TERM=xterm"], &[]),
+            (false, &["TERM=vt100"], &["TERM=vt100"], &[]),
+            (true, &["TERM=vt100"], &["TERM=vt100"], &[]),
+        ];
+        for (tty, of_image, own, further) in rows {
+            let image = ImageFacts {
+                env: texts(of_image),
+                ..Default::default()
+            };
+            let container = v1::ContainerSpec {
+                command: texts(&["true"]),
+                tty,
+                ..Default::default()
+            };
+            let made = create(&v1::PodSpec::default(), &container, 0, &image, &settings()).unwrap();
+            let term: Vec<_> = made.env.iter().filter(|e| e.starts_with("TERM=")).collect();
+            assert_eq!(term, own);
+            assert_eq!(made.terminal_env, further);
+        }
+    }
+
+    #[test]
     fn environment_later_ones_win() {
         let image = ImageFacts {
             env: texts(&["A=image", "PATH=/bin"]),
@@ -293,30 +263,6 @@ mod tests {
             env("h", &container, &image),
             texts(&["PATH=/bin", "HOSTNAME=h", "A=2", "B=x=y"])
         );
-    }
-
-    #[test]
-    fn capability_sets() {
-        // (add, drop, has, lacks)
-        let rows: [(&[&str], &[&str], &str, &str); 5] = [
-            (&[], &[], "CAP_CHOWN", "CAP_SYS_ADMIN"),
-            (&["SYS_TIME"], &["CHOWN"], "CAP_SYS_TIME", "CAP_CHOWN"),
-            (&["NET_ADMIN"], &["ALL"], "CAP_NET_ADMIN", "CAP_KILL"),
-            (&["ALL"], &["SYS_ADMIN"], "CAP_BPF", "CAP_SYS_ADMIN"),
-            (&["net_raw"], &["all"], "CAP_NET_RAW", "CAP_CHOWN"),
-        ];
-        for (add, drop, has, lacks) in rows {
-            let held = capabilities(&v1::ContainerSecurity {
-                capabilities_add: texts(add),
-                capabilities_drop: texts(drop),
-                ..Default::default()
-            });
-            assert!(held.contains(&has.to_owned()), "{add:?} {drop:?}: {held:?}");
-            assert!(
-                !held.contains(&lacks.to_owned()),
-                "{add:?} {drop:?}: {held:?}"
-            );
-        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! Reading order: `settings` and `world` (the arguments), with the values in `time`,
 //! `step`, `link`, `endpoint`, `maps`; `action` (the answer); `pod` with `container`,
-//! `restart`, `image`, `probe`, then `create`, `user`, `volume`, `cgroup`, `route`,
+//! `restart`, `image`, `probe`, then `create` with `capability` and `mount`, `user`, `volume`, `cgroup`, `route`,
 //! `service` with `batch`; `begin`, `outcome` and `take` take in what came of it, `status` and
 //! `event` say so, `pressure` speaks of the node, `record` remembers it. Values depend on no plan, plans on values,
 //! `world` and `action`. The daemon plans by parts (a pod, a service, the network)
@@ -14,6 +14,7 @@
 pub mod action;
 pub mod batch;
 pub mod begin;
+pub mod capability;
 pub mod cgroup;
 pub mod container;
 pub mod create;
@@ -22,6 +23,7 @@ pub mod event;
 pub mod image;
 pub mod link;
 pub mod maps;
+pub mod mount;
 pub mod outcome;
 pub mod pod;
 pub mod pressure;

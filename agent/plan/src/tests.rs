@@ -826,7 +826,8 @@ fn signals(list: &[(i64, &str, i32)]) -> Vec<(i64, String, i32)> {
 #[test]
 fn a_hook_leaves_sigterm_and_two_seconds() {
     // (grace, hook, expected)
-    let rows: [(i64, i64, &[(i64, &str, i32)]); 6] = [
+    type Expected = &'static [(i64, &'static str, i32)];
+    let rows: [(i64, i64, Expected); 6] = [
         // No hook.
         (5, -1, &[(0, "c0", 15), (5_000, "c0", 9)]),
         (1, -1, &[(0, "c0", 15), (1_000, "c0", 9)]),

@@ -55,6 +55,7 @@ pub(crate) struct CapabilitySet(u64);
 
 impl CapabilitySet {
     /// All that this program knows.
+    #[cfg(test)]
     pub(crate) const ALL: Self = Self((1 << NAMES.len()) - 1);
 
     /// The set of these names; the first unknown one is the error.

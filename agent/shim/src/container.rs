@@ -2,8 +2,9 @@
 //!
 //! Requests come through `request.rs`, ends of processes through `serve.rs`.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -12,43 +13,16 @@ use libcontainer::container::Container as Runtime;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use proto::v1::shim_container::State;
 use proto::v1::{ShimContainer, ShimCreate};
 
 use crate::clock::{self, Moment};
-use crate::create::{Ends, Folders, Making};
+use crate::create::{Folders, Making};
+use crate::ends::{Ends, Piece, has_input, read_piece};
+use crate::exit::Exit;
 use crate::log::{Log, Stream};
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Exit {
-    /// 128 + signal for one that a signal ended, as shells have it.
-    pub(crate) code: i32,
-    /// 0 unless a signal ended it.
-    pub(crate) signal: i32,
-}
-
-impl Exit {
-    /// `None` for a process that has not ended.
-    pub(crate) fn of(status: WaitStatus) -> Option<(Pid, Self)> {
-        if let WaitStatus::Exited(pid, code) = status {
-            return Some((pid, Self { code, signal: 0 }));
-        }
-        if let WaitStatus::Signaled(pid, signal, _) = status {
-            let signal = signal as i32;
-            return Some((
-                pid,
-                Self {
-                    code: 128 + signal,
-                    signal,
-                },
-            ));
-        }
-        None
-    }
-}
 
 /// Where a container is in its life.
 #[derive(Debug)]
@@ -136,7 +110,7 @@ impl Container {
 
     /// Lets the program run. It is executed a moment later: `Starting` until then.
     pub(crate) fn start(&mut self, folders: &Folders, waiting: u64) -> Result<(), String> {
-        let mut runtime = Runtime::load(folders.state.join(&self.create.id))
+        let mut runtime = Runtime::load(folders.container(&self.create.id))
             .map_err(|e| format!("load container: {e}"))?;
         runtime
             .start()
@@ -260,10 +234,12 @@ pub(crate) fn remove(folders: &Folders, id: &str, group: &Group) -> Result<(), S
     group
         .remove()
         .map_err(|e| format!("remove group of {id}: {e}"))?;
-    match fs::remove_dir_all(folders.state.join(id)) {
+    let remove = |folder: PathBuf| match fs::remove_dir_all(folder) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(format!("remove state of {id}: {e}")),
         Ok(()) | Err(_) => Ok(()),
-    }
+    };
+    remove(folders.container(id))?;
+    remove(folders.bundle(id))
 }
 
 fn processes(group: &Group) -> Vec<Pid> {
@@ -287,37 +263,4 @@ pub(crate) fn kill_rest(group: &Group) {
         }
         thread::sleep(Duration::from_millis(2));
     }
-}
-
-/// What one read brought.
-pub(crate) enum Piece {
-    Bytes(Vec<u8>),
-    Nothing,
-    End,
-}
-
-/// Reads once without blocking. A terminal whose last user is gone gives an error: its end.
-pub(crate) fn read_piece(file: &mut File) -> Piece {
-    let mut piece = [0; 16 << 10];
-    match file.read(&mut piece) {
-        Ok(0) => Piece::End,
-        Ok(n) => Piece::Bytes(piece[..n].to_vec()),
-        Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ) =>
-        {
-            Piece::Nothing
-        }
-        Err(_) => Piece::End,
-    }
-}
-
-/// Whether a read would bring something now, be it the end.
-pub(crate) fn has_input(file: &File) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd;
-    let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }

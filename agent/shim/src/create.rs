@@ -3,39 +3,50 @@
 //! Called by `request.rs`. What becomes of them is `container.rs` and `session.rs`.
 
 use std::error::Error;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use agent_cgroup::{Group, Setup};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::Pid;
 use proto::error::chain;
-use proto::socket::short_path;
 use proto::v1::shim_error::Kind;
-use proto::v1::{ShimCreate, ShimExec, ShimResize};
+use proto::v1::{ShimCreate, ShimError, ShimExec, ShimResize};
 
 use crate::capability::CapabilitySet;
-use crate::executor::{COMMAND_ERROR, Launch};
-use crate::legacy::{self, View};
+use crate::console::{Console, winsize};
+use crate::device;
+use crate::ends::{Ends, Stdio, TheirEnds, pipe};
+use crate::executor::Launch;
+use crate::legacy;
 use crate::seccomp::Filter;
-use crate::session::winsize;
 use crate::spec::{self, Surroundings};
 use crate::worker::{Outcome, Worker};
-use crate::{device, home};
 
 /// Where things lie; from the command line.
 #[derive(Debug)]
 pub(crate) struct Folders {
-    /// libcontainer's state, a folder per container.
+    /// libcontainer's state and bundle of each container. On a tmpfs: both hold the
+    /// environment.
     pub(crate) state: PathBuf,
     /// Compiled seccomp filters.
     pub(crate) seccomp: PathBuf,
+}
+
+impl Folders {
+    /// A container's folder, which libcontainer makes.
+    pub(crate) fn container(&self, id: &str) -> PathBuf {
+        self.state.join(id)
+    }
+
+    /// Where a container's config.json lies until the container is deleted.
+    pub(crate) fn bundle(&self, id: &str) -> PathBuf {
+        self.state.join(format!("{id}.bundle"))
+    }
 }
 
 /// A process that is being made, and our ends of its descriptors.
@@ -46,38 +57,11 @@ pub(crate) struct Making {
     console: Option<Console>,
 }
 
-/// Where the process sends its terminal; gone with this value.
-#[derive(Debug)]
-struct Console {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl Drop for Console {
-    fn drop(&mut self) {
-        // A stale one is in nobody's way: names are unique in this shim.
-        fs::remove_file(&self.path).ok();
-    }
-}
-
-/// Our ends of a process' descriptors. All non-blocking.
-#[derive(Debug, Default)]
-pub(crate) struct Ends {
-    pub(crate) stdin: Option<File>,
-    /// Standard output, or the terminal.
-    pub(crate) stdout: Option<File>,
-    pub(crate) stderr: Option<File>,
-    /// Ends when the program was executed; else says why not.
-    pub(crate) report: Option<File>,
-}
-
 impl Making {
     /// Takes the terminal once the worker is done: the process has sent it by then.
     pub(crate) fn finish(mut self) -> io::Result<Ends> {
         if let Some(console) = self.console {
-            let (stream, _) = console.listener.accept()?;
-            let terminal = File::from(receive(&stream)?);
-            non_blocking(&terminal)?;
+            let terminal = console.terminal()?;
             self.ends.stdin = Some(terminal.try_clone()?);
             self.ends.stdout = Some(terminal);
         }
@@ -91,35 +75,14 @@ pub(crate) fn container(
     create: &ShimCreate,
     group: &Group,
 ) -> io::Result<Making> {
-    let console_path = folders.state.join(format!("{}.console", create.id));
-    let stdio = Stdio::new(create.tty, create.stdin)?;
-    let console = create.tty.then(|| listen(&console_path)).transpose()?;
-    let (report, report_end) = pipe()?;
-    let mut keep = stdio.theirs.raw();
-    keep.push(report_end.as_raw_fd());
-    let mut ends = stdio.ours;
-    ends.report = Some(report);
-    let theirs = stdio.theirs;
-    let view = spec::mounts_groups(create, group.hierarchies().setup()).then_some(View {
-        read_only: !create.privileged,
-    });
-    let worker = Worker::start(&keep, || {
-        let launch = |filter, capabilities| Launch {
-            filter,
-            capabilities,
-            report: Some(report_end.as_raw_fd()),
-            window: None,
-            groups: view,
-        };
-        let path = create.tty.then_some(console_path.as_path());
-        outcome(build_container(
-            folders, create, group, theirs, path, launch,
-        ))
-    })?;
-    Ok(Making {
-        worker,
-        ends,
-        console,
+    let console = folders.state.join(format!("{}.console", create.id));
+    let made = Made {
+        folders,
+        create,
+        group,
+    };
+    begin(create.tty, create.stdin, &console, |theirs| {
+        made.container(theirs)
     })
 }
 
@@ -131,135 +94,175 @@ pub(crate) fn process(
     exec: &ShimExec,
     number: u64,
 ) -> io::Result<Making> {
-    let console_path = folders
-        .state
-        .join(format!("{}.{number}.console", create.id));
-    let stdio = Stdio::new(exec.tty, exec.stdin)?;
-    let console = exec.tty.then(|| listen(&console_path)).transpose()?;
-    let keep = stdio.theirs.raw();
-    let theirs = stdio.theirs;
+    let console = format!("{}.{number}.console", create.id);
+    let console = folders.state.join(console);
+    let made = Made {
+        folders,
+        create,
+        group,
+    };
+    begin(exec.tty, exec.stdin, &console, |theirs| {
+        made.process(exec, number, theirs)
+    })
+}
+
+/// What a worker gives to the process that it makes.
+struct Theirs<'a> {
+    stdio: TheirEnds,
+    /// Where to send a terminal, if there is to be one.
+    console: Option<&'a Path>,
+    /// Where to say why the program was not executed.
+    report: RawFd,
+}
+
+/// Makes the descriptors and has a worker do the rest.
+fn begin(
+    tty: bool,
+    stdin: bool,
+    console: &Path,
+    build: impl FnOnce(Theirs<'_>) -> Result<(Pid, Vec<String>), Failure>,
+) -> io::Result<Making> {
+    let Stdio { mut ours, theirs } = Stdio::new(tty, stdin)?;
+    let listener = tty.then(|| Console::listen(console)).transpose()?;
+    let (report, report_end) = pipe()?;
+    ours.report = Some(report);
+    let mut keep = theirs.raw();
+    keep.push(report_end.as_raw_fd());
     let worker = Worker::start(&keep, || {
-        let path = exec.tty.then_some(console_path.as_path());
-        outcome(build_process(
-            folders, create, group, exec, number, theirs, path,
-        ))
+        let theirs = Theirs {
+            stdio: theirs,
+            console: tty.then_some(console),
+            report: report_end.as_raw_fd(),
+        };
+        match build(theirs) {
+            Ok((pid, warnings)) => Outcome::Made { pid, warnings },
+            Err(e) => Outcome::Failed(ShimError {
+                kind: Kind::Runtime as i32,
+                message: chain(&*e),
+            }),
+        }
     })?;
     Ok(Making {
         worker,
-        ends: stdio.ours,
-        console,
+        ends: ours,
+        console: listener,
     })
 }
 
 type Failure = Box<dyn Error>;
 
-fn build_container(
-    folders: &Folders,
-    create: &ShimCreate,
-    group: &Group,
-    stdio: TheirEnds,
-    console: Option<&Path>,
-    launch: impl FnOnce(Option<Filter>, CapabilitySet) -> Launch,
-) -> Result<(Pid, Vec<String>), Failure> {
-    let surroundings = surroundings(create, group.hierarchies().setup());
-    let spec = spec::container(create, &surroundings)?;
-    let capabilities = spec::capabilities(create, surroundings.bounding)?;
-    let filter = filter(folders, create, capabilities)?;
-    let bundle = Path::new(&create.bundle);
-    fs::create_dir_all(bundle)?;
-    spec.save(bundle.join("config.json"))?;
-    let warnings = set_oom_score(create.oom_score_adj).into_iter().collect();
-    group.create_new(&create.resources.unwrap_or_default())?;
-    if !create.privileged {
-        device::limit(group)?;
+/// What a worker makes from.
+struct Made<'a> {
+    folders: &'a Folders,
+    create: &'a ShimCreate,
+    group: &'a Group,
+}
+
+impl Made<'_> {
+    fn container(&self, theirs: Theirs<'_>) -> Result<(Pid, Vec<String>), Failure> {
+        let (create, setup) = (self.create, self.group.hierarchies().setup());
+        let surroundings = surroundings(setup);
+        let spec = spec::container(create, &surroundings)?;
+        let capabilities = spec::capabilities(create, surroundings.bounding)?;
+        let launch = Launch {
+            filter: filter(self.folders, create, capabilities)?,
+            capabilities,
+            report: theirs.report,
+            window: None,
+            groups: spec::group_view(create, setup),
+        };
+        let bundle = self.folders.bundle(&create.id);
+        let mut folder = fs::DirBuilder::new();
+        folder.recursive(true).mode(0o700).create(&bundle)?;
+        spec.save(bundle.join("config.json"))?;
+        let warnings = set_oom_score(create.oom_score_adj).into_iter().collect();
+        self.group
+            .create_new(&create.resources.unwrap_or_default())?;
+        if !create.all_devices {
+            device::limit(self.group)?;
+        }
+        self.enter_groups(setup)?;
+        let container = self
+            .builder(theirs.stdio, theirs.console)?
+            .with_executor(launch)
+            .as_init(bundle)
+            .with_systemd(false)
+            .with_detach(true)
+            // A child of the shim, not of this worker.
+            .as_sibling(true)
+            .build()?;
+        let pid = container.pid().ok_or("container without a process")?;
+        Ok((Pid::from_raw(pid.as_raw()), warnings))
     }
-    if surroundings.setup == Setup::Hybrid {
-        enter_legacy(group)?;
+
+    fn process(
+        &self,
+        exec: &ShimExec,
+        number: u64,
+        theirs: Theirs<'_>,
+    ) -> Result<(Pid, Vec<String>), Failure> {
+        let (create, setup) = (self.create, self.group.hierarchies().setup());
+        let surroundings = surroundings(setup);
+        let process = spec::exec(create, exec, &surroundings)?;
+        let capabilities = spec::capabilities(create, surroundings.bounding)?;
+        let path = format!("{}.{number}.json", create.id);
+        let path = self.folders.state.join(path);
+        fs::write(&path, serde_json::to_vec(&process)?)?;
+        let warnings = set_oom_score(create.oom_score_adj).into_iter().collect();
+        self.enter_groups(setup)?;
+        let window = ShimResize {
+            columns: exec.columns,
+            rows: exec.rows,
+        };
+        let launch = Launch {
+            filter: filter(self.folders, create, capabilities)?,
+            capabilities,
+            report: theirs.report,
+            window: winsize(window).filter(|_| exec.tty),
+            groups: None,
+        };
+        let built = self
+            .builder(theirs.stdio, theirs.console)?
+            .with_executor(launch)
+            .as_tenant()
+            .with_process(Some(&path))
+            .with_detach(true)
+            .as_sibling(true)
+            .build();
+        fs::remove_file(&path)?;
+        Ok((Pid::from_raw(built?.as_raw()), warnings))
     }
-    let container = builder(folders, create, stdio, console)?
-        .with_executor(launch(filter, capabilities))
-        .as_init(bundle)
-        .with_systemd(false)
-        .with_detach(true)
-        // A child of the shim, not of this worker.
-        .as_sibling(true)
-        .build()?;
-    let pid = container.pid().ok_or("container without a process")?;
-    Ok((Pid::from_raw(pid.as_raw()), warnings))
-}
 
-fn build_process(
-    folders: &Folders,
-    create: &ShimCreate,
-    group: &Group,
-    exec: &ShimExec,
-    number: u64,
-    stdio: TheirEnds,
-    console: Option<&Path>,
-) -> Result<(Pid, Vec<String>), Failure> {
-    let surroundings = surroundings(create, group.hierarchies().setup());
-    let process = spec::exec(create, exec, &surroundings)?;
-    let capabilities = spec::capabilities(create, surroundings.bounding)?;
-    let filter = filter(folders, create, capabilities)?;
-    let path = folders.state.join(format!("{}.{number}.json", create.id));
-    fs::write(&path, serde_json::to_vec(&process)?)?;
-    let warnings = set_oom_score(create.oom_score_adj).into_iter().collect();
-    if surroundings.setup == Setup::Hybrid {
-        enter_legacy(group)?;
+    /// What libcontainer starts from here is in the container's groups of version 1 by
+    /// inheritance.
+    fn enter_groups(&self, setup: Setup) -> Result<(), Failure> {
+        if setup == Setup::Hybrid {
+            self.group.join_version_1()?;
+            legacy::show_unified()?;
+        }
+        Ok(())
     }
-    let window = ShimResize {
-        columns: exec.columns,
-        rows: exec.rows,
-    };
-    let window = winsize(window).filter(|_| exec.tty);
-    let launch = Launch {
-        filter,
-        capabilities,
-        report: None,
-        window,
-        groups: None,
-    };
-    let built = builder(folders, create, stdio, console)?
-        .with_executor(launch)
-        .as_tenant()
-        .with_process(Some(&path))
-        .with_detach(true)
-        .as_sibling(true)
-        .build();
-    fs::remove_file(&path)?;
-    Ok((Pid::from_raw(built?.as_raw()), warnings))
+
+    fn builder(
+        &self,
+        stdio: TheirEnds,
+        console: Option<&Path>,
+    ) -> Result<ContainerBuilder, Failure> {
+        let id = self.create.id.clone();
+        let mut builder = ContainerBuilder::new(id, SyscallType::default())
+            .with_root_path(&self.folders.state)?
+            .validate_id()?
+            .with_console_socket(console);
+        builder.stdin = stdio.stdin;
+        builder.stdout = stdio.stdout;
+        builder.stderr = stdio.stderr;
+        Ok(builder)
+    }
 }
 
-/// What libcontainer starts from here is in the container's groups by inheritance.
-fn enter_legacy(group: &Group) -> Result<(), Failure> {
-    group.join_version_1()?;
-    Ok(legacy::show_unified()?)
-}
-
-fn builder(
-    folders: &Folders,
-    create: &ShimCreate,
-    stdio: TheirEnds,
-    console: Option<&Path>,
-) -> Result<ContainerBuilder, Failure> {
-    let mut builder = ContainerBuilder::new(create.id.clone(), SyscallType::default())
-        .with_root_path(&folders.state)?
-        .validate_id()?
-        .with_console_socket(console);
-    builder.stdin = stdio.stdin;
-    builder.stdout = stdio.stdout;
-    builder.stderr = stdio.stderr;
-    Ok(builder)
-}
-
-fn surroundings(create: &ShimCreate, setup: Setup) -> Surroundings {
+fn surroundings(setup: Setup) -> Surroundings {
     let bounding = CapabilitySet::bounding();
-    let home = home::of(create.uid, Path::new(&create.rootfs));
-    Surroundings {
-        bounding,
-        setup,
-        home,
-    }
+    Surroundings { bounding, setup }
 }
 
 fn filter(
@@ -267,8 +270,8 @@ fn filter(
     create: &ShimCreate,
     capabilities: CapabilitySet,
 ) -> Result<Option<Filter>, Failure> {
-    let wanted = create.seccomp && !create.privileged;
-    Ok(wanted
+    Ok(create
+        .seccomp
         .then(|| Filter::of(capabilities, &folders.seccomp))
         .transpose()?)
 }
@@ -279,151 +282,4 @@ fn set_oom_score(wanted: i32) -> Option<String> {
     fs::write("/proc/self/oom_score_adj", wanted.to_string())
         .err()
         .map(|e| format!("oom_score_adj {wanted} was refused ({e}); the node's own is kept"))
-}
-
-fn outcome(result: Result<(Pid, Vec<String>), Failure>) -> Outcome {
-    match result {
-        Ok((pid, warnings)) => Outcome::Made { pid, warnings },
-        Err(e) => failure(&chain(&*e)),
-    }
-}
-
-/// An error's text and kind: what begins with [`COMMAND_ERROR`] is the user's.
-pub(crate) fn failure(text: &str) -> Outcome {
-    match text.find(COMMAND_ERROR) {
-        Some(at) => Outcome::Failed {
-            kind: Kind::Command,
-            message: text[at..].to_owned(),
-        },
-        None => Outcome::Failed {
-            kind: Kind::Runtime,
-            message: text.to_owned(),
-        },
-    }
-}
-
-struct Stdio {
-    ours: Ends,
-    theirs: TheirEnds,
-}
-
-/// The process' own ends; none when it gets a terminal.
-struct TheirEnds {
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-}
-
-impl TheirEnds {
-    fn raw(&self) -> Vec<RawFd> {
-        let ends = [&self.stdin, &self.stdout, &self.stderr];
-        ends.into_iter().flatten().map(AsRawFd::as_raw_fd).collect()
-    }
-}
-
-impl Stdio {
-    fn new(tty: bool, stdin: bool) -> io::Result<Self> {
-        if tty {
-            let theirs = TheirEnds {
-                stdin: None,
-                stdout: None,
-                stderr: None,
-            };
-            return Ok(Self {
-                ours: Ends::default(),
-                theirs,
-            });
-        }
-        let (input, input_end) = if stdin {
-            let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-            let write = File::from(write);
-            non_blocking(&write)?;
-            (Some(write), read)
-        } else {
-            (
-                None,
-                OpenOptions::new().read(true).open("/dev/null")?.into(),
-            )
-        };
-        let (output, output_end) = pipe()?;
-        let (error, error_end) = pipe()?;
-        Ok(Self {
-            ours: Ends {
-                stdin: input,
-                stdout: Some(output),
-                stderr: Some(error),
-                report: None,
-            },
-            theirs: TheirEnds {
-                stdin: Some(input_end),
-                stdout: Some(output_end),
-                stderr: Some(error_end),
-            },
-        })
-    }
-}
-
-/// A pipe whose reading end, ours, does not block.
-fn pipe() -> io::Result<(File, OwnedFd)> {
-    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-    let read = File::from(read);
-    non_blocking(&read)?;
-    Ok((read, write))
-}
-
-fn non_blocking(file: &File) -> io::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
-    fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
-}
-
-fn listen(path: &Path) -> io::Result<Console> {
-    let folder = File::open(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
-    let name = path.file_name().and_then(|name| name.to_str());
-    let name = name.ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(Console {
-        listener: UnixListener::bind(short_path(&folder, name))?,
-        path: path.into(),
-    })
-}
-
-fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
-    let mut text = [0; 64];
-    let mut pieces = [IoSliceMut::new(&mut text)];
-    let mut space = nix::cmsg_space!(RawFd);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(stream.as_raw_fd(), &mut pieces, Some(&mut space), flags)?;
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = control
-            && let Some(fd) = fds.first()
-        {
-            // SAFETY: the kernel made it for this message, nobody else owns it.
-            return Ok(unsafe { OwnedFd::from_raw_fd(*fd) });
-        }
-    }
-    Err(io::Error::other("no terminal came"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_of_the_command_are_told_apart() {
-        let text = format!("runtime: init: {COMMAND_ERROR}exec: \"x\": not found");
-        assert_eq!(
-            failure(&text),
-            Outcome::Failed {
-                kind: Kind::Command,
-                message: format!("{COMMAND_ERROR}exec: \"x\": not found")
-            }
-        );
-        assert!(matches!(
-            failure("mount: no"),
-            Outcome::Failed {
-                kind: Kind::Runtime,
-                ..
-            }
-        ));
-    }
 }

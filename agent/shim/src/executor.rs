@@ -15,13 +15,29 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use proto::v1::ShimError;
+use proto::v1::shim_error::Kind;
 
 use crate::capability::CapabilitySet;
 use crate::legacy::{self, View};
+use crate::report;
 use crate::seccomp::Filter;
 
-/// Starts the text of errors that are the command's fault; as Kubernetes' users know it.
-pub(crate) const COMMAND_ERROR: &str = "unable to start container process: ";
+/// An error that is the command's fault, in the words that Kubernetes' users know.
+fn command_error(reason: impl std::fmt::Display) -> ShimError {
+    ShimError {
+        kind: Kind::Command as i32,
+        message: format!("unable to start container process: {reason}"),
+    }
+}
+
+/// An error of the kernel or of ours.
+fn runtime_error(what: &str, reason: impl std::fmt::Display) -> ShimError {
+    ShimError {
+        kind: Kind::Runtime as i32,
+        message: format!("{what}: {reason}"),
+    }
+}
 
 /// What the container's process does before its program runs.
 #[derive(Clone)]
@@ -29,7 +45,7 @@ pub(crate) struct Launch {
     pub(crate) filter: Option<Filter>,
     pub(crate) capabilities: CapabilitySet,
     /// Closed by a successful execve; else the reason is written to it.
-    pub(crate) report: Option<RawFd>,
+    pub(crate) report: RawFd,
     /// Size of the terminal, if it has one and somebody looks at it.
     pub(crate) window: Option<libc::winsize>,
     /// To mount the container's version 1 groups.
@@ -38,63 +54,63 @@ pub(crate) struct Launch {
 
 impl Executor for Launch {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        // In the container's namespaces by now, and still capable.
-        if let Some(view) = self.groups {
-            legacy::mount_view(view).map_err(|e| {
-                ExecutorValidationError::ArgValidationError(format!("mount cgroups: {e}"))
-            })?;
-        }
-        let (args, path) = command(spec);
-        let Some(name) = args.first() else {
-            return Err(ExecutorValidationError::ArgValidationError(
-                "no command".into(),
-            ));
-        };
-        find(name, path)
-            .map(drop)
-            .map_err(|e| ExecutorValidationError::ArgValidationError(format!("{COMMAND_ERROR}{e}")))
+        self.prepare(spec).map_err(|failure| {
+            self.tell(&failure);
+            ExecutorValidationError::ArgValidationError(failure.message)
+        })
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let Err(reason) = self.run(spec);
-        let Some(report) = self.report else {
-            return Err(ExecutorError::Other(reason));
-        };
-        // SAFETY: the descriptor was inherited for this and is closed only by execve.
-        let report = unsafe { BorrowedFd::borrow_raw(report) };
-        match nix::unistd::write(report, reason.as_bytes()) {
-            Ok(_) | Err(_) => Err(ExecutorError::Other(reason)),
-        }
+        let Err(failure) = self.run(spec);
+        self.tell(&failure);
+        Err(ExecutorError::Other(failure.message))
     }
 }
 
 impl Launch {
-    fn run(&self, spec: &Spec) -> Result<std::convert::Infallible, String> {
+    fn tell(&self, failure: &ShimError) {
+        // SAFETY: the descriptor was inherited for this and is closed only by execve.
+        let report = unsafe { BorrowedFd::borrow_raw(self.report) };
+        report::write(report, failure);
+    }
+
+    /// In the container's namespaces by now, and still capable.
+    fn prepare(&self, spec: &Spec) -> Result<(), ShimError> {
+        if let Some(view) = self.groups {
+            legacy::mount_view(view).map_err(|e| runtime_error("mount cgroups", e))?;
+        }
         let (args, path) = command(spec);
-        let name = args.first().ok_or("no command")?;
+        let name = args.first().ok_or_else(|| command_error("no command"))?;
+        find(name, path).map(drop).map_err(command_error)
+    }
+
+    fn run(&self, spec: &Spec) -> Result<std::convert::Infallible, ShimError> {
+        let (args, path) = command(spec);
+        let name = args.first().ok_or_else(|| command_error("no command"))?;
         // Looked up before privileges go: the answer must not differ from validate's.
-        let program = find(name, path).map_err(|e| format!("{COMMAND_ERROR}{e}"))?;
-        let program = CString::new(program.into_os_string().into_encoded_bytes())
-            .map_err(|e| format!("{COMMAND_ERROR}exec {name:?}: {e}"))?;
+        let program = find(name, path).map_err(command_error)?;
+        let invalid = |e| command_error(format!("exec {name:?}: {e}"));
+        let program = CString::new(program.into_os_string().into_encoded_bytes());
+        let program = program.map_err(invalid)?;
         let args: Vec<CString> = args
             .iter()
             .map(|a| CString::new(a.as_bytes()))
             .collect::<Result<_, _>>()
-            .map_err(|e| format!("{COMMAND_ERROR}exec {name:?}: {e}"))?;
-        fresh_signals().map_err(|e| format!("reset signals: {e}"))?;
+            .map_err(invalid)?;
+        fresh_signals().map_err(|e| runtime_error("reset signals", e))?;
         if let Some(window) = self.window {
-            set_window(window).map_err(|e| format!("size the terminal: {e}"))?;
+            set_window(window).map_err(|e| runtime_error("size the terminal", e))?;
         }
         if let Some(filter) = &self.filter {
             filter
                 .load()
-                .map_err(|e| format!("load seccomp filter: {e}"))?;
+                .map_err(|e| runtime_error("load seccomp filter", e))?;
         }
         self.capabilities
             .keep_only()
-            .map_err(|e| format!("drop capabilities: {e}"))?;
+            .map_err(|e| runtime_error("drop capabilities", e))?;
         let Err(e) = nix::unistd::execv(&program, &args);
-        Err(format!("{COMMAND_ERROR}exec {name}: {}", sentence(e)))
+        Err(command_error(format!("exec {name}: {}", sentence(e))))
     }
 }
 

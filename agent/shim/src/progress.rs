@@ -8,13 +8,17 @@ use std::mem;
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use proto::v1::shim_error::Kind;
 use proto::v1::shim_response::Response;
-use proto::v1::{ShimContainer, ShimOk};
+use proto::v1::{ShimContainer, ShimError, ShimOk};
 
 use crate::connection::Role;
-use crate::container::{Container, Exit, Phase, kill_rest, remove};
-use crate::create;
+use crate::container::{Container, Phase, kill_rest, remove};
+use crate::create::Making;
+use crate::ends::Ends;
+use crate::exit::Exit;
 use crate::log::Stream;
+use crate::report;
 use crate::request::{error, ok};
 use crate::serve::Shim;
 use crate::session::Session;
@@ -125,11 +129,12 @@ impl Shim {
                 }
                 Response::Ok(ShimOk { warnings })
             }
-            (Outcome::Failed { kind, message }, phase) => {
+            (Outcome::Failed(failure), phase) => {
                 let failed = self.containers.remove(index);
-                if let Phase::Making(making) = phase {
-                    making.worker.reap();
-                }
+                let told = match phase {
+                    Phase::Making(mut making) => told(&mut making),
+                    Phase::Created | Phase::Starting | Phase::Running | Phase::Exited(_) => None,
+                };
                 let starved = failed.group.oom_kills() > 0;
                 kill_rest(&failed.group);
                 if let Err(e) = remove(&self.folders, &failed.create.id, &failed.group) {
@@ -137,11 +142,11 @@ impl Shim {
                 }
                 if starved {
                     error(
-                        kind,
+                        Kind::OutOfMemory,
                         "container init was OOM-killed (memory limit too low?)",
                     )
                 } else {
-                    error(kind, message)
+                    Response::Error(told.unwrap_or(failure))
                 }
             }
             (Outcome::Made { .. }, _) => return,
@@ -167,14 +172,7 @@ impl Shim {
                 self.publish(&status);
             }
         }
-        let answer = if report.is_empty() {
-            ok()
-        } else {
-            match create::failure(&String::from_utf8_lossy(&report)) {
-                Outcome::Failed { kind, message } => error(kind, message),
-                Outcome::Made { .. } => return,
-            }
-        };
+        let answer = report::parse(&report).map_or_else(ok, Response::Error);
         if let Some(connection) = connection {
             self.answer(connection, Role::Calls, answer);
         }
@@ -191,7 +189,7 @@ impl Shim {
         else {
             return;
         };
-        let Some(making) = session.making.take() else {
+        let Some(mut making) = session.making.take() else {
             return;
         };
         let connection = session.connection;
@@ -199,7 +197,7 @@ impl Shim {
             Outcome::Made { pid, .. } => {
                 let ends = making.finish().unwrap_or_else(|e| {
                     eprintln!("terminal in {}: {e}", session.container);
-                    create::Ends::default()
+                    Ends::default()
                 });
                 session.made(pid, ends);
                 session.exit = self.unclaimed.remove(&pid);
@@ -208,9 +206,10 @@ impl Shim {
                 }
                 self.answer(connection, Role::Session(number), ok());
             }
-            Outcome::Failed { kind, message } => {
+            Outcome::Failed(failure) => {
+                let failure = told(&mut making).unwrap_or(failure);
                 self.sessions.remove(&number);
-                self.answer(connection, Role::Calls, error(kind, message));
+                self.answer(connection, Role::Calls, Response::Error(failure));
             }
         }
         self.forget_unclaimed();
@@ -241,13 +240,17 @@ impl Shim {
             .map(|(number, _)| *number)
             .collect();
         for number in over {
-            if let Some(Session {
-                connection,
-                exit: Some(exit),
-                ..
-            }) = self.sessions.remove(&number)
-                && let Some(connection) = self.connections.get_mut(&connection)
-            {
+            let Some(mut session) = self.sessions.remove(&number) else {
+                continue;
+            };
+            let failure = session.failure();
+            let connection = self.connections.get_mut(&session.connection);
+            if let (Some(exit), Some(connection)) = (session.exit, connection) {
+                // Only execve knew; it is too late to refuse the request.
+                if let Some(failure) = failure {
+                    let text = format!("{}\n", failure.message);
+                    connection.send(Response::Stderr(text.into_bytes()));
+                }
                 connection.send(Response::ExecExitCode(exit.code));
                 connection.finish();
             }
@@ -259,6 +262,12 @@ impl Shim {
             self.unclaimed.clear();
         }
     }
+}
+
+/// Why a process could not be made, in its own words; libcontainer's are about itself.
+fn told(making: &mut Making) -> Option<ShimError> {
+    making.worker.reap();
+    report::read(making.ends.report.as_mut()?)
 }
 
 fn is_maker(container: &Container, pid: Pid) -> bool {

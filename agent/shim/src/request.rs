@@ -13,8 +13,9 @@ use proto::v1::shim_response::Response;
 use proto::v1::{ShimContainers, ShimCreate, ShimError, ShimExec, ShimOk, ShimResize};
 
 use crate::connection::Role;
-use crate::container::{Container, Exit, Phase};
+use crate::container::{Container, Phase};
 use crate::create;
+use crate::exit::Exit;
 use crate::log::Log;
 use crate::serve::Shim;
 use crate::session::Session;

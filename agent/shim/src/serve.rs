@@ -18,8 +18,10 @@ use nix::unistd::Pid;
 use proto::v1::shim_response::Response;
 
 use crate::connection::{Connection, Role};
-use crate::container::{Container, Exit, Phase};
-use crate::create::{self, Folders};
+use crate::container::{Container, Phase};
+use crate::create::Folders;
+use crate::ends::Ends;
+use crate::exit::Exit;
 use crate::log::Stream;
 use crate::session::Session;
 
@@ -290,7 +292,7 @@ impl Shim {
     }
 }
 
-fn outputs(ends: &create::Ends) -> impl Iterator<Item = (Stream, BorrowedFd<'_>)> {
+fn outputs(ends: &Ends) -> impl Iterator<Item = (Stream, BorrowedFd<'_>)> {
     let stdout = ends.stdout.as_ref().map(|f| (Stream::Stdout, f.as_fd()));
     let stderr = ends.stderr.as_ref().map(|f| (Stream::Stderr, f.as_fd()));
     stdout.into_iter().chain(stderr)

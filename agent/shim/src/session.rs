@@ -9,11 +9,14 @@ use std::os::fd::AsRawFd;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proto::v1::ShimResize;
+use proto::v1::{ShimError, ShimResize};
 
-use crate::container::{Exit, Piece, has_input, read_piece};
-use crate::create::{Ends, Making};
+use crate::console::winsize;
+use crate::create::Making;
+use crate::ends::{Ends, Piece, has_input, read_piece};
+use crate::exit::Exit;
 use crate::log::Stream;
+use crate::report;
 
 /// Bytes of input that may wait before no more is read from the connection.
 const FULL: usize = 64 << 10;
@@ -141,6 +144,11 @@ impl Session {
         self.exit.is_some() && silent(&self.ends.stdout) && silent(&self.ends.stderr)
     }
 
+    /// Why its program was not executed, once it is over; `None` when it was.
+    pub(crate) fn failure(&mut self) -> Option<ShimError> {
+        report::read(self.ends.report.as_mut()?)
+    }
+
     /// Its connection is gone: nobody waits for it.
     pub(crate) fn kill(&self) {
         if let (Some(pid), None) = (self.pid, self.exit) {
@@ -148,17 +156,4 @@ impl Session {
             kill(pid, Signal::SIGKILL).ok();
         }
     }
-}
-
-/// A size as the kernel has it; `None` for a size of nothing.
-pub(crate) fn winsize(window: ShimResize) -> Option<libc::winsize> {
-    let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
-    let (ws_col, ws_row) = (clamp(window.columns), clamp(window.rows));
-    let is_size = ws_col > 0 && ws_row > 0;
-    is_size.then_some(libc::winsize {
-        ws_row,
-        ws_col,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    })
 }

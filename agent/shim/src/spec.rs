@@ -1,20 +1,21 @@
-//! A container's OCI spec from the agent's message. Pure.
+//! A container's OCI spec from the agent's message, word for word. Pure.
 //!
-//! Every field that oci-spec would fill with a default of its own is set here.
-//! Called by `create.rs` for containers and by `exec.rs` for processes in them.
+//! Decides nothing: defaults, lists and limits are in the message. Every field that
+//! oci-spec would fill with a default of its own is set here. Called by `create.rs`.
 
 use std::path::PathBuf;
 
-use agent_cgroup::{GroupPath, MOUNTED, PathError, Setup};
+use agent_cgroup::{GroupPath, PathError, Setup};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder,
     LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, Process,
     ProcessBuilder, RootBuilder, Spec, SpecBuilder, User, UserBuilder,
 };
-use proto::v1::{ShimCreate, ShimExec};
+use proto::v1::{ShimCreate, ShimExec, ShimMount};
 
 use crate::capability::CapabilitySet;
+use crate::legacy::View;
 
 /// The message makes no sense.
 #[derive(Debug, thiserror::Error)]
@@ -37,38 +38,7 @@ pub(crate) struct Surroundings {
     /// What a container may have at most.
     pub(crate) bounding: CapabilitySet,
     pub(crate) setup: Setup,
-    /// Home of the container's user.
-    pub(crate) home: String,
 }
-
-/// What images expect where they say nothing; Docker's.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Hidden from containers that are not privileged; Kubernetes' list.
-const MASKED: [&str; 13] = [
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-    "/sys/devices/system/cpu/cpu0/thermal_throttle",
-];
-
-/// Read-only in containers that are not privileged.
-const READ_ONLY: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
 
 /// What the default executor needs until it gives them up: loading a filter
 /// without no_new_privs, and dropping from the bounding set.
@@ -80,12 +50,10 @@ pub(crate) fn capabilities(
     create: &ShimCreate,
     bounding: CapabilitySet,
 ) -> Result<CapabilitySet, SpecError> {
-    let wanted = if create.privileged {
-        CapabilitySet::ALL
-    } else {
-        CapabilitySet::from_names(&create.capabilities).map_err(SpecError::Capability)?
-    };
-    Ok(wanted.intersection(bounding))
+    let wanted = CapabilitySet::from_names(&create.capabilities);
+    Ok(wanted
+        .map_err(SpecError::Capability)?
+        .intersection(bounding))
 }
 
 /// The spec of a container.
@@ -111,13 +79,9 @@ pub(crate) fn container(
         // A mount that a volume propagates to the node must not stay behind in the container.
         .rootfs_propagation("slave")
         .build()?;
-    let paths = |list: &[&str]| {
-        let list = if create.privileged { &[] } else { list };
-        Some(list.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>())
-    };
     linux
-        .set_masked_paths(paths(&MASKED))
-        .set_readonly_paths(paths(&READ_ONLY))
+        .set_masked_paths(Some(create.masked_paths.clone()))
+        .set_readonly_paths(Some(create.read_only_paths.clone()))
         .set_seccomp(None)
         // The group is there, with its limits: libcontainer only joins it.
         .set_resources(None);
@@ -134,10 +98,8 @@ pub(crate) fn container(
         .linux(linux)
         .annotations(std::collections::HashMap::new())
         .build()?;
-    let own_uts = create.uts_ns.is_empty() && !create.hostname.is_empty();
-    // A joined UTS namespace has its hostname already.
-    spec.set_hostname(own_uts.then(|| create.hostname.clone()))
-        .set_hooks(None);
+    // The UTS namespace that it joins has its hostname.
+    spec.set_hostname(None).set_hooks(None);
     Ok(spec)
 }
 
@@ -151,7 +113,9 @@ pub(crate) fn exec(
         return Err(SpecError::Empty("args"));
     }
     let mut env = create.env.clone();
-    env.extend(exec.env.iter().cloned());
+    if exec.tty {
+        env.extend(create.terminal_env.iter().cloned());
+    }
     let asked = ShimCreate {
         args: exec.args.clone(),
         env,
@@ -167,7 +131,7 @@ pub(crate) fn check(create: &ShimCreate) -> Result<GroupPath, SpecError> {
     for (name, value) in [
         ("id", &create.id),
         ("rootfs", &create.rootfs),
-        ("bundle", &create.bundle),
+        ("cwd", &create.cwd),
     ] {
         if value.is_empty() {
             return Err(SpecError::Empty(name));
@@ -175,6 +139,12 @@ pub(crate) fn check(create: &ShimCreate) -> Result<GroupPath, SpecError> {
     }
     if create.args.is_empty() {
         return Err(SpecError::Empty("args"));
+    }
+    // libcontainer would ask the C library for a home, inside the container, which may
+    // load code from there.
+    let is_home = |entry: &String| entry.strip_prefix("HOME=").is_some_and(|h| !h.is_empty());
+    if !create.env.iter().any(is_home) {
+        return Err(SpecError::Empty("HOME"));
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
     if matches!(create.id.as_str(), "." | "..") || !create.id.chars().all(plain) {
@@ -186,44 +156,12 @@ pub(crate) fn check(create: &ShimCreate) -> Result<GroupPath, SpecError> {
 }
 
 fn process(create: &ShimCreate, surroundings: &Surroundings) -> Result<Process, SpecError> {
-    let mut env = Vec::with_capacity(create.env.len() + 1);
-    for entry in &create.env {
-        let name = entry.split('=').next().unwrap_or_default();
-        // Later ones win, at the place of the first.
-        match env
-            .iter_mut()
-            .find(|e: &&mut String| e.split('=').next() == Some(name))
-        {
-            Some(earlier) => *earlier = entry.clone(),
-            None => env.push(entry.clone()),
-        }
-    }
-    let mut default = |name: &str, value: &str| {
-        // Set to nothing is not set: libcontainer and the look-up of programs see it so.
-        env.retain(|e| e.strip_prefix(name) != Some("="));
-        if !env
-            .iter()
-            .any(|e| e.split_once('=').is_some_and(|(n, _)| n == name))
-        {
-            env.push(format!("{name}={value}"));
-        }
-    };
-    default("PATH", PATH);
-    default("HOME", &surroundings.home);
-    if create.tty {
-        default("TERM", "xterm");
-    }
-    let cwd = if create.cwd.is_empty() {
-        "/"
-    } else {
-        &create.cwd
-    };
     let mut process = ProcessBuilder::default()
         .terminal(create.tty)
         .user(user(create)?)
         .args(create.args.clone())
-        .env(env)
-        .cwd(PathBuf::from(cwd))
+        .env(create.env.clone())
+        .cwd(PathBuf::from(&create.cwd))
         .capabilities(starting_capabilities(capabilities(
             create,
             surroundings.bounding,
@@ -288,84 +226,30 @@ fn namespaces(create: &ShimCreate) -> Result<Vec<LinuxNamespace>, SpecError> {
         }
     }
     add(LinuxNamespaceType::Mount, "")?;
-    if !create.privileged {
+    if create.cgroup_ns {
         add(LinuxNamespaceType::Cgroup, "")?;
     }
     Ok(namespaces)
 }
 
-/// Whether the executor mounts a container's version 1 groups: libcontainer would
-/// take as long for these as for all the rest of the mounts.
-pub(crate) fn mounts_groups(create: &ShimCreate, setup: Setup) -> bool {
-    setup != Setup::Unified && !create.mounts.iter().any(|m| m.destination == MOUNTED)
+/// Type of the mount that shows a container its groups.
+const GROUPS: &str = "cgroup";
+
+/// How the executor mounts a container's version 1 groups, if it has to: libcontainer
+/// would take as long for these as for all the rest of the mounts.
+pub(crate) fn group_view(create: &ShimCreate, setup: Setup) -> Option<View> {
+    let asked = create.mounts.iter().find(|m| m.r#type == GROUPS)?;
+    (setup != Setup::Unified).then(|| View {
+        read_only: asked.options.iter().any(|o| o == "ro"),
+    })
 }
 
-/// The usual mounts, then the agent's; one of the agent's at the same place wins.
 fn mounts(create: &ShimCreate, setup: Setup) -> Result<Vec<Mount>, SpecError> {
-    let access = if create.privileged { "rw" } else { "ro" };
-    let usual: [(&str, &str, &str, &[&str]); 7] = [
-        ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        (
-            "/dev",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"],
-        ),
-        (
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &[
-                "nosuid",
-                "noexec",
-                "newinstance",
-                "ptmxmode=0666",
-                "mode=0620",
-                "gid=5",
-            ],
-        ),
-        (
-            "/dev/shm",
-            "tmpfs",
-            "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-        ),
-        (
-            "/dev/mqueue",
-            "mqueue",
-            "mqueue",
-            &["nosuid", "noexec", "nodev"],
-        ),
-        (
-            "/sys",
-            "sysfs",
-            "sysfs",
-            &["nosuid", "noexec", "nodev", access],
-        ),
-        (
-            MOUNTED,
-            "cgroup",
-            "cgroup",
-            &["nosuid", "noexec", "nodev", "relatime", access],
-        ),
-    ];
-    let mut mounts = Vec::with_capacity(usual.len() + create.mounts.len());
-    for (destination, typ, source, options) in usual {
-        let replaced = create.mounts.iter().any(|m| m.destination == destination);
-        if !replaced && (destination != MOUNTED || setup == Setup::Unified) {
-            let options = options.iter().map(|o| (*o).to_owned()).collect();
-            mounts.push(mount(destination, typ, source, options)?);
-        }
-    }
-    for asked in &create.mounts {
-        mounts.push(mount(
-            &asked.destination,
-            &asked.r#type,
-            &asked.source,
-            asked.options.clone(),
-        )?);
-    }
-    Ok(mounts)
+    let by_libcontainer = |m: &&ShimMount| setup == Setup::Unified || m.r#type != GROUPS;
+    let asked = create.mounts.iter().filter(by_libcontainer);
+    asked
+        .map(|m| mount(&m.destination, &m.r#type, &m.source, m.options.clone()))
+        .collect()
 }
 
 fn mount(
@@ -385,16 +269,18 @@ fn mount(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::v1::ShimMount;
 
     fn create() -> ShimCreate {
         ShimCreate {
             id: "uid_web_0".into(),
             rootfs: "/rootfs".into(),
-            bundle: "/bundle".into(),
             cgroup: "/hydrofoil/pod-uid/web_0".into(),
             net_ns: "/run/ns/uid/net".into(),
+            cgroup_ns: true,
             args: vec!["true".into()],
+            cwd: "/srv".into(),
+            env: vec!["PATH=/bin".into(), "HOME=/root".into()],
+            terminal_env: vec!["TERM=xterm".into()],
             capabilities: vec!["CAP_CHOWN".into(), "CAP_NET_RAW".into()],
             ..ShimCreate::default()
         }
@@ -404,7 +290,6 @@ mod tests {
         Surroundings {
             bounding: CapabilitySet::ALL,
             setup: Setup::Unified,
-            home: "/root".into(),
         }
     }
 
@@ -417,7 +302,11 @@ mod tests {
         let spec = json(&create());
         assert_eq!(spec["hostname"], serde_json::Value::Null);
         assert_eq!(spec["process"]["rlimits"], serde_json::json!([]));
-        assert_eq!(spec["process"]["cwd"], "/");
+        assert_eq!(spec["process"]["cwd"], "/srv");
+        let env = serde_json::json!(["PATH=/bin", "HOME=/root"]);
+        assert_eq!(spec["process"]["env"], env);
+        assert_eq!(spec["mounts"], serde_json::json!([]));
+        assert_eq!(spec["linux"]["maskedPaths"], serde_json::json!([]));
         assert_eq!(spec["process"]["noNewPrivileges"], serde_json::Value::Null);
         assert_eq!(spec["linux"]["seccomp"], serde_json::Value::Null);
         assert_eq!(spec["linux"]["cgroupsPath"], "/hydrofoil/pod-uid/web_0");
@@ -444,12 +333,12 @@ mod tests {
             wanted.names().collect::<Vec<_>>(),
             ["CAP_CHOWN", "CAP_NET_RAW"]
         );
-        let privileged = ShimCreate {
-            privileged: true,
+        let all = ShimCreate {
+            capabilities: CapabilitySet::ALL.names().map(str::to_owned).collect(),
             ..create()
         };
         let bounding = CapabilitySet::from_names(&["CAP_CHOWN".to_owned()]).unwrap();
-        assert_eq!(capabilities(&privileged, bounding).unwrap(), bounding);
+        assert_eq!(capabilities(&all, bounding).unwrap(), bounding);
     }
 
     #[test]
@@ -480,70 +369,84 @@ mod tests {
         let host = ShimCreate {
             net_ns: "host".into(),
             pid_ns: "host".into(),
+            cgroup_ns: false,
             ..create()
         };
-        assert_eq!(of(&host), ["ipc:new", "uts:new", "mount:new", "cgroup:new"]);
+        assert_eq!(of(&host), ["ipc:new", "uts:new", "mount:new"]);
     }
 
     #[test]
-    fn a_mount_of_the_pod_takes_the_place_of_the_usual_one() {
-        let shm = ShimMount {
-            source: "/pod/shm".into(),
-            destination: "/dev/shm".into(),
-            r#type: "bind".into(),
-            options: vec!["rbind".into()],
+    fn mounts_are_those_of_the_message_and_groups_those_of_the_machine() {
+        let one = |destination: &str, typ: &str, option: &str| ShimMount {
+            source: typ.into(),
+            destination: destination.into(),
+            r#type: typ.into(),
+            options: vec![option.into()],
         };
-        let spec = json(&ShimCreate {
-            mounts: vec![shm],
+        let create = ShimCreate {
+            mounts: vec![
+                one("/proc", "proc", "nosuid"),
+                one("/sys/fs/cgroup", "cgroup", "ro"),
+                one("/data", "bind", "rbind"),
+            ],
             ..create()
-        });
-        let mounts = spec["mounts"].as_array().unwrap();
-        let places: Vec<_> = mounts
-            .iter()
-            .map(|m| m["destination"].as_str().unwrap())
-            .collect();
-        assert_eq!(
-            places,
-            [
-                "/proc",
-                "/dev",
-                "/dev/pts",
-                "/dev/mqueue",
-                "/sys",
-                "/sys/fs/cgroup",
-                "/dev/shm"
-            ]
-        );
-        assert_eq!(mounts[6]["source"], "/pod/shm");
+        };
+        let places = |setup| -> Vec<PathBuf> {
+            let mounts = mounts(&create, setup).unwrap();
+            mounts.iter().map(|m| m.destination().clone()).collect()
+        };
+        let of = |list: &[&str]| list.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let all = ["/proc", "/sys/fs/cgroup", "/data"];
+        assert_eq!(places(Setup::Unified), of(&all));
+        assert!(group_view(&create, Setup::Unified).is_none());
+        for setup in [Setup::Hybrid, Setup::Legacy] {
+            assert_eq!(places(setup), of(&["/proc", "/data"]));
+            assert!(group_view(&create, setup).unwrap().read_only);
+        }
     }
 
     #[test]
-    fn privileged_hides_nothing() {
+    fn hidden_paths_are_those_of_the_message() {
         let spec = json(&ShimCreate {
-            privileged: true,
+            masked_paths: vec!["/proc/kcore".into()],
+            read_only_paths: vec!["/proc/sys".into()],
             ..create()
         });
-        assert_eq!(spec["linux"]["maskedPaths"], serde_json::json!([]));
-        assert_eq!(spec["linux"]["readonlyPaths"], serde_json::json!([]));
+        let paths = |name: &str| spec["linux"][name].clone();
+        assert_eq!(paths("maskedPaths"), serde_json::json!(["/proc/kcore"]));
+        assert_eq!(paths("readonlyPaths"), serde_json::json!(["/proc/sys"]));
     }
 
     #[test]
     fn the_environment_of_a_further_process() {
-        let create = ShimCreate {
-            env: vec!["A=1".into(), "B=2".into()],
-            ..create()
-        };
-        let asked = ShimExec {
-            args: vec!["sh".into()],
-            env: vec!["A=3".into()],
-            tty: true,
-            ..ShimExec::default()
-        };
-        let process = exec(&create, &asked, &surroundings()).unwrap();
-        let env = process.env().clone().unwrap();
-        assert_eq!(env[..2], ["A=3", "B=2"]);
-        assert_eq!(env[2], format!("PATH={PATH}"));
-        assert_eq!(env[3..], ["HOME=/root", "TERM=xterm"]);
+        for (tty, expected) in [
+            (false, &["PATH=/bin", "HOME=/root"][..]),
+            (true, &["PATH=/bin", "HOME=/root", "TERM=xterm"]),
+        ] {
+            let asked = ShimExec {
+                args: vec!["sh".into()],
+                tty,
+                ..ShimExec::default()
+            };
+            let process = exec(&create(), &asked, &surroundings()).unwrap();
+            assert_eq!(process.env().clone().unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_not_finished_is_refused() {
+        type Spoil = fn(&mut ShimCreate);
+        let rows: [(&str, Spoil); 4] = [
+            ("args is empty", |c| c.args.clear()),
+            ("cwd is empty", |c| c.cwd.clear()),
+            ("HOME is empty", |c| c.env.truncate(1)),
+            ("HOME is empty", |c| c.env[1] = "HOME=".into()),
+        ];
+        for (text, spoil) in rows {
+            let mut create = create();
+            spoil(&mut create);
+            assert_eq!(check(&create).unwrap_err().to_string(), text);
+        }
     }
 
     #[test]

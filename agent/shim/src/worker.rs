@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
+use proto::v1::ShimError;
 use proto::v1::shim_error::Kind;
 
 /// What a worker achieved.
@@ -23,10 +24,16 @@ pub(crate) enum Outcome {
         pid: Pid,
         warnings: Vec<String>,
     },
-    Failed {
-        kind: Kind,
-        message: String,
-    },
+    Failed(ShimError),
+}
+
+impl Outcome {
+    fn failed(message: impl Into<String>) -> Self {
+        Self::Failed(ShimError {
+            kind: Kind::Runtime as i32,
+            message: message.into(),
+        })
+    }
 }
 
 /// A worker that has not yet said what it achieved.
@@ -60,11 +67,8 @@ impl Worker {
             }
             ForkResult::Child => {
                 close_others(keep, &write);
-                let outcome =
-                    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Outcome::Failed {
-                        kind: Kind::Runtime,
-                        message: "worker panicked".into(),
-                    });
+                let outcome = catch_unwind(AssertUnwindSafe(work))
+                    .unwrap_or_else(|_| Outcome::failed("worker panicked"));
                 let told = File::from(write).write_all(&encode(&outcome));
                 // SAFETY: ends the process without the parent's atexit handlers.
                 unsafe { libc::_exit(i32::from(told.is_err())) }
@@ -98,11 +102,7 @@ impl Worker {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => {
-                    let message = format!("worker's pipe: {e}");
-                    return Some(Outcome::Failed {
-                        kind: Kind::Runtime,
-                        message,
-                    });
+                    return Some(Outcome::failed(format!("worker's pipe: {e}")));
                 }
             }
         }
@@ -133,7 +133,7 @@ fn close_others(keep: &[RawFd], result: &OwnedFd) {
 fn encode(outcome: &Outcome) -> Vec<u8> {
     let mut bytes = match outcome {
         Outcome::Made { pid, warnings } => format!("+{pid}\n{}", warnings.join("\n")),
-        Outcome::Failed { kind, message } => format!("-{}\n{message}", *kind as i32),
+        Outcome::Failed(error) => format!("-{}\n{}", error.kind, error.message),
     }
     .into_bytes();
     bytes.push(END);
@@ -152,16 +152,12 @@ fn decode(bytes: &[u8]) -> Outcome {
         };
     }
     if let Some(kind) = head.strip_prefix('-').and_then(number) {
-        let kind = Kind::try_from(kind).unwrap_or(Kind::Runtime);
-        return Outcome::Failed {
+        return Outcome::Failed(ShimError {
             kind,
             message: rest.to_owned(),
-        };
+        });
     }
-    Outcome::Failed {
-        kind: Kind::Runtime,
-        message: "runtime process died".into(),
-    }
+    Outcome::failed("runtime process died")
 }
 
 #[cfg(test)]
@@ -179,10 +175,7 @@ mod tests {
                 pid: Pid::from_raw(7),
                 warnings: vec!["a".into(), "b".into()],
             },
-            Outcome::Failed {
-                kind: Kind::Command,
-                message: "no\nsuch".into(),
-            },
+            Outcome::failed("no\nsuch"),
         ] {
             assert_eq!(decode(&encode(&outcome)), outcome);
         }
@@ -191,13 +184,7 @@ mod tests {
     #[test]
     fn a_worker_without_a_word_has_failed() {
         for bytes in [&b""[..], b"+", b"+x\n", b"-", b"garbage"] {
-            assert!(matches!(
-                decode(bytes),
-                Outcome::Failed {
-                    kind: Kind::Runtime,
-                    ..
-                }
-            ));
+            assert_eq!(decode(bytes), Outcome::failed("runtime process died"));
         }
     }
 }

@@ -6,7 +6,7 @@
 //! ```text
 //! root/images                         content store (image.rs)
 //! root/pods/UID/volumes/NAME
-//! root/pods/UID/containers/ID         bundle: config.json, rootfs
+//! root/pods/UID/containers/ID         a container's root file system and last words
 //! root/logs/NS_NAME_UID/CONTAINER/ATTEMPT.log
 //! root/state/NAME                     what was last pushed, one message per file
 //! run/shim/UID/{socket,log,state}
@@ -111,12 +111,13 @@ impl Layout {
         self.volumes(uid).join(name)
     }
 
-    /// Folder of a pod's bundles; their names are container ids.
+    /// Folder of a pod's containers; their names are container ids.
     pub fn bundles(&self, uid: &str) -> PathBuf {
         self.pod(uid).join("containers")
     }
 
-    /// Bundle of one container: `ShimCreate.bundle`.
+    /// What of one container lies on the disk. Its config.json does not: it has the
+    /// environment in it, and lies with the shim, under `run`.
     pub fn bundle(&self, uid: &str, id: &str) -> PathBuf {
         self.bundles(uid).join(id)
     }

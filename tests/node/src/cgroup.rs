@@ -12,7 +12,7 @@ use proto::v1::{ShimCreate, ShimResources};
 use tests_harness::wait_until;
 
 use crate::node::{self, Node, ready};
-use crate::pod::Pod;
+use crate::pod::{Pod, privileged};
 
 fn limited(create: ShimCreate, memory_limit: i64) -> ShimCreate {
     ShimCreate {
@@ -149,10 +149,7 @@ fn what_a_privileged_container_makes_below_its_group_goes_with_it() {
     let below = format!("{top}{group}/inner/most");
     let script =
         format!("mkdir -p {below}; sleep 1000 & echo $! > {below}/cgroup.procs; exec sleep 1000");
-    let create = ShimCreate {
-        privileged: true,
-        ..pod.message("web", &["sh", "-c", &script])
-    };
+    let create = pod.message_for("web", &["sh", "-c", &script], privileged);
     let id = pod.run(create);
     let procs = format!("{below}/cgroup.procs");
     wait_until(

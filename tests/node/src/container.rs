@@ -4,7 +4,7 @@ use std::fs;
 
 use proto::v1::shim_container::State;
 use proto::v1::shim_error::Kind;
-use proto::v1::{ShimCreate, ShimMount};
+use proto::v1::{self, ShimCreate, ShimMount};
 
 use agent_sys::shim::ShimError;
 use tests_harness::wait_until;
@@ -209,18 +209,19 @@ fn what_makes_no_sense_is_refused() {
 #[test]
 fn environment_folder_and_hostname() {
     let mut pod = Pod::new();
-    let create = ShimCreate {
-        env: vec!["A=1".into(), "B=x y=z".into(), "A=2".into()],
-        cwd: "/tmp".into(),
-        ..pod.message(
-            "web",
-            &[
-                "sh",
-                "-c",
-                "echo $A; echo \"$B\"; pwd; hostname; echo $PATH",
-            ],
-        )
+    let script = "echo $A; echo \"$B\"; pwd; hostname; echo $PATH";
+    let variable = |name: &str, value: &str| v1::EnvVar {
+        name: name.into(),
+        value: value.into(),
     };
+    let create = pod.message_for("web", &["sh", "-c", script], |spec| {
+        spec.env = vec![
+            variable("A", "1"),
+            variable("B", "x y=z"),
+            variable("A", "2"),
+        ];
+        spec.working_dir = "/tmp".into();
+    });
     let (_, lines) = pod.finish(create);
     assert_eq!(
         lines,
@@ -250,17 +251,15 @@ fn mounts_are_those_asked_for() {
                   for m in /proc /dev /dev/pts /dev/shm /dev/mqueue /sys /sys/fs/cgroup; do \
                   grep -q \" $m \" /proc/mounts || echo missing $m; done; \
                   echo x > /sys/kernel/mm/no; ls -d /dev/null /dev/ptmx";
-    let create = ShimCreate {
-        mounts: vec![
-            mount("/data", &["rbind", "rw"]),
-            mount("/fixed", &["rbind", "ro"]),
-            ShimMount {
-                source: volume.join("file").display().to_string(),
-                ..mount("/etc/one", &["bind", "ro"])
-            },
-        ],
-        ..pod.message("web", &["sh", "-c", script])
-    };
+    let mut create = pod.message("web", &["sh", "-c", script]);
+    create.mounts.extend([
+        mount("/data", &["rbind", "rw"]),
+        mount("/fixed", &["rbind", "ro"]),
+        ShimMount {
+            source: volume.join("file").display().to_string(),
+            ..mount("/etc/one", &["bind", "ro"])
+        },
+    ]);
     let (end, lines) = pod.finish(create);
     assert_eq!(end.exit_code, 0, "{lines:?}");
     let out: Vec<_> = lines

@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use agent_plan::world::ImageFacts;
+use agent_plan::{create, simulate};
 use agent_sys::cgroup::{Groups, Version};
 use agent_sys::netns;
 use agent_sys::process::Pidfd;
 use agent_sys::shim::{self, Client, ShimError};
 use agent_sys::state::Layout;
 use proto::v1::shim_container::State;
-use proto::v1::{ShimContainer, ShimCreate, ShimExec, ShimResources};
+use proto::v1::{self, ShimContainer, ShimCreate, ShimExec, ShimResources};
 use tests_harness::{binary, unique_name, wait_until};
 use tokio::runtime::{Builder, Runtime};
 
@@ -23,24 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Debian's busybox-static.
 const BUSYBOX: &str = "/bin/busybox";
-
-/// What Kubernetes gives a container that asks for nothing.
-pub const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
 
 /// A running shim with all a pod has. Removed when dropped.
 pub struct Pod {
@@ -126,22 +110,46 @@ impl Pod {
 
     /// The message for a container of this name that Kubernetes' defaults make.
     pub fn message(&self, name: &str, args: &[&str]) -> ShimCreate {
+        self.message_for(name, args, |_spec| {})
+    }
+
+    /// The same for a container that asks for more: as the agent's plan makes it.
+    pub fn message_for(
+        &self,
+        name: &str,
+        args: &[&str],
+        ask: impl FnOnce(&mut v1::ContainerSpec),
+    ) -> ShimCreate {
         let namespaces = self.layout.namespace(&self.uid);
         let pin = |kind: &str| namespaces.join(kind).display().to_string();
-        let id = format!("{}_{name}_0", self.uid);
+        let mut container = v1::ContainerSpec {
+            name: name.into(),
+            command: args.iter().map(|a| (*a).to_owned()).collect(),
+            ..Default::default()
+        };
+        ask(&mut container);
+        let pod = v1::PodSpec {
+            uid: self.uid.clone(),
+            hostname: "web-0".into(),
+            // There are no volumes here: /dev/shm is the container's own.
+            host_ipc: true,
+            ..Default::default()
+        };
+        let settings = simulate::settings();
+        let image = ImageFacts::default();
+        let planned = create::create(&pod, &container, 0, &image, &settings);
+        let mut message = planned.expect("a container that can be asked for");
+        create::set_home(&mut message, "/root");
         ShimCreate {
             rootfs: self.rootfs().display().to_string(),
-            bundle: self.layout.bundle(&self.uid, &id).display().to_string(),
             cgroup: self.group(name),
             net_ns: pin("net"),
             ipc_ns: pin("ipc"),
             uts_ns: pin("uts"),
-            args: args.iter().map(|a| (*a).to_owned()).collect(),
-            capabilities: DEFAULT_CAPABILITIES.map(str::to_owned).to_vec(),
-            seccomp: true,
+            resources: None,
+            oom_score_adj: 0,
             log_path: self.log_path(name).display().to_string(),
-            id,
-            ..ShimCreate::default()
+            ..message
         }
     }
 
@@ -305,6 +313,14 @@ impl Drop for Pod {
 fn is_shim(pid: u32, layout: &Layout) -> bool {
     let run = layout.run().display().to_string();
     fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(&run))
+}
+
+/// Asks for a privileged container.
+pub fn privileged(container: &mut v1::ContainerSpec) {
+    container.security = Some(v1::ContainerSecurity {
+        privileged: true,
+        ..Default::default()
+    });
 }
 
 /// A root file system with busybox and nothing else.

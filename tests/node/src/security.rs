@@ -8,7 +8,7 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use proto::v1::ShimCreate;
 
-use crate::pod::Pod;
+use crate::pod::{Pod, privileged};
 
 /// Fields of /proc/self/status from a container's log.
 fn status(lines: &[String]) -> BTreeMap<&str, &str> {
@@ -100,10 +100,7 @@ fn unconfined_and_privileged() {
     let (_, lines) = pod.finish(open);
     assert_eq!(status(&lines)["Seccomp"], "0");
     assert_eq!(status(&lines)["CapEff"], DEFAULTS);
-    let all = ShimCreate {
-        privileged: true,
-        ..pod.message("all", &["sh", "-c", script])
-    };
+    let all = pod.message_for("all", &["sh", "-c", script], privileged);
     let (_, lines) = pod.finish(all);
     assert_eq!(status(&lines)["Seccomp"], "0");
     let own = fs::read_to_string("/proc/self/status").unwrap();
@@ -123,13 +120,16 @@ fn unconfined_and_privileged() {
 fn another_user() {
     let mut pod = Pod::new();
     let script = "id -u; id -g; id -G; echo $HOME; cat /proc/self/status; echo x > /etc/no";
-    let create = ShimCreate {
+    let mut create = ShimCreate {
         uid: 1000,
         gid: 2000,
         additional_gids: vec![2000, 3000, 4000],
         no_new_privileges: true,
         ..pod.message("web", &["sh", "-c", &format!("{script}; exec sleep 1000")])
     };
+    create.env.retain(|entry| !entry.starts_with("HOME="));
+    let home = agent_sys::image::user::home(&pod.rootfs(), 1000).unwrap();
+    agent_plan::create::set_home(&mut create, &home);
     let id = pod.run(create);
     let (_, text) = pod.exec(&id, &["sh", "-c", script]).unwrap();
     let log = pod.log_path("web");
@@ -224,10 +224,7 @@ fn devices_are_filtered_by_a_program() {
         assert_eq!(refused(&lines), 2, "{lines:?}");
         assert!(text.contains("fine"), "{text}");
         // One that may do everything may do that too: there is no such device, or there is.
-        let all = ShimCreate {
-            privileged: true,
-            ..pod.message("all", &["sh", "-c", script, "all"])
-        };
+        let all = pod.message_for("all", &["sh", "-c", script, "all"], privileged);
         let (_, lines) = pod.finish(all);
         assert_eq!(refused(&lines), 0, "{lines:?}");
         pod.kill(&id, libc::SIGKILL, false).unwrap();

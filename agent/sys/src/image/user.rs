@@ -48,6 +48,26 @@ pub fn resolve(rootfs: &Path, user: &str) -> Result<Account, UserError> {
     )
 }
 
+/// Home of a user by number: what its entry in `rootfs` names, else "/".
+///
+/// # Errors
+/// [`UserError`].
+pub fn home(rootfs: &Path, uid: u32) -> Result<String, UserError> {
+    let failed = |source| UserError::Io { file: "/", source };
+    let root = Beneath::open(rootfs).map_err(failed)?;
+    Ok(home_of(&read(&root, "/etc/passwd")?, uid).to_owned())
+}
+
+fn home_of(passwd: &str, uid: u32) -> &str {
+    let mut entries = passwd.lines().filter_map(entry);
+    let found = entries.find(|(_, number, _, _)| *number == uid);
+    match found {
+        // Relative, it would depend on the working directory.
+        Some((_, _, _, home)) if home.starts_with('/') => home,
+        Some(_) | None => "/",
+    }
+}
+
 fn read(root: &Beneath, file: &'static str) -> Result<String, UserError> {
     let failed = |source| UserError::Io { file, source };
     let found = match root.read(Path::new(file), Links::Inside) {
@@ -194,6 +214,14 @@ mod tests {
         for user in ["nobody", "broken", "-1", "www:nogroup", "4294967296"] {
             assert!(account(PASSWD, GROUP, user).is_err(), "{user}");
         }
+    }
+
+    #[test]
+    fn homes_by_number() {
+        for (uid, home) in [(0, "/root"), (33, "/var/www"), (40, "/"), (1234, "/")] {
+            assert_eq!(home_of(PASSWD, uid), home, "{uid}");
+        }
+        assert_eq!(home_of("odd:x:7:7::relative:\n", 7), "/");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use nix::sched::{CloneFlags, unshare};
 use proto::v1::ShimCreate;
 use proto::v1::shim_container::State;
 use serde_json::{Value, json};
-use tests_node::pod::{DEFAULT_CAPABILITIES, Pod};
+use tests_node::pod::Pod;
 
 /// The shim's own table, so that the others get the same filter.
 #[path = "../../../../agent/shim/src/profile.rs"]
@@ -190,19 +190,20 @@ fn installed(program: &str) -> Option<PathBuf> {
 /// The spec that the shim makes for the same container, for the others to run.
 fn bundle(pod: &mut Pod, id: &str, seccomp: bool) -> PathBuf {
     let create = pod.message("spec", &["/bin/true"]);
-    let ours = PathBuf::from(&create.bundle).join("config.json");
-    let name = create.id.clone();
+    let (name, capabilities) = (create.id.clone(), create.capabilities.clone());
+    let bundles = pod.layout.shim(&pod.uid).join("state");
+    let ours = bundles.join(format!("{name}.bundle/config.json"));
     pod.create(create).expect("create");
-    pod.delete(&name).expect("delete");
     let text = fs::read(ours).expect("the shim's spec");
+    pod.delete(&name).expect("delete");
     let mut spec: Value = serde_json::from_slice(&text).expect("the shim's spec");
     // The shim's executor narrows these; the others have no such step.
     for set in ["bounding", "effective", "permitted"] {
-        spec["process"]["capabilities"][set] = json!(DEFAULT_CAPABILITIES);
+        spec["process"]["capabilities"][set] = json!(capabilities);
     }
     spec["linux"]["cgroupsPath"] = json!(pod.group(id));
     if seccomp {
-        spec["linux"]["seccomp"] = filter();
+        spec["linux"]["seccomp"] = filter(&capabilities);
     }
     let bundle = pod.folder().join(format!("{id}-{seccomp}"));
     fs::create_dir_all(&bundle).expect("bundle");
@@ -211,8 +212,8 @@ fn bundle(pod: &mut Pod, id: &str, seccomp: bool) -> PathBuf {
 }
 
 /// The profile in the form of the OCI runtime spec.
-fn filter() -> Value {
-    let allowed = |name: &str| DEFAULT_CAPABILITIES.contains(&name);
+fn filter(capabilities: &[String]) -> Value {
+    let allowed = |name: &str| capabilities.iter().any(|c| c == name);
     let mut names: Vec<&str> = profile::ALWAYS.to_vec();
     for (capability, more) in profile::WITH_CAPABILITY {
         if allowed(capability) {
