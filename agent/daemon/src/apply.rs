@@ -134,6 +134,7 @@ impl Apply {
                 create,
                 user,
                 mounts,
+                oldest_log,
             } => {
                 let make = workload::Make {
                     instance: instance.clone(),
@@ -141,6 +142,7 @@ impl Apply {
                     create: (**create).clone(),
                     user: user.clone(),
                     mounts: mounts.clone(),
+                    oldest_log: *oldest_log,
                 };
                 workload::create(sys, make, observed.pods.get(&instance.uid));
                 Applied::Later

@@ -26,7 +26,7 @@ use crate::limits::{Pressure, Reserved, section};
 /// | `shim` | `foil-shim` beside `foil-agent` | the shim's program |
 /// | `bpf_object` | `hydrofoil.bpf.o` beside `foil-agent` | the programs |
 /// | `max_pods` | 110 | pods that the scheduler may put here |
-/// | `log_max_bytes` | 10485760 | container logs are rotated at this size; 0: never |
+/// | `log_max_bytes` | 10485760 | container logs are rotated at this size, one earlier file is kept, and the logs of one ended instance; 0: never rotated |
 /// | `pod_pids_limit` | 4096 | processes and threads that a pod may have; 0: as many as the node |
 /// | `swap_behavior` | `NoSwap` | or `LimitedSwap`: Burstable containers get swap by their memory request (cgroup v2) |
 /// | `restart_backoff_base_ms` | 10000 | first delay of CrashLoopBackOff |

@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use agent_plan::action::Instance;
 use agent_plan::world::container_id;
 
+use crate::log_file::{Filter, LogFile};
 use crate::startup::Sys;
 
 /// Longest message, bytes.
 const MOST: u64 = 4096;
 /// From the log at most so much, bytes, and so many lines.
-const FROM_LOG: (u64, usize) = (2048, 80);
+const FROM_LOG: (usize, u64) = (2048, 80);
 
 /// Where the container writes them.
 pub(crate) fn path(sys: &Sys, instance: &Instance) -> PathBuf {
@@ -59,19 +60,25 @@ pub(crate) fn read(sys: &Sys, instance: &Instance) -> String {
     if !own.is_empty() {
         return own;
     }
-    let Some(log) = end_of(&fallback(sys, instance), FROM_LOG.0) else {
-        return own;
-    };
-    content(&log)
+    // The link, and not the log itself, says that there is something to fall back to.
+    match fs::read_link(fallback(sys, instance)) {
+        Ok(log) => end_of_log(&log).unwrap_or_default(),
+        Err(_no_link) => String::new(),
+    }
 }
 
-/// The texts of CRI log lines, without time and stream.
-fn content(log: &str) -> String {
-    let lines: Vec<&str> = log
-        .lines()
-        .filter_map(|line| line.splitn(4, ' ').nth(3))
-        .collect();
-    lines[lines.len().saturating_sub(FROM_LOG.1)..].join("\n")
+/// The last lines, wherever the log was rotated, without time and stream.
+fn end_of_log(path: &Path) -> std::io::Result<String> {
+    let (bytes, lines) = FROM_LOG;
+    let mut log = LogFile::open(path)?;
+    log.skip_to_last(lines)?;
+    let mut text = Vec::new();
+    while log.read(&Filter::default(), false, &mut text)? {}
+    if text.ends_with(b"\n") {
+        text.pop();
+    }
+    let cut = text.len().saturating_sub(bytes);
+    Ok(String::from_utf8_lossy(&text[cut..]).into_owned())
 }
 
 #[cfg(test)]
@@ -79,9 +86,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_of_a_log() {
-        let log =
-            "2026-01-01T00:00:00.0Z stdout F one\n2026-01-01T00:00:00.1Z stderr F two words\ncut";
-        assert_eq!(content(log), "one\ntwo words");
+    fn the_end_of_a_log_that_was_rotated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.log");
+        let line = |text: &str| format!("2026-01-01T00:00:00.0Z stdout F {text}\n");
+        assert_eq!(end_of_log(&path).unwrap(), "");
+        fs::write(folder.path().join("0.log.1"), line("one")).unwrap();
+        fs::write(&path, line("two words")).unwrap();
+        assert_eq!(end_of_log(&path).unwrap(), "one\ntwo words");
+        let many: String = (0..200).map(|n| line(&n.to_string())).collect();
+        fs::write(&path, many).unwrap();
+        let end = end_of_log(&path).unwrap();
+        assert_eq!((end.lines().count(), end.lines().next()), (80, Some("120")));
+        fs::write(&path, line(&"x".repeat(5000))).unwrap();
+        assert_eq!(end_of_log(&path).unwrap().len(), 2048);
     }
 }

@@ -22,6 +22,7 @@ mod images;
 mod join;
 mod last_words;
 mod limits;
+mod log_file;
 mod logs;
 mod node;
 mod observe;

@@ -21,6 +21,7 @@ use proto::v1::shim_error::Kind;
 use crate::clock;
 use crate::images;
 use crate::last_words;
+use crate::log_file;
 use crate::shims;
 use crate::startup::Sys;
 
@@ -37,6 +38,8 @@ pub(crate) struct Make {
     pub(crate) user: User,
     /// What is mounted into it.
     pub(crate) mounts: Vec<Mount>,
+    /// Logs of instances before this one are removed.
+    pub(crate) oldest_log: u32,
 }
 
 fn id(instance: &Instance) -> String {
@@ -140,6 +143,12 @@ fn prepare(sys: &Sys, make: Make, spec: &v1::PodSpec) -> Result<v1::ShimCreate, 
         &instance.container,
         instance.attempt,
     );
+    if let Some(folder) = log.parent()
+        && let Err(error) = log_file::remove_before(folder, make.oldest_log)
+    {
+        // The next instance tries again.
+        tracing::warn!(container = id(instance), %error, "old logs stay");
+    }
     let container = spec
         .init_containers
         .iter()

@@ -183,6 +183,8 @@ pub enum Action {
         user: User,
         /// What is mounted into it.
         mounts: Vec<Mount>,
+        /// Logs of instances before this one are removed.
+        oldest_log: u32,
     },
     /// Let the program run.
     StartContainer {

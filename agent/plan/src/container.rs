@@ -201,6 +201,7 @@ fn create(
                     create: Box::new(create),
                     user: user::wanted(&pod.spec, spec, facts),
                     mounts: volume::mounts(&pod.spec, spec),
+                    oldest_log: create::oldest_log(container.attempt),
                 }),
                 Err(create::ConfigError(message)) => {
                     steps.actions.push(Action::RefuseConfig {

@@ -159,6 +159,12 @@ pub fn set_home(create: &mut v1::ShimCreate, home: &str) {
     }
 }
 
+/// The oldest instance whose log is kept while this one is there: kubelet keeps one
+/// dead container of each (maxPerPodContainer).
+pub fn oldest_log(attempt: u32) -> u32 {
+    attempt.saturating_sub(1)
+}
+
 /// What a container is in its pod.
 pub fn role(pod: &v1::PodSpec, name: &str) -> Role {
     pod.init_containers

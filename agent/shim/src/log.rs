@@ -1,7 +1,9 @@
 //! A container's output as a log file in CRI format, rotated by size.
 //!
 //! One line each: `2026-01-02T03:04:05.678901234Z stdout F text`, `P` instead of
-//! `F` for a piece of a line that goes on in the next one. Called by `serve.rs`.
+//! `F` for a piece of a line that goes on in the next one. A full disk, or a lack of
+//! descriptors, costs lines or a rotation, never the log. Called by `container.rs`;
+//! the agent's `log_file.rs` reads it while it is written.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -87,26 +89,31 @@ impl Log {
         self.put(&batch)
     }
 
-    /// Writes lines, as many as there is room for at a time.
+    /// Writes lines, as many as the file may still take at a time. Where the next file
+    /// cannot be made, all go to this one, and it is tried again with the next lines.
     fn put(&mut self, batch: &Batch) -> io::Result<()> {
         let mut written = 0;
-        let mut room = self.room();
+        let mut space = self.space();
+        let mut rotation = Ok(());
         for (from, to) in [0].iter().chain(&batch.ends).zip(&batch.ends) {
             let (from, to) = (*from, *to);
-            if (to - written) as u64 > room && (from > written || self.size > 0) {
+            if (to - written) as u64 > space && (from > written || self.size > 0) {
                 self.append(&batch.bytes[written..from])?;
                 written = from;
-                fs::rename(&self.path, rotated(&self.path))?;
-                self.file = append(&self.path)?;
-                self.size = 0;
-                room = self.room();
+                rotation = self.rotate();
+                space = if rotation.is_ok() {
+                    self.space()
+                } else {
+                    u64::MAX
+                };
             }
         }
-        self.append(&batch.bytes[written..])
+        self.append(&batch.bytes[written..])?;
+        rotation
     }
 
     /// Bytes that the file may still take.
-    fn room(&self) -> u64 {
+    fn space(&self) -> u64 {
         if self.max == 0 {
             u64::MAX
         } else {
@@ -114,11 +121,38 @@ impl Log {
         }
     }
 
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if !bytes.is_empty() {
-            self.file.write_all(bytes)?;
-            self.size += bytes.len() as u64;
+    /// Begins the next file; this one becomes the earlier one. The next one is open
+    /// before any name changes: after a failure all is as it was.
+    fn rotate(&mut self) -> io::Result<()> {
+        let next = with_suffix(&self.path, ".new");
+        let file = append(&next)?;
+        // Of a shim that died here.
+        file.set_len(0)?;
+        let earlier = rotated(&self.path);
+        match fs::rename(&self.path, &earlier) {
+            // Somebody removed it: then nothing is to be kept.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
         }
+        if let Err(e) = fs::rename(&next, &self.path) {
+            fs::rename(&earlier, &self.path)?;
+            return Err(e);
+        }
+        self.file = file;
+        self.size = 0;
+        Ok(())
+    }
+
+    /// Writes whole lines or nothing: half a line would run into the next one.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if let Err(e) = self.file.write_all(bytes) {
+            self.file.set_len(self.size)?;
+            return Err(e);
+        }
+        self.size += bytes.len() as u64;
         Ok(())
     }
 }
@@ -148,8 +182,12 @@ impl Batch {
 
 /// Where the one earlier file lies.
 fn rotated(path: &Path) -> PathBuf {
+    with_suffix(path, ".1")
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".1");
+    name.push(suffix);
     name.into()
 }
 
@@ -240,6 +278,42 @@ mod tests {
         for (offset, line) in all.iter().enumerate() {
             assert_eq!(**line, format!("stdout F line {:02}", first + offset));
         }
+    }
+
+    #[test]
+    fn a_next_file_that_cannot_be_made_costs_no_line() {
+        let (_folder, path, mut log) = log(200);
+        let put = |log: &mut Log, from: usize| -> Vec<bool> {
+            let write = |n| log.write(Stream::Stdout, format!("line {n:02}\n").as_bytes());
+            (from..from + 10).map(write).map(|r| r.is_ok()).collect()
+        };
+        // In its way: what a lack of descriptors or of space does to open(2).
+        let next = with_suffix(&path, ".new");
+        fs::create_dir(&next).unwrap();
+        let written = put(&mut log, 0);
+        assert!(written.contains(&false), "the failure is told");
+        let expected = |range: std::ops::Range<usize>| -> Vec<String> {
+            range.map(|n| format!("stdout F line {n:02}")).collect()
+        };
+        assert_eq!(lines(&path), expected(0..10));
+        assert!(!rotated(&path).exists());
+        // As soon as it can be made, all is well again.
+        fs::remove_dir(&next).unwrap();
+        assert_eq!(put(&mut log, 10), [true; 10]);
+        let all = [lines(&rotated(&path)), lines(&path)].concat();
+        let first: usize = all[0][14..].parse().unwrap();
+        assert!(first > 0 && fs::metadata(&path).unwrap().len() <= 200);
+        assert_eq!(all, expected(first..20));
+        assert!(!next.exists());
+    }
+
+    #[test]
+    fn a_log_that_somebody_removed_begins_anew() {
+        let (_folder, path, mut log) = log(100);
+        log.write(Stream::Stdout, b"one\ntwo\n").unwrap();
+        fs::remove_file(&path).unwrap();
+        log.write(Stream::Stdout, b"three\nfour\n").unwrap();
+        assert!(lines(&path).contains(&"stdout F four".to_owned()));
     }
 
     #[test]

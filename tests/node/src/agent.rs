@@ -405,3 +405,35 @@ fn init_containers_volumes_and_a_sidecar() {
         }
     });
 }
+
+#[test]
+fn only_the_logs_of_two_instances_are_kept() {
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    let spec = pod("again", 42, "echo said; exit 3");
+    node.control.push(vec![Change::Pod(spec)]);
+    node.control
+        .status("again", |s| s.containers[0].restart_count >= 4);
+    let folder = node.folder.join("lib/logs/default_again_again/main");
+    wait_until("old logs to go", || {
+        let entries = fs::read_dir(&folder).expect("logs");
+        let mut names: Vec<_> = entries
+            .map(|e| e.expect("an entry").file_name().into_string())
+            .map(|name| name.expect("a name"))
+            .collect();
+        names.sort();
+        if names.len() <= 2 && !names.contains(&"0.log".to_owned()) {
+            Ok(())
+        } else {
+            Err(format!("{names:?}"))
+        }
+    });
+    let previous = v1::OpenLogs {
+        pod_uid: "again".into(),
+        previous: true,
+        ..Default::default()
+    };
+    let logs = node.control.open("previous", What::Logs(previous));
+    assert_eq!(String::from_utf8_lossy(&logs.output), "said\n");
+}

@@ -18,6 +18,8 @@ mod container;
 #[cfg(test)]
 mod control;
 #[cfg(test)]
+mod ending;
+#[cfg(test)]
 mod exec;
 #[cfg(test)]
 mod image;

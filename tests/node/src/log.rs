@@ -1,8 +1,10 @@
 //! Logs as users and other tools read them.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use proto::v1::ShimCreate;
 use tests_harness::wait_until;
 
@@ -91,5 +93,78 @@ fn a_great_deal_of_output_arrives_whole() {
     assert_eq!(lines.len(), 200_000);
     for (line, n) in lines.iter().zip(1..) {
         assert_eq!(line, &format!("stdout F {n}"));
+    }
+}
+
+#[test]
+fn a_full_disk_costs_lines_and_not_the_log() {
+    let mut pod = Pod::new();
+    // A disk of its own, smaller than the log may become.
+    let log = pod.log_path("web");
+    let folder = log.parent().unwrap().to_owned();
+    fs::create_dir_all(&folder).unwrap();
+    let options = Some("size=65536");
+    let none = MsFlags::empty();
+    mount(Some("foil"), &folder, Some("tmpfs"), none, options).unwrap();
+    let unmounted = Unmount(folder.clone());
+    let ballast = folder.join("ballast");
+    let script = "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.01; done";
+    let create = ShimCreate {
+        log_max_bytes: 4096,
+        ..pod.message("web", &["sh", "-c", script])
+    };
+    let id = pod.run(create);
+    let last = || log_lines(&log).last().cloned().unwrap_or_default();
+    let advances = |what: &str| {
+        let before = last();
+        wait_until(what, || match last() {
+            now if now != before && !now.is_empty() => Ok(()),
+            now => Err(now),
+        });
+    };
+    advances("a first line");
+    // All that is left of the disk goes.
+    let mut file = fs::File::create(&ballast).unwrap();
+    while file.write_all(&[0; 512]).is_ok() {}
+    let mut unchanged = last();
+    wait_until("a log that stands still", || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let before = std::mem::replace(&mut unchanged, last());
+        if before == unchanged {
+            Ok(())
+        } else {
+            Err(unchanged.clone())
+        }
+    });
+    drop(file);
+    fs::remove_file(&ballast).unwrap();
+    advances("lines after the disk has space again");
+    // Rotated as before, and no line is half of one.
+    let earlier = PathBuf::from(format!("{}.1", log.display()));
+    wait_until("a rotation", || {
+        if earlier.exists() {
+            Ok(())
+        } else {
+            Err(last())
+        }
+    });
+    pod.kill(&id, libc::SIGKILL, false).unwrap();
+    pod.exited(&id);
+    for line in [log_lines(&earlier), log_lines(&log)].concat() {
+        let number = line.strip_prefix("stdout F line ").map(str::parse::<u32>);
+        assert!(matches!(number, Some(Ok(_))), "{line:?}");
+    }
+    assert!(fs::exists(format!("/proc/{}", pod.shim_pid)).unwrap());
+    pod.delete(&id).unwrap();
+    drop(unmounted);
+}
+
+/// A mount that goes also when the test fails.
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let gone = umount2(&self.0, MntFlags::MNT_DETACH);
+        assert!(std::thread::panicking() || gone.is_ok(), "{gone:?}");
     }
 }
