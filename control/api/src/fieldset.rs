@@ -242,6 +242,22 @@ impl FieldSet {
         set
     }
 
+    /// Whether a field is in this set and in one that is written as FieldsV1.
+    pub(crate) fn meets(&self, fields: &Value) -> bool {
+        self.children.iter().any(|(step, child)| {
+            let theirs = fields.get(step.text());
+            theirs.is_some_and(|t| (child.owned && is_member(t)) || child.meets(t))
+        })
+    }
+
+    /// Whether all fields of this set are in one that is written as FieldsV1.
+    pub(crate) fn is_within(&self, fields: &Value) -> bool {
+        self.children.iter().all(|(step, child)| {
+            let theirs = fields.get(step.text());
+            theirs.is_some_and(|t| (!child.owned || is_member(t)) && child.is_within(t))
+        })
+    }
+
     fn read(fields: &Value) -> Self {
         let mut set = Self::default();
         for (text, child) in fields.as_object().into_iter().flatten() {
@@ -254,6 +270,12 @@ impl FieldSet {
         set.owned |= set.children.is_empty();
         set
     }
+}
+
+/// Whether a node of FieldsV1 is itself in the set.
+fn is_member(node: &Value) -> bool {
+    node.as_object()
+        .is_none_or(|fields| fields.is_empty() || fields.contains_key("."))
 }
 
 /// The step to an item of a keyed list.

@@ -12,6 +12,7 @@
 
 pub mod admit;
 pub mod apply;
+pub mod bytes;
 pub mod compare;
 pub mod condition;
 pub mod decode;

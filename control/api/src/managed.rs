@@ -82,58 +82,54 @@ pub fn track(
     operation: &Operation,
     now: Timestamp,
 ) -> Result<(), Conflicts> {
-    let before = old.and_then(raw).cloned();
-    let given = raw(new).filter(|given| !is_empty(given)).cloned();
+    let given = meta::take(new, "managedFields").filter(|given| !is_empty(given));
+    if matches!(operation, Operation::Update) && given.as_ref().is_some_and(is_reset) {
+        return Ok(());
+    }
+    let before = old.and_then(raw);
     let mut changes = compare(old.unwrap_or(&Value::Null), new);
     if old.is_none() {
         // The first status is the kind's own.
         changes.set.take("status");
     }
     let now = meta::time_text(now);
-    let entries = match operation {
-        Operation::Update => {
-            if given.as_ref().is_some_and(is_reset) {
-                None
-            } else {
-                let mut from = given.or(before);
-                let mut entries = from.as_ref().map(read).unwrap_or_default();
-                // Nothing is known of the fields of an object that was written
-                // without ownership: only an Apply changes that.
-                let unknown =
-                    entries.is_empty() && old.is_some_and(|old| !FieldSet::of(old).is_empty());
-                if unknown || changes.is_empty() {
-                    from.take()
-                } else {
-                    update(kind, &mut entries, changes, manager, &now);
-                    Some(written(entries))
-                }
-            }
+    let mut entries = match (operation, given) {
+        (Operation::Update, Some(given)) if Some(&given) == before => read(given),
+        (Operation::Update, Some(given)) => canonical(read(given)),
+        (Operation::Update | Operation::Apply { .. }, _) => {
+            before.cloned().map(read).unwrap_or_default()
         }
+    };
+    match operation {
+        // Nothing is known of the fields of an object that was written without
+        // owners: only an Apply changes that.
+        Operation::Update
+            if entries.is_empty() && old.is_some_and(|old| !FieldSet::of(old).is_empty()) => {}
+        Operation::Update => update(kind, &mut entries, changes, manager, &now),
         Operation::Apply { set, force } => {
-            let mut entries = before.as_ref().map(read).unwrap_or_default();
             if entries.is_empty()
                 && let Some(old) = old
             {
                 let set = FieldSet::of(old);
-                entries.push(Entry::update(kind, BEFORE_FIRST_APPLY, "", &now, set));
+                entries.push(Entry::update(kind, BEFORE_FIRST_APPLY, "", &now, &set));
             }
             apply(kind, &mut entries, &changes, manager, set, *force, &now)?;
-            Some(written(entries))
         }
-    };
-    meta::set(new, "managedFields", entries.filter(|list| !is_empty(list)));
+    }
+    let entries = Some(written(entries)).filter(|list| !is_empty(list));
+    meta::set(new, "managedFields", entries);
     Ok(())
 }
 
 /// What `manager` applied last, and what all other entries own.
 pub(crate) fn owned(object: &Value, manager: &str) -> (FieldSet, FieldSet) {
     let (mut own, mut others) = (FieldSet::default(), FieldSet::default());
-    for entry in raw(object).map(read).unwrap_or_default() {
+    for entry in raw(object).cloned().map(read).unwrap_or_default() {
         let same = entry.is_apply() && entry.manager == manager && entry.subresource.is_empty();
         if same {
-            own.add(&entry.set);
+            own.add(&entry.set());
         } else {
-            others.add(&entry.set);
+            others.add(&entry.set());
         }
     }
     (own, others)
@@ -204,7 +200,9 @@ fn is_reset(list: &Value) -> bool {
         .is_some_and(Map::is_empty)
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One entry. Its fields stay in their written form, and are decoded only if a
+/// write touches them: most writes are status reports that touch none.
+#[derive(Debug, Clone, PartialEq)]
 struct Entry {
     manager: String,
     /// "Apply" or "Update".
@@ -212,23 +210,45 @@ struct Entry {
     api_version: String,
     subresource: String,
     time: String,
-    set: FieldSet,
+    fields: Value,
 }
 
 impl Entry {
-    fn update(kind: &Kind, manager: &str, subresource: &str, now: &str, set: FieldSet) -> Self {
+    fn update(kind: &Kind, manager: &str, subresource: &str, now: &str, set: &FieldSet) -> Self {
         Self {
             manager: manager.to_owned(),
             operation: "Update".to_owned(),
             api_version: kind.api_version(),
             subresource: subresource.to_owned(),
             time: now.to_owned(),
-            set,
+            fields: set.to_fields_v1(),
         }
     }
 
     fn is_apply(&self) -> bool {
         self.operation == "Apply"
+    }
+
+    fn is_empty(&self) -> bool {
+        self.fields.as_object().is_none_or(Map::is_empty)
+    }
+
+    fn set(&self) -> FieldSet {
+        FieldSet::from_fields_v1(&self.fields)
+    }
+
+    fn add(&mut self, more: &FieldSet) {
+        if !more.is_within(&self.fields) {
+            let mut set = self.set();
+            set.add(more);
+            self.fields = set.to_fields_v1();
+        }
+    }
+
+    fn remove(&mut self, lost: &FieldSet) {
+        if lost.meets(&self.fields) {
+            self.fields = self.set().minus(lost).to_fields_v1();
+        }
     }
 
     /// As conflicts name it: `"foil-scale" with subresource "scale" using apps/v1`.
@@ -244,30 +264,41 @@ impl Entry {
     }
 }
 
-fn read(list: &Value) -> Vec<Entry> {
-    let entries = list.as_array().into_iter().flatten();
-    entries
-        .filter_map(|entry| {
-            let text = |name: &str| {
-                let text = entry.get(name).and_then(Value::as_str);
-                text.unwrap_or_default().to_owned()
-            };
-            let entry = Entry {
-                manager: text("manager"),
-                operation: text("operation"),
-                api_version: text("apiVersion"),
-                subresource: text("subresource"),
-                time: text("time"),
-                set: FieldSet::from_fields_v1(entry.get("fieldsV1")?),
-            };
-            Some(entry).filter(|entry| !entry.set.is_empty())
+fn read(list: Value) -> Vec<Entry> {
+    let Value::Array(entries) = list else {
+        return Vec::new();
+    };
+    let entry = |mut entry: Value| {
+        let fields = entry.get_mut("fieldsV1").map(Value::take)?;
+        let mut text = |name: &str| match entry.get_mut(name).map(Value::take) {
+            Some(Value::String(text)) => text,
+            Some(_) | None => String::new(),
+        };
+        Some(Entry {
+            manager: text("manager"),
+            operation: text("operation"),
+            api_version: text("apiVersion"),
+            subresource: text("subresource"),
+            time: text("time"),
+            fields,
         })
-        .collect()
+    };
+    let entries = entries.into_iter().filter_map(entry);
+    entries.filter(|entry| !entry.is_empty()).collect()
+}
+
+/// Entries that a client wrote, with their fields as we write them.
+fn canonical(mut entries: Vec<Entry>) -> Vec<Entry> {
+    for entry in &mut entries {
+        entry.fields = entry.set().to_fields_v1();
+    }
+    entries.retain(|entry| !entry.is_empty());
+    entries
 }
 
 /// In Kubernetes' order: operation, time, manager.
 fn written(mut entries: Vec<Entry>) -> Value {
-    entries.retain(|entry| !entry.set.is_empty());
+    entries.retain(|entry| !entry.is_empty());
     fn order(entry: &Entry) -> [&str; 4] {
         let Entry {
             operation,
@@ -286,10 +317,10 @@ fn written(mut entries: Vec<Entry>) -> Value {
             "apiVersion": entry.api_version,
             "time": entry.time,
             "fieldsType": "FieldsV1",
-            "fieldsV1": entry.set.to_fields_v1(),
         });
+        value["fieldsV1"] = entry.fields;
         if !entry.subresource.is_empty() {
-            value["subresource"] = json!(entry.subresource);
+            value["subresource"] = Value::String(entry.subresource);
         }
         value
     });
@@ -302,7 +333,7 @@ fn take_from_others(entries: &mut [Entry], own: impl Fn(&Entry) -> bool, lost: &
         return;
     }
     for entry in entries.iter_mut().filter(|entry| !own(entry)) {
-        entry.set = entry.set.minus(lost);
+        entry.remove(lost);
     }
 }
 
@@ -324,7 +355,7 @@ fn update(
         take_from_others(entries, |_| false, &changes.removed);
         match entries.iter_mut().find(|entry| own(entry)) {
             Some(entry) => {
-                entry.set.add(&changes.set);
+                entry.add(&changes.set);
                 entry.api_version = kind.api_version();
                 entry.time = now.to_owned();
             }
@@ -334,12 +365,12 @@ fn update(
                     manager.name,
                     subresource,
                     now,
-                    changes.set,
+                    &changes.set,
                 ));
             }
         }
     }
-    entries.retain(|entry| !entry.set.is_empty());
+    entries.retain(|entry| !entry.is_empty());
     merge_ancient(kind, entries);
 }
 
@@ -371,9 +402,9 @@ fn merge_ancient(kind: &Kind, entries: &mut Vec<Entry>) {
             return;
         };
         let (older, newer) = (entries[first].clone(), &mut entries[second]);
-        let mut set = older.set;
-        set.add(&newer.set);
-        *newer = Entry::update(kind, ANCIENT_CHANGES, "", &newer.time, set);
+        let mut set = older.set();
+        set.add(&newer.set());
+        *newer = Entry::update(kind, ANCIENT_CHANGES, "", &newer.time, &set);
         entries.remove(first);
     }
 }
@@ -394,9 +425,10 @@ fn apply(
     };
     if !force {
         let mut conflicts = Vec::new();
-        for entry in entries.iter().filter(|entry| !own(entry)) {
+        let others = entries.iter().filter(|entry| !own(entry));
+        for entry in others.filter(|entry| changes.set.meets(&entry.fields)) {
             let message = format!("conflict with {}", entry.shown());
-            for field in entry.set.and(&changes.set).paths() {
+            for field in entry.set().and(&changes.set).paths() {
                 let message = message.clone();
                 conflicts.push(Cause { field, message });
             }
@@ -408,15 +440,15 @@ fn apply(
     take_from_others(entries, own, &changes.set);
     take_from_others(entries, own, &changes.removed);
     match entries.iter_mut().find(|entry| own(entry)) {
-        Some(entry) if entry.set == *set && changes.is_empty() => {}
+        Some(entry) if changes.is_empty() && entry.set() == *set => {}
         Some(entry) => {
-            entry.set = set.clone();
+            entry.fields = set.to_fields_v1();
             entry.api_version = kind.api_version();
             entry.time = now.to_owned();
         }
         None => entries.push(Entry {
             operation: "Apply".to_owned(),
-            ..Entry::update(kind, manager.name, manager.subresource, now, set.clone())
+            ..Entry::update(kind, manager.name, manager.subresource, now, set)
         }),
     }
     Ok(())

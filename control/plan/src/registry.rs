@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use control_api::bytes::without_managed_fields;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -47,7 +48,8 @@ struct Bare {
 /// The metadata of an object in JSON, whatever its kind is. Without the owners of
 /// its fields: plans do not read them, and the server keeps them at each write.
 pub fn metadata(json: &[u8]) -> Result<ObjectMeta, serde_json::Error> {
-    let mut metadata = serde_json::from_slice::<Bare>(json)?.metadata;
+    let json = without_managed_fields(json);
+    let mut metadata = serde_json::from_slice::<Bare>(&json)?.metadata;
     metadata.managed_fields = None;
     Ok(metadata)
 }
@@ -56,7 +58,7 @@ fn typed<T>(json: &[u8], revision: u64) -> Result<Arc<T>, serde_json::Error>
 where
     T: DeserializeOwned + Metadata<Ty = ObjectMeta>,
 {
-    let mut object: T = serde_json::from_slice(json)?;
+    let mut object: T = serde_json::from_slice(&without_managed_fields(json))?;
     object.metadata_mut().managed_fields = None;
     object.metadata_mut().resource_version = Some(revision.to_string());
     Ok(Arc::new(object))
