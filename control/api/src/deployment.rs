@@ -23,6 +23,8 @@ pub(crate) static KIND: Kind = admit::kind_of::<Deployment>(Words {
 });
 
 impl Rules for Deployment {
+    const SCALABLE: bool = true;
+
     fn prepare(&mut self, old: Option<&Self>) {
         // Who changes to Recreate did not write the numbers that were filled in.
         let was = old

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Event;
 use crate::admit;
 use crate::invalid::{Causes, Field};
 use crate::kind::{Kind, NameRule, Rules, Words};
+use crate::namespace;
 
 pub(crate) static KIND: Kind = admit::kind_of::<Event>(Words {
     plural: "events",
@@ -25,7 +26,7 @@ impl Rules for Event {
             .as_deref()
             .unwrap_or_default();
         // What has no namespace is reported in "default".
-        let fits = about == own || (about.is_empty() && own == "default");
+        let fits = about == own || (about.is_empty() && own == namespace::DEFAULT);
         if !fits {
             let at = Field::root("involvedObject").child("namespace");
             causes.invalid(&at, about, "does not match event.namespace");

@@ -28,6 +28,18 @@ pub trait Rules:
     fn initial_status(&self) -> Option<Value> {
         None
     }
+    /// Whether `spec.replicas` can be set by Scale.
+    const SCALABLE: bool = false;
+    /// Seconds that a stored object has between its deletion and its end. `asked`:
+    /// by the request.
+    fn grace_seconds(_object: &Value, _asked: Option<i64>) -> i64 {
+        0
+    }
+    /// Marks a stored object that is being deleted, and says whether a controller
+    /// completes the deletion, also if it has no finalizer.
+    fn terminate(_object: &mut Value) -> bool {
+        false
+    }
 }
 
 /// What a name must look like.
@@ -65,6 +77,12 @@ pub struct Kind {
     /// Path to the PodSpec in it: "spec", "spec.template.spec", or "".
     pub pod_spec: &'static str,
     pub name_rule: NameRule,
+    /// Scale may set `spec.replicas`.
+    pub scalable: bool,
+    /// See [`Rules::grace_seconds`].
+    pub grace_seconds: fn(&Value, Option<i64>) -> i64,
+    /// See [`Rules::terminate`].
+    pub terminate: fn(&mut Value) -> bool,
     pub(crate) admit: AdmitFn,
     pub(crate) admit_status: AdmitFn,
     /// What this version's type has of a stored object.

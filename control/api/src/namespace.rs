@@ -19,6 +19,10 @@ pub(crate) static KIND: Kind = admit::kind_of::<Namespace>(Words {
     name_rule: NameRule::Label,
 });
 
+/// Where an object goes that names no namespace.
+pub const DEFAULT: &str = "default";
+/// Namespaces that are always there.
+pub const BUILTIN: &[&str] = &[DEFAULT, "kube-system"];
 /// In `spec.finalizers` until the namespace is empty.
 pub const FINALIZER: &str = "kubernetes";
 /// Each namespace carries its name in this label.
@@ -62,5 +66,13 @@ impl Rules for Namespace {
 
     fn initial_status(&self) -> Option<Value> {
         Some(json!({"phase": "Active"}))
+    }
+
+    fn terminate(namespace: &mut Value) -> bool {
+        if let Some(fields) = namespace.as_object_mut() {
+            let status = fields.entry("status").or_insert_with(|| json!({}));
+            status["phase"] = json!("Terminating");
+        }
+        true
     }
 }

@@ -106,6 +106,18 @@ impl Rules for Pod {
             .unwrap_or("BestEffort");
         Some(json!({"phase": "Pending", "qosClass": qos}))
     }
+
+    /// None when no node has the pod, or when it has come to its end by itself.
+    fn grace_seconds(pod: &Value, asked: Option<i64>) -> i64 {
+        let text = |at: &str| pod.pointer(at).and_then(Value::as_str).unwrap_or_default();
+        let finished = matches!(text("/status/phase"), "Succeeded" | "Failed");
+        if text("/spec/nodeName").is_empty() || finished {
+            return 0;
+        }
+        let own = pod.pointer("/spec/terminationGracePeriodSeconds");
+        let own = own.and_then(Value::as_i64);
+        asked.or(own).unwrap_or_default().max(0)
+    }
 }
 
 fn equalise(new: &mut PodSpec, old: &PodSpec) {

@@ -23,6 +23,8 @@ pub(crate) static KIND: Kind = admit::kind_of::<ReplicaSet>(Words {
 });
 
 impl Rules for ReplicaSet {
+    const SCALABLE: bool = true;
+
     fn set_defaults(&mut self) {
         let Some(spec) = &mut self.spec else { return };
         spec.replicas.get_or_insert(1);

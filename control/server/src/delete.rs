@@ -118,35 +118,11 @@ fn deleted(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) ->
             meta::set(&mut next, "finalizers", Some(json!(finalizers)));
         }
     }
-    let grace = if kind.kind == "Pod" {
-        pod_grace(old, options.grace_seconds)
-    } else {
-        0
-    };
-    if grace == 0 && finalizers.is_empty() && kind.kind != "Namespace" {
+    let grace = (kind.grace_seconds)(old, options.grace_seconds);
+    let stays = (kind.terminate)(&mut next);
+    if grace == 0 && finalizers.is_empty() && !stays {
         return (next, true);
     }
     meta::stamp_deleted(&mut next, grace, now);
-    if kind.kind == "Namespace"
-        && let Some(fields) = next.as_object_mut()
-    {
-        let status = fields.entry("status").or_insert_with(|| json!({}));
-        status["phase"] = json!("Terminating");
-    }
     (next, false)
-}
-
-/// Seconds that a pod has to stop: none when no node has it, or when it has
-/// come to its end by itself.
-fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
-    let text = |at: &str| pod.pointer(at).and_then(Value::as_str).unwrap_or("");
-    let finished = matches!(text("/status/phase"), "Succeeded" | "Failed");
-    if text("/spec/nodeName").is_empty() || finished {
-        return 0;
-    }
-    let own = pod
-        .pointer("/spec/terminationGracePeriodSeconds")
-        .and_then(Value::as_i64);
-    // Admission gave every pod a grace period.
-    asked.or(own).unwrap_or_default().max(0)
 }

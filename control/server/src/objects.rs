@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use control_api::kind::Kind;
 use control_api::managed::{self, Operation};
+use control_api::namespace::BUILTIN;
 use control_api::unknown::Seen;
 use control_api::{Invalid, Warning, admit, equality, meta};
 use control_plan::claim::{Claim, ClaimKey, ClaimWrite};
@@ -336,7 +337,7 @@ impl Objects {
 
     /// Makes the namespaces that are always there.
     pub async fn make_builtin(&self) -> Result<(), Refusal> {
-        for name in ["default", "kube-system"] {
+        for name in BUILTIN {
             let value = json!({
                 "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name},
             });

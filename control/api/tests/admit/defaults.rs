@@ -189,3 +189,32 @@ fn qos_classes() {
         assert_eq!(pod["status"]["qosClass"], expected, "{resources}");
     }
 }
+
+#[test]
+fn only_pods_on_nodes_have_a_grace_period() {
+    let pods = control_api::by_word("pods").unwrap();
+    let rows = [
+        (json!({}), None, 0),
+        (json!({"spec": {"nodeName": "n"}}), None, 30),
+        (json!({"spec": {"nodeName": "n"}}), Some(5), 5),
+        (json!({"spec": {"nodeName": "n"}}), Some(0), 0),
+        (json!({"spec": {"nodeName": "n"}}), Some(-1), 0),
+        (
+            json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 7}}),
+            None,
+            7,
+        ),
+        (
+            json!({"spec": {"nodeName": "n"}, "status": {"phase": "Failed"}}),
+            Some(9),
+            0,
+        ),
+    ];
+    for (fields, asked, expected) in rows {
+        let mut stored = admitted(&pod());
+        control_api::patch::merge(&mut stored, &fields);
+        assert_eq!((pods.grace_seconds)(&stored, asked), expected, "{fields}");
+    }
+    let services = control_api::by_word("services").unwrap();
+    assert_eq!((services.grace_seconds)(&admitted(&service()), Some(9)), 0);
+}

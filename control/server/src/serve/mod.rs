@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use control_api::kind::Kind;
+use control_api::namespace;
 use proto::v1::{self, cluster_server};
 use serde_json::Value;
 use tokio_stream::Stream;
@@ -187,7 +188,7 @@ fn kind_of(kind: Option<&v1::KindRef>) -> Result<&'static Kind, Refusal> {
 fn namespace_of<'a>(kind: &Kind, namespace: &'a str) -> &'a str {
     match (kind.namespaced, namespace) {
         (false, _) => "",
-        (true, "") => "default",
+        (true, "") => namespace::DEFAULT,
         (true, named) => named,
     }
 }

@@ -1,6 +1,7 @@
 //! Apply, Create, Update, Patch, Scale, Delete.
 
 use control_api::kind::Kind;
+use control_api::namespace::BUILTIN;
 use control_api::{Invalid, Warning, apply as server_side, managed, meta, patch as merge};
 use proto::v1;
 use proto::v1::apply_response::Outcome;
@@ -240,7 +241,7 @@ pub(super) async fn scale(
     owner: &Owner,
 ) -> Result<v1::Object, Refusal> {
     let kind = kind_of(request.kind.as_ref())?;
-    if !matches!(kind.kind, "Deployment" | "ReplicaSet") {
+    if !kind.scalable {
         let message = format!("a {} cannot be scaled", kind.kind);
         return Err(Refusal::BadRequest(message));
     }
@@ -276,7 +277,7 @@ pub(super) async fn delete(
             "gracePeriodSeconds must not be negative".to_owned(),
         ));
     }
-    if kind.kind == "Namespace" && matches!(request.name.as_str(), "default" | "kube-system") {
+    if kind.kind == "Namespace" && BUILTIN.contains(&request.name.as_str()) {
         let message = format!("namespace {:?} is always there", request.name);
         return Err(Refusal::Forbidden(message));
     }
