@@ -38,6 +38,12 @@ impl Plan {
         self.again_at = Some(self.again_at.map_or(at, |old| old.min(at)));
     }
 
+    /// Tells of the write that was added last.
+    pub fn tell(&mut self, notice: Notice) {
+        let write = self.writes.len().checked_sub(1);
+        self.notices.push(Notice { write, ..notice });
+    }
+
     /// Adds an object to be created, or to replace the one at its revision.
     pub fn put(&mut self, object: Object) {
         self.writes.push(Write::Put {
@@ -125,4 +131,7 @@ pub struct Notice {
     pub message: String,
     /// Which controller says it: "default-scheduler", ...
     pub component: &'static str,
+    /// The write that makes it true, by its place in [`Plan::writes`]: without it
+    /// there is nothing to tell. `None`: it is true whatever is written.
+    pub write: Option<usize>,
 }

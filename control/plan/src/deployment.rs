@@ -261,7 +261,7 @@ fn create(
         }),
         status: None,
     })));
-    plan.notices.push(scaled(deployment, &set, 0, replicas));
+    plan.tell(scaled(deployment, &set, 0, replicas));
     None
 }
 
@@ -315,8 +315,7 @@ fn update(
     if changed != *member.set {
         plan.put(Object::ReplicaSet(Arc::new(changed)));
         if replicas != member.replicas {
-            plan.notices
-                .push(scaled(deployment, member.name(), member.replicas, replicas));
+            plan.tell(scaled(deployment, member.name(), member.replicas, replicas));
         }
     }
 }
@@ -335,6 +334,7 @@ fn scaled(deployment: &Deployment, set: &str, from: i32, to: i32) -> Notice {
         reason: "ScalingReplicaSet",
         message,
         component: COMPONENT,
+        write: None,
     }
 }
 

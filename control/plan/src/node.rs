@@ -157,6 +157,7 @@ pub fn plan(world: &World, name: &str, now: Timestamp) -> Plan {
                     world.settings.pod_cidr
                 ),
                 component: COMPONENT,
+                write: None,
             }),
         }
     }
@@ -286,13 +287,14 @@ fn evict(world: &World, node: &Node, pod: &Arc<Pod>, now: Timestamp, plan: &mut 
             continue;
         }
         podgc::delete(pod, None, plan);
-        plan.notices.push(Notice {
+        plan.tell(Notice {
             about: Key::new("", "Pod", Name::of(&pod.metadata)),
             uid: object::uid(&pod.metadata).to_owned(),
             severity: Severity::Normal,
             reason: "TaintManagerEviction",
             message: format!("Deleting pod {}", Name::of(&pod.metadata)),
             component: COMPONENT,
+            write: None,
         });
         return;
     }
@@ -315,13 +317,14 @@ fn not_ready(pod: &Arc<Pod>, now: Timestamp, plan: &mut Plan) {
         ready.last_transition_time = Some(Time(now));
     }
     plan.put(Object::Pod(Arc::new(changed)));
-    plan.notices.push(Notice {
+    plan.tell(Notice {
         about: Key::new("", "Pod", Name::of(&pod.metadata)),
         uid: object::uid(&pod.metadata).to_owned(),
         severity: Severity::Warning,
         reason: "NodeNotReady",
         message: "Node is not ready".to_owned(),
         component: COMPONENT,
+        write: None,
     });
 }
 

@@ -201,7 +201,7 @@ fn create(world: &World, set: &ReplicaSet, count: usize, plan: &mut Plan) {
             status: None,
         };
         plan.put(Object::Pod(Arc::new(pod)));
-        plan.notices.push(notice(
+        plan.tell(notice(
             set,
             "SuccessfulCreate",
             format!("Created pod: {name}"),
@@ -224,7 +224,7 @@ fn delete(set: &ReplicaSet, active: &[&Arc<Pod>], count: usize, now: Timestamp, 
             grace_seconds: None,
             foreground: false,
         });
-        plan.notices.push(notice(set, "SuccessfulDelete", message));
+        plan.tell(notice(set, "SuccessfulDelete", message));
     }
 }
 
@@ -286,6 +286,7 @@ fn notice(set: &ReplicaSet, reason: &'static str, message: String) -> Notice {
         reason,
         message,
         component: COMPONENT,
+        write: None,
     }
 }
 

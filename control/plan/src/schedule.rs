@@ -377,8 +377,7 @@ impl Pass<'_> {
             object: Object::Pod(Arc::new(changed)),
             claims,
         });
-        plan.notices
-            .push(notice(pod, Severity::Normal, "Scheduled", message));
+        plan.tell(notice(pod, Severity::Normal, "Scheduled", message));
     }
 }
 
@@ -398,7 +397,7 @@ fn unschedulable(pod: &Arc<Pod>, why: &Nowhere, now: Timestamp, plan: &mut Plan)
     let status = changed.status.get_or_insert_default();
     scheduled(status, "False", Some("Unschedulable"), Some(message), now);
     plan.put(Object::Pod(Arc::new(changed)));
-    plan.notices.push(notice(
+    plan.tell(notice(
         pod,
         Severity::Warning,
         "FailedScheduling",
@@ -437,6 +436,7 @@ fn notice(pod: &Pod, severity: Severity, reason: &'static str, message: String) 
         reason,
         message,
         component: COMPONENT,
+        write: None,
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Started by `run.rs`, many at once; each write by itself is `write.rs`.
 
+use std::collections::BTreeSet;
+
 use control_plan::{Key, Notice, Object, Task, Write};
 use futures::future::join_all;
 
@@ -21,7 +23,8 @@ pub(crate) struct Done {
     pub(crate) unbound: Vec<(Key, String)>,
 }
 
-/// Carries out a task's writes, and tells its notices if all went well.
+/// Carries out a task's writes, and tells of those that took place. Of one that did
+/// not, the plan that makes it again tells.
 pub(crate) async fn carry_out(
     objects: &Objects,
     task: Task,
@@ -29,10 +32,11 @@ pub(crate) async fn carry_out(
     notices: Vec<Notice>,
     recorder: &Recorder,
 ) -> Done {
-    let (creates, others): (Vec<&Write>, Vec<&Write>) = writes.iter().partition(|w| creates(w));
+    let numbered = || writes.iter().enumerate();
+    let (creates, others): (Vec<_>, Vec<_>) = numbered().partition(|(_, write)| creates(write));
     let (made, changed) = futures::join!(
         slow_start(objects, &creates),
-        join_all(others.iter().map(|w| write::apply(objects, w)))
+        join_all(others.iter().map(|(_, write)| write::apply(objects, write)))
     );
     let mut done = Done {
         task,
@@ -40,23 +44,36 @@ pub(crate) async fn carry_out(
         failed: made.len() < creates.len(),
         unbound: Vec::new(),
     };
+    let mut carried = BTreeSet::new();
     let made = creates.into_iter().zip(made);
-    for (write, result) in made.chain(others.into_iter().zip(changed)) {
+    for ((number, write), result) in made.chain(others.into_iter().zip(changed)) {
         match result {
-            Ok(revision) => done.revision = done.revision.max(revision),
+            Ok(revision) => {
+                done.revision = done.revision.max(revision);
+                carried.insert(number);
+            }
             Err(refusal) => done.refused(write, &refusal),
         }
     }
-    if done.failed || !done.unbound.is_empty() {
+    let again = done.failed || !done.unbound.is_empty();
+    if again {
         // The world may be behind what is there: plan again when it has caught up.
         match objects.store().revision().await {
             Ok(revision) => done.revision = done.revision.max(revision),
             Err(error) => tracing::warn!("the store failed: {error}"),
         }
-    } else {
-        recorder.record(notices);
     }
+    recorder.record(told(notices, &carried, again));
     done
+}
+
+/// The notices that are true now and will not be told by another plan.
+fn told(notices: Vec<Notice>, carried: &BTreeSet<usize>, again: bool) -> Vec<Notice> {
+    let is_true = |notice: &Notice| match notice.write {
+        Some(number) => carried.contains(&number),
+        None => !again,
+    };
+    notices.into_iter().filter(is_true).collect()
 }
 
 impl Done {
@@ -87,13 +104,13 @@ fn creates(write: &Write) -> bool {
 /// Creates one object, then two, then four, and so on while all of them succeed:
 /// where each would be refused for the same reason, few are tried (Kubernetes'
 /// pkg/controller/replicaset, slowStartBatch). Results of those that were tried.
-async fn slow_start(objects: &Objects, creates: &[&Write]) -> Vec<Result<u64, Refusal>> {
+async fn slow_start(objects: &Objects, creates: &[(usize, &Write)]) -> Vec<Result<u64, Refusal>> {
     let mut results = Vec::with_capacity(creates.len());
     let mut size = 1;
     let mut rest = creates;
     while !rest.is_empty() {
         let (batch, later) = rest.split_at(size.min(rest.len()));
-        let tried = join_all(batch.iter().map(|w| write::apply(objects, w))).await;
+        let tried = join_all(batch.iter().map(|(_, w)| write::apply(objects, w))).await;
         let failed = tried.iter().any(Result::is_err);
         results.extend(tried);
         if failed {
@@ -103,4 +120,35 @@ async fn slow_start(objects: &Objects, creates: &[&Write]) -> Vec<Result<u64, Re
         size *= 2;
     }
     results
+}
+
+#[cfg(test)]
+mod tests {
+    use control_plan::{Name, Severity};
+
+    use super::*;
+
+    #[test]
+    fn what_took_place_is_told_also_where_another_write_was_refused() {
+        let notice = |write| Notice {
+            about: Key::new("", "Pod", Name::new("d", "p")),
+            uid: String::new(),
+            severity: Severity::Normal,
+            reason: "Scheduled",
+            message: String::new(),
+            component: "test",
+            write,
+        };
+        let carried = BTreeSet::from([1]);
+        for (write, again, expected) in [
+            (Some(1), true, true),
+            (Some(0), true, false),
+            (Some(1), false, true),
+            (None, true, false),
+            (None, false, true),
+        ] {
+            let got = told(vec![notice(write)], &carried, again);
+            assert_eq!(!got.is_empty(), expected, "{write:?} {again}");
+        }
+    }
 }
