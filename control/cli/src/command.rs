@@ -6,6 +6,7 @@
 pub(crate) mod annotate;
 pub(crate) mod api_resources;
 pub(crate) mod apply;
+mod apply_order;
 pub(crate) mod bpf;
 pub(crate) mod bpf_error;
 mod bpf_flows;

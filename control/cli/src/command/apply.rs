@@ -1,19 +1,27 @@
 //! `foil apply`: objects become what their manifests say.
 //!
 //! A document is applied whole or not at all: all its objects are judged before
-//! the first is sent. Other documents go on; the exit code tells.
+//! the first is sent. Other documents go on; the exit code tells. Several documents
+//! are under way at a time (`apply_order.rs` says which), and what became of them is
+//! printed in the order of the file.
 
 use std::io::Write;
 
+use futures::StreamExt as _;
 use serde_json::Value;
 
 use crate::client::{CallError, Client};
+use crate::command::apply_order::Order;
 use crate::error::CommandError;
 use crate::kinds::Kind;
 use crate::manifest::{self, Document, Place};
 use crate::output::{self, Format};
 use crate::session::Session;
 use proto::v1::apply_response::Outcome;
+
+/// Documents that are under way at the same time: the control plane makes their
+/// writes durable together.
+const IN_FLIGHT: usize = 32;
 
 /// Create or update objects from manifests
 #[derive(Debug, clap::Args)]
@@ -102,26 +110,68 @@ pub(crate) async fn run(
             judge_here(place, objects, &namespace, &args, out)
         });
     }
-    let mut client = session.connect().await?;
+    let client = session.connect().await?;
     let namespace = session.namespace(&client);
     manifest::refuse_duplicates(&mut documents, &namespace);
+    let (order, applying) = (Order::default(), (&args, session, &client));
+    let results = documents.into_iter().enumerate().map(|(index, document)| {
+        let turn = order.begin(index, document.objects.as_deref().unwrap_or_default());
+        async move {
+            turn.wait().await;
+            Applied::of(document, applying).await
+        }
+    });
+    let mut results = futures::stream::iter(results).buffered(IN_FLIGHT);
     let mut refused = Refused::default();
-    for document in documents {
-        let Some((place, objects)) = refused.unless_broken(document) else {
-            continue;
-        };
-        let applying = Applying {
-            args: &args,
-            session,
-            place: &place,
-        };
-        match applying.document(&mut client, &objects, out).await {
-            Ok(()) => refused.applied.push(place),
-            Err(Stop::Document(lines)) => refused.report(place, lines),
+    while let Some(applied) = results.next().await {
+        out.write_all(&applied.printed.out)?;
+        out.flush()?;
+        std::io::stderr().write_all(&applied.printed.warnings)?;
+        match applied.result {
+            Ok(()) => refused.applied.push(applied.place),
+            Err(Stop::Document(lines)) => refused.report(applied.place, lines),
             Err(Stop::Command(error)) => return Err(error),
         }
     }
     refused.end()
+}
+
+/// What became of a document.
+struct Applied {
+    place: Place,
+    printed: Printed,
+    result: Result<(), Stop>,
+}
+
+/// What is to be printed when the documents before it were.
+#[derive(Default)]
+struct Printed {
+    out: Vec<u8>,
+    warnings: Vec<u8>,
+}
+
+impl Applied {
+    async fn of(document: Document, (args, session, client): (&Args, &Session, &Client)) -> Self {
+        let place = document.place;
+        let mut printed = Printed::default();
+        let result = match document.objects {
+            Ok(objects) => {
+                let applying = Applying {
+                    args,
+                    session,
+                    place: &place,
+                };
+                let mut client = client.clone();
+                applying.document(&mut client, &objects, &mut printed).await
+            }
+            Err(error) => Err(Stop::Document(vec![error.to_string()])),
+        };
+        Self {
+            place,
+            printed,
+            result,
+        }
+    }
 }
 
 /// Why to stop, and how much of it.
@@ -150,7 +200,7 @@ impl Applying<'_> {
         &self,
         client: &mut Client,
         objects: &[Value],
-        out: &mut dyn Write,
+        printed: &mut Printed,
     ) -> Result<(), Stop> {
         let mut kinds = Vec::new();
         for object in objects {
@@ -174,7 +224,7 @@ impl Applying<'_> {
             }
         }
         for (object, kind) in objects.iter().zip(&kinds) {
-            self.one(client, object, kind, out).await?;
+            self.one(client, object, kind, printed).await?;
         }
         Ok(())
     }
@@ -198,7 +248,7 @@ impl Applying<'_> {
         client: &mut Client,
         object: &Value,
         kind: &Kind,
-        out: &mut dyn Write,
+        printed: &mut Printed,
     ) -> Result<(), Stop> {
         let dry_run = self.args.dry_run == DryRun::Server;
         let namespace = self.session.namespace_for(client, object);
@@ -207,11 +257,13 @@ impl Applying<'_> {
             .await
             .map_err(|error| self.stop(object, error))?;
         for warning in &answer.warnings {
-            eprintln!(
-                "Warning: {}: {}: {warning}",
-                self.place,
-                manifest::label(object)
-            );
+            let label = manifest::label(object);
+            writeln!(
+                printed.warnings,
+                "Warning: {}: {label}: {warning}",
+                self.place
+            )
+            .map_err(CommandError::from)?;
         }
         let word = match answer.outcome() {
             Outcome::Created => "created",
@@ -221,8 +273,9 @@ impl Applying<'_> {
         };
         let stored = crate::client::value_of(answer.object).map_err(CommandError::from)?;
         let outcome = format!("{word}{}", self.args.dry_run.suffix());
-        let printed = output::report(out, self.args.output.as_ref(), kind, &stored, &outcome);
-        Ok(printed.map_err(CommandError::from)?)
+        let out = &mut printed.out;
+        let reported = output::report(out, self.args.output.as_ref(), kind, &stored, &outcome);
+        Ok(reported.map_err(CommandError::from)?)
     }
 
     fn stop(&self, object: &Value, error: CallError) -> Stop {
