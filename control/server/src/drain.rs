@@ -4,7 +4,7 @@
 //! Waits for the acknowledgements of the connected nodes, and not for longer
 //! than [`PATIENCE`]. Called by `run.rs`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use control_plan::world::EndpointUse;
@@ -75,6 +75,7 @@ impl Drain {
     /// Name and uid of pods that are to stop now.
     pub fn released(&mut self, world: &World, hub: &Hub, now: Instant) -> Vec<(Name, String)> {
         let mut released = Vec::new();
+        let acked = self.acked(world, hub);
         self.waiting.retain(|name, waiting| {
             let Some(pod) = world.pods.get(name) else {
                 return false;
@@ -83,10 +84,7 @@ impl Drain {
                 // Nodes go on sending to the last one: there is nothing to wait for.
                 EndpointUse::None | EndpointUse::Last => true,
                 EndpointUse::Open => false,
-                EndpointUse::Closed => {
-                    let shown = *waiting.shown.get_or_insert_with(|| hub.revision());
-                    hub.all_acked(shown)
-                }
+                EndpointUse::Closed => waiting.shown.is_some_and(|shown| shown <= acked),
             };
             if go || now >= waiting.since + PATIENCE {
                 released.push((name.clone(), waiting.uid.clone()));
@@ -96,5 +94,20 @@ impl Drain {
         });
         self.told.extend(released.iter().cloned());
         released
+    }
+
+    /// The newest revision that somebody waits for and all nodes have, 0 if there is
+    /// none. The hub tells when they have the next one.
+    fn acked(&mut self, world: &World, hub: &Hub) -> u64 {
+        for (name, waiting) in &mut self.waiting {
+            let pod = world.pods.get(name);
+            let closed = pod.is_some_and(|p| world.endpoint_use(p) == EndpointUse::Closed);
+            if closed {
+                waiting.shown.get_or_insert_with(|| hub.revision());
+            }
+        }
+        let shown: BTreeSet<u64> = self.waiting.values().filter_map(|w| w.shown).collect();
+        let mut had = shown.into_iter().take_while(|shown| hub.all_have(*shown));
+        had.by_ref().last().unwrap_or(0)
     }
 }

@@ -5,7 +5,7 @@
 //! by the number of things, and nobody waits for anybody.
 //! Filled by `run.rs`; read by `session.rs`. Decides nothing.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::v1::{self, node_down};
@@ -40,6 +40,8 @@ struct View {
 struct Session {
     id: u64,
     mailbox: Arc<Mailbox>,
+    /// The newest revision that was named to the node.
+    sent: u64,
     acked: u64,
 }
 
@@ -47,7 +49,7 @@ struct Session {
 pub struct Hub {
     cluster_id: String,
     inner: Mutex<Inner>,
-    /// Some node acknowledged, connected or left.
+    /// A node connected or left, or all have a revision that was waited for.
     pub moved: Notify,
 }
 
@@ -65,6 +67,17 @@ struct Inner {
     /// Changes after this revision are known completely.
     floor: u64,
     sessions: u64,
+    /// Who has something new since the revision before was complete.
+    posted: Posted,
+    /// A revision that somebody waits for, and how many sessions do not have it.
+    awaited: Option<(u64, usize)>,
+}
+
+/// Nodes for which there is something new.
+#[derive(Default)]
+struct Posted {
+    all: bool,
+    nodes: BTreeSet<String>,
 }
 
 /// What a session sends next.
@@ -111,6 +124,8 @@ impl Hub {
             removed: VecDeque::new(),
             floor: revision,
             sessions: 0,
+            posted: Posted::default(),
+            awaited: None,
         };
         Self {
             cluster_id,
@@ -141,8 +156,18 @@ impl Hub {
         let mut inner = self.lock();
         inner.filling = false;
         inner.completed = inner.revision;
-        for session in inner.views.values().filter_map(|v| v.session.as_ref()) {
-            session.mailbox.wake_if_due();
+        let posted = std::mem::take(&mut inner.posted);
+        if posted.all {
+            for session in inner.views.values().filter_map(|v| v.session.as_ref()) {
+                session.mailbox.wake_if_due();
+            }
+            return;
+        }
+        for node in posted.nodes {
+            let view = inner.views.get(&node);
+            if let Some(session) = view.and_then(|v| v.session.as_ref()) {
+                session.mailbox.wake_if_due();
+            }
         }
     }
 
@@ -213,6 +238,7 @@ impl Hub {
         }
         view.config = Some(at);
         view.post(&Item::Config);
+        inner.posted.nodes.insert(node.to_owned());
     }
 
     /// A pod for one node; `None`: the node is not to have it any more.
@@ -241,7 +267,7 @@ impl Hub {
                 );
                 view.post(&item);
             }
-            None if old.is_none() => {}
+            None if old.is_none() => return,
             None => {
                 view.pods.remove(uid);
                 view.post(&item);
@@ -252,6 +278,7 @@ impl Hub {
                 inner.remember(Some(node), item);
             }
         }
+        inner.posted.nodes.insert(node.to_owned());
     }
 
     /// A node opened a session. An older one of the same node gets a goodbye.
@@ -283,6 +310,7 @@ impl Hub {
         let session = Session {
             id,
             mailbox: mailbox.clone(),
+            sent: acked,
             acked,
         };
         if let Some(old) = view.session.replace(session) {
@@ -316,28 +344,6 @@ impl Hub {
         !taken_over
     }
 
-    /// All up to this revision is in force on the node.
-    pub fn ack(&self, node: &str, id: u64, revision: u64) {
-        let mut inner = self.lock();
-        if let Some(view) = inner.views.get_mut(node)
-            && let Some(session) = view.session.as_mut().filter(|s| s.id == id)
-        {
-            session.acked = session.acked.max(revision);
-        }
-        drop(inner);
-        self.moved.notify_one();
-    }
-
-    /// True when every connected node has acknowledged this revision.
-    pub fn all_acked(&self, revision: u64) -> bool {
-        let inner = self.lock();
-        inner
-            .views
-            .values()
-            .filter_map(|v| v.session.as_ref())
-            .all(|s| s.acked >= revision)
-    }
-
     /// Asks a node to open a stream for logs or exec. False: it is not connected.
     pub fn open(&self, node: &str, open: v1::Open) -> bool {
         let inner = self.lock();
@@ -353,7 +359,8 @@ impl Hub {
     /// the step that is under way. A part is made when it is collected, so that a
     /// slow node costs the memory of one part.
     pub fn collect(&self, node: &str, mailbox: &Mailbox) -> Collected {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        let had = inner.has_awaited(node);
         let mut waiting = mailbox.lock();
         if let Some(reason) = waiting.goodbye.take() {
             let goodbye = node_down::Down::Goodbye(v1::Goodbye { reason });
@@ -371,6 +378,10 @@ impl Hub {
         }
         if let Some(mut step) = waiting.step.take() {
             let part = inner.part(node, &mut step, &self.cluster_id);
+            let named = part.as_ref().map_or(0, |part| part.revision);
+            if let Some(session) = inner.session_of(node, mailbox) {
+                session.sent = session.sent.max(named);
+            }
             messages.extend(part.map(|part| down(node_down::Down::Update(part))));
             waiting.step = Some(step).filter(|step| !step.is_sent());
         }
@@ -379,6 +390,8 @@ impl Hub {
         } else {
             Next::Wait
         };
+        drop(waiting);
+        self.look_at(inner, node, had);
         Collected { messages, next }
     }
 }
@@ -396,7 +409,13 @@ impl View {
 }
 
 impl Inner {
-    fn post_all(&self, item: &Item) {
+    fn session_of(&mut self, node: &str, mailbox: &Mailbox) -> Option<&mut Session> {
+        let session = self.views.get_mut(node)?.session.as_mut()?;
+        std::ptr::eq(Arc::as_ptr(&session.mailbox), mailbox).then_some(session)
+    }
+
+    fn post_all(&mut self, item: &Item) {
+        self.posted.all = true;
         for view in self.views.values() {
             view.post(item);
         }
@@ -432,6 +451,7 @@ impl Inner {
     }
 }
 
+mod awaited;
 mod hearing;
 mod items;
 #[cfg(test)]

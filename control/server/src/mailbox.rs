@@ -96,6 +96,12 @@ impl Mailbox {
         }
     }
 
+    /// True when nothing of the hub's is to be sent.
+    pub(crate) fn is_empty(&self) -> bool {
+        let waiting = self.lock();
+        !waiting.snapshot && waiting.items.is_empty() && waiting.step.is_none()
+    }
+
     /// Ends the stream, after this word.
     pub(crate) fn say_goodbye(&self, reason: String) {
         self.lock().goodbye = Some(reason);

@@ -195,12 +195,12 @@ impl Views {
             let found = world.secrets.get(&Name::new(&*namespace, name));
             found.map(|o| o.as_ref().clone())
         };
-        let from = Name::new(&*namespace, "");
-        let services = world
-            .services
-            .range(from..)
-            .take_while(|(n, _)| n.namespace == namespace);
-        let services: Vec<Service> = services.map(|(_, s)| s.as_ref().clone()).collect();
+        let services = || {
+            let from = Name::new(&*namespace, "");
+            let all = world.services.range(from..);
+            let here = all.take_while(|(name, _)| name.namespace == namespace);
+            here.map(|(_, service)| service.as_ref()).collect()
+        };
         let found = world.nodes.get(node);
         let offered = found.map(|n| Usage::allocatable(n)).unwrap_or_default();
         let ips = pod.status.iter().flat_map(|s| s.pod_ips.iter().flatten());

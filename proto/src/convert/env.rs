@@ -187,7 +187,7 @@ fn service_links(input: &PodInput<'_>) -> Variables {
     if spec.is_some_and(|spec| spec.enable_service_links == Some(false)) {
         return links;
     }
-    for service in input.services {
+    for service in (input.services)() {
         for (name, value) in links_of(service) {
             links.set(&name, value);
         }

@@ -24,8 +24,9 @@ pub struct PodInput<'a> {
     pub config_map: &'a dyn Fn(&str) -> Option<ConfigMap>,
     /// Of the pod's namespace, by name.
     pub secret: &'a dyn Fn(&str) -> Option<Secret>,
-    /// Of the pod's namespace, for the variables that name them.
-    pub services: &'a [Service],
+    /// Of the pod's namespace, for the variables that name them; asked only where the
+    /// pod wants them.
+    pub services: &'a dyn Fn() -> Vec<&'a Service>,
     pub node: &'a NodeFacts,
     pub cluster: &'a v1::ClusterConfig,
     /// Allocated addresses; with hostNetwork the node's are used.

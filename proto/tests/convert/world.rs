@@ -86,7 +86,7 @@ pub(crate) fn convert_in(spec: Value, cluster: &v1::ClusterConfig) -> v1::PodSpe
         pod: &pod,
         config_map: &|name| maps.get(name).cloned(),
         secret: &|name| secrets.get(name).cloned(),
-        services: &services,
+        services: &|| services.iter().collect(),
         node: &node,
         cluster,
         ips: vec!["10.244.1.7".to_owned()],

@@ -97,13 +97,13 @@ fn a_newer_stream_takes_over_and_acks_count_for_it_only() {
     assert!(matches!(down[0].down, Some(node_down::Down::Goodbye(_))));
     assert!(!hub.heard("n1", first.id));
     hub.ack("n1", first.id, 5);
-    assert!(!hub.all_acked(5));
+    assert!(!hub.all_have(5));
     hub.ack("n1", second.id, 5);
-    assert!(hub.all_acked(5));
-    assert!(!hub.all_acked(6));
+    assert!(hub.all_have(5));
+    assert!(!hub.all_have(6));
     assert!(!hub.disconnect("n1", first.id));
     assert!(hub.disconnect("n1", second.id));
-    assert!(hub.all_acked(6));
+    assert!(hub.all_have(6));
 }
 
 #[test]
@@ -212,4 +212,28 @@ fn a_step_goes_on_while_the_next_revision_is_filled_in() {
     let next = updates(&hub, "n1", &connected.mailbox);
     assert_eq!(next.len(), 1);
     assert_eq!((next[0].revision, next[0].changes.len()), (12, 2));
+}
+
+#[tokio::test]
+async fn a_revision_that_has_nothing_for_a_node_is_not_waited_for() {
+    use futures::FutureExt as _;
+    let hub = Hub::new("c".to_owned(), 10);
+    let n1 = hub.connect("n1", &hello("c", 10));
+    let n2 = hub.connect("n2", &hello("c", 10));
+    hub.set_revision(11);
+    hub.put_pod("n1", "u", Some(v1::PodSpec::default()));
+    assert_eq!(updates(&hub, "n2", &n2.mailbox).len(), 0);
+    // What came before does not count.
+    assert!(hub.moved.notified().now_or_never().is_some());
+    assert!(!hub.all_have(11));
+    assert_eq!(updates(&hub, "n1", &n1.mailbox).len(), 1);
+    assert!(!hub.all_have(11), "sent is not acknowledged");
+    hub.ack("n1", n1.id, 10);
+    assert!(hub.moved.notified().now_or_never().is_none());
+    hub.ack("n1", n1.id, 11);
+    assert!(hub.moved.notified().now_or_never().is_some());
+    assert!(hub.all_have(11));
+    // Nobody waits now: acknowledgements wake nobody.
+    hub.ack("n1", n1.id, 12);
+    assert!(hub.moved.notified().now_or_never().is_none());
 }
