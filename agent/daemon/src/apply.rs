@@ -75,6 +75,7 @@ impl Apply {
             | Action::Stop { .. }
             | Action::Finish { .. }
             | Action::Restart { .. }
+            | Action::Pass { .. }
             | Action::BeginKill { .. }
             | Action::RefuseImage { .. }
             | Action::RefuseConfig { .. } => Applied::Done,

@@ -73,8 +73,9 @@ fn signal(text: &str) -> i32 {
 pub(crate) fn find(sys: &Arc<Sys>, instance: &Instance, image: &str) {
     let (sys, instance, image) = (sys.clone(), instance.clone(), image.to_owned());
     tokio::spawn(async move {
+        let named = image.clone();
         let looked = sys.blocking(move |sys| {
-            let found = Reference::parse(&image).and_then(|reference| sys.images.get(&reference));
+            let found = Reference::parse(&named).and_then(|reference| sys.images.get(&reference));
             Ok(found
                 .map(|image| image.map(|i| facts(sys, i)))
                 .map_err(|e| failure(&e)))
@@ -86,7 +87,12 @@ pub(crate) fn find(sys: &Arc<Sys>, instance: &Instance, image: &str) {
                 message,
             }),
         };
-        sys.tell(Outcome::ImageFound { instance, result }).await;
+        sys.tell(Outcome::ImageFound {
+            instance,
+            image,
+            result,
+        })
+        .await;
     });
 }
 
@@ -103,6 +109,7 @@ pub(crate) fn pull(sys: &Arc<Sys>, instance: &Instance, image: &str, secrets: Ve
         let result = pulled.map(|i| facts(&sys, i)).map_err(|e| failure(&e));
         sys.tell(Outcome::ImagePulled {
             instance,
+            image,
             took_ms,
             result,
         })

@@ -16,7 +16,7 @@ use crate::restart::Backoff;
 use crate::time::{Monotonic, Wall};
 use crate::user::User;
 use crate::volume::Mount;
-use crate::world::{Finished, ImageFacts, Stop};
+use crate::world::{Finished, ImageFacts, Stop, Why};
 
 /// One instance of one container of one pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,10 +71,17 @@ pub enum Action {
         /// The delays from here on.
         backoff: Backoff,
     },
+    /// The containers after an init container wait for it no more.
+    Pass {
+        /// The init container's instance.
+        instance: Instance,
+    },
     /// An instance shall end.
     BeginKill {
         /// Which.
         instance: Instance,
+        /// Why.
+        why: Why,
         /// When its grace period began.
         since: Monotonic,
         /// When its grace period is over; not after `since`: SIGKILL at once.

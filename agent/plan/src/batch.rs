@@ -64,6 +64,7 @@ impl Sorted {
             | Action::Stop { .. }
             | Action::Finish { .. }
             | Action::Restart { .. }
+            | Action::Pass { .. }
             | Action::BeginKill { .. }
             | Action::RefuseImage { .. }
             | Action::RefuseConfig { .. }

@@ -12,7 +12,9 @@ use crate::probe::Probes;
 use crate::restart::Backoff;
 use crate::settings::Settings;
 use crate::step::Step;
-use crate::world::{CONFIG_ERROR, Container, Hook, Image, Kill, Life, Observed, Pod, Teardown};
+use crate::world::{
+    CONFIG_ERROR, Container, Hook, Image, Kill, Life, Observed, Pod, Teardown, container_spec,
+};
 
 impl Observed {
     /// The container of an instance, if that is still the one it is at.
@@ -20,6 +22,13 @@ impl Observed {
         let pod = self.pods.get_mut(&instance.uid)?;
         let container = pod.containers.get_mut(&instance.container)?;
         (container.attempt == instance.attempt).then_some(container)
+    }
+
+    /// The image of an instance's container, as the manifest names it.
+    pub(crate) fn image_of(&self, instance: &Instance) -> String {
+        let pod = self.pods.get(&instance.uid);
+        let spec = pod.and_then(|pod| pod.container_spec(&instance.container));
+        spec.map(|c| c.image.clone()).unwrap_or_default()
     }
 
     fn with_pod(&mut self, uid: &str, change: impl FnOnce(&mut Pod)) {
@@ -43,10 +52,11 @@ impl Observed {
                         .insert(spec.uid.clone(), Pod::new(spec.clone(), *now));
                 }
                 Some(pod) => {
-                    if pod.spec.volumes != spec.volumes && pod.volumes == Step::Ready {
-                        pod.volumes = Step::Absent;
+                    if pod.spec.volumes != spec.volumes {
+                        pod.volumes.touch();
                     }
                     pod.forget_config_errors(spec);
+                    pod.forget_images(spec);
                     pod.spec = spec.clone();
                     pod.record = Step::Absent;
                 }
@@ -73,13 +83,20 @@ impl Observed {
                         backoff: *backoff,
                         last: c.last.take(),
                         image_id: std::mem::take(&mut c.image_id),
+                        made_from: std::mem::take(&mut c.made_from),
+                        passed: c.passed,
                         remains: std::mem::take(&mut c.remains),
                         ..Container::default()
                     };
                 }
             }
+            Action::Pass { instance } => {
+                self.with_pod(&instance.uid, |pod| pod.record = Step::Absent);
+                self.with_container(instance, |c| c.passed = true);
+            }
             Action::BeginKill {
                 instance,
+                why,
                 since,
                 deadline,
             } => {
@@ -88,7 +105,7 @@ impl Observed {
                         kill.since = *since;
                         kill.deadline = *deadline;
                     }
-                    None => c.kill = Some(Kill::new(*since, *deadline)),
+                    None => c.kill = Some(Kill::new(*why, *since, *deadline)),
                 });
             }
             Action::RefuseImage { instance, now } => {
@@ -137,8 +154,10 @@ impl Observed {
             Action::CreateContainer {
                 instance, image, ..
             } => {
+                let named = self.image_of(instance);
                 self.with_container(instance, |c| {
                     c.life = Life::Creating;
+                    c.made_from = named;
                     c.image_id.clone_from(&image.image_id);
                     c.remains.insert(instance.attempt);
                 });
@@ -220,10 +239,7 @@ impl Pod {
     /// What a container was refused for has changed (its ConfigMap came, say): it is
     /// tried at once, and not when the back-off of the old error is over.
     fn forget_config_errors(&mut self, next: &v1::PodSpec) {
-        let of = |spec: &v1::PodSpec, name: &str| {
-            let mut all = spec.init_containers.iter().chain(&spec.containers);
-            all.find(|c| c.name == name).map(|c| c.config_error.clone())
-        };
+        let of = |spec, name: &str| container_spec(spec, name).map(|c| c.config_error.clone());
         for (name, container) in &mut self.containers {
             let refused = matches!(
                 container.life,
@@ -231,6 +247,24 @@ impl Pod {
             );
             if refused && of(&self.spec, name) != of(next, name) {
                 container.life = Life::None;
+                container.backoff = Backoff::default();
+            }
+        }
+    }
+
+    /// The image of a container that has yet to be made is another one now: what was
+    /// found out about the one before does not count.
+    fn forget_images(&mut self, next: &v1::PodSpec) {
+        for (name, container) in &mut self.containers {
+            let of = |spec, name| container_spec(spec, name).map(|c| c.image.clone());
+            if of(&self.spec, name) == of(next, name) {
+                continue;
+            }
+            let refused = matches!(container.life, Life::Refused { .. });
+            if matches!(container.life, Life::None) || refused {
+                container.life = Life::None;
+                container.image = Image::Unknown;
+                container.image_delay_ms = 0;
                 container.backoff = Backoff::default();
             }
         }

@@ -14,7 +14,7 @@ use crate::settings::Settings;
 use crate::time::Monotonic;
 use crate::user;
 use crate::volume;
-use crate::world::{Container, Hook, Image, Kill, Life, Pod, Stop};
+use crate::world::{Container, Hook, Image, Kill, Life, Pod, Stop, Why};
 
 /// SIGTERM.
 const TERM: i32 = 15;
@@ -81,9 +81,19 @@ pub fn plan(
     match &container.life {
         Life::None => create(pod, spec, container, ready.create, settings, now, steps),
         Life::Creating | Life::Starting => {}
-        Life::Created => steps
-            .actions
-            .push(Action::StartContainer { instance: this() }),
+        Life::Created => match &container.kill {
+            Some(kill) => killing(pod, spec, container, (kill, true), settings, now, steps),
+            // Made while its image was changed: it is not worth its grace.
+            None if is_outdated(spec, container) => steps.actions.push(Action::BeginKill {
+                instance: this(),
+                why: Why::Image,
+                since: now,
+                deadline: now,
+            }),
+            None => steps
+                .actions
+                .push(Action::StartContainer { instance: this() }),
+        },
         Life::Running { started } => {
             running(
                 pod,
@@ -96,12 +106,18 @@ pub fn plan(
             );
         }
         Life::Exited(exit) => {
+            let mut next = this();
+            next.attempt += 1;
+            if container.replace {
+                let backoff = Backoff::default();
+                let instance = next;
+                steps.actions.push(Action::Restart { instance, backoff });
+                return;
+            }
             let role = create::role(&pod.spec, &spec.name);
             if !restart::wanted(role, &pod.spec.restart_policy, exit.code) {
                 return;
             }
-            let mut next = this();
-            next.attempt += 1;
             again(
                 next,
                 container.backoff,
@@ -115,6 +131,12 @@ pub fn plan(
             again(this(), container.backoff, *at, settings, now, steps);
         }
     }
+}
+
+/// True when an instance was made from another image than the spec names now. Nothing
+/// is said of one that was made by an agent that did not note the name.
+fn is_outdated(spec: &v1::ContainerSpec, container: &Container) -> bool {
+    !container.made_from.is_empty() && container.made_from != spec.image
 }
 
 fn again(
@@ -229,6 +251,16 @@ fn running(
         killing(pod, spec, container, (kill, true), settings, now, steps);
         return;
     }
+    let until = |grace_s: i64| now + grace_s.max(0).saturating_mul(1000);
+    if is_outdated(spec, container) {
+        steps.actions.push(Action::BeginKill {
+            instance: this(),
+            why: Why::Image,
+            since: now,
+            deadline: until(pod.spec.termination_grace_period_seconds),
+        });
+        return;
+    }
     let address = pod.address().unwrap_or(settings.node_ip);
     if let (Some(handler), Hook::Waiting) = (&spec.post_start, container.post_start) {
         let timeout_ms = i64::MAX;
@@ -254,14 +286,12 @@ fn running(
         let own = probe
             .as_ref()
             .and_then(|p| p.termination_grace_period_seconds);
-        let grace = own
-            .unwrap_or(pod.spec.termination_grace_period_seconds)
-            .max(0);
-        let deadline = now + grace.saturating_mul(1000);
+        let grace = own.unwrap_or(pod.spec.termination_grace_period_seconds);
         steps.actions.push(Action::BeginKill {
             instance: this(),
+            why: Why::Probe,
             since: now,
-            deadline,
+            deadline: until(grace),
         });
         return;
     }
@@ -381,6 +411,7 @@ pub fn end(
     let mut begin = |since, deadline| {
         steps.actions.push(Action::BeginKill {
             instance: instance(pod, &spec.name, container),
+            why: Why::Pod,
             since,
             deadline,
         });

@@ -7,7 +7,7 @@ use proto::v1;
 use crate::action::{Action, HookKind, Instance};
 use crate::outcome::{ImageFailure, Part, Refusal};
 use crate::probe::Kind;
-use crate::world::Observed;
+use crate::world::{Observed, Why};
 
 /// An event without its time, which the daemon adds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,10 +67,10 @@ pub fn begun(action: &Action, observed: &Observed) -> Option<Note> {
     if let Action::PullImage { instance, .. } = action {
         let (pod, container) = found(instance)?;
         Some(pulling(&pod.spec, container))
-    } else if let Action::BeginKill { instance, .. } = action {
+    } else if let Action::BeginKill { instance, why, .. } = action {
         let (pod, container) = found(instance)?;
         let again = pod.containers.get(&instance.container)?.kill.is_some();
-        (!again).then(|| killing(&pod.spec, container))
+        (!again).then(|| killing(&pod.spec, container, *why))
     } else if let Action::RefuseConfig {
         instance, message, ..
     } = action
@@ -220,14 +220,13 @@ pub fn refused(pod: &v1::PodSpec, container: &v1::ContainerSpec, refusal: &Refus
 }
 
 /// An instance is being ended.
-pub fn killing(pod: &v1::PodSpec, container: &v1::ContainerSpec) -> Note {
-    of(
-        pod,
-        container,
-        false,
-        "Killing",
-        format!("Stopping container {}", container.name),
-    )
+pub fn killing(pod: &v1::PodSpec, container: &v1::ContainerSpec, why: Why) -> Note {
+    let name = &container.name;
+    let message = match why {
+        Why::Image => format!("Container {name} definition changed, will be restarted"),
+        Why::Pod | Why::Probe | Why::Hook => format!("Stopping container {name}"),
+    };
+    of(pod, container, false, "Killing", message)
 }
 
 /// A restart is held back.

@@ -67,6 +67,8 @@ pub enum Outcome {
     ImageFound {
         /// For which.
         instance: Instance,
+        /// As the action named it.
+        image: String,
         /// What it is, if it is there. An error is not an answer: it may not parse.
         result: Result<Option<Arc<ImageFacts>>, ImageFailure>,
     },
@@ -74,6 +76,8 @@ pub enum Outcome {
     ImagePulled {
         /// For which.
         instance: Instance,
+        /// As the action named it.
+        image: String,
         /// How long it took, milliseconds.
         took_ms: i64,
         /// What it is.

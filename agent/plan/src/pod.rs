@@ -227,27 +227,41 @@ fn network(
     pod.programs == Step::Ready
 }
 
-/// True once the container no longer holds back those after it.
+/// True when those after an init container need not wait for it any more: it has ended
+/// well, or, as a sidecar, runs and has started.
 fn done(spec: &v1::ContainerSpec, container: &Container) -> bool {
     match (restart::init_role(spec), &container.life) {
         (Role::Sidecar, Life::Running { .. }) => {
             let hooked = spec.post_start.is_none() || container.post_start == Hook::Done;
-            hooked && container.probes.started(spec)
+            hooked && container.kill.is_none() && container.probes.started(spec)
         }
-        // A sidecar that fell does not take the started ones after it back.
-        (Role::Sidecar, _) => container.attempt > 0 || matches!(container.life, Life::Exited(_)),
-        (Role::Init | Role::Main, Life::Exited(exit)) => exit.code == 0,
-        (Role::Init | Role::Main, _) => false,
+        (Role::Init | Role::Main, Life::Exited(exit)) => exit.code == 0 && !container.replace,
+        (
+            Role::Sidecar,
+            Life::None
+            | Life::Creating
+            | Life::Created
+            | Life::Starting
+            | Life::Exited(_)
+            | Life::Refused { .. },
+        )
+        | (
+            Role::Init | Role::Main,
+            Life::None
+            | Life::Creating
+            | Life::Created
+            | Life::Starting
+            | Life::Running { .. }
+            | Life::Refused { .. },
+        ) => false,
     }
 }
 
-/// True once all init containers have done what the others wait for.
+/// True once all init containers have done what the others wait for. A sidecar that
+/// falls later does not take that back.
 pub fn initialized(pod: &Pod) -> bool {
-    pod.spec.init_containers.iter().all(|spec| {
-        pod.containers
-            .get(&spec.name)
-            .is_some_and(|c| done(spec, c))
-    })
+    let mut init = pod.spec.init_containers.iter();
+    init.all(|spec| pod.containers.get(&spec.name).is_some_and(|c| c.passed))
 }
 
 fn containers(pod: &Pod, ready: Ready, settings: &Settings, now: Monotonic, steps: &mut Steps) {
@@ -267,14 +281,17 @@ fn containers(pod: &Pod, ready: Ready, settings: &Settings, now: Monotonic, step
             container::plan(pod, spec, state, ready, settings, now, steps);
         }
         remains(pod, &spec.name, state, steps);
-        blocked = blocked || !done(spec, state);
+        if !blocked && !state.passed && done(spec, state) {
+            let instance = container::instance(pod, &spec.name, state);
+            steps.actions.push(Action::Pass { instance });
+        }
+        blocked = blocked || !state.passed;
     }
     for spec in &pod.spec.containers {
         let Some(state) = pod.containers.get(&spec.name) else {
             continue;
         };
-        // One that runs already is looked after, whatever became of a sidecar.
-        if !blocked || alive(state) || state.attempt > 0 {
+        if !blocked {
             container::plan(pod, spec, state, ready, settings, now, steps);
         }
         remains(pod, &spec.name, state, steps);
@@ -299,14 +316,18 @@ fn remains(pod: &Pod, name: &str, container: &Container, steps: &mut Steps) {
 /// The end that the pod has come to by itself, if it has.
 fn finished(pod: &Pod) -> Option<Finished> {
     let policy = pod.spec.restart_policy.as_str();
-    let ended = |name: &str| match &pod.containers.get(name)?.life {
-        Life::Exited(exit) => Some(exit.code),
-        Life::None
-        | Life::Creating
-        | Life::Created
-        | Life::Starting
-        | Life::Running { .. }
-        | Life::Refused { .. } => None,
+    let ended = |name: &str| {
+        let container = pod.containers.get(name)?;
+        match &container.life {
+            Life::Exited(exit) if !container.replace => Some(exit.code),
+            Life::Exited(_)
+            | Life::None
+            | Life::Creating
+            | Life::Created
+            | Life::Starting
+            | Life::Running { .. }
+            | Life::Refused { .. } => None,
+        }
     };
     for spec in &pod.spec.init_containers {
         let role = role(&pod.spec, &spec.name);

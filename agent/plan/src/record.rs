@@ -76,6 +76,9 @@ fn container(pod: &Pod, name: &str, c: &Container) -> v1::ContainerRecord {
         started: c.probes.startup.passing,
         ready: c.probes.readiness.passing,
         hooked: c.post_start == Hook::Done,
+        passed: c.passed,
+        made_from: c.made_from.clone(),
+        replace: c.replace,
     }
 }
 
@@ -166,6 +169,9 @@ pub fn restore(record: v1::PodRecord, boot_id: &str, now: Monotonic) -> Option<P
             }));
         }
         c.image_id = kept.image_id;
+        c.made_from = kept.made_from;
+        c.passed = kept.passed;
+        c.replace = kept.replace;
         if kept.hooked {
             c.post_start = Hook::Done;
         }

@@ -84,6 +84,7 @@ pub fn success(action: &Action, now: Moment) -> Option<Outcome> {
         | Action::Stop { .. }
         | Action::Finish { .. }
         | Action::Restart { .. }
+        | Action::Pass { .. }
         | Action::BeginKill { .. }
         | Action::RefuseImage { .. }
         | Action::RefuseConfig { .. }
@@ -102,12 +103,16 @@ pub fn success(action: &Action, now: Moment) -> Option<Outcome> {
             uid: uid.clone(),
             result: Ok(7),
         }),
-        Action::FindImage { instance, .. } => Some(Outcome::ImageFound {
+        Action::FindImage { instance, image } => Some(Outcome::ImageFound {
             instance: instance.clone(),
+            image: image.clone(),
             result: Ok(None),
         }),
-        Action::PullImage { instance, .. } => Some(Outcome::ImagePulled {
+        Action::PullImage {
+            instance, image, ..
+        } => Some(Outcome::ImagePulled {
             instance: instance.clone(),
+            image: image.clone(),
             took_ms: 1,
             result: Ok(Arc::new(ImageFacts {
                 image_id: "i".into(),

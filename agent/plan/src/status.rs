@@ -269,7 +269,7 @@ fn sandbox_trouble(pod: &Pod) -> String {
         .into_iter()
         .find_map(|step| match step {
             Step::Failed { message, .. } => Some(message.clone()),
-            Step::Absent | Step::Busy(_) | Step::Ready => None,
+            Step::Absent | Step::Busy(_) | Step::Stale(_) | Step::Ready => None,
         })
         .unwrap_or_default()
 }

@@ -12,6 +12,9 @@ pub enum Step {
     Absent,
     /// An action on it is on its way, after so many failures in a row.
     Busy(u32),
+    /// As `Busy`, and what the action was begun for has changed meanwhile: it is done
+    /// again once it has come back.
+    Stale(u32),
     /// There.
     Ready,
     /// The last action failed; the next try may start at `retry`.
@@ -31,7 +34,7 @@ impl Step {
         match self {
             Step::Absent => true,
             Step::Failed { retry, .. } => now >= *retry,
-            Step::Busy(_) | Step::Ready => false,
+            Step::Busy(_) | Step::Stale(_) | Step::Ready => false,
         }
     }
 
@@ -39,7 +42,7 @@ impl Step {
     pub fn wake(&self) -> Option<Monotonic> {
         match self {
             Step::Failed { retry, .. } => Some(*retry),
-            Step::Absent | Step::Busy(_) | Step::Ready => None,
+            Step::Absent | Step::Busy(_) | Step::Stale(_) | Step::Ready => None,
         }
     }
 
@@ -48,14 +51,23 @@ impl Step {
         *self = Step::Busy(self.tries());
     }
 
+    /// Marks it as to be done again, because what it is made from has changed: at once,
+    /// or when the action that is on its way has come back.
+    pub fn touch(&mut self) {
+        *self = match self {
+            Step::Busy(tries) | Step::Stale(tries) => Step::Stale(*tries),
+            Step::Absent | Step::Ready | Step::Failed { .. } => Step::Absent,
+        };
+    }
+
     /// True while an action is on its way.
     pub fn busy(&self) -> bool {
-        matches!(self, Step::Busy(_))
+        matches!(self, Step::Busy(_) | Step::Stale(_))
     }
 
     fn tries(&self) -> u32 {
         match self {
-            Step::Failed { tries, .. } | Step::Busy(tries) => *tries,
+            Step::Failed { tries, .. } | Step::Busy(tries) | Step::Stale(tries) => *tries,
             Step::Absent | Step::Ready => 0,
         }
     }
@@ -64,6 +76,7 @@ impl Step {
     /// then twice as long each time, up to a minute.
     pub fn end(&mut self, result: Result<(), String>, now: Monotonic) {
         *self = match result {
+            _ if matches!(self, Step::Stale(_)) => Step::Absent,
             Ok(()) => Step::Ready,
             Err(message) => {
                 let tries = self.tries() + 1;

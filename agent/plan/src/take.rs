@@ -19,7 +19,7 @@ use crate::restart::{self, Restart};
 use crate::settings::Settings;
 use crate::step::Step;
 use crate::time::{Moment, Monotonic, Wall};
-use crate::world::{CONFIG_ERROR, Exit, Hook, Image, Kill, Life, Observed};
+use crate::world::{CONFIG_ERROR, Container, Exit, Hook, Image, Kill, Life, Observed, Why};
 
 impl Observed {
     /// Takes an outcome in; what users are to be told.
@@ -63,7 +63,16 @@ impl Observed {
                 pod.ifindex = result.as_ref().ok().copied();
                 pod.link.end(result.map(drop), now);
             }
-            Outcome::ImageFound { instance, result } => {
+            // An image that is not asked for any more: the spec names another one now.
+            Outcome::ImageFound {
+                instance, image, ..
+            }
+            | Outcome::ImagePulled {
+                instance, image, ..
+            } if self.image_of(&instance) != image => {}
+            Outcome::ImageFound {
+                instance, result, ..
+            } => {
                 let note = result
                     .as_ref()
                     .is_ok_and(Option::is_some)
@@ -84,6 +93,7 @@ impl Observed {
                 instance,
                 took_ms,
                 result,
+                ..
             } => {
                 let spec = self.spec_of(&instance);
                 match (&result, &spec) {
@@ -178,7 +188,7 @@ impl Observed {
                             c.post_start = Hook::Done;
                             // As kubelet: a container whose hook failed is ended.
                             if result.is_err() && kill.is_none() {
-                                *kill = Some(Kill::new(now, now + grace));
+                                *kill = Some(Kill::new(Why::Hook, now, now + grace));
                             }
                         }
                     }
@@ -203,6 +213,7 @@ impl Observed {
                 pod.record = Step::Absent;
                 for container in pod.containers.values_mut() {
                     container.remains.clear();
+                    container.replace = to_be_replaced(container);
                     container.kill = None;
                     container.probes = Probes::default();
                     let started = match container.life {
@@ -293,7 +304,7 @@ impl Observed {
         &mut self,
         instance: &Instance,
         expected: Image,
-        change: impl FnOnce(&mut crate::world::Container),
+        change: impl FnOnce(&mut Container),
     ) {
         if let Some(c) = self.container_mut(instance)
             && c.image == expected
@@ -366,6 +377,7 @@ impl Observed {
             return;
         }
         let (backoff, ended, code) = (c.backoff, exit.finished.monotonic, exit.code);
+        c.replace = to_be_replaced(c);
         c.life = Life::Exited(exit);
         c.kill = None;
         c.post_start = Hook::Waiting;
@@ -453,6 +465,12 @@ impl Observed {
             self.maps.delete_frontend(&key);
         }
     }
+}
+
+/// An instance that ends now was being ended for the sake of another one.
+fn to_be_replaced(container: &Container) -> bool {
+    let image = |kill: &Kill| kill.why == Why::Image;
+    container.replace || container.kill.as_ref().is_some_and(image)
 }
 
 fn failed(failure: ImageFailure, before_ms: i64, settings: &Settings, now: Monotonic) -> Image {

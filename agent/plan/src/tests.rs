@@ -91,7 +91,10 @@ impl Node {
                 let good = success(&action, self.moment()).unwrap();
                 let failed = match good {
                     Outcome::ImagePulled {
-                        instance, took_ms, ..
+                        instance,
+                        image,
+                        took_ms,
+                        ..
                     } => {
                         let failure = ImageFailure {
                             reason: "ErrImagePull",
@@ -99,6 +102,7 @@ impl Node {
                         };
                         Outcome::ImagePulled {
                             instance,
+                            image,
                             took_ms,
                             result: Err(failure),
                         }
@@ -330,6 +334,210 @@ fn init_containers_run_in_order_and_sidecars_stay() {
     node.settle();
     assert_eq!(node.places(creates("i1")).len(), 2);
     assert_eq!(node.places(creates("c0")).len(), 1);
+}
+
+/// A pod of one container behind a sidecar.
+fn with_sidecar() -> v1::PodSpec {
+    let mut spec = pod_spec("u", 1);
+    let mut sidecar = pod_spec("x", 1).containers.remove(0);
+    sidecar.name = "side".into();
+    sidecar.restart_policy = "Always".into();
+    spec.init_containers = vec![sidecar];
+    spec
+}
+
+#[test]
+fn a_sidecar_that_never_started_does_not_unblock_the_pod() {
+    let mut node = Node::new();
+    node.no_command = true;
+    node.want(with_sidecar());
+    node.pass(100_000);
+    assert!(node.places(creates("side")).len() > 2);
+    assert!(node.places(creates("c0")).is_empty());
+    assert_eq!(node.waiting("u", 0), "PodInitializing");
+    node.no_command = false;
+    node.pass(600_000);
+    assert_eq!(node.phase("u"), "Running");
+}
+
+#[test]
+fn a_sidecar_that_falls_later_holds_nothing_back() {
+    let mut node = Node::new();
+    node.want(with_sidecar());
+    node.settle();
+    // It falls again and again, and waits for its back-off when the other one falls.
+    for _ in 0..3 {
+        node.exit("u", "side", 1);
+        node.settle();
+    }
+    node.exit("u", "c0", 1);
+    node.settle();
+    assert_eq!(node.waiting("u", 0), "Running");
+    assert_eq!(node.status("u").containers[0].restart_count, 1);
+    // Neither does an agent that starts anew forget it.
+    let pod = &node.observed.pods["u"];
+    let back = crate::record::restore(crate::record::of(pod, "boot"), "boot", node.now).unwrap();
+    assert!(pod::initialized(&back));
+}
+
+/// A volume of one file.
+fn files(data: &str) -> v1::Volume {
+    v1::Volume {
+        name: "conf".into(),
+        source: Some(v1::volume::Source::Files(v1::volume::Files {
+            files: vec![v1::File {
+                path: "key".into(),
+                data: data.into(),
+                mode: 0o644,
+            }],
+            ..Default::default()
+        })),
+    }
+}
+
+#[test]
+fn a_config_map_that_changes_while_its_files_are_written_is_written_again() {
+    let mut node = Node::new();
+    let mut spec = pod_spec("u", 1);
+    spec.volumes = vec![files("old")];
+    node.want(spec);
+    let mut written = Vec::new();
+    for round in 0..50 {
+        let (actions, _) = plan(&node.desired, &node.observed, &settings(), node.moment());
+        if actions.is_empty() {
+            break;
+        }
+        for action in actions {
+            node.observed.begin(&action, &settings());
+            if let Action::MakeVolumes { spec, .. } = &action {
+                written.push(spec.volumes.clone());
+            }
+            if written.len() == 1 && matches!(action, Action::MakeVolumes { .. }) {
+                // The change comes before the answer.
+                node.change("u", |spec| spec.volumes = vec![files("new")]);
+                let (actions, _) = plan(&node.desired, &node.observed, &settings(), node.moment());
+                for action in actions {
+                    let again = matches!(action, Action::MakeVolumes { .. });
+                    assert!(!again, "two writers of the same files");
+                    simulate(&mut node.observed, &action, node.moment());
+                }
+            }
+            if let Some(outcome) = success(&action, node.moment()) {
+                node.observed.take(outcome, &settings(), node.moment());
+            }
+        }
+        assert!(round < 49, "does not converge");
+    }
+    assert_eq!(written, [vec![files("old")], vec![files("new")]]);
+    assert_eq!(node.phase("u"), "Running");
+}
+
+/// Images of a container's instances, in the order in which they were made.
+fn images(node: &Node, container: &str) -> Vec<String> {
+    let of = |action: &Action| {
+        if let Action::PullImage {
+            instance, image, ..
+        } = action
+        {
+            (instance.container == container).then(|| image.clone())
+        } else {
+            None
+        }
+    };
+    node.log.iter().filter_map(of).collect()
+}
+
+#[test]
+fn an_image_that_changes_restarts_its_container_and_no_other() {
+    for policy in ["Always", "OnFailure", "Never"] {
+        let mut node = Node::new();
+        let mut spec = pod_spec("u", 2);
+        spec.restart_policy = policy.into();
+        node.want(spec);
+        node.settle();
+        node.change("u", |spec| spec.containers[0].image = "other".into());
+        node.settle();
+        let status = node.status("u");
+        assert_eq!(node.phase("u"), "Running", "{policy}");
+        let counts: Vec<u32> = status.containers.iter().map(|c| c.restart_count).collect();
+        assert_eq!(counts, [1, 0], "{policy}");
+        assert_eq!(images(&node, "c0"), ["busybox", "other"], "{policy}");
+        assert_eq!(images(&node, "c1"), ["busybox"], "{policy}");
+        let signals = node.places(|a| matches!(a, Action::Signal { signal: 15, .. }));
+        assert_eq!(signals.len(), 1, "it ends within its grace");
+        // Restarted for that, it is not in a crash loop.
+        node.exit("u", "c1", 1);
+        node.pass(1_000_000);
+        assert_eq!(images(&node, "c0").len(), 2, "{policy}");
+    }
+}
+
+#[test]
+fn an_image_that_changes_takes_effect_wherever_the_container_is() {
+    // Not found yet: the new one is looked for at once, not after the back-off.
+    let mut node = Node::new();
+    node.missing = true;
+    node.want(pod_spec("u", 1));
+    node.pass(100_000);
+    node.missing = false;
+    node.change("u", |spec| spec.containers[0].image = "other".into());
+    node.settle();
+    assert_eq!(node.phase("u"), "Running");
+    assert_eq!(node.status("u").containers[0].restart_count, 0);
+
+    // Being pulled: what comes of the old one does not count.
+    let mut node = Node::new();
+    node.want(pod_spec("u", 1));
+    let mut pull = None;
+    while pull.is_none() {
+        let (actions, _) = plan(&node.desired, &node.observed, &settings(), node.moment());
+        for action in actions {
+            if matches!(action, Action::PullImage { .. }) {
+                node.observed.begin(&action, &settings());
+                pull = Some(action);
+            } else {
+                simulate(&mut node.observed, &action, node.moment());
+            }
+        }
+    }
+    node.change("u", |spec| spec.containers[0].image = "other".into());
+    let (actions, _) = plan(&node.desired, &node.observed, &settings(), node.moment());
+    for action in actions {
+        simulate(&mut node.observed, &action, node.moment());
+    }
+    let late = success(&pull.unwrap(), node.moment()).unwrap();
+    node.observed.take(late, &settings(), node.moment());
+    node.settle();
+    assert_eq!(images(&node, "c0"), ["other"]);
+    assert_eq!(node.observed.pods["u"].containers["c0"].made_from, "other");
+
+    // The agent dies while the old instance is being ended: its successor goes on.
+    let mut node = Node::new();
+    let mut spec = pod_spec("u", 1);
+    spec.restart_policy = "Never".into();
+    node.want(spec);
+    node.settle();
+    node.change("u", |spec| spec.containers[0].image = "other".into());
+    let (actions, _) = plan(&node.desired, &node.observed, &settings(), node.moment());
+    for action in actions {
+        simulate(&mut node.observed, &action, node.moment());
+    }
+    let pod = &node.observed.pods["u"];
+    let mut back =
+        crate::record::restore(crate::record::of(pod, "boot"), "boot", node.now).unwrap();
+    let running = pod.containers["c0"].life.clone();
+    crate::record::adopt(&mut back, "c0", 0, running);
+    let whole = crate::record::Sandbox {
+        namespaces: true,
+        ifindex: pod.ifindex,
+        programs: true,
+        shim: true,
+    };
+    crate::record::adopt_sandbox(&mut back, &whole);
+    node.observed.pods.insert("u".into(), back);
+    node.settle();
+    assert_eq!(node.phase("u"), "Running");
+    assert_eq!(node.status("u").containers[0].restart_count, 1);
 }
 
 #[test]

@@ -156,10 +156,21 @@ impl Pod {
         }
     }
 
+    /// The spec of a container, init containers among them.
+    pub fn container_spec(&self, name: &str) -> Option<&v1::ContainerSpec> {
+        container_spec(&self.spec, name)
+    }
+
     /// The pod's own IPv4 address; `None` on the host's network.
     pub fn address(&self) -> Option<Ipv4Addr> {
         address(&self.spec)
     }
+}
+
+/// A container of a pod's spec, init containers among them.
+pub fn container_spec<'a>(spec: &'a v1::PodSpec, name: &str) -> Option<&'a v1::ContainerSpec> {
+    let mut all = spec.init_containers.iter().chain(&spec.containers);
+    all.find(|c| c.name == name)
 }
 
 /// The IPv4 address that control allocated; `None` on the host's network.
@@ -183,6 +194,14 @@ pub struct Container {
     pub attempt: u32,
     /// Where the current instance is in its life.
     pub life: Life,
+    /// As the manifest named the image that the current or last instance was made from;
+    /// empty: none was.
+    pub made_from: String,
+    /// Of an init container: those after it wait for it no more, whatever becomes of it.
+    pub passed: bool,
+    /// The last instance was ended to be replaced: the next one comes at once and under
+    /// every restart policy.
+    pub replace: bool,
     /// How the instance before ended.
     pub last: Option<Exit>,
     /// Delays between restarts.
@@ -310,9 +329,24 @@ pub enum Hook {
     Done,
 }
 
+/// Why an instance is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Its pod ends.
+    Pod,
+    /// It never became, or no longer is, what its probes ask for.
+    Probe,
+    /// Its hook after the start failed.
+    Hook,
+    /// The pod's spec names another image for it.
+    Image,
+}
+
 /// The end of an instance, step by step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kill {
+    /// Why.
+    pub why: Why,
     /// When the grace period began.
     pub since: Monotonic,
     /// When the grace period is over.
@@ -327,8 +361,9 @@ pub struct Kill {
 
 impl Kill {
     /// An end that has just begun.
-    pub fn new(since: Monotonic, deadline: Monotonic) -> Kill {
+    pub fn new(why: Why, since: Monotonic, deadline: Monotonic) -> Kill {
         Kill {
+            why,
             since,
             deadline,
             pre_stop: Hook::Waiting,
