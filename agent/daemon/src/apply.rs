@@ -18,6 +18,7 @@ use crate::images;
 use crate::probes;
 use crate::record;
 use crate::sandbox;
+use crate::shims;
 use crate::startup::Sys;
 use crate::workload;
 
@@ -113,6 +114,10 @@ impl Apply {
                 sandbox::start_shim(sys, uid);
                 Applied::Later
             }
+            Action::AskShim { uid, listen } => {
+                shims::ask(sys, uid, *listen);
+                Applied::Later
+            }
             Action::MakeVolumes { uid, spec } => {
                 sandbox::make_volumes(sys, uid, spec);
                 Applied::Later
@@ -163,7 +168,7 @@ impl Apply {
             }
             Action::DeleteContainer { instance } => {
                 workload::delete(sys, instance);
-                Applied::Done
+                Applied::Later
             }
             Action::RunHook {
                 instance,

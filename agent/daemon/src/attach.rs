@@ -48,6 +48,11 @@ impl Upward {
         (Upward(sender), queue)
     }
 
+    /// Waits until the call has ended on the other side.
+    pub(crate) async fn closed(&self) {
+        self.0.closed().await;
+    }
+
     /// Sends one message; waits while the reader is slow.
     pub(crate) async fn send(&self, up: Up) -> Result<(), Gone> {
         self.0

@@ -13,7 +13,7 @@ use agent_sys::image::{ImageStore, rootfs};
 use agent_sys::link::Netlink;
 use agent_sys::state::{self, Layout};
 use agent_sys::{bpf, netns, volume};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::config::Config;
 use crate::shims;
@@ -108,6 +108,7 @@ async fn pods(layout: &Layout, groups: &Groups, netlink: &Netlink, removed: &mut
         shim: Default::default(),
         settings: nobody(),
         found: Mutex::default(),
+        asks: Semaphore::new(1),
         boot_id: String::new(),
         events,
     });

@@ -50,6 +50,7 @@ pub(crate) async fn serve(
             | ShimError::Frame(_)
             | ShimError::Closed
             | ShimError::Unexpected => tonic::Code::Internal,
+            ShimError::Timeout { .. } => tonic::Code::Unavailable,
         };
         Refusal::new(code, error.to_string())
     };
@@ -98,5 +99,7 @@ pub(crate) async fn serve(
     tokio::select! {
         () = feed => Ok(()),
         result = drain => result,
+        // Input may wait for a process that does not read, or for a shim that is stopped.
+        () = up.closed() => Ok(()),
     }
 }

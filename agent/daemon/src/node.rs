@@ -357,7 +357,9 @@ impl Node {
             }
         }
         let settings = &self.apply.sys.settings;
-        if let Some(pod) = self.observed.pods.get_mut(uid) {
+        if let Some(pod) = self.observed.pods.get_mut(uid)
+            && pod.is_told()
+        {
             let status = status::of(pod, settings, now);
             pod.conditions.clone_from(&status.conditions);
             self.report.status(status);

@@ -12,11 +12,10 @@ use agent_plan::link::{self, Cidr, Route, SERVICE_LINK};
 use agent_plan::record as plan_record;
 use agent_plan::step::Step;
 use agent_plan::time::Moment;
-use agent_plan::world::{Desired, Exit, Life, Observed, Pod, parse_container_id};
+use agent_plan::world::{Desired, Observed, Pod, parse_container_id};
 use agent_sys::bpf::Datapath;
 use agent_sys::link::{LinkError, Observed as Links};
 use agent_sys::maps::MapsError;
-use agent_sys::shim::Client;
 use agent_sys::{netns, state};
 use ebpf_common::counter::Hook;
 
@@ -86,8 +85,8 @@ pub(crate) async fn observe(
             .collect();
         found.desired.complete = true;
     }
-    for mut pod in record::pods(&sys.layout, &sys.boot_id, now.monotonic) {
-        adopt(sys, &mut pod, &links, &attached, now).await;
+    for mut pod in record::pods(&sys.layout, &sys.boot_id, now) {
+        adopt(sys, &mut pod, &links, &attached);
         found
             .desired
             .pods
@@ -108,13 +107,7 @@ pub(crate) async fn observe(
     Ok(found)
 }
 
-async fn adopt(
-    sys: &Arc<Sys>,
-    pod: &mut Pod,
-    links: &Links,
-    attached: &BTreeSet<u32>,
-    now: Moment,
-) {
+fn adopt(sys: &Arc<Sys>, pod: &mut Pod, links: &Links, attached: &BTreeSet<u32>) {
     let uid = pod.spec.uid.clone();
     let mut sandbox = plan_record::Sandbox {
         namespaces: netns::exists(&sys.layout.namespace(&uid)),
@@ -134,55 +127,15 @@ async fn adopt(
         sandbox.ifindex = Some(link.index);
         sandbox.programs = attached.contains(&link.index);
     }
-    match shim(sys, pod).await {
-        Ok(()) => sandbox.shim = true,
-        Err(error) => {
-            tracing::debug!(pod = uid, error, "no shim to adopt");
-            lost(pod, now);
+    plan_record::adopt_sandbox(pod, &sandbox);
+    for id in state::list(&sys.layout.bundles(&uid)).unwrap_or_default() {
+        if let Some((_, container, attempt)) = parse_container_id(&id) {
+            plan_record::adopt_bundle(pod, container, attempt);
         }
     }
-    plan_record::adopt_sandbox(pod, &sandbox);
     if pod.finished.is_some() {
         // Ended for good: whatever is left of its sandbox is to go.
         pod.teardown.sandbox = Step::Absent;
-    }
-    plan_record::settle(pod);
-}
-
-/// Takes in what the pod's shim says, and listens to it from here on.
-async fn shim(sys: &Arc<Sys>, pod: &mut Pod) -> Result<(), String> {
-    let uid = pod.spec.uid.clone();
-    let mut client = Client::connect(&sys.layout, &uid)
-        .await
-        .map_err(|e| e.to_string())?;
-    let (containers, _) = client.list().await.map_err(|e| e.to_string())?;
-    for container in &containers {
-        let Some((of, name, attempt)) = parse_container_id(&container.id) else {
-            continue;
-        };
-        if of == uid {
-            let life = shims::life(sys, container).await;
-            plan_record::adopt(pod, name, attempt, life);
-        }
-    }
-    shims::watch(sys, &uid).await.map_err(|e| e.to_string())
-}
-
-/// Without a shim nothing runs: what had been started has ended, nobody knows how.
-fn lost(pod: &mut Pod, now: Moment) {
-    for c in pod.containers.values_mut() {
-        if c.life == Life::None && !c.image_id.is_empty() {
-            c.life = Life::Exited(Exit {
-                code: 137,
-                signal: 9,
-                reason: "ContainerStatusUnknown".into(),
-                message: "The container could not be located when the agent started".into(),
-                finished: now,
-                attempt: c.attempt,
-                ..Exit::default()
-            });
-            pod.record = Step::Absent;
-        }
     }
 }
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_plan::action::{HookKind, Instance};
-use agent_plan::outcome::Outcome;
+use agent_plan::outcome::{Call, Outcome};
 use agent_plan::probe::Kind;
 use agent_plan::world::container_id;
-use agent_sys::shim::Client;
+use agent_sys::shim::{Client, ShimError};
 use proto::health::v1 as health;
 use proto::v1;
 use proto::v1::handler::Handler;
@@ -50,13 +50,23 @@ impl Request {
 pub(crate) fn probe(sys: &Arc<Sys>, instance: &Instance, kind: Kind, request: Request) {
     let (sys, instance) = (sys.clone(), instance.clone());
     tokio::spawn(async move {
-        let result = within(&sys, &instance, request).await;
-        sys.tell(Outcome::Probed {
-            instance,
-            kind,
-            result,
-        })
-        .await;
+        let outcome = match within(&sys, &instance, request).await {
+            Err(Failure::Unanswered) => Outcome::Unanswered {
+                instance,
+                call: Call::Probe(kind),
+            },
+            Err(Failure::Failed(message)) => Outcome::Probed {
+                instance,
+                kind,
+                result: Err(message),
+            },
+            Ok(()) => Outcome::Probed {
+                instance,
+                kind,
+                result: Ok(()),
+            },
+        };
+        sys.tell(outcome).await;
     });
 }
 
@@ -64,25 +74,61 @@ pub(crate) fn probe(sys: &Arc<Sys>, instance: &Instance, kind: Kind, request: Re
 pub(crate) fn hook(sys: &Arc<Sys>, instance: &Instance, kind: HookKind, request: Request) {
     let (sys, instance) = (sys.clone(), instance.clone());
     tokio::spawn(async move {
-        let result = within(&sys, &instance, request).await;
-        sys.tell(Outcome::HookDone {
-            instance,
-            kind,
-            result,
-        })
-        .await;
+        let outcome = match within(&sys, &instance, request).await {
+            Err(Failure::Unanswered) => Outcome::Unanswered {
+                instance,
+                call: Call::Hook(kind),
+            },
+            Err(Failure::Failed(message)) => Outcome::HookDone {
+                instance,
+                kind,
+                result: Err(message),
+            },
+            Ok(()) => Outcome::HookDone {
+                instance,
+                kind,
+                result: Ok(()),
+            },
+        };
+        sys.tell(outcome).await;
     });
 }
 
-async fn within(sys: &Sys, instance: &Instance, request: Request) -> Result<(), String> {
-    let timeout = request.timeout;
-    match tokio::time::timeout(timeout, run(sys, instance, request)).await {
-        Ok(result) => result,
-        Err(_elapsed) => Err(format!("timed out after {} ms", timeout.as_millis())),
+/// Why a request did not succeed.
+#[derive(Debug)]
+enum Failure {
+    /// The container's answer, or that there was none, in words.
+    Failed(String),
+    /// The pod's shim did not take the command: nothing is known of the container.
+    Unanswered,
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Failure {
+        Failure::Failed(message)
     }
 }
 
-async fn run(sys: &Sys, instance: &Instance, request: Request) -> Result<(), String> {
+async fn within(sys: &Sys, instance: &Instance, request: Request) -> Result<(), Failure> {
+    let timeout = request.timeout;
+    let asks_shim = matches!(request.handler, Some(Handler::Exec(_)));
+    match tokio::time::timeout(timeout, run(sys, instance, request)).await {
+        Ok(result) => result,
+        // Slow, or is it the shim that does not run?
+        Err(_elapsed) if asks_shim && !answers(sys, instance).await => Err(Failure::Unanswered),
+        Err(_elapsed) => Err(format!("timed out after {} ms", timeout.as_millis()).into()),
+    }
+}
+
+/// True when the pod's shim answers a simple question.
+async fn answers(sys: &Sys, instance: &Instance) -> bool {
+    match Client::connect(&sys.layout, &instance.uid).await {
+        Ok(mut client) => client.list().await.is_ok(),
+        Err(_) => false,
+    }
+}
+
+async fn run(sys: &Sys, instance: &Instance, request: Request) -> Result<(), Failure> {
     let host = |named: &str| {
         if named.is_empty() {
             request.address.to_string()
@@ -91,11 +137,14 @@ async fn run(sys: &Sys, instance: &Instance, request: Request) -> Result<(), Str
         }
     };
     match &request.handler {
-        None => Err("the probe says not what to do".into()),
+        None => Err(Failure::Failed("the probe says not what to do".into())),
         Some(Handler::Exec(exec)) => command(sys, instance, &exec.command).await,
-        Some(Handler::TcpSocket(tcp)) => dial(&host(&tcp.host), tcp.port).await.map(drop),
-        Some(Handler::HttpGet(get)) => http(&host(&get.host), get).await,
-        Some(Handler::Grpc(probe)) => grpc(request.address, probe).await,
+        Some(Handler::TcpSocket(tcp)) => {
+            drop(dial(&host(&tcp.host), tcp.port).await?);
+            Ok(())
+        }
+        Some(Handler::HttpGet(get)) => Ok(http(&host(&get.host), get).await?),
+        Some(Handler::Grpc(probe)) => Ok(grpc(request.address, probe).await?),
         Some(Handler::Sleep(sleep)) => {
             let seconds = u64::try_from(sleep.seconds).unwrap_or(0);
             tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -104,28 +153,32 @@ async fn run(sys: &Sys, instance: &Instance, request: Request) -> Result<(), Str
     }
 }
 
-async fn command(sys: &Sys, instance: &Instance, command: &[String]) -> Result<(), String> {
+async fn command(sys: &Sys, instance: &Instance, command: &[String]) -> Result<(), Failure> {
+    let refused = |error: ShimError| match error.is_answer() {
+        true => Failure::Failed(error.to_string()),
+        false => Failure::Unanswered,
+    };
     let client = Client::connect(&sys.layout, &instance.uid)
         .await
-        .map_err(|e| e.to_string())?;
+        .map_err(refused)?;
     let exec = v1::ShimExec {
         id: container_id(&instance.uid, &instance.container, instance.attempt),
         args: command.to_vec(),
         ..v1::ShimExec::default()
     };
     // Dropping it, at the time-out, kills the process.
-    let running = client.exec(exec).await.map_err(|e| e.to_string())?;
-    let (code, output) = running.collect(OUTPUT).await.map_err(|e| e.to_string())?;
+    let running = client.exec(exec).await.map_err(refused)?;
+    let (code, output) = running.collect(OUTPUT).await.map_err(refused)?;
     if code == 0 {
         return Ok(());
     }
     let output = String::from_utf8_lossy(&output);
     let output = output.trim();
-    Err(if output.is_empty() {
+    Err(Failure::Failed(if output.is_empty() {
         format!("command exited with {code}")
     } else {
         output.to_owned()
-    })
+    }))
 }
 
 async fn dial(host: &str, port: u32) -> Result<TcpStream, String> {

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 
 use agent_plan::record;
-use agent_plan::time::Monotonic;
+use agent_plan::time::Moment;
 use agent_plan::world::{Desired, Pod};
 use agent_sys::state::Layout;
 use proto::Message;
@@ -37,7 +37,7 @@ pub(crate) fn write(sys: &Sys, pod: Option<&Pod>) -> Result<(), String> {
 
 /// All pods that have a record. One that cannot be read is passed over, loudly:
 /// the control plane will send it again.
-pub(crate) fn pods(layout: &Layout, boot_id: &str, now: Monotonic) -> Vec<Pod> {
+pub(crate) fn pods(layout: &Layout, boot_id: &str, now: Moment) -> Vec<Pod> {
     let uids = agent_sys::state::list(&layout.pods()).unwrap_or_else(|error| {
         tracing::error!(%error, "pods' records cannot be listed");
         Vec::new()

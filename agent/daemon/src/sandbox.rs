@@ -97,20 +97,32 @@ pub(crate) fn start_shim(sys: &Arc<Sys>, uid: &str) {
     tokio::spawn(async move {
         let id = uid.clone();
         let spawned = sys.blocking(move |sys| {
-            // What a dead one left running must not run beside its successor.
+            // What one before it left running must not run beside its successor, nor
+            // may it itself, should its start have taken too long.
+            if sys.layout.shim(&id).exists() {
+                shim::kill(&sys.layout, &id).map_err(|e| format!("end the shim: {e}"))?;
+            }
             sys.groups.kill(&id).map_err(|e| e.to_string())?;
             shim::spawn(&sys.layout, &sys.shim, &id).map_err(|e| e.to_string())
         });
-        let result = match spawned.await {
-            Ok(()) => shims::watch(&sys, &uid).await.map_err(|e| e.to_string()),
-            Err(error) => Err(error),
-        };
+        let result = spawned.await;
+        let serves = result.is_ok();
         sys.tell(Outcome::Part {
-            uid,
+            uid: uid.clone(),
             part: Part::Shim,
             result,
         })
         .await;
+        if !serves {
+            return;
+        }
+        match shims::watch(&sys, &uid).await {
+            Ok(states) => shims::listen(sys, uid, states).await,
+            Err(error) => {
+                tracing::warn!(pod = uid, %error, "the new shim is not heard");
+                sys.tell(Outcome::ShimLost { uid }).await;
+            }
+        }
     });
 }
 

@@ -1,13 +1,13 @@
 //! The pods' shims: one task listens to each and tells the loop how its
 //! containers end; and the orderly end of a shim.
 //!
-//! Called by `sandbox.rs` and by `observe.rs` at adoption.
+//! Called by `apply.rs` and by `sandbox.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent_plan::action::Instance;
-use agent_plan::outcome::Outcome;
+use agent_plan::outcome::{Answer, Found, Outcome};
 use agent_plan::time::{Moment, Monotonic, Wall};
 use agent_plan::world::{Exit, Life, parse_container_id};
 use agent_sys::shim::{self, Client, ShimError, Watch};
@@ -21,15 +21,69 @@ use crate::startup::Sys;
 /// How long a shim may take to end all of a pod that is being removed.
 const END: Duration = Duration::from_secs(10);
 
-/// Listens to a shim until it ends.
-pub(crate) async fn watch(sys: &Arc<Sys>, uid: &str) -> Result<(), ShimError> {
-    let client = Client::connect(&sys.layout, uid).await?;
-    let states = client.watch().await?;
-    tokio::spawn(listen(sys.clone(), uid.to_owned(), states));
-    Ok(())
+/// Opens the connection on which a shim tells how its containers end.
+pub(crate) async fn watch(sys: &Sys, uid: &str) -> Result<Watch, ShimError> {
+    Client::connect(&sys.layout, uid).await?.watch().await
 }
 
-async fn listen(sys: Arc<Sys>, uid: String, mut states: Watch) {
+/// Asks a shim whether it lives and what it has; with `listen`, it is listened to from
+/// then on. One that does not answer holds up nothing but its own question.
+pub(crate) fn ask(sys: &Arc<Sys>, uid: &str, listen: bool) {
+    let (sys, uid) = (sys.clone(), uid.to_owned());
+    tokio::spawn(async move {
+        let asked = match sys.asks.acquire().await {
+            Ok(_permit) => heard(&sys, &uid, listen).await,
+            Err(_closed) => return,
+        };
+        let (answer, watch) = match asked {
+            Ok((found, watch)) => (Answer::Alive(found), watch),
+            Err(error) if error.is_dead() => (Answer::Dead, None),
+            Err(error) => {
+                tracing::warn!(pod = uid, %error, "whether the shim lives is not known");
+                (Answer::Silent, None)
+            }
+        };
+        let listens = watch.is_some();
+        let outcome = Outcome::ShimAnswered {
+            uid: uid.clone(),
+            listens,
+            answer,
+        };
+        sys.tell(outcome).await;
+        // Only now: what it tells is news compared with the answer.
+        if let Some(states) = watch {
+            self::listen(sys, uid, states).await;
+        }
+    });
+}
+
+async fn heard(
+    sys: &Arc<Sys>,
+    uid: &str,
+    listen: bool,
+) -> Result<(Vec<Found>, Option<Watch>), ShimError> {
+    let watch = match listen {
+        true => Some(watch(sys, uid).await?),
+        false => None,
+    };
+    let (containers, _) = Client::connect(&sys.layout, uid).await?.list().await?;
+    let mut found = Vec::with_capacity(containers.len());
+    for container in &containers {
+        if let Some((of, name, attempt)) = parse_container_id(&container.id)
+            && of == uid
+        {
+            found.push(Found {
+                container: name.into(),
+                attempt,
+                life: life(sys, container).await,
+            });
+        }
+    }
+    Ok((found, watch))
+}
+
+/// Tells how a shim's containers end, until the connection for that does.
+pub(crate) async fn listen(sys: Arc<Sys>, uid: String, mut states: Watch) {
     loop {
         match states.next().await {
             Ok(Some(container)) => {
@@ -106,7 +160,7 @@ pub(crate) fn started(container: &v1::ShimContainer) -> Moment {
 }
 
 /// A shim's container as an instance in its life.
-pub(crate) async fn life(sys: &Arc<Sys>, container: &v1::ShimContainer) -> Life {
+async fn life(sys: &Arc<Sys>, container: &v1::ShimContainer) -> Life {
     match container.state() {
         State::Created => Life::Created,
         State::Running => Life::Running {
@@ -121,23 +175,27 @@ pub(crate) async fn life(sys: &Arc<Sys>, container: &v1::ShimContainer) -> Life 
 }
 
 /// Ends what is left in a shim, then the shim. No shim is success: its folder may
-/// be there after a crash, and what it left in the pod's cgroup is killed.
+/// be there after a crash, and what it left in the pod's cgroup is killed. One that
+/// does not answer is killed too.
 pub(crate) async fn end(sys: &Arc<Sys>, uid: &str) -> Result<(), String> {
-    let orderly = tokio::time::timeout(END, shut_down(sys, uid)).await;
-    let failed = match orderly {
+    let failed = match tokio::time::timeout(END, shut_down(sys, uid)).await {
         Ok(Ok(())) => return Ok(()),
-        Ok(Err(ShimError::Connect { .. })) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_elapsed) => Some(format!("the shim did not end within {} s", END.as_secs())),
+        Ok(Err(error)) if error.is_answer() => Some(error.to_string()),
+        Ok(Err(error)) => {
+            tracing::debug!(pod = uid, %error, "the shim is killed");
+            None
+        }
+        Err(_elapsed) => None,
     };
     let id = uid.to_owned();
-    let killed = sys
-        .blocking(move |sys| sys.groups.kill(&id).map_err(|e| e.to_string()))
-        .await;
-    match (failed, killed) {
-        (None, Ok(_)) => Ok(()),
-        (None, Err(error)) | (Some(error), _) => Err(error),
-    }
+    let killed = sys.blocking(move |sys| {
+        if failed.is_none() {
+            shim::kill(&sys.layout, &id).map_err(|e| format!("end the shim: {e}"))?;
+        }
+        sys.groups.kill(&id).map_err(|e| e.to_string())?;
+        failed.map_or(Ok(()), Err)
+    });
+    killed.await
 }
 
 async fn shut_down(sys: &Sys, uid: &str) -> Result<(), ShimError> {

@@ -20,13 +20,17 @@ use agent_sys::image::{self, Image, ImageError, ImageStore};
 use agent_sys::link::{LinkError, Netlink, set_sysctl};
 use agent_sys::resources;
 use agent_sys::state::{Layout, StateError};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::config::{Config, SwapBehavior};
 use crate::event::Event;
 
 /// Room that the disk must have for the agent to start, bytes.
 const ROOM: usize = 1 << 20;
+
+/// Shims that are asked at a time what they have: more than a node usually has pods, for
+/// one that is stopped keeps its place for seconds.
+pub(crate) const ASKS: usize = 256;
 
 /// Why the node cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +124,8 @@ pub(crate) struct Sys {
     pub(crate) found: Mutex<HashMap<String, Arc<Image>>>,
     /// Which boot monotonic times count from.
     pub(crate) boot_id: String,
+    /// So many shims are asked at a time what they have.
+    pub(crate) asks: Semaphore,
     /// Where results go.
     pub(crate) events: mpsc::Sender<Event>,
 }
@@ -335,6 +341,7 @@ pub(crate) async fn open(
         shim,
         settings,
         found,
+        asks: Semaphore::new(ASKS),
         boot_id,
         events,
     };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use agent_plan::action::Instance;
 use agent_plan::create::set_home;
-use agent_plan::outcome::{Outcome, Refusal};
+use agent_plan::outcome::{Call, Outcome, Refusal};
 use agent_plan::time::Moment;
 use agent_plan::user::{self as runs_as, Account, User};
 use agent_plan::volume::{Mount, Source};
@@ -62,14 +62,7 @@ pub(crate) fn create(sys: &Arc<Sys>, make: Make, pod: Option<&Pod>) {
             Ok(create) => ask(&sys, &instance.uid, create).await,
             Err(refusal) => Err(refusal),
         };
-        if result.is_err() {
-            // Whatever was mounted for it goes before it may be tried again.
-            let of = instance.clone();
-            let undone = sys.blocking(move |sys| unmount(sys, &of)).await;
-            if let Err(error) = undone {
-                tracing::warn!(container = id(&instance), error, "its root stays mounted");
-            }
-        }
+        // What there is of one that was not made is removed by the plan.
         sys.tell(Outcome::Created { instance, result }).await;
     });
 }
@@ -96,15 +89,16 @@ fn refusal(error: ShimError) -> Refusal {
         ShimError::Refused {
             kind: Kind::Unspecified | Kind::Invalid | Kind::NotFound | Kind::Runtime,
             ..
-        }
-        | ShimError::State(_)
+        } => Refusal::Runtime(message),
+        ShimError::State(_)
         | ShimError::Prepare { .. }
         | ShimError::Spawn { .. }
         | ShimError::Ended { .. }
         | ShimError::Connect { .. }
+        | ShimError::Timeout { .. }
         | ShimError::Frame(_)
         | ShimError::Closed
-        | ShimError::Unexpected => Refusal::Runtime(message),
+        | ShimError::Unexpected => Refusal::Unanswered(message),
     }
 }
 
@@ -207,8 +201,8 @@ fn mounts(
             if sub_path.is_empty() {
                 return Ok(path);
             }
-            let container = &instance.container;
-            volumes::sub_path::bind(&folder, volume, &path, sub_path, container, index)
+            let container = format!("{}_{}", instance.container, instance.attempt);
+            volumes::sub_path::bind(&folder, volume, &path, sub_path, &container, index)
                 .map_err(|e| Refusal::Config(e.to_string()))
         };
         let source = match &mount.source {
@@ -259,11 +253,20 @@ pub(crate) fn signal(sys: &Arc<Sys>, instance: &Instance, signal: i32, all: bool
             Ok(mut client) => client.kill(&id(&instance), signal, all).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = sent {
+        match sent {
+            Ok(()) => {}
             // It may have ended by itself in between.
-            tracing::debug!(container = id(&instance), signal, %error, "signal");
+            Err(error) if error.is_answer() => {
+                tracing::debug!(container = id(&instance), signal, %error, "signal");
+            }
+            Err(_) => unanswered(&sys, instance, Call::Signal(signal)).await,
         }
     });
+}
+
+/// A shim did not answer a call.
+async fn unanswered(sys: &Sys, instance: Instance, call: Call) {
+    sys.tell(Outcome::Unanswered { instance, call }).await;
 }
 
 fn unmount(sys: &Sys, instance: &Instance) -> Result<(), String> {
@@ -279,20 +282,27 @@ pub(crate) fn delete(sys: &Arc<Sys>, instance: &Instance) {
             Ok(mut client) => client.delete(&id(&instance)).await,
             Err(error) => Err(error),
         };
-        match deleted {
-            Ok(()) => {}
-            Err(ShimError::Refused {
+        let result = match deleted {
+            Err(error) if !error.is_answer() => {
+                return unanswered(&sys, instance, Call::Delete).await;
+            }
+            Ok(())
+            | Err(ShimError::Refused {
                 kind: Kind::NotFound,
                 ..
-            }) => {}
-            Err(error) => {
-                tracing::warn!(container = id(&instance), %error, "delete container");
-                return;
+            }) => {
+                let of = instance.clone();
+                sys.blocking(move |sys| unmount(sys, &of)).await
             }
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = &result {
+            tracing::warn!(
+                container = id(&instance),
+                error,
+                "a container stays; trying again"
+            );
         }
-        let of = instance.clone();
-        if let Err(error) = sys.blocking(move |sys| unmount(sys, &of)).await {
-            tracing::warn!(container = id(&instance), error, "its root stays mounted");
-        }
+        sys.tell(Outcome::Deleted { instance, result }).await;
     });
 }

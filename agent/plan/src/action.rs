@@ -155,6 +155,13 @@ pub enum Action {
         /// The pod.
         uid: String,
     },
+    /// Ask a shim whether it lives and what it has.
+    AskShim {
+        /// The pod.
+        uid: String,
+        /// From then on it shall tell how containers end.
+        listen: bool,
+    },
     /// Make the volumes and the node's own files.
     MakeVolumes {
         /// The pod.

@@ -76,6 +76,7 @@ impl Sorted {
             | Action::DeleteEndpoint { .. }
             | Action::CreateCgroup { .. }
             | Action::StartShim { .. }
+            | Action::AskShim { .. }
             | Action::MakeVolumes { .. }
             | Action::FindImage { .. }
             | Action::PullImage { .. }

@@ -8,12 +8,11 @@ use proto::v1;
 
 use crate::action::{Action, HookKind, Instance};
 use crate::image;
-use crate::probe::Probes;
 use crate::restart::Backoff;
 use crate::settings::Settings;
 use crate::step::Step;
 use crate::world::{
-    CONFIG_ERROR, Container, Hook, Image, Kill, Life, Observed, Pod, Teardown, container_spec,
+    CONFIG_ERROR, Contact, Container, Hook, Image, Kill, Life, Observed, Pod, container_spec,
 };
 
 impl Observed {
@@ -138,6 +137,11 @@ impl Observed {
             Action::AttachPrograms { uid, .. } => self.with_pod(uid, |p| p.programs.start()),
             Action::CreateCgroup { uid, .. } => self.with_pod(uid, |p| p.cgroup.start()),
             Action::StartShim { uid } => self.with_pod(uid, |p| p.shim.start()),
+            Action::AskShim { uid, .. } => self.with_pod(uid, |p| {
+                if let Contact::Unknown(silence) = &mut p.contact {
+                    silence.asking = true;
+                }
+            }),
             Action::MakeVolumes { uid, .. } => self.with_pod(uid, |p| p.volumes.start()),
             Action::FindImage { instance, .. } => {
                 self.with_container(instance, |c| {
@@ -159,7 +163,7 @@ impl Observed {
                     c.life = Life::Creating;
                     c.made_from = named;
                     c.image_id.clone_from(&image.image_id);
-                    c.remains.insert(instance.attempt);
+                    c.remains.entry(instance.attempt).or_default();
                 });
             }
             Action::StartContainer { instance } => {
@@ -181,7 +185,8 @@ impl Observed {
             Action::DeleteContainer { instance } => {
                 let pod = self.pods.get_mut(&instance.uid);
                 if let Some(c) = pod.and_then(|p| p.containers.get_mut(&instance.container)) {
-                    c.remains.remove(&instance.attempt);
+                    let left = c.remains.entry(instance.attempt);
+                    left.or_default().start();
                 }
             }
             Action::RunHook { instance, kind, .. } => {
@@ -196,7 +201,12 @@ impl Observed {
             }
             Action::RemoveSandbox { uid, .. } => match self.strays.get_mut(uid) {
                 Some(step) => step.start(),
-                None => self.with_pod(uid, |p| p.teardown.sandbox.start()),
+                None => self.with_pod(uid, |p| match p.leftovers {
+                    Step::Ready => p.teardown.sandbox.start(),
+                    Step::Absent | Step::Busy(_) | Step::Stale(_) | Step::Failed { .. } => {
+                        p.leftovers.start();
+                    }
+                }),
             },
             Action::RemoveFolders { uid, .. } => {
                 self.with_pod(uid, |p| p.teardown.folders.start());
@@ -267,22 +277,6 @@ impl Pod {
                 container.image_delay_ms = 0;
                 container.backoff = Backoff::default();
             }
-        }
-    }
-
-    /// The sandbox is gone: what there was of it has to be made anew, and what
-    /// ran in it has ended.
-    pub fn forget_sandbox(&mut self) {
-        self.namespaces = Step::Absent;
-        self.link = Step::Absent;
-        self.ifindex = None;
-        self.programs = Step::Absent;
-        self.shim = Step::Absent;
-        self.cgroup = Step::Absent;
-        self.teardown = Teardown::default();
-        for container in self.containers.values_mut() {
-            container.probes = Probes::default();
-            container.remains.clear();
         }
     }
 }

@@ -213,7 +213,8 @@ fn create(
             let Image::Ready(facts) = &container.image else {
                 return;
             };
-            if !ready {
+            // What is left of an earlier try goes first.
+            if !ready || container.remains.contains_key(&container.attempt) {
                 return;
             }
             match create::create(&pod.spec, spec, container.attempt, facts, settings) {

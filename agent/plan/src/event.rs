@@ -112,6 +112,20 @@ pub fn sandbox_changed(pod: &v1::PodSpec) -> Note {
     of_pod(pod, false, "SandboxChanged", message)
 }
 
+/// The shim does not answer.
+pub fn silent(pod: &v1::PodSpec) -> Note {
+    let message = "The pod's shim does not answer; it is asked again, and the containers are \
+                   left as they are."
+        .into();
+    of_pod(pod, true, "ShimNotResponding", message)
+}
+
+/// The shim answers again.
+pub fn heard(pod: &v1::PodSpec) -> Note {
+    let message = "The pod's shim answers again.".into();
+    of_pod(pod, false, "ShimResponding", message)
+}
+
 /// The image is in the store.
 pub fn present(pod: &v1::PodSpec, container: &v1::ContainerSpec) -> Note {
     let message = format!(
@@ -214,7 +228,8 @@ pub fn refused(pod: &v1::PodSpec, container: &v1::ContainerSpec, refusal: &Refus
         Refusal::Config(message)
         | Refusal::Command(message)
         | Refusal::Memory(message)
-        | Refusal::Runtime(message) => message,
+        | Refusal::Runtime(message)
+        | Refusal::Unanswered(message) => message,
     };
     of(pod, container, true, "Failed", format!("Error: {message}"))
 }

@@ -3,11 +3,12 @@
 //!
 //! Reading order: `settings` and `world` (the arguments), with the values in `time`,
 //! `step`, `link`, `endpoint`, `maps`; `action` (the answer); `pod` with `container`,
-//! `restart`, `image`, `probe`, then `create` with `capability` and `mount`, `user`, `volume`, `cgroup`, `route`,
-//! `service` with `batch`; `begin`, `outcome` and `take` take in what came of it, `status` and
-//! `event` say so, `pressure` speaks of the node, `record` remembers it. Values depend on no plan, plans on values,
-//! `world` and `action`. The daemon plans by parts (a pod, a service, the network)
-//! what has changed; [`plan`] is all of them.
+//! `init`, `restart`, `image`, `probe`, `contact`, `lost`, then `create` with
+//! `capability` and `mount`, `user`, `volume`, `cgroup`, `route`, `service` with
+//! `batch`; `begin`, `outcome` and `take` take in what came of it, `status` and `event` say so, `pressure` speaks of the node, `record` and
+//! `reboot` remember it. Values depend on no plan, plans on values, `world` and `action`.
+//! The daemon plans by parts (a pod, a service, the network) what has changed; [`plan`]
+//! is all of them.
 
 #![forbid(unsafe_code)]
 
@@ -16,18 +17,22 @@ pub mod batch;
 pub mod begin;
 pub mod capability;
 pub mod cgroup;
+pub mod contact;
 pub mod container;
 pub mod create;
 pub mod endpoint;
 pub mod event;
 pub mod image;
+pub mod init;
 pub mod link;
+pub mod lost;
 pub mod maps;
 pub mod mount;
 pub mod outcome;
 pub mod pod;
 pub mod pressure;
 pub mod probe;
+pub mod reboot;
 pub mod record;
 pub mod restart;
 pub mod route;

@@ -8,7 +8,7 @@ use crate::action::{Action, HookKind, Instance};
 use crate::link::Route;
 use crate::probe::Kind;
 use crate::time::Moment;
-use crate::world::{Exit, ImageFacts};
+use crate::world::{Exit, ImageFacts, Life};
 
 /// Which part of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,43 @@ pub enum Refusal {
     Memory(String),
     /// The kernel or the runtime refused.
     Runtime(String),
+    /// The shim did not answer: it may be done, now or later.
+    Unanswered(String),
+}
+
+/// What came of asking a shim what it has.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// It lives, and has these.
+    Alive(Vec<Found>),
+    /// Nothing listens at its socket.
+    Dead,
+    /// It did not answer in time, or the connection broke: not known.
+    Silent,
+}
+
+/// An instance that a shim has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Name of the container.
+    pub container: String,
+    /// Number of the instance.
+    pub attempt: u32,
+    /// Where it is in its life.
+    pub life: Life,
+}
+
+/// Something that a shim is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// To send this signal.
+    Signal(i32),
+    /// To run a hook's command.
+    Hook(HookKind),
+    /// To run a probe's command.
+    Probe(Kind),
+    /// To remove an instance.
+    Delete,
 }
 
 /// Something that came to pass.
@@ -122,10 +159,33 @@ pub enum Outcome {
         /// Why it failed, in words.
         result: Result<(), String>,
     },
-    /// A shim is no more, and its containers with it.
+    /// What is left of an instance was removed, or not.
+    Deleted {
+        /// Which.
+        instance: Instance,
+        /// Why not, in words.
+        result: Result<(), String>,
+    },
+    /// A shim has not answered a call in time: it may be done, now or later.
+    Unanswered {
+        /// About which.
+        instance: Instance,
+        /// What was asked.
+        call: Call,
+    },
+    /// The connection on which a shim tells how its containers end broke.
     ShimLost {
         /// The pod.
         uid: String,
+    },
+    /// A shim was asked what it has.
+    ShimAnswered {
+        /// The pod.
+        uid: String,
+        /// From now on it tells how its containers end.
+        listens: bool,
+        /// What came of it.
+        answer: Answer,
     },
     /// A route was put or deleted.
     Route {
@@ -154,13 +214,16 @@ impl Outcome {
     /// The pod that it is about.
     pub fn uid(&self) -> Option<&str> {
         match self {
-            Outcome::Part { uid, .. } | Outcome::Link { uid, .. } | Outcome::ShimLost { uid } => {
-                Some(uid)
-            }
+            Outcome::Part { uid, .. }
+            | Outcome::Link { uid, .. }
+            | Outcome::ShimLost { uid }
+            | Outcome::ShimAnswered { uid, .. } => Some(uid),
             Outcome::ImageFound { instance, .. }
             | Outcome::ImagePulled { instance, .. }
             | Outcome::Created { instance, .. }
             | Outcome::Started { instance, .. }
+            | Outcome::Deleted { instance, .. }
+            | Outcome::Unanswered { instance, .. }
             | Outcome::Exited { instance, .. }
             | Outcome::HookDone { instance, .. }
             | Outcome::Probed { instance, .. } => Some(&instance.uid),

@@ -10,15 +10,17 @@ use proto::v1;
 
 use crate::action::{Action, Problem};
 use crate::cgroup;
+use crate::contact;
 use crate::container::{self, Ready, Steps, alive};
 use crate::create::{self, role};
 use crate::endpoint;
+use crate::init;
 use crate::link;
 use crate::restart::{self, Role};
 use crate::settings::Settings;
 use crate::step::Step;
 use crate::time::{Moment, Monotonic};
-use crate::world::{Container, Desired, Finished, Hook, Life, Observed, Pod, Stop};
+use crate::world::{Contact, Container, Desired, Finished, Life, Observed, Pod, Stop};
 
 /// Grace of a pod that the control plane has taken off the node, seconds.
 const REMOVED_GRACE_S: i64 = 2;
@@ -85,9 +87,16 @@ pub fn plan(
         steps.wake_if(pod.record.wake());
     }
     let recorded = pod.record == Step::Ready;
+    if let Contact::Unknown(silence) = &pod.contact
+        && pod.teardown.sandbox != Step::Ready
+    {
+        contact::plan(pod, silence, now, &mut steps);
+    }
     if pod.stop.is_some() || pod.finished.is_some() {
         ending(pod, observed, settings, recorded, now, &mut steps);
-    } else if recorded {
+    } else if pod.leftovers != Step::Ready {
+        remove_sandbox(pod, &pod.leftovers, observed, now, &mut steps);
+    } else if recorded && pod.contact == Contact::Heard {
         let ready = sandbox(pod, observed, settings, now, &mut steps, &mut plan.problems);
         containers(pod, ready, settings, now, &mut steps);
     }
@@ -227,43 +236,6 @@ fn network(
     pod.programs == Step::Ready
 }
 
-/// True when those after an init container need not wait for it any more: it has ended
-/// well, or, as a sidecar, runs and has started.
-fn done(spec: &v1::ContainerSpec, container: &Container) -> bool {
-    match (restart::init_role(spec), &container.life) {
-        (Role::Sidecar, Life::Running { .. }) => {
-            let hooked = spec.post_start.is_none() || container.post_start == Hook::Done;
-            hooked && container.kill.is_none() && container.probes.started(spec)
-        }
-        (Role::Init | Role::Main, Life::Exited(exit)) => exit.code == 0 && !container.replace,
-        (
-            Role::Sidecar,
-            Life::None
-            | Life::Creating
-            | Life::Created
-            | Life::Starting
-            | Life::Exited(_)
-            | Life::Refused { .. },
-        )
-        | (
-            Role::Init | Role::Main,
-            Life::None
-            | Life::Creating
-            | Life::Created
-            | Life::Starting
-            | Life::Running { .. }
-            | Life::Refused { .. },
-        ) => false,
-    }
-}
-
-/// True once all init containers have done what the others wait for. A sidecar that
-/// falls later does not take that back.
-pub fn initialized(pod: &Pod) -> bool {
-    let mut init = pod.spec.init_containers.iter();
-    init.all(|spec| pod.containers.get(&spec.name).is_some_and(|c| c.passed))
-}
-
 fn containers(pod: &Pod, ready: Ready, settings: &Settings, now: Monotonic, steps: &mut Steps) {
     if let Some(finished) = finished(pod) {
         steps.actions.push(Action::Finish {
@@ -280,8 +252,8 @@ fn containers(pod: &Pod, ready: Ready, settings: &Settings, now: Monotonic, step
         if !blocked {
             container::plan(pod, spec, state, ready, settings, now, steps);
         }
-        remains(pod, &spec.name, state, steps);
-        if !blocked && !state.passed && done(spec, state) {
+        remains(pod, &spec.name, state, now, steps);
+        if !blocked && !state.passed && init::done(spec, state) {
             let instance = container::instance(pod, &spec.name, state);
             steps.actions.push(Action::Pass { instance });
         }
@@ -294,22 +266,25 @@ fn containers(pod: &Pod, ready: Ready, settings: &Settings, now: Monotonic, step
         if !blocked {
             container::plan(pod, spec, state, ready, settings, now, steps);
         }
-        remains(pod, &spec.name, state, steps);
+        remains(pod, &spec.name, state, now, steps);
     }
 }
 
 /// Ended instances are removed once their end is on disk.
-fn remains(pod: &Pod, name: &str, container: &Container, steps: &mut Steps) {
+fn remains(pod: &Pod, name: &str, container: &Container, now: Monotonic, steps: &mut Steps) {
     if pod.record != Step::Ready || pod.shim != Step::Ready {
         return;
     }
-    for attempt in &container.remains {
-        if *attempt == container.attempt && (alive(container) || container.life == Life::None) {
+    for (attempt, step) in &container.remains {
+        if *attempt == container.attempt && alive(container) {
             continue;
         }
-        let mut instance = container::instance(pod, name, container);
-        instance.attempt = *attempt;
-        steps.actions.push(Action::DeleteContainer { instance });
+        if step.due(now) {
+            let mut instance = container::instance(pod, name, container);
+            instance.attempt = *attempt;
+            steps.actions.push(Action::DeleteContainer { instance });
+        }
+        steps.wake_if(step.wake());
     }
 }
 
@@ -368,7 +343,14 @@ fn ending(
 ) {
     let uid = || pod.spec.uid.clone();
     if pod.teardown.sandbox != Step::Ready {
-        if !end_containers(pod, settings, now, steps) {
+        let until = until(pod, now);
+        if pod.contact == Contact::Heard {
+            if !end_containers(pod, until, settings, now, steps) {
+                return;
+            }
+        } else if now < until.deadline {
+            // What it has can neither be asked to end nor be said to have ended.
+            steps.wake(until.deadline);
             return;
         }
         // Their ends are on disk before the shim that remembers them goes; a pod
@@ -376,7 +358,7 @@ fn ending(
         if !recorded && pod.stop.is_none() {
             return;
         }
-        remove_sandbox(pod, observed, now, steps);
+        remove_sandbox(pod, &pod.teardown.sandbox, observed, now, steps);
         return;
     }
     if pod.stop.is_none() {
@@ -399,34 +381,47 @@ fn ending(
     steps.wake_if(pod.teardown.folders.wake());
 }
 
-/// True when nothing runs any more.
-fn end_containers(pod: &Pod, settings: &Settings, now: Monotonic, steps: &mut Steps) -> bool {
-    let state = |spec: &v1::ContainerSpec| pod.containers.get(&spec.name);
-    let init = &pod.spec.init_containers;
-    let others = || {
-        let init = init.iter().filter(|c| restart::init_role(c) == Role::Init);
-        init.chain(&pod.spec.containers)
-            .filter_map(|spec| Some((spec, state(spec)?)))
-    };
-    let until = pod.stop.unwrap_or_else(|| {
+/// Containers but for sidecars, with their states.
+fn others(pod: &Pod) -> impl Iterator<Item = (&v1::ContainerSpec, &Container)> {
+    let init = pod.spec.init_containers.iter();
+    init.filter(|c| restart::init_role(c) == Role::Init)
+        .chain(&pod.spec.containers)
+        .filter_map(|spec| Some((spec, pod.containers.get(&spec.name)?)))
+}
+
+/// Since when a pod ends, and until when it may take.
+fn until(pod: &Pod, now: Monotonic) -> Stop {
+    pod.stop.unwrap_or_else(|| {
         // A pod that finished: from the moment at which its last container ended.
-        let ends = others().filter_map(|(_, c)| ended(c));
-        let since = ends.max().unwrap_or(now);
+        let since = others(pod).filter_map(|(_, c)| ended(c)).max();
+        let since = since.unwrap_or(now);
         let grace = pod.spec.termination_grace_period_seconds.max(0);
         Stop {
             since,
             deadline: since + grace.saturating_mul(1000),
         }
-    });
-    for (spec, state) in others() {
+    })
+}
+
+/// True when nothing runs any more.
+fn end_containers(
+    pod: &Pod,
+    until: Stop,
+    settings: &Settings,
+    now: Monotonic,
+    steps: &mut Steps,
+) -> bool {
+    for (spec, state) in others(pod) {
         container::end(pod, spec, state, (until, true), settings, now, steps);
     }
     // Sidecars serve the others to their end, and go in reverse order. Their hooks run
     // at once, as kubelet has it.
-    let mut before = others().any(|(_, c)| alive(c));
-    let sidecars = init.iter().rev();
+    let mut before = others(pod).any(|(_, c)| alive(c));
+    let sidecars = pod.spec.init_containers.iter().rev();
     for spec in sidecars.filter(|c| restart::init_role(c) == Role::Sidecar) {
-        let Some(state) = state(spec) else { continue };
+        let Some(state) = pod.containers.get(&spec.name) else {
+            continue;
+        };
         container::end(pod, spec, state, (until, !before), settings, now, steps);
         before |= alive(state);
     }
@@ -445,7 +440,7 @@ fn ended(container: &Container) -> Option<Monotonic> {
     }
 }
 
-fn remove_sandbox(pod: &Pod, observed: &Observed, now: Monotonic, steps: &mut Steps) {
+fn remove_sandbox(pod: &Pod, step: &Step, observed: &Observed, now: Monotonic, steps: &mut Steps) {
     // What is still being made must have come back, or it would be left over.
     let busy = [
         &pod.cgroup,
@@ -468,11 +463,11 @@ fn remove_sandbox(pod: &Pod, observed: &Observed, now: Monotonic, steps: &mut St
             endpoint: *endpoint,
         });
     }
-    if pod.teardown.sandbox.due(now) {
+    if step.due(now) {
         steps.actions.push(Action::RemoveSandbox {
             uid: pod.spec.uid.clone(),
             link: link::name(&pod.spec.uid),
         });
     }
-    steps.wake_if(pod.teardown.sandbox.wake());
+    steps.wake_if(step.wake());
 }

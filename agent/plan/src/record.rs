@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use proto::v1;
 
+use crate::reboot;
 use crate::restart::Backoff;
 use crate::step::Step;
 use crate::time::{Moment, Monotonic, Wall};
 use crate::world::{
-    Container, Exit, Finished, Hook, Image, ImageFacts, Life, Pod, Stop, container_id,
-    parse_container_id,
+    Contact, Container, Exit, Finished, Hook, Image, ImageFacts, Life, Pod, Silence, Stop,
+    container_id, parse_container_id,
 };
 
 /// What is to be remembered of a pod. Monotonic times are of the boot with this id.
@@ -29,6 +30,7 @@ pub fn of(pod: &Pod, boot_id: &str) -> v1::PodRecord {
             deadline_monotonic_ms: stop.deadline.ms(),
         }),
         boot_id: boot_id.into(),
+        leftovers: pod.leftovers != Step::Ready,
         finished: finished_text(pod.finished).into(),
         containers,
         conditions: pod.conditions.clone(),
@@ -76,6 +78,18 @@ fn container(pod: &Pod, name: &str, c: &Container) -> v1::ContainerRecord {
         started: c.probes.startup.passing,
         ready: c.probes.readiness.passing,
         hooked: c.post_start == Hook::Done,
+        running: match c.life {
+            Life::Running { started } => Some(v1::container_record::Running {
+                started_ms: started.wall.ms(),
+                started_monotonic_ms: started.monotonic.ms(),
+            }),
+            Life::None
+            | Life::Creating
+            | Life::Created
+            | Life::Starting
+            | Life::Exited(_)
+            | Life::Refused { .. } => None,
+        },
         passed: c.passed,
         made_from: c.made_from.clone(),
         replace: c.replace,
@@ -116,7 +130,8 @@ fn exit(of: &v1::container_state::Terminated, ended: Monotonic) -> Exit {
 ///
 /// After a reboot the times of the record mean nothing: ends are taken for ends of
 /// now, a stop has no grace left, and back-offs begin anew, as kubelet's do.
-pub fn restore(record: v1::PodRecord, boot_id: &str, now: Monotonic) -> Option<Pod> {
+pub fn restore(record: v1::PodRecord, boot_id: &str, moment: Moment) -> Option<Pod> {
+    let now = moment.monotonic;
     let same_boot = record.boot_id == boot_id;
     // A time in the future would be of another time namespace: never wait for it.
     let past = |ms: i64| {
@@ -158,6 +173,11 @@ pub fn restore(record: v1::PodRecord, boot_id: &str, now: Monotonic) -> Option<P
             .last
             .as_ref()
             .map(|last| exit(last, Monotonic::default()));
+        if let Some(running) = &kept.running {
+            let monotonic = past(running.started_monotonic_ms).ms();
+            let started = Moment::from_ms(monotonic, running.started_ms);
+            c.life = Life::Running { started };
+        }
         if let Some(ended) = &kept.ended {
             c.life = Life::Exited(exit(ended, past(kept.ended_monotonic_ms)));
         }
@@ -187,6 +207,11 @@ pub fn restore(record: v1::PodRecord, boot_id: &str, now: Monotonic) -> Option<P
             }
         }
     }
+    if !same_boot {
+        reboot::begin_anew(&mut pod, moment);
+    } else if record.leftovers {
+        pod.leftovers = Step::Absent;
+    }
     Some(pod)
 }
 
@@ -196,7 +221,7 @@ pub fn adopt(pod: &mut Pod, name: &str, attempt: u32, found: Life) {
     let Some(c) = pod.containers.get_mut(name) else {
         return;
     };
-    c.remains.insert(attempt);
+    c.remains.entry(attempt).or_default();
     if attempt < c.attempt {
         return;
     }
@@ -204,13 +229,32 @@ pub fn adopt(pod: &mut Pod, name: &str, attempt: u32, found: Life) {
         // The record is older than the instance: a crash between the two.
         c.attempt = attempt;
         c.life = Life::None;
+        c.made_from.clear();
     }
-    if !matches!(c.life, Life::Exited(_)) {
-        if matches!(found, Life::Exited(_)) {
-            // On disk before the instance that knows of it is deleted.
-            pod.record = Step::Absent;
-        }
-        c.life = found;
+    match (&c.life, &found) {
+        // Known already, or a call on its way that will say so.
+        (Life::Exited(_) | Life::Creating, _) | (Life::Starting, Life::Created) => return,
+        (
+            Life::None
+            | Life::Created
+            | Life::Starting
+            | Life::Running { .. }
+            | Life::Refused { .. },
+            _,
+        ) => {}
+    }
+    if matches!(found, Life::Exited(_)) {
+        // On disk before the instance that knows of it is deleted.
+        pod.record = Step::Absent;
+    }
+    c.life = found;
+}
+
+/// Takes in that the folder of an instance is on disk: what is left of it has to go,
+/// unless it is the one that runs.
+pub fn adopt_bundle(pod: &mut Pod, name: &str, attempt: u32) {
+    if let Some(c) = pod.containers.get_mut(name) {
+        c.remains.entry(attempt).or_default();
     }
 }
 
@@ -223,8 +267,6 @@ pub struct Sandbox {
     pub ifindex: Option<u32>,
     /// Programs are attached to that link.
     pub programs: bool,
-    /// Its shim answers.
-    pub shim: bool,
 }
 
 /// Takes in what was found of a sandbox. Volumes and limits are many writes, and
@@ -232,19 +274,27 @@ pub struct Sandbox {
 /// there was no agent was written: both are made again, which changes nothing
 /// where they are whole.
 pub fn adopt_sandbox(pod: &mut Pod, found: &Sandbox) {
+    if pod.leftovers != Step::Ready {
+        return;
+    }
     let step = |there: bool| if there { Step::Ready } else { Step::Absent };
     pod.namespaces = step(found.namespaces);
     // A link into other namespaces than the pod's is of no use.
     pod.ifindex = found.ifindex.filter(|_| found.namespaces);
     pod.link = step(pod.ifindex.is_some());
     pod.programs = step(pod.ifindex.is_some() && found.programs);
-    pod.shim = step(found.shim);
+    // Whether it lives is asked later.
+    pod.shim = Step::Ready;
+    pod.contact = Contact::Unknown(Silence {
+        deaf: true,
+        ..Silence::default()
+    });
     pod.volumes = Step::Absent;
     pod.cgroup = Step::Absent;
 }
 
-/// After all shims were heard: an instance that ran, by its record, and that no
-/// shim knows any more starts from its image again.
+/// After the pod's shim was heard for the first time: an instance that was being made,
+/// by its record, and that the shim does not know starts from its image again.
 pub fn settle(pod: &mut Pod) {
     for c in pod.containers.values_mut() {
         if c.life == Life::None {
@@ -296,13 +346,13 @@ mod tests {
         });
         c.image_id = "i@sha256:1".into();
         c.probes.readiness.passing = true;
-        let back = restore(of(&pod, "boot"), "boot", at(99)).unwrap();
+        let back = restore(of(&pod, "boot"), "boot", Moment::from_ms(99, 99)).unwrap();
         assert_eq!(of(&back, "boot"), of(&pod, "boot"));
         assert_eq!(back.containers["c0"].life, pod.containers["c0"].life);
         assert_eq!(back.containers["c0"].last, pod.containers["c0"].last);
         assert!(back.containers["c0"].probes.readiness.passing);
         // After a reboot its clock is at 50 ms: nothing waits for a time of the other boot.
-        let back = restore(of(&pod, "boot"), "another", at(50)).unwrap();
+        let back = restore(of(&pod, "boot"), "another", Moment::from_ms(50, 50)).unwrap();
         let stop = Stop {
             since: at(50),
             deadline: at(50),
@@ -322,7 +372,6 @@ mod tests {
             namespaces: true,
             ifindex: Some(7),
             programs: true,
-            shim: true,
         };
         let mut pod = pod();
         adopt_sandbox(&mut pod, &whole);
@@ -350,6 +399,6 @@ mod tests {
         adopt(&mut pod, "c0", 2, Life::Running { started });
         let c = &pod.containers["c0"];
         assert_eq!((c.attempt, c.life.clone()), (2, Life::Running { started }));
-        assert_eq!(c.remains.iter().copied().collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(c.remains.keys().copied().collect::<Vec<_>>(), [0, 2]);
     }
 }

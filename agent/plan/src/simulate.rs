@@ -10,10 +10,10 @@ use std::sync::Arc;
 use proto::v1;
 
 use crate::action::Action;
-use crate::outcome::{Outcome, Part};
+use crate::outcome::{Answer, Found, Outcome, Part};
 use crate::settings::{Resources, Settings};
 use crate::time::Moment;
-use crate::world::{ImageFacts, Observed};
+use crate::world::{ImageFacts, Life, Observed};
 
 /// Settings of a node that exists in tests only.
 pub fn settings() -> Settings {
@@ -65,12 +65,33 @@ pub fn pod_spec(uid: &str, containers: usize) -> v1::PodSpec {
 pub fn simulate(observed: &mut Observed, action: &Action, now: Moment) {
     let settings = settings();
     observed.begin(action, &settings);
-    if let Some(outcome) = success(action, now) {
+    if let Some(outcome) = heard(observed, action).or_else(|| success(action, now)) {
         observed.take(outcome, &settings, now);
     }
 }
 
-/// What comes back when an action succeeds; `None` where nothing does.
+/// The answer of a shim that has all that is thought to be in it.
+fn heard(observed: &Observed, action: &Action) -> Option<Outcome> {
+    let Action::AskShim { uid, listen } = action else {
+        return None;
+    };
+    let containers = observed.pods.get(uid)?.containers.iter();
+    let found = containers
+        .filter(|(_, c)| matches!(c.life, Life::Created | Life::Running { .. }))
+        .map(|(name, c)| Found {
+            container: name.clone(),
+            attempt: c.attempt,
+            life: c.life.clone(),
+        });
+    Some(Outcome::ShimAnswered {
+        uid: uid.clone(),
+        listens: *listen,
+        answer: Answer::Alive(found.collect()),
+    })
+}
+
+/// What comes back when an action succeeds; `None` where nothing does, or where it
+/// depends on more than the action.
 pub fn success(action: &Action, now: Moment) -> Option<Outcome> {
     let part = |uid: &String, part| {
         Some(Outcome::Part {
@@ -88,9 +109,13 @@ pub fn success(action: &Action, now: Moment) -> Option<Outcome> {
         | Action::BeginKill { .. }
         | Action::RefuseImage { .. }
         | Action::RefuseConfig { .. }
-        | Action::DeleteContainer { .. }
+        | Action::AskShim { .. }
         | Action::ReportGone { .. }
         | Action::Forget { .. } => None,
+        Action::DeleteContainer { instance } => Some(Outcome::Deleted {
+            instance: instance.clone(),
+            result: Ok(()),
+        }),
         Action::Record { uid } => part(uid, Part::Record),
         Action::PinNamespaces { uid, .. } => part(uid, Part::Namespaces),
         Action::AttachPrograms { uid, .. } => part(uid, Part::Programs),

@@ -10,13 +10,13 @@ use v1::container_state::{Running, State, Waiting};
 use crate::container::next_backoff;
 use crate::create::role;
 use crate::image;
-use crate::pod::initialized;
+use crate::init::initialized;
 use crate::record::{finished_text, terminated};
 use crate::restart::{self, Restart};
 use crate::settings::Settings;
 use crate::step::Step;
 use crate::time::{Moment, Monotonic, Wall};
-use crate::world::{Container, Image, Life, Pod, container_id};
+use crate::world::{Contact, Container, Image, Life, Pod, container_id};
 
 /// What is told of a pod now.
 pub fn of(pod: &Pod, settings: &Settings, now: Moment) -> v1::PodStatus {
@@ -71,14 +71,15 @@ pub fn of(pod: &Pod, settings: &Settings, now: Moment) -> v1::PodStatus {
         .into_iter()
         .map(|(kind, holds, reason)| condition(pod, kind, holds, reason, now.wall, &containers))
         .collect();
+    let (reason, message) = trouble(pod);
     v1::PodStatus {
         uid: spec.uid.clone(),
         namespace: spec.namespace.clone(),
         name: spec.name.clone(),
         observed_generation: spec.generation,
         phase: phase.into(),
-        reason: String::new(),
-        message: String::new(),
+        reason,
+        message,
         pod_ips: if addressed { vec![address] } else { Vec::new() },
         host_ip: settings.node_ip.to_string(),
         start_time_ms: pod.seen.ms(),
@@ -86,6 +87,17 @@ pub fn of(pod: &Pod, settings: &Settings, now: Moment) -> v1::PodStatus {
         init_containers,
         containers,
         qos_class: spec.qos_class.clone(),
+    }
+}
+
+/// Why the rest of the status is what was known last, if it is: reason and message.
+fn trouble(pod: &Pod) -> (String, String) {
+    match &pod.contact {
+        Contact::Unknown(silence) if silence.since.is_some() => (
+            "ShimNotResponding".into(),
+            "The pod's shim does not answer; containers are shown as they were last seen".into(),
+        ),
+        Contact::Unknown(_) | Contact::Heard => Default::default(),
     }
 }
 

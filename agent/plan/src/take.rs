@@ -9,17 +9,20 @@ use ebpf_common::net::Addr;
 use proto::v1;
 
 use crate::action::{Action, HookKind, Instance};
-use crate::container::next_backoff;
+use crate::container::{alive, next_backoff};
 use crate::create::role;
 use crate::event::{self, Note};
 use crate::image;
+use crate::lost::{self, to_be_replaced};
 use crate::outcome::{ImageFailure, Outcome, Part, Refusal};
 use crate::probe::{self, Kind, Probes};
 use crate::restart::{self, Restart};
 use crate::settings::Settings;
 use crate::step::Step;
 use crate::time::{Moment, Monotonic, Wall};
-use crate::world::{CONFIG_ERROR, Container, Exit, Hook, Image, Kill, Life, Observed, Why};
+use crate::world::{
+    CONFIG_ERROR, Contact, Container, Exit, Hook, Image, Kill, Life, Observed, Why,
+};
 
 impl Observed {
     /// Takes an outcome in; what users are to be told.
@@ -37,6 +40,10 @@ impl Observed {
                 if let Err(message) = &result {
                     notes.extend(event::part_failed(&pod.spec, part, message));
                 }
+                let gone = part == Part::NoSandbox && result.is_ok();
+                if gone && pod.leftovers.busy() {
+                    pod.record = Step::Absent;
+                }
                 let step = match part {
                     Part::Record => &mut pod.record,
                     Part::Namespaces => &mut pod.namespaces,
@@ -44,6 +51,7 @@ impl Observed {
                     Part::Cgroup => &mut pod.cgroup,
                     Part::Shim => &mut pod.shim,
                     Part::Volumes => &mut pod.volumes,
+                    Part::NoSandbox if pod.leftovers.busy() => &mut pod.leftovers,
                     Part::NoSandbox => &mut pod.teardown.sandbox,
                     Part::NoFolders => &mut pod.teardown.folders,
                 };
@@ -52,6 +60,12 @@ impl Observed {
                     return notes;
                 }
                 step.end(result, now);
+                if gone {
+                    pod.contact = Contact::Heard;
+                    for c in pod.containers.values_mut().filter(|c| alive(c)) {
+                        lost::end(c, moment, "when its pod's sandbox was removed");
+                    }
+                }
             }
             Outcome::Link { uid, result } => {
                 let Some(pod) = self.pods.get_mut(&uid) else {
@@ -113,6 +127,29 @@ impl Observed {
                     };
                 });
             }
+            Outcome::Created {
+                instance,
+                result: Err(Refusal::Unanswered(_)),
+            } => {
+                self.unanswered(&instance.uid, now);
+                // What may be there of it is found, or removed, before another try.
+                if let Some(c) = self.container_mut(&instance)
+                    && c.life == Life::Creating
+                {
+                    c.life = Life::None;
+                }
+            }
+            Outcome::Started {
+                instance,
+                result: Err(Refusal::Unanswered(_)),
+            } => {
+                self.unanswered(&instance.uid, now);
+                if let Some(c) = self.container_mut(&instance)
+                    && c.life == Life::Starting
+                {
+                    c.life = Life::Created;
+                }
+            }
             Outcome::Created { instance, result } => {
                 match &result {
                     Ok(warnings) => {
@@ -127,10 +164,6 @@ impl Observed {
                         notes.extend(self.note(&instance, say));
                     }
                 }
-                if let (Err(_), Some(c)) = (&result, self.container_mut(&instance)) {
-                    // Whoever tried has removed what there was of it.
-                    c.remains.remove(&instance.attempt);
-                }
                 self.refused_or(&instance, result.map(drop), moment, |life| {
                     *life = Life::Created
                 });
@@ -142,7 +175,8 @@ impl Observed {
                     Refusal::Memory(message) => Refusal::Memory(message),
                     Refusal::Config(message)
                     | Refusal::Command(message)
-                    | Refusal::Runtime(message) => Refusal::Command(message),
+                    | Refusal::Runtime(message)
+                    | Refusal::Unanswered(message) => Refusal::Command(message),
                 });
                 match &result {
                     Ok(_) => notes.extend(self.note(&instance, event::started)),
@@ -156,10 +190,7 @@ impl Observed {
                     pod.record = Step::Absent;
                 }
                 self.refused_or(&instance, result.map(drop), moment, |life| {
-                    // It may have ended before the answer came.
-                    if matches!(life, Life::Starting) {
-                        *life = Life::Running { started };
-                    }
+                    *life = Life::Running { started };
                 });
             }
             Outcome::Exited { instance, exit } => {
@@ -201,38 +232,21 @@ impl Observed {
             } => {
                 self.probed(&instance, kind, result, now, &mut notes);
             }
-            Outcome::ShimLost { uid } => {
-                let Some(pod) = self.pods.get_mut(&uid) else {
-                    return notes;
-                };
-                if pod.shim != Step::Ready || pod.teardown.sandbox != Step::Absent {
-                    return notes;
-                }
-                notes.push(event::sandbox_changed(&pod.spec));
-                pod.shim = Step::Absent;
-                pod.record = Step::Absent;
-                for container in pod.containers.values_mut() {
-                    container.remains.clear();
-                    container.replace = to_be_replaced(container);
-                    container.kill = None;
-                    container.probes = Probes::default();
-                    let started = match container.life {
-                        Life::Running { started } => started.wall,
-                        Life::Creating | Life::Created | Life::Starting => Wall::default(),
-                        Life::None | Life::Exited(_) | Life::Refused { .. } => continue,
-                    };
-                    container.life = Life::Exited(Exit {
-                        code: 137,
-                        signal: 9,
-                        reason: "ContainerStatusUnknown".into(),
-                        message: "The container could not be located when the pod's shim ended"
-                            .into(),
-                        started,
-                        finished: moment,
-                        attempt: container.attempt,
-                    });
+            Outcome::Deleted { instance, result } => {
+                let pod = self.pods.get_mut(&instance.uid);
+                if let Some(c) = pod.and_then(|p| p.containers.get_mut(&instance.container)) {
+                    let step = c.remains.entry(instance.attempt).or_default();
+                    step.end(result, now);
+                    c.remains.retain(|_, step| *step != Step::Ready);
                 }
             }
+            Outcome::Unanswered { instance, call } => self.unanswered_call(&instance, call, now),
+            Outcome::ShimLost { uid } => self.deaf(&uid, now),
+            Outcome::ShimAnswered {
+                uid,
+                listens,
+                answer,
+            } => return self.answered(&uid, listens, answer, moment),
             Outcome::Route {
                 route,
                 deleted,
@@ -323,16 +337,23 @@ impl Observed {
         let Some(c) = self.container_mut(instance) else {
             return;
         };
+        // It has ended meanwhile, or its shim has said more of it since.
+        if !matches!(c.life, Life::Creating | Life::Starting) {
+            return;
+        }
         let (reason, message) = match result {
             Ok(()) => return good(&mut c.life),
             Err(Refusal::Config(message)) => (CONFIG_ERROR, message),
-            Err(Refusal::Runtime(message)) => ("CreateContainerError", message),
+            Err(Refusal::Runtime(message) | Refusal::Unanswered(message)) => {
+                ("CreateContainerError", message)
+            }
             Err(refusal @ (Refusal::Command(_) | Refusal::Memory(_))) => {
                 let (code, reason, message) = match refusal {
                     Refusal::Memory(message) => (137, "OOMKilled", message),
                     Refusal::Config(message)
                     | Refusal::Command(message)
-                    | Refusal::Runtime(message) => (128, "StartError", message),
+                    | Refusal::Runtime(message)
+                    | Refusal::Unanswered(message) => (128, "StartError", message),
                 };
                 // It counts as an instance that ran and failed, so that restarts are
                 // counted and held back.
@@ -465,12 +486,6 @@ impl Observed {
             self.maps.delete_frontend(&key);
         }
     }
-}
-
-/// An instance that ends now was being ended for the sake of another one.
-fn to_be_replaced(container: &Container) -> bool {
-    let image = |kill: &Kill| kill.why == Why::Image;
-    container.replace || container.kill.as_ref().is_some_and(image)
 }
 
 fn failed(failure: ImageFailure, before_ms: i64, settings: &Settings, now: Monotonic) -> Image {

@@ -11,8 +11,11 @@ use crate::outcome::{ImageFailure, Outcome, Refusal};
 use crate::simulate::{pod_spec, settings, simulate, success};
 use crate::status;
 use crate::time::{Moment, Monotonic, Wall};
-use crate::world::{Desired, Exit, Finished, Life, Observed};
+use crate::world::{Desired, Exit, Finished, Life, Observed, Pod};
 use crate::{plan, pod};
+
+mod contact;
+mod reboot;
 
 /// A node, its wishes and its clock.
 struct Node {
@@ -60,6 +63,41 @@ impl Node {
         change(&mut spec);
         spec.generation += 1;
         self.want(spec);
+    }
+
+    /// Begins an action and lets it succeed.
+    fn run(&mut self, action: &Action) {
+        self.log.push(action.clone());
+        let now = self.moment();
+        simulate(&mut self.observed, action, now);
+    }
+
+    /// Begins what is due now; what of it holds is on its way, the rest succeeds.
+    fn begin(&mut self, holds: impl Fn(&Action) -> bool) -> Vec<Action> {
+        let (actions, _) = plan(&self.desired, &self.observed, &settings(), self.moment());
+        let mut held = Vec::new();
+        for action in actions {
+            if holds(&action) {
+                self.log.push(action.clone());
+                self.observed.begin(&action, &settings());
+                held.push(action);
+            } else {
+                self.run(&action);
+            }
+        }
+        held
+    }
+
+    /// Takes an outcome in.
+    fn take(&mut self, outcome: Outcome) {
+        let now = self.moment();
+        self.observed.take(outcome, &settings(), now);
+    }
+
+    /// What an agent that starts anew makes of the pod's record, under a boot id.
+    fn restored(&self, uid: &str, boot_id: &str) -> Pod {
+        let record = crate::record::of(&self.observed.pods[uid], "boot");
+        crate::record::restore(record, boot_id, self.moment()).unwrap()
     }
 
     /// Lets all happen that needs no time.
@@ -375,9 +413,8 @@ fn a_sidecar_that_falls_later_holds_nothing_back() {
     assert_eq!(node.waiting("u", 0), "Running");
     assert_eq!(node.status("u").containers[0].restart_count, 1);
     // Neither does an agent that starts anew forget it.
-    let pod = &node.observed.pods["u"];
-    let back = crate::record::restore(crate::record::of(pod, "boot"), "boot", node.now).unwrap();
-    assert!(pod::initialized(&back));
+    let back = node.restored("u", "boot");
+    assert!(crate::init::initialized(&back));
 }
 
 /// A volume of one file.
@@ -419,7 +456,7 @@ fn a_config_map_that_changes_while_its_files_are_written_is_written_again() {
                 for action in actions {
                     let again = matches!(action, Action::MakeVolumes { .. });
                     assert!(!again, "two writers of the same files");
-                    simulate(&mut node.observed, &action, node.moment());
+                    node.run(&action);
                 }
             }
             if let Some(outcome) = success(&action, node.moment()) {
@@ -496,14 +533,14 @@ fn an_image_that_changes_takes_effect_wherever_the_container_is() {
                 node.observed.begin(&action, &settings());
                 pull = Some(action);
             } else {
-                simulate(&mut node.observed, &action, node.moment());
+                node.run(&action);
             }
         }
     }
     node.change("u", |spec| spec.containers[0].image = "other".into());
     let (actions, _) = plan(&node.desired, &node.observed, &settings(), node.moment());
     for action in actions {
-        simulate(&mut node.observed, &action, node.moment());
+        node.run(&action);
     }
     let late = success(&pull.unwrap(), node.moment()).unwrap();
     node.observed.take(late, &settings(), node.moment());
@@ -520,21 +557,9 @@ fn an_image_that_changes_takes_effect_wherever_the_container_is() {
     node.change("u", |spec| spec.containers[0].image = "other".into());
     let (actions, _) = plan(&node.desired, &node.observed, &settings(), node.moment());
     for action in actions {
-        simulate(&mut node.observed, &action, node.moment());
+        node.run(&action);
     }
-    let pod = &node.observed.pods["u"];
-    let mut back =
-        crate::record::restore(crate::record::of(pod, "boot"), "boot", node.now).unwrap();
-    let running = pod.containers["c0"].life.clone();
-    crate::record::adopt(&mut back, "c0", 0, running);
-    let whole = crate::record::Sandbox {
-        namespaces: true,
-        ifindex: pod.ifindex,
-        programs: true,
-        shim: true,
-    };
-    crate::record::adopt_sandbox(&mut back, &whole);
-    node.observed.pods.insert("u".into(), back);
+    contact::restart_agent(&mut node, "u");
     node.settle();
     assert_eq!(node.phase("u"), "Running");
     assert_eq!(node.status("u").containers[0].restart_count, 1);
@@ -661,11 +686,7 @@ fn a_lost_shim_is_replaced_and_its_containers_restarted() {
     let mut node = Node::new();
     node.want(pod_spec("u", 1));
     node.settle();
-    node.observed.take(
-        Outcome::ShimLost { uid: "u".into() },
-        &settings(),
-        node.moment(),
-    );
+    contact::die(&mut node, "u");
     node.settle();
     assert_eq!(node.phase("u"), "Running");
     assert_eq!(
@@ -748,6 +769,8 @@ enum Step {
     Stop(i64),
     Remove,
     LoseShim,
+    LoseConnection,
+    Reboot,
     Missing(bool),
     NoCommand(bool),
     /// The wall clock is set.
@@ -761,6 +784,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0_i64..60).prop_map(Step::Stop),
         1 => Just(Step::Remove),
         1 => Just(Step::LoseShim),
+        1 => Just(Step::LoseConnection),
+        1 => Just(Step::Reboot),
         1 => any::<bool>().prop_map(Step::Missing),
         1 => any::<bool>().prop_map(Step::NoCommand),
         1 => (-4_000_000_000_000_i64..4_000_000_000_000).prop_map(Step::SetClock),
@@ -809,9 +834,11 @@ fn let_happen(node: &mut Node, names: &[String], step: &Step) {
         Step::Stop(_) => {}
         Step::Remove => node.desired.pods.clear(),
         Step::LoseShim => {
-            let lost = Outcome::ShimLost { uid: "u".into() };
-            node.observed.take(lost, &settings(), node.moment());
+            contact::die(node, "u");
         }
+        Step::Reboot if node.observed.pods.contains_key("u") => reboot::reboot(node, "u"),
+        Step::LoseConnection => node.take(Outcome::ShimLost { uid: "u".into() }),
+        Step::Reboot => {}
         Step::Missing(missing) => node.missing = *missing,
         Step::NoCommand(missing) => node.no_command = *missing,
         Step::SetClock(wall) => node.wall = *wall,
@@ -895,7 +922,7 @@ proptest! {
                 prop_assert!(["Pending", "Running", "Succeeded", "Failed"].contains(&status.phase.as_str()));
                 // A record that is restored says the same of restarts and ends.
                 let record = crate::record::of(pod, "boot");
-                let back = crate::record::restore(record.clone(), "boot", node.now).unwrap();
+                let back = crate::record::restore(record.clone(), "boot", node.moment()).unwrap();
                 for (name, c) in &pod.containers {
                     prop_assert_eq!(back.containers[name].attempt, c.attempt);
                 }

@@ -85,6 +85,8 @@ pub struct Pod {
     pub programs: Step,
     /// The process that runs the containers.
     pub shim: Step,
+    /// Whether that process is heard.
+    pub contact: Contact,
     /// Folders and files that the containers mount.
     pub volumes: Step,
     /// The pod's cgroup.
@@ -99,6 +101,33 @@ pub struct Pod {
     pub conditions: Vec<v1::Condition>,
     /// What is left to remove, once nothing runs.
     pub teardown: Teardown,
+    /// `Ready` unless something of a sandbox of another boot may be left on disk, which
+    /// is removed before anything is made.
+    pub leftovers: Step,
+}
+
+/// Whether a pod's shim is heard.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Contact {
+    /// What it has is known, and it tells what changes; or there is none yet.
+    #[default]
+    Heard,
+    /// Whether it lives is not known.
+    Unknown(Silence),
+}
+
+/// A shim that has not answered yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Silence {
+    /// It does not tell how its containers end: this agent has not heard it before, or
+    /// the connection for that broke.
+    pub deaf: bool,
+    /// A question is on its way.
+    pub asking: bool,
+    /// When the next question is due.
+    pub ask: Monotonic,
+    /// Since when questions are not answered in time; `None`: none has failed yet.
+    pub since: Option<Moment>,
 }
 
 /// Why and until when a pod may still run.
@@ -146,6 +175,7 @@ impl Pod {
             ifindex: None,
             programs: Step::Absent,
             shim: Step::Absent,
+            contact: Contact::Heard,
             volumes: Step::Absent,
             cgroup: Step::Absent,
             containers,
@@ -153,12 +183,22 @@ impl Pod {
             finished: None,
             conditions: Vec::new(),
             teardown: Teardown::default(),
+            leftovers: Step::Ready,
         }
     }
 
     /// The spec of a container, init containers among them.
     pub fn container_spec(&self, name: &str) -> Option<&v1::ContainerSpec> {
         container_spec(&self.spec, name)
+    }
+
+    /// False while an agent that has just started has yet to hear what runs: what was
+    /// told last stands until then.
+    pub fn is_told(&self) -> bool {
+        match &self.contact {
+            Contact::Heard => true,
+            Contact::Unknown(silence) => !silence.deaf || silence.since.is_some(),
+        }
     }
 
     /// The pod's own IPv4 address; `None` on the host's network.
@@ -212,9 +252,9 @@ pub struct Container {
     pub kill: Option<Kill>,
     /// Startup, liveness and readiness.
     pub probes: Probes,
-    /// Instances of which something is left (in the shim, mounts): attempt numbers.
-    /// The current one is among them.
-    pub remains: BTreeSet<u32>,
+    /// Instances of which something is left (in the shim, mounts), by attempt number,
+    /// with their removal. The current one is among them.
+    pub remains: BTreeMap<u32, Step>,
 }
 
 /// Where the image of a container's next instance is.

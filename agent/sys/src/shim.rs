@@ -2,15 +2,14 @@
 //!
 //! The messages are `proto/v1/shim.proto`, the other side is `agent/shim`. One
 //! [`Client`] is one connection with one request at a time; open as many as are
-//! useful. Called by the daemon's `apply.rs`, `observe.rs` and `serve.rs`.
+//! useful. Each call has a deadline: a shim that is stopped holds up nothing but the
+//! task that asked it. Called by the daemon's `shims.rs`, `workload.rs` and `exec.rs`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
 
 use proto::frame::{self, FrameError};
 use proto::socket::short_path;
@@ -28,6 +27,15 @@ use crate::state::{self, Layout, StateError};
 
 /// Name of the socket in a shim's folder.
 const SOCKET: &str = "socket";
+mod spawn;
+
+pub use spawn::{kill, spawn};
+
+/// For an answer that a shim has at hand. It is one thread that never waits, so that
+/// only a stopped one, or a machine at its limits, takes longer.
+const QUICK: Duration = Duration::from_secs(5);
+/// For an answer that comes when the runtime has done its work on a container.
+const SLOW: Duration = Duration::from_secs(60);
 
 /// A shim could not be started or spoken to, or it refused.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +59,9 @@ pub enum ShimError {
     /// Nobody listens: the shim is dead, or was never there.
     #[error("connect to {socket}: {source}")]
     Connect { socket: PathBuf, source: io::Error },
+    /// No answer in time. What was asked for may be done all the same, also later.
+    #[error("the shim has not answered {call} within {seconds} s")]
+    Timeout { call: &'static str, seconds: u64 },
     /// The connection broke.
     #[error("shim connection: {0}")]
     Frame(#[from] FrameError),
@@ -68,57 +79,24 @@ pub enum ShimError {
     Unexpected,
 }
 
+impl ShimError {
+    /// Nothing listens at the socket: the shim has ended, or never began.
+    pub fn is_dead(&self) -> bool {
+        use io::ErrorKind::{ConnectionRefused, NotFound};
+        matches!(self, Self::Connect { source, .. }
+            if matches!(source.kind(), ConnectionRefused | NotFound))
+    }
+
+    /// The shim has answered, and lives.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+}
+
 impl From<io::Error> for ShimError {
     fn from(e: io::Error) -> Self {
         Self::Frame(e.into())
     }
-}
-
-/// Starts the shim of a pod, in a session of its own and a child of nobody:
-/// it survives the caller's death. Blocks until it serves (some milliseconds).
-/// The socket of a dead shim is replaced; do not call while one lives.
-pub fn spawn(layout: &Layout, program: &Path, uid: &str) -> Result<(), ShimError> {
-    let folder = layout.shim(uid);
-    let state_folder = folder.join("state");
-    state::create_folder(&state_folder)?;
-    let prepare = |source| ShimError::Prepare {
-        uid: uid.into(),
-        source,
-    };
-    let log = folder.join("log");
-    let output = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(&log)
-        .map_err(prepare)?;
-    // The listener is made here, so that a connection succeeds as soon as we return.
-    let listener = listen(&folder).map_err(prepare)?;
-    let status = Command::new(program)
-        .arg("--pod")
-        .arg(uid)
-        .arg("--state")
-        .arg(&state_folder)
-        .arg("--seccomp")
-        .arg(layout.seccomp_cache())
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::from(OwnedFd::from(listener)))
-        .stdout(Stdio::from(output.try_clone().map_err(prepare)?))
-        .stderr(Stdio::from(output))
-        .status()
-        .map_err(|source| ShimError::Spawn {
-            program: program.into(),
-            source,
-        })?;
-    if !status.success() {
-        return Err(ShimError::Ended {
-            program: program.into(),
-            status,
-            log,
-        });
-    }
-    Ok(())
 }
 
 /// Pod uids that have a shim's folder, alive or not: what adoption starts from.
@@ -129,16 +107,6 @@ pub fn list(layout: &Layout) -> Result<Vec<String>, ShimError> {
 /// Removes the folder of a shim that has ended.
 pub fn remove(layout: &Layout, uid: &str) -> Result<(), ShimError> {
     Ok(state::remove_folder(&layout.shim(uid))?)
-}
-
-fn listen(folder: &Path) -> io::Result<UnixListener> {
-    let directory = File::open(folder)?;
-    let path = short_path(&directory, SOCKET);
-    match std::fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        Ok(()) | Err(_) => {}
-    }
-    UnixListener::bind(path)
 }
 
 /// Reads whole messages; dropping a pending read loses nothing.
@@ -271,8 +239,12 @@ impl Client {
 
     /// After a dropped call the next answer would be the wrong one: drop the client too.
     async fn call(&mut self, request: Request) -> Result<Response, ShimError> {
-        send(&mut self.output, request).await?;
-        match self.input.next().await?.ok_or(ShimError::Closed)? {
+        let (call, limit) = deadline(&request);
+        let exchange = async {
+            send(&mut self.output, request).await?;
+            self.input.next().await?.ok_or(ShimError::Closed)
+        };
+        match within(call, limit, exchange).await? {
             Response::Error(e) => Err(ShimError::Refused {
                 kind: e.kind(),
                 message: e.message,
@@ -284,6 +256,35 @@ impl Client {
             | Response::Stderr(_)
             | Response::ExecExitCode(_)) => Ok(answer),
         }
+    }
+}
+
+/// What a request is called, and how long its answer may take.
+fn deadline(request: &Request) -> (&'static str, Duration) {
+    match request {
+        Request::List(_) => ("a list", QUICK),
+        Request::Watch(_) => ("a watch", QUICK),
+        Request::Kill(_) => ("a signal", QUICK),
+        Request::Shutdown(_) => ("its shutdown", QUICK),
+        Request::Create(_) => ("the making of a container", SLOW),
+        Request::Start(_) => ("the start of a container", SLOW),
+        Request::Delete(_) => ("the removal of a container", SLOW),
+        Request::Exec(_) => ("a command", SLOW),
+        Request::Stdin(_) | Request::StdinClosed(_) | Request::Resize(_) => ("input", SLOW),
+    }
+}
+
+async fn within<T>(
+    call: &'static str,
+    limit: Duration,
+    work: impl Future<Output = Result<T, ShimError>>,
+) -> Result<T, ShimError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(ShimError::Timeout {
+            call,
+            seconds: limit.as_secs(),
+        }),
     }
 }
 
@@ -348,19 +349,26 @@ impl Exec {
 pub struct ExecInput(OwnedWriteHalf);
 
 impl ExecInput {
-    /// Bytes for its stdin.
+    /// Bytes for its stdin. Waits while the process does not read: for as long as the
+    /// caller has patience.
     pub async fn write(&mut self, bytes: Vec<u8>) -> Result<(), ShimError> {
         send(&mut self.0, Request::Stdin(bytes)).await
     }
 
     /// No more input will come.
     pub async fn close(&mut self) -> Result<(), ShimError> {
-        send(&mut self.0, Request::StdinClosed(true)).await
+        self.message(Request::StdinClosed(true)).await
     }
 
     /// The terminal's new size, characters.
     pub async fn resize(&mut self, columns: u32, rows: u32) -> Result<(), ShimError> {
-        send(&mut self.0, Request::Resize(ShimResize { columns, rows })).await
+        let request = Request::Resize(ShimResize { columns, rows });
+        self.message(request).await
+    }
+
+    async fn message(&mut self, request: Request) -> Result<(), ShimError> {
+        let (call, limit) = deadline(&request);
+        within(call, limit, send(&mut self.0, request)).await
     }
 }
 

@@ -31,11 +31,26 @@ fn starter() {
     std::thread::park();
 }
 
+/// Ends the shim that the starter left, also when the test fails.
+struct Second<'a>(&'a Pod);
+
+/// uid of the second pod.
+const SECOND: &str = "second";
+
+impl Drop for Second<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = shim::kill(&self.0.layout, SECOND) {
+            eprintln!("the shim of pod {SECOND} stays: {error}");
+        }
+    }
+}
+
 #[test]
 fn a_shim_survives_kill_9_of_its_agent_and_is_adopted() {
     let pod = Pod::new();
     // Another shim, that of a second process, for a pod of its own name.
-    let uid = "second";
+    let uid = SECOND;
+    let _second = Second(&pod);
     let mut agent = Command::new("/proc/self/exe")
         .args(["--exact", "adoption::starter", "--nocapture"])
         .env(STARTER, format!("{} {uid}", pod.folder().display()))

@@ -284,11 +284,10 @@ impl Control {
                 what: Some(what),
             })),
         };
-        for stream in &locked(&self.state).streams {
-            stream
-                .try_send(Ok(open.clone()))
-                .expect("a stream that takes messages");
-        }
+        // The stream of an agent that was killed takes no more.
+        locked(&self.state)
+            .streams
+            .retain(|stream| stream.try_send(Ok(open.clone())).is_ok());
         self.see(&format!("attach {id}"), |s| match s.attached.get(id) {
             Some(attached) if attached.over => Ok(attached.clone()),
             seen => Err(format!("{seen:?}")),

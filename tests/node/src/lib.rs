@@ -14,6 +14,8 @@ mod agent;
 #[cfg(test)]
 mod cgroup;
 #[cfg(test)]
+mod change;
+#[cfg(test)]
 mod container;
 #[cfg(test)]
 mod control;
@@ -32,7 +34,11 @@ mod netns;
 #[cfg(test)]
 mod node;
 #[cfg(test)]
+mod reboot;
+#[cfg(test)]
 mod security;
+#[cfg(test)]
+mod silence;
 #[cfg(test)]
 mod socket;
 #[cfg(test)]

@@ -1,0 +1,113 @@
+//! A node that starts anew: its state folder in other namespaces, under another boot.
+
+use std::fs;
+
+use agent_sys::cgroup::Groups;
+use agent_sys::image::rootfs;
+use agent_sys::shim;
+use agent_sys::state::Layout;
+use proto::Message as _;
+use proto::v1;
+use proto::v1::change::Change;
+use proto::v1::open::What;
+use tests_harness::wait_until;
+
+use crate::node::{Node, pod, ready};
+
+/// The machine of a node loses power, and what was on its disk comes up in another set
+/// of namespaces. The boot id of this machine stays, so that of the records is changed.
+fn reboot(mut before: Node, uids: &[&str]) -> Node {
+    before.kill();
+    let lib = before.folder.join("lib");
+    let layout = Layout::new(&lib, before.folder.join("run"));
+    let groups = Groups::open(&format!("/{}", before.name)).expect("cgroups");
+    for uid in uids {
+        shim::kill(&layout, uid).expect("the end of a shim");
+        groups.kill(uid).expect("the end of its containers");
+        let path = layout.pod(uid).join("record");
+        let bytes = fs::read(&path).expect("a record");
+        let mut record = v1::PodRecord::decode(&bytes[..]).expect("a pod's record");
+        assert!(!record.boot_id.is_empty());
+        record.boot_id = "another boot".into();
+        fs::write(&path, record.encode_to_vec()).expect("a record");
+    }
+    rootfs::unmount_below(&lib).expect("no mounts");
+    let after = Node::new();
+    let new = after.folder.join("lib");
+    fs::remove_dir_all(&new).expect("remove an empty state folder");
+    fs::rename(&lib, &new).expect("move the state folder");
+    // It is for another control plane.
+    fs::remove_dir_all(new.join("pki")).expect("the certificate");
+    after
+}
+
+fn files_of(node: &Node, folder: &str) -> Vec<String> {
+    let list = fs::read_dir(node.folder.join(folder));
+    let entries = list.into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn after_a_reboot_init_containers_run_again_and_old_things_are_collected() {
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    let mut spec = pod("filled", 60, "cat /cache/made; sleep 1000");
+    spec.volumes = vec![v1::Volume {
+        name: "cache".into(),
+        source: Some(v1::volume::Source::EmptyDir(v1::volume::EmptyDir {
+            memory: true,
+            size_limit_bytes: 1 << 20,
+        })),
+    }];
+    let mount = v1::VolumeMount {
+        volume: "cache".into(),
+        mount_path: "/cache".into(),
+        ..Default::default()
+    };
+    let mut init = pod("x", 0, "echo made > /cache/made").containers.remove(0);
+    init.name = "fill".into();
+    init.mounts = vec![mount.clone()];
+    spec.init_containers = vec![init];
+    spec.containers[0].mounts = vec![mount];
+    let mut once = pod("once", 61, "sleep 1000");
+    once.restart_policy = "Never".into();
+    let pods = [spec, once].map(Change::Pod).to_vec();
+    node.control.push(pods.clone());
+    node.control.status("filled", ready);
+    node.control.status("once", ready);
+
+    let mut node = reboot(node, &["filled", "once"]);
+    // Left by a pod whose record was lost.
+    for folder in ["lib/pods/stray/volumes/data", "run/shim/stray/state"] {
+        fs::create_dir_all(node.folder.join(folder)).expect("a folder");
+    }
+    node.push_config();
+    node.control.push(pods);
+    node.start();
+    let status = node.control.status("filled", ready);
+    assert_eq!(status.init_containers[0].restart_count, 1, "{status:#?}");
+    assert_eq!(status.containers[0].restart_count, 1, "{status:#?}");
+    let exec = v1::OpenExec {
+        pod_uid: "filled".into(),
+        command: vec!["cat".into(), "/cache/made".into()],
+        ..Default::default()
+    };
+    let seen = node.control.open("cat", What::Exec(exec));
+    assert_eq!(String::from_utf8_lossy(&seen.output), "made\n");
+    // What was not to be run twice is not.
+    let status = node.control.status("once", |s| s.phase == "Failed");
+    assert_eq!(status.containers[0].restart_count, 0);
+    wait_until("old things to be collected", || {
+        let bundles = files_of(&node, "lib/pods/filled/containers");
+        let shims = files_of(&node, "run/shim");
+        if bundles == ["filled_main_1"] && shims == ["filled"] {
+            return Ok(());
+        }
+        Err(format!("{bundles:?} {shims:?}"))
+    });
+}
