@@ -328,6 +328,30 @@ mod tests {
         }
     }
 
+    /// Who reads everything again may find another object of the same name.
+    #[test]
+    fn an_owner_that_was_replaced_unseen_is_gone() {
+        let mut world = world();
+        world.put(map("a", &json!({})));
+        world.put(map("b", &json!({"ownerReferences": [owner("a", true)]})));
+        let address = ClaimKey::PodAddress("10.244.1.2".parse().unwrap());
+        let holder = "a".to_owned();
+        world.put_claim(
+            address,
+            Some(Claim {
+                owner: holder,
+                revision: 1,
+            }),
+        );
+        world.take_due();
+        world.put(map("a", &json!({"uid": "another"})));
+        let key = Key::new("", "ConfigMap", Name::new("default", "b"));
+        let due = world.take_due();
+        assert!(due.contains(&Task::Collect(key.clone())) && due.contains(&Task::Addresses));
+        assert_eq!(told(&collect(&world, &key)), ["delete b"]);
+        assert_eq!(crate::ipam::release(&world).writes.len(), 1);
+    }
+
     #[test]
     fn a_dependent_with_another_owner_outlives_a_foreground_deletion() {
         let gone = json!("2026-01-01T00:00:00Z");

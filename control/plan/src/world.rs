@@ -187,7 +187,13 @@ impl World {
     pub fn put(&mut self, object: Object) {
         let key = object.key();
         self.clear_unreadable(&key);
-        let old = self.get(&key);
+        let mut old = self.get(&key);
+        let uid = object::uid(object.meta());
+        if old.as_ref().is_some_and(|o| object::uid(o.meta()) != uid) {
+            // Another object of the name: the deletion of the first was not seen.
+            self.remove(&key);
+            old = None;
+        }
         if let Some(old) = &old {
             self.unindex(&key, old);
         }
