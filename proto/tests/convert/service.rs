@@ -92,7 +92,7 @@ fn joins_services_and_endpoints() {
     // Nothing is ready: those that terminate and still serve take new connections.
     let one = |conditions: Value| {
         slice(
-            json!([{"name": "http", "port": 1}]),
+            json!([{"name": "http", "port": 1, "protocol": "TCP"}]),
             json!([
                 end(
                     "10.0.0.1",
