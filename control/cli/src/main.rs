@@ -23,6 +23,7 @@ mod select;
 mod session;
 mod status;
 mod terminal;
+mod view;
 mod yaml;
 
 use std::io::{BufWriter, Write as _};

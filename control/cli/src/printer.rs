@@ -3,16 +3,16 @@
 //! One file per kind, in the columns that `kubectl` users expect. A kind without
 //! a file is printed by name and age. Called by `get` and `events`.
 
-mod configmap;
-mod deployment;
-mod endpointslice;
+pub(crate) mod configmap;
+pub(crate) mod deployment;
+pub(crate) mod endpointslice;
 pub(crate) mod event;
-mod generic;
-mod namespace;
-mod node;
+pub(crate) mod generic;
+pub(crate) mod namespace;
+pub(crate) mod node;
 pub(crate) mod pod;
-mod replicaset;
-mod secret;
+pub(crate) mod replicaset;
+pub(crate) mod secret;
 pub(crate) mod service;
 mod workload;
 
@@ -53,23 +53,6 @@ pub(crate) struct Printer {
     pub(crate) columns: &'static [Column],
     /// One cell for each column, the wide ones included.
     pub(crate) cells: fn(&Value, Timestamp) -> Result<Vec<String>, serde_json::Error>,
-}
-
-/// The printer of a kind.
-pub(crate) fn of(kind: &Kind) -> &'static Printer {
-    match (kind.group.as_str(), kind.kind.as_str()) {
-        ("", "Pod") => &pod::PRINTER,
-        ("", "Service") => &service::PRINTER,
-        ("", "ConfigMap") => &configmap::PRINTER,
-        ("", "Secret") => &secret::PRINTER,
-        ("", "Namespace") => &namespace::PRINTER,
-        ("", "Node") => &node::PRINTER,
-        ("", "Event") => &event::PRINTER,
-        ("apps", "Deployment") => &deployment::PRINTER,
-        ("apps", "ReplicaSet") => &replicaset::PRINTER,
-        ("discovery.k8s.io", "EndpointSlice") => &endpointslice::PRINTER,
-        _ => &generic::PRINTER,
-    }
 }
 
 /// What to add to a kind's own columns.

@@ -10,9 +10,12 @@ use serde_json::Value;
 
 use crate::client::{Client, Selection};
 use crate::describe;
+use crate::describe::text::Text;
 use crate::error::CommandError;
+use crate::kinds::{self, Kind};
 use crate::select::{Bare, Object, Request, Selected};
 use crate::session::{Session, absent_is_none, nothing_in};
+use crate::view;
 
 /// Show objects in detail, with their events
 #[derive(Debug, clap::Args)]
@@ -76,14 +79,7 @@ pub(crate) async fn run(
             if !std::mem::replace(&mut first, false) {
                 writeln!(out, "\n")?;
             }
-            let text = describe::object(
-                &mut client,
-                &kind,
-                &object,
-                args.show_events,
-                Timestamp::now(),
-            )
-            .await?;
+            let text = description(&mut client, &kind, &object, args.show_events).await?;
             out.write_all(text.as_bytes())?;
         }
     }
@@ -107,4 +103,34 @@ async fn named(client: &mut Client, one: &Object) -> Result<Vec<Value>, CommandE
     let mut found = client.list(&one.kind, &selection).await?.items;
     found.retain(|object| control_api::meta::name(object).starts_with(&one.name));
     Ok(found)
+}
+
+/// All that is said about an object.
+async fn description(
+    client: &mut Client,
+    kind: &Kind,
+    object: &Value,
+    show_events: bool,
+) -> Result<String, CommandError> {
+    let describer = &view::of(kind).describer;
+    let related = match &describer.related {
+        Some(related) => {
+            let kind = kinds::by_word(&kinds::known(), related.word)?;
+            let selection = (related.selection)(object);
+            client.list(&kind, &selection).await?.items
+        }
+        None => Vec::new(),
+    };
+    let now = Timestamp::now();
+    let mut text = Text::default();
+    let described = (describer.text)(&mut text, object, &related, now);
+    described.map_err(|source| CommandError::Shape {
+        object: kind.object(control_api::meta::name(object)),
+        source,
+    })?;
+    if show_events && kind.kind != "Event" {
+        let about = super::events::about(client, object).await?;
+        describe::events::describe(&mut text, &about, now);
+    }
+    Ok(text.finish())
 }

@@ -11,8 +11,9 @@ use crate::client::{Client, Selection};
 use crate::error::CommandError;
 use crate::kinds;
 use crate::output::table::Table;
-use crate::printer::{self, Extras, event};
+use crate::printer::{Extras, event};
 use crate::session::{Session, typed};
+use crate::view;
 
 /// Print events, oldest first
 #[derive(Debug, clap::Args)]
@@ -85,7 +86,7 @@ pub(crate) async fn run(
     found.sort_by_key(|(event, _)| event::last_seen(event));
     let kind = kinds::by_word(&kinds::known(), "events")?;
     let (printer, extras) = (
-        printer::of(&kind),
+        view::of(&kind).printer,
         Extras {
             namespace: args.all_namespaces,
             ..Extras::default()

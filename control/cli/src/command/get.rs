@@ -14,9 +14,10 @@ use crate::kinds::Kind;
 use crate::output::jsonpath::Template;
 use crate::output::table::Table;
 use crate::output::{self, Format};
-use crate::printer::{self, Extras};
+use crate::printer::Extras;
 use crate::select::{Bare, Request, Selected};
 use crate::session::{Session, list_of, nothing_in};
+use crate::view;
 
 /// Print objects
 #[derive(Debug, clap::Args)]
@@ -250,7 +251,7 @@ fn tables(
             writeln!(out)?;
         }
         printed = true;
-        let (printer, extras) = (printer::of(kind), args.extras(kind, with_kind));
+        let (printer, extras) = (view::of(kind).printer, args.extras(kind, with_kind));
         let mut table = Table::default();
         if !args.no_headers {
             table.row(printer.header(&extras));
@@ -348,7 +349,7 @@ impl Rows<'_> {
         let header = first && !self.args.no_headers;
         match &self.args.output {
             None | Some(Format::Table { .. }) => {
-                let printer = printer::of(self.kind);
+                let printer = view::of(self.kind).printer;
                 if header {
                     self.table.row(printer.header(&self.extras));
                 }

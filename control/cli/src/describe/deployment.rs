@@ -5,12 +5,34 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pod;
 use super::text::{Text, time};
+use super::{Describer, Related, typed, typed_all};
+use crate::client::Selection;
 use crate::printer::{self, NONE};
 
 /// Numbers the rollouts, on the Deployment and on its ReplicaSets.
 const REVISION: &str = "deployment.kubernetes.io/revision";
 
-pub(super) fn describe(text: &mut Text, deployment: &Deployment, sets: &[ReplicaSet]) {
+pub(crate) const DESCRIBER: Describer = Describer {
+    related: Some(Related {
+        word: "replicasets",
+        selection: |deployment| Selection {
+            namespace: control_api::meta::namespace(deployment).to_owned(),
+            ..Selection::default()
+        },
+    }),
+    text: |text, object, related, _| {
+        let mut sets: Vec<ReplicaSet> = typed_all(related)?;
+        let uid = control_api::meta::uid(object);
+        sets.retain(|set| {
+            let mut owners = set.metadata.owner_references.iter().flatten();
+            owners.any(|owner| owner.uid == uid)
+        });
+        describe(text, &typed(object)?, &sets);
+        Ok(())
+    },
+};
+
+fn describe(text: &mut Text, deployment: &Deployment, sets: &[ReplicaSet]) {
     let spec = deployment.spec.clone().unwrap_or_default();
     let status = deployment.status.clone().unwrap_or_default();
     pod::heading(text, &deployment.metadata);

@@ -7,7 +7,7 @@ use super::text::Text;
 use crate::output::age;
 use crate::printer::event;
 
-pub(super) fn describe(text: &mut Text, events: &[Event], now: Timestamp) {
+pub(crate) fn describe(text: &mut Text, events: &[Event], now: Timestamp) {
     if events.is_empty() {
         return text.pair(0, "Events", crate::printer::NONE);
     }

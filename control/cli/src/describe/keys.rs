@@ -4,8 +4,17 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
 use super::pod::heading;
 use super::text::Text;
+use super::{Describer, typed};
 
-pub(super) fn config_map(text: &mut Text, map: &ConfigMap) {
+pub(crate) const CONFIG_MAP: Describer = Describer {
+    related: None,
+    text: |text, object, _, _| {
+        config_map(text, &typed(object)?);
+        Ok(())
+    },
+};
+
+fn config_map(text: &mut Text, map: &ConfigMap) {
     heading(text, &map.metadata);
     text.line(0, "");
     text.line(0, "Data");
@@ -22,7 +31,15 @@ pub(super) fn config_map(text: &mut Text, map: &ConfigMap) {
     text.line(0, "");
 }
 
-pub(super) fn secret(text: &mut Text, secret: &Secret) {
+pub(crate) const SECRET: Describer = Describer {
+    related: None,
+    text: |text, object, _, _| {
+        secret(text, &typed(object)?);
+        Ok(())
+    },
+};
+
+fn secret(text: &mut Text, secret: &Secret) {
     heading(text, &secret.metadata);
     text.line(0, "");
     text.pair(0, "Type", secret.type_.as_deref().unwrap_or("Opaque"));

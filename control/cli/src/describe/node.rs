@@ -8,10 +8,26 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::pod;
 use super::text::{Text, time};
+use super::{Describer, Related, typed, typed_all};
+use crate::client::Selection;
 use crate::output::age;
 use crate::printer::NONE;
 
-pub(super) fn describe(text: &mut Text, node: &Node, pods: &[Pod], now: Timestamp) {
+pub(crate) const DESCRIBER: Describer = Describer {
+    related: Some(Related {
+        word: "pods",
+        selection: |node| Selection {
+            fields: format!("spec.nodeName={}", control_api::meta::name(node)),
+            ..Selection::default()
+        },
+    }),
+    text: |text, object, related, now| {
+        describe(text, &typed(object)?, &typed_all(related)?, now);
+        Ok(())
+    },
+};
+
+fn describe(text: &mut Text, node: &Node, pods: &[Pod], now: Timestamp) {
     let spec = node.spec.clone().unwrap_or_default();
     let status = node.status.clone().unwrap_or_default();
     pod::heading(text, &node.metadata);

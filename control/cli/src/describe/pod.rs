@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::text::{Text, time};
+use super::{Describer, typed};
 use super::{container, volume};
 use crate::printer::{NONE, or_none, pairs};
 
@@ -41,7 +42,15 @@ pub(super) fn below(list: String) -> String {
     list.replace(',', "\n")
 }
 
-pub(super) fn describe(text: &mut Text, pod: &Pod) {
+pub(crate) const DESCRIBER: Describer = Describer {
+    related: None,
+    text: |text, object, _, _| {
+        describe(text, &typed(object)?);
+        Ok(())
+    },
+};
+
+fn describe(text: &mut Text, pod: &Pod) {
     let spec = pod.spec.clone().unwrap_or_default();
     let status = pod.status.clone().unwrap_or_default();
     let meta = &pod.metadata;

@@ -4,9 +4,18 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 
 use super::pod;
 use super::text::Text;
+use super::{Describer, typed};
 use crate::printer;
 
-pub(super) fn describe(text: &mut Text, set: &ReplicaSet) {
+pub(crate) const DESCRIBER: Describer = Describer {
+    related: None,
+    text: |text, object, _, _| {
+        describe(text, &typed(object)?);
+        Ok(())
+    },
+};
+
+fn describe(text: &mut Text, set: &ReplicaSet) {
     let spec = set.spec.clone().unwrap_or_default();
     let status = set.status.clone().unwrap_or_default();
     pod::heading(text, &set.metadata);

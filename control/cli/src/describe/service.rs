@@ -6,9 +6,29 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pod;
 use super::text::Text;
+use super::{Describer, Related, typed, typed_all};
+use crate::client::Selection;
 use crate::printer::{NONE, or_none, pairs};
 
-pub(super) fn describe(text: &mut Text, service: &Service, slices: &[EndpointSlice]) {
+pub(crate) const DESCRIBER: Describer = Describer {
+    related: Some(Related {
+        word: "endpointslices",
+        selection: |service| Selection {
+            namespace: control_api::meta::namespace(service).to_owned(),
+            labels: format!(
+                "kubernetes.io/service-name={}",
+                control_api::meta::name(service)
+            ),
+            ..Selection::default()
+        },
+    }),
+    text: |text, object, related, _| {
+        describe(text, &typed(object)?, &typed_all(related)?);
+        Ok(())
+    },
+};
+
+fn describe(text: &mut Text, service: &Service, slices: &[EndpointSlice]) {
     let spec = service.spec.clone().unwrap_or_default();
     pod::heading(text, &service.metadata);
     text.pair(0, "Selector", pairs(spec.selector.iter().flatten(), "="));

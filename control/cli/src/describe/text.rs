@@ -85,7 +85,7 @@ impl Text {
     }
 
     /// The whole text.
-    pub(super) fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         let mut out = String::new();
         for (index, line) in self.lines.iter().enumerate() {
             match line {

@@ -11,7 +11,7 @@ use crate::output::age;
 /// More than these are counted only.
 const SHOWN: usize = 3;
 
-pub(super) const PRINTER: Printer = Printer {
+pub(crate) const PRINTER: Printer = Printer {
     columns: &[
         narrow("NAME"),
         narrow("ADDRESSTYPE"),

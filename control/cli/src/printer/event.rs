@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Printer, narrow, wide};
 use crate::output::age;
 
-pub(super) const PRINTER: Printer = Printer {
+pub(crate) const PRINTER: Printer = Printer {
     columns: &[
         narrow("LAST SEEN"),
         narrow("TYPE"),

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{Printer, narrow};
 use crate::output::age;
 
-pub(super) const PRINTER: Printer = Printer {
+pub(crate) const PRINTER: Printer = Printer {
     columns: &[narrow("NAME"), narrow("AGE")],
     cells,
 };

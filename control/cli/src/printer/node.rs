@@ -11,7 +11,7 @@ use crate::output::age;
 /// Labels that say a node's role end with it.
 const ROLE: &str = "node-role.kubernetes.io/";
 
-pub(super) const PRINTER: Printer = Printer {
+pub(crate) const PRINTER: Printer = Printer {
     columns: &[
         narrow("NAME"),
         narrow("STATUS"),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Printer, narrow, or_none, wide};
 use crate::output::age;
 
-pub(super) const PRINTER: Printer = Printer {
+pub(crate) const PRINTER: Printer = Printer {
     columns: &[
         narrow("NAME"),
         narrow("READY"),
