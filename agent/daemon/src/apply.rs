@@ -211,6 +211,10 @@ impl Apply {
                 sandbox::delete_link(sys, name);
                 Applied::Later
             }
+            Action::DetachPrograms { ifindex } => {
+                sandbox::detach(sys, &self.datapath, *ifindex);
+                Applied::Later
+            }
             Action::PutRoute { route } => {
                 sandbox::put_route(sys, route);
                 Applied::Later

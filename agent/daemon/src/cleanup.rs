@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use agent_plan::link::SERVICE_LINK;
 use agent_sys::cgroup::Groups;
 use agent_sys::image::{ImageStore, rootfs};
-use agent_sys::link::Netlink;
+use agent_sys::link::{Hop, Link, Netlink};
 use agent_sys::state::{self, Layout};
 use agent_sys::{bpf, netns, volume};
 use tokio::sync::{Semaphore, mpsc};
@@ -169,11 +169,12 @@ async fn links(netlink: &Netlink, removed: &mut Removed) {
         removed.note(format!("link {name}"), netlink.delete_link(name).await);
     }
     for route in &observed.routes {
-        if observed.links.iter().any(|link| link.name == route.link) {
+        // Those of our own links went with them.
+        let over = |link: &Link| matches!(&route.hop, Hop::Link { name, .. } if *name == link.name);
+        if observed.links.iter().any(over) {
             continue;
         }
-        let (address, bits) = route.destination;
-        let what = format!("route {address}/{bits} on {}", route.link);
+        let what = format!("route {route}");
         removed.note(what, netlink.delete_route(route).await);
     }
 }

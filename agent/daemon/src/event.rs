@@ -3,6 +3,7 @@
 use agent_plan::action::Instance;
 use agent_plan::outcome::Outcome;
 use agent_plan::pressure::Measured;
+use agent_sys::link::Changes;
 use proto::v1;
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,6 +22,8 @@ pub(crate) enum Event {
     Open(Box<v1::Open>),
     /// Somebody who serves a request wants to know of a pod.
     Ask(Question),
+    /// Links, addresses, routes or neighbours changed, whoever did it.
+    Kernel(Changes),
     /// What is left of memory, disks and process numbers.
     Measured(Measured),
     /// What was pushed last was written to disk, or not.

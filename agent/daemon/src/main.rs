@@ -20,6 +20,7 @@ mod facts;
 mod health;
 mod images;
 mod join;
+mod kernel;
 mod last_words;
 mod limits;
 mod log_file;
@@ -46,6 +47,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_sys::link::Monitor;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use proto::v1;
@@ -162,6 +164,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (sys, datapath) = startup::open(&config, events)
         .await
         .context("this node cannot run")?;
+    let monitor = Monitor::open().context("listen to rtnetlink")?;
     let now = clock::moment();
     let found = observe::observe(&sys, &datapath, now)
         .await
@@ -194,6 +197,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         health,
         now.monotonic,
     );
+    tokio::spawn(kernel::listen(sys.clone(), monitor));
     let speak = tokio::spawn(speak(config, sys, said, calls, idle));
     let run = tokio::spawn(node.run(queue));
     tokio::select! {

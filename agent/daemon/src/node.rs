@@ -24,6 +24,7 @@ use crate::clock;
 use crate::drops;
 use crate::event::Event;
 use crate::health::Health;
+use crate::kernel::Kernel;
 use crate::observe::{self, Found};
 use crate::pushed::{self, Pushed};
 use crate::report::Report;
@@ -52,6 +53,7 @@ pub(crate) struct Node {
     apply: Apply,
     pushed: Pushed,
     health: Health,
+    kernel: Kernel,
     observed: Observed,
     services: Services,
     report: Report,
@@ -99,6 +101,7 @@ impl Node {
             observed,
             services: due,
             health,
+            kernel: Kernel::default(),
             report: Report::default(),
             hello,
             calls,
@@ -174,6 +177,16 @@ impl Node {
             Event::Open(open) => {
                 serve::open(&self.apply.sys, self.calls.clone(), *open);
             }
+            Event::Kernel(changes) => {
+                // It is in force already: only now are flows to ask for their way again.
+                if changes.routing {
+                    self.bump();
+                }
+                if changes.ours {
+                    self.kernel
+                        .ask(&self.apply.sys, || self.observed.expected());
+                }
+            }
             Event::Measured(measured) => {
                 if let Some(status) = self.health.measured(&measured, clock::moment()) {
                     let said = status.clone();
@@ -220,6 +233,14 @@ impl Node {
         });
     }
 
+    /// Flows ask for their way again.
+    fn bump(&self) {
+        match self.apply.datapath.maps().bump_node_generation() {
+            Ok(()) => tracing::debug!("routes changed: flows ask again"),
+            Err(error) => tracing::error!(%error, "flows keep the routes they had"),
+        }
+    }
+
     /// Something came to pass.
     fn outcome(&mut self, outcome: Outcome) {
         let now = clock::moment();
@@ -229,20 +250,25 @@ impl Node {
         }
         if let Outcome::Route { result, route, .. } = &outcome {
             match result {
-                Ok(()) => {
-                    if let Err(error) = self.apply.datapath.maps().bump_node_generation() {
-                        tracing::error!(%error, "flows keep the routes they had");
-                    }
-                }
+                Ok(()) => self.bump(),
                 Err(error) => tracing::error!(?route, error, "route"),
             }
             self.network = true;
         }
+        let seen = matches!(outcome, Outcome::Seen { .. });
+        self.network |= seen || matches!(outcome, Outcome::Link { .. });
         if matches!(outcome, Outcome::LinkDeleted { .. } | Outcome::Part { .. }) {
             self.network = self.network || !self.observed.strays.is_empty();
         }
         for note in self.observed.take(outcome, &self.apply.sys.settings, now) {
             self.report.event(note, now.wall);
+        }
+        if seen {
+            self.pods.extend(self.observed.unlinked());
+            if self.kernel.answered() {
+                self.kernel
+                    .ask(&self.apply.sys, || self.observed.expected());
+            }
         }
     }
 
@@ -309,7 +335,8 @@ impl Node {
             .observed
             .strays
             .values()
-            .chain(self.observed.network.strays.values());
+            .chain(self.observed.network.strays.values())
+            .chain(self.observed.network.dead.values());
         let stray_wake = strays.filter_map(agent_plan::step::Step::wake).min();
         // What failed and is wanted no more has nobody who tries it again.
         self.network_wake = [route::wake(&self.observed.network), stray_wake]

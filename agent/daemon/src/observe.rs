@@ -8,17 +8,18 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use agent_plan::link::{self, Cidr, Route, SERVICE_LINK};
+use agent_plan::link::{self, Cidr, SERVICE_LINK};
 use agent_plan::record as plan_record;
 use agent_plan::step::Step;
 use agent_plan::time::Moment;
 use agent_plan::world::{Desired, Observed, Pod, parse_container_id};
 use agent_sys::bpf::Datapath;
-use agent_sys::link::{LinkError, Observed as Links};
+use agent_sys::link::{Hop, LinkError, Observed as Links};
 use agent_sys::maps::MapsError;
 use agent_sys::{netns, state};
 use ebpf_common::counter::Hook;
 
+use crate::kernel;
 use crate::record;
 use crate::shims;
 use crate::startup::Sys;
@@ -102,7 +103,7 @@ pub(crate) async fn observe(
         found.revision = 0;
     }
     strays(sys, &mut found.observed, &links, &groups);
-    routes(&mut found.observed, &links, sys);
+    found.observed.network.routes = kernel::seen(&links, &sys.settings.uplink).routes;
     maps(&mut found.observed, datapath)?;
     Ok(found)
 }
@@ -116,10 +117,10 @@ fn adopt(sys: &Arc<Sys>, pod: &mut Pod, links: &Links, attached: &BTreeSet<u32>)
     let name = link::name(&uid);
     let routed = |link: &str| {
         let address = pod.address().map(IpAddr::V4);
-        links
-            .routes
-            .iter()
-            .any(|r| r.link == link && Some(r.destination.0) == address)
+        links.routes.iter().any(|r| {
+            let over = matches!(&r.hop, Hop::Link { name, .. } if name == link);
+            over && Some(r.destination.0) == address
+        })
     };
     if let Some(link) = links.links.iter().find(|l| l.name == name && l.up)
         && routed(&name)
@@ -156,30 +157,6 @@ fn strays(sys: &Sys, observed: &mut Observed, links: &Links, groups: &[String]) 
                 .network
                 .strays
                 .insert(link.name.clone(), Step::Absent);
-        }
-    }
-}
-
-fn routes(observed: &mut Observed, links: &Links, sys: &Sys) {
-    for route in &links.routes {
-        let (IpAddr::V4(address), bits) = route.destination else {
-            continue;
-        };
-        let v4 = |ip: Option<IpAddr>| match ip {
-            Some(IpAddr::V4(v4)) => Some(v4),
-            Some(IpAddr::V6(_)) | None => None,
-        };
-        // Pods' routes come and go with their links.
-        if route.link == SERVICE_LINK || route.link == sys.settings.uplink {
-            let destination = Cidr { address, bits };
-            let (via, source) = (v4(route.via), v4(route.source));
-            let route = Route {
-                destination,
-                link: route.link.clone(),
-                via,
-                source,
-            };
-            observed.network.routes.insert(destination, route);
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use agent_plan::link::{PodLink, Route};
+use agent_plan::link::{Cidr, Hop, PodLink, Route};
 use agent_plan::outcome::{Outcome, Part};
 use agent_plan::volume;
 use agent_sys::bpf::{Datapath, Role};
@@ -44,7 +44,7 @@ pub(crate) fn pin_namespaces(sys: &Arc<Sys>, uid: &str, hostname: &str) {
     });
 }
 
-/// Makes the link of a pod. One that is not whole is made anew.
+/// Makes the link of a pod. One that is not whole is repaired, or else made anew.
 pub(crate) fn create_link(sys: &Arc<Sys>, uid: &str, link: &PodLink) {
     let (sys, uid) = (sys.clone(), uid.to_owned());
     let wanted = link::PodLink {
@@ -61,9 +61,16 @@ pub(crate) fn create_link(sys: &Arc<Sys>, uid: &str, link: &PodLink) {
             Err(link::LinkError::Link { source, .. })
                 if source.kind() == std::io::ErrorKind::AlreadyExists =>
             {
-                match sys.netlink.delete_link(&wanted.name).await {
-                    Ok(()) => sys.netlink.add_pod_link(&wanted).await,
-                    Err(error) => Err(error),
+                // Half of it is there: of a crash, or because another one changed it.
+                match sys.netlink.repair_pod_link(&wanted).await {
+                    Ok(index) => Ok(index),
+                    Err(error) => {
+                        tracing::debug!(link = wanted.name, %error, "not to be repaired");
+                        match sys.netlink.delete_link(&wanted.name).await {
+                            Ok(()) => sys.netlink.add_pod_link(&wanted).await,
+                            Err(error) => Err(error),
+                        }
+                    }
                 }
             }
             other => other,
@@ -235,15 +242,30 @@ pub(crate) fn delete_link(sys: &Arc<Sys>, name: &str) {
 }
 
 fn route_of(route: &Route) -> link::Route {
+    let hop = match &route.hop {
+        Hop::Unreachable => link::Hop::Unreachable,
+        Hop::Link { name, via, source } => link::Hop::Link {
+            name: name.clone(),
+            via: via.map(IpAddr::V4),
+            source: source.map(IpAddr::V4),
+        },
+    };
+    let Cidr { address, bits } = route.destination;
     link::Route {
-        destination: (
-            IpAddr::V4(route.destination.address),
-            route.destination.bits,
-        ),
-        link: route.link.clone(),
-        via: route.via.map(IpAddr::V4),
-        source: route.source.map(IpAddr::V4),
+        destination: (IpAddr::V4(address), bits),
+        hop,
     }
+}
+
+/// Removes the pins of programs whose interface is gone.
+pub(crate) fn detach(sys: &Arc<Sys>, datapath: &Arc<Datapath>, ifindex: u32) {
+    let (sys, datapath) = (sys.clone(), datapath.clone());
+    tokio::spawn(async move {
+        let detached =
+            sys.blocking(move |_sys| datapath.detach(ifindex).map_err(|e| e.to_string()));
+        let result = detached.await;
+        sys.tell(Outcome::Detached { ifindex, result }).await;
+    });
 }
 
 /// Adds or changes a route.

@@ -81,6 +81,12 @@ pub(crate) enum StartError {
         /// The device.
         uplink: String,
     },
+    /// No link has the node's address.
+    #[error("node_ip {address} is not an address of this node: no link has it")]
+    NodeIp {
+        /// As configured.
+        address: Ipv4Addr,
+    },
     /// All of it is reserved.
     #[error("nothing is left for pods: the node's whole {what} is reserved")]
     Reserved {
@@ -266,6 +272,11 @@ pub(crate) async fn open(
     set_sysctl("net/ipv4/ip_forward", "1")?;
 
     let mut node_ip = config.node_ip;
+    if let Some(address) = node_ip
+        && !netlink.addresses().await?.contains(&IpAddr::V4(address))
+    {
+        return Err(StartError::NodeIp { address });
+    }
     let mut uplinks = Vec::new();
     for name in &config.uplinks {
         let uplink = netlink.uplink(name).await?;

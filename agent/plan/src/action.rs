@@ -280,6 +280,11 @@ pub enum Action {
         /// Its name.
         name: String,
     },
+    /// Remove what is pinned for an interface that is gone.
+    DetachPrograms {
+        /// The interface.
+        ifindex: u32,
+    },
     /// Add the route, or change the one to the same destination.
     PutRoute {
         /// All of it.

@@ -91,6 +91,7 @@ impl Sorted {
             | Action::ReportGone { .. }
             | Action::Forget { .. }
             | Action::DeleteLink { .. }
+            | Action::DetachPrograms { .. }
             | Action::PutRoute { .. }
             | Action::DeleteRoute { .. }
             | Action::PutNetwork { .. }

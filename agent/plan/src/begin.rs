@@ -223,6 +223,11 @@ impl Observed {
                     step.start();
                 }
             }
+            Action::DetachPrograms { ifindex } => {
+                if let Some(step) = self.network.dead.get_mut(ifindex) {
+                    step.start();
+                }
+            }
             Action::PutRoute { route } | Action::DeleteRoute { route } => {
                 self.network
                     .pending

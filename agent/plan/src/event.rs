@@ -126,6 +126,12 @@ pub fn heard(pod: &v1::PodSpec) -> Note {
     of_pod(pod, false, "ShimResponding", message)
 }
 
+/// Somebody else deleted or changed the pod's link.
+pub fn link_changed(pod: &v1::PodSpec) -> Note {
+    let message = "The pod's network interface was changed from outside, it will be restored.";
+    of_pod(pod, true, "NetworkChanged", message.into())
+}
+
 /// The image is in the store.
 pub fn present(pod: &v1::PodSpec, container: &v1::ContainerSpec) -> Note {
     let message = format!(

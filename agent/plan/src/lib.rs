@@ -5,10 +5,11 @@
 //! `step`, `link`, `endpoint`, `maps`; `action` (the answer); `pod` with `container`,
 //! `init`, `restart`, `image`, `probe`, `contact`, `lost`, then `create` with
 //! `capability` and `mount`, `user`, `volume`, `cgroup`, `route`, `service` with
-//! `batch`; `begin`, `outcome` and `take` take in what came of it, `status` and `event` say so, `pressure` speaks of the node, `record` and
-//! `reboot` remember it. Values depend on no plan, plans on values, `world` and `action`.
-//! The daemon plans by parts (a pod, a service, the network) what has changed; [`plan`]
-//! is all of them.
+//! `batch`; `begin`, `outcome` and `take` take in what came of it, `seen` what others
+//! did, `status` and `event` say so, `pressure` speaks of the node, `record` and
+//! `reboot` remember it. Values depend on no plan, plans on values, `world` and
+//! `action`. The daemon plans by parts (a pod, a service, the network) what has
+//! changed; [`plan`] is all of them.
 
 #![forbid(unsafe_code)]
 
@@ -28,6 +29,7 @@ pub mod link;
 pub mod lost;
 pub mod maps;
 pub mod mount;
+mod network;
 pub mod outcome;
 pub mod pod;
 pub mod pressure;
@@ -36,6 +38,7 @@ pub mod reboot;
 pub mod record;
 pub mod restart;
 pub mod route;
+pub mod seen;
 pub mod service;
 pub mod settings;
 pub mod simulate;

@@ -92,12 +92,24 @@ impl Cidr {
 pub struct Route {
     /// Where to.
     pub destination: Cidr,
-    /// Name of the link.
-    pub link: String,
-    /// Next hop; none: directly on the link.
-    pub via: Option<Ipv4Addr>,
-    /// Source of the node's own packets.
-    pub source: Option<Ipv4Addr>,
+    /// What becomes of the packets.
+    pub hop: Hop,
+}
+
+/// What a route does with packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hop {
+    /// Out of a link.
+    Link {
+        /// Its name.
+        name: String,
+        /// Next hop; none: directly on the link.
+        via: Option<Ipv4Addr>,
+        /// Source of the node's own packets.
+        source: Option<Ipv4Addr>,
+    },
+    /// They are answered with ICMP unreachable: nobody has that address.
+    Unreachable,
 }
 
 /// Links and routes of the node itself, as they are.
@@ -109,6 +121,8 @@ pub struct Network {
     pub blocks: BTreeMap<Cidr, u32>,
     /// Links of ours that no pod has, by name.
     pub strays: BTreeMap<String, Step>,
+    /// Interfaces of pods' links that others deleted: programs may be pinned for them.
+    pub dead: BTreeMap<u32, Step>,
     /// Routes that an action is at, or that failed.
     pub pending: BTreeMap<Cidr, Step>,
 }

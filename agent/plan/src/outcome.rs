@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::action::{Action, HookKind, Instance};
 use crate::link::Route;
 use crate::probe::Kind;
+use crate::seen::{Expected, Seen};
 use crate::time::Moment;
 use crate::world::{Exit, ImageFacts, Life};
 
@@ -203,6 +204,20 @@ pub enum Outcome {
         /// Why it could not be, in words.
         result: Result<(), String>,
     },
+    /// The kernel was asked what there is of links and routes.
+    Seen {
+        /// What was taken for granted then.
+        expected: Box<Expected>,
+        /// What there is.
+        seen: Box<Seen>,
+    },
+    /// Programs that were pinned for an interface that is gone are no more.
+    Detached {
+        /// The interface.
+        ifindex: u32,
+        /// Why they are, in words.
+        result: Result<(), String>,
+    },
     /// A map was written as an action asked.
     Written {
         /// Which.
@@ -227,7 +242,11 @@ impl Outcome {
             | Outcome::Exited { instance, .. }
             | Outcome::HookDone { instance, .. }
             | Outcome::Probed { instance, .. } => Some(&instance.uid),
-            Outcome::Route { .. } | Outcome::LinkDeleted { .. } | Outcome::Written { .. } => None,
+            Outcome::Route { .. }
+            | Outcome::LinkDeleted { .. }
+            | Outcome::Seen { .. }
+            | Outcome::Detached { .. }
+            | Outcome::Written { .. } => None,
         }
     }
 }

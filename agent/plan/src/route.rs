@@ -1,5 +1,6 @@
 //! Which routes and address blocks the node shall have: services over their link,
-//! the other nodes' pods over the uplink.
+//! the other nodes' pods over the uplink, and none to its own pods' addresses that no
+//! pod has.
 //!
 //! Pods' own routes come and go with their links. Called by the daemon's loop.
 
@@ -8,7 +9,7 @@ use std::collections::BTreeMap;
 use ebpf_common::network::{PODS, SERVICES};
 
 use crate::action::{Action, Problem};
-use crate::link::{Cidr, Network, Route, SERVICE_LINK};
+use crate::link::{Cidr, Hop, Network, Route, SERVICE_LINK};
 use crate::settings::Settings;
 use crate::step::Step;
 use crate::time::Monotonic;
@@ -22,16 +23,30 @@ pub fn routes(desired: &Desired, settings: &Settings) -> (BTreeMap<Cidr, Route>,
         match Cidr::parse(text) {
             Some(destination) => {
                 let source = Some(settings.node_ip);
-                let route = Route {
-                    destination,
-                    link: SERVICE_LINK.into(),
+                let hop = Hop::Link {
+                    name: SERVICE_LINK.into(),
                     via: None,
                     source,
                 };
+                let route = Route { destination, hop };
                 routes.insert(destination, route);
             }
             None => problems.push(Problem::Range {
                 of: "cluster".into(),
+                text: text.clone(),
+            }),
+        }
+    }
+    // A pod's own route is longer, and goes with its link: after that its address is
+    // answered for at once, and does not go out by the default route.
+    for text in &desired.config.node_pod_cidrs {
+        match Cidr::parse(text) {
+            Some(destination) => {
+                let hop = Hop::Unreachable;
+                routes.insert(destination, Route { destination, hop });
+            }
+            None => problems.push(Problem::Range {
+                of: settings.node_name.clone(),
                 text: text.clone(),
             }),
         }
@@ -47,13 +62,12 @@ pub fn routes(desired: &Desired, settings: &Settings) -> (BTreeMap<Cidr, Route>,
         for text in &wanted.pod_cidrs {
             match Cidr::parse(text) {
                 Some(destination) => {
-                    let link = settings.uplink.clone();
-                    let route = Route {
-                        destination,
-                        link,
+                    let hop = Hop::Link {
+                        name: settings.uplink.clone(),
                         via: Some(via),
                         source: None,
                     };
+                    let route = Route { destination, hop };
                     routes.insert(destination, route);
                 }
                 None => problems.push(Problem::Range {
@@ -92,10 +106,20 @@ pub fn plan(
     let mut actions = Vec::new();
     let idle = |destination: &Cidr| network.pending.get(destination).is_none_or(|s| s.due(now));
     for (destination, route) in &wanted {
-        if idle(destination) && network.routes.get(destination) != Some(route) {
-            actions.push(Action::PutRoute {
+        if !idle(destination) {
+            continue;
+        }
+        match network.routes.get(destination) {
+            Some(there) if there == route => {}
+            // The kernel replaces no route by one of another kind: both would stand.
+            Some(there) if (there.hop == Hop::Unreachable) != (route.hop == Hop::Unreachable) => {
+                actions.push(Action::DeleteRoute {
+                    route: there.clone(),
+                });
+            }
+            Some(_) | None => actions.push(Action::PutRoute {
                 route: route.clone(),
-            });
+            }),
         }
     }
     let blocks = blocks(desired);
@@ -147,6 +171,7 @@ mod tests {
         let mut desired = Desired {
             config: v1::ClusterConfig {
                 service_cidrs: vec!["10.96.0.0/16".into()],
+                node_pod_cidrs: vec!["10.244.1.0/24".into()],
                 ..Default::default()
             },
             complete: true,
@@ -169,17 +194,50 @@ mod tests {
     }
 
     #[test]
-    fn services_over_their_link_and_nodes_over_the_uplink() {
+    fn services_over_their_link_nodes_over_the_uplink_and_nothing_to_dead_pods() {
         let (routes, problems) = routes(&desired(), &settings());
         assert!(problems.is_empty());
-        let list: Vec<_> = routes.values().map(|r| (r.link.as_str(), r.via)).collect();
-        assert_eq!(
-            list,
-            [
-                ("foil0", None),
-                ("eth0", Some(Ipv4Addr::new(172, 31, 0, 12)))
-            ]
-        );
+        let via = |name: &str, via| Hop::Link {
+            name: name.into(),
+            via,
+            source: (name == SERVICE_LINK).then(|| settings().node_ip),
+        };
+        let hops: Vec<_> = routes.values().map(|r| r.hop.clone()).collect();
+        let next = Some(Ipv4Addr::new(172, 31, 0, 12));
+        let expected = [via("foil0", None), Hop::Unreachable, via("eth0", next)];
+        assert_eq!(hops, expected);
+    }
+
+    #[test]
+    fn a_route_of_another_kind_is_deleted_before_it_is_put() {
+        let mut observed = crate::world::Observed::default();
+        let destination = Cidr::parse("10.244.1.0/24").unwrap();
+        let hop = Hop::Link {
+            name: "eth0".into(),
+            via: None,
+            source: None,
+        };
+        let before = Route { destination, hop };
+        observed.network.routes.insert(destination, before.clone());
+        let mut seen = Vec::new();
+        loop {
+            let now = Monotonic::default();
+            let actions = plan(&desired(), &observed.network, &settings(), now).0;
+            if actions.is_empty() {
+                break;
+            }
+            for action in actions {
+                crate::simulate::simulate(&mut observed, &action, Default::default());
+                seen.push(action);
+            }
+        }
+        let place = |wanted: &Action| seen.iter().position(|a| a == wanted).unwrap();
+        let delete = place(&Action::DeleteRoute { route: before });
+        let hop = Hop::Unreachable;
+        let put = place(&Action::PutRoute {
+            route: Route { destination, hop },
+        });
+        assert!(delete < put);
     }
 
     #[test]
@@ -192,9 +250,11 @@ mod tests {
             stale,
             Route {
                 destination: stale,
-                link: "eth0".into(),
-                via: None,
-                source: None,
+                hop: Hop::Link {
+                    name: "eth0".into(),
+                    via: None,
+                    source: None,
+                },
             },
         );
         let mut wanted = desired();
@@ -223,6 +283,6 @@ mod tests {
             },
         );
         let (routes, problems) = routes(&desired, &settings());
-        assert_eq!((routes.len(), problems.len()), (2, 2));
+        assert_eq!((routes.len(), problems.len()), (3, 2));
     }
 }

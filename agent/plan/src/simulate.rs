@@ -180,6 +180,10 @@ pub fn success(action: &Action, now: Moment) -> Option<Outcome> {
             name: name.clone(),
             result: Ok(()),
         }),
+        Action::DetachPrograms { ifindex } => Some(Outcome::Detached {
+            ifindex: *ifindex,
+            result: Ok(()),
+        }),
         Action::PutRoute { route } => Some(Outcome::Route {
             route: route.clone(),
             deleted: false,

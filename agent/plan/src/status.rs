@@ -51,7 +51,9 @@ pub fn of(pod: &Pod, settings: &Settings, now: Moment) -> v1::PodStatus {
         && pod.shim == Step::Ready
         && (spec.host_network || pod.programs == Step::Ready);
     let address = pod.address().unwrap_or(settings.node_ip).to_string();
-    let addressed = spec.host_network || pod.link == Step::Ready || terminal;
+    // A link that is made anew leaves the pod its address.
+    let ran = pod.containers.values().any(|c| c.life != Life::None);
+    let addressed = spec.host_network || pod.link == Step::Ready || ran || terminal;
     let not_ready = if terminal {
         "PodCompleted"
     } else {

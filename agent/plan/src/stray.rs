@@ -44,6 +44,10 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Monotonic) -> Vec<Actio
             actions.push(Action::DeleteLink { name: name.clone() });
         }
     }
+    let dead = observed.network.dead.iter();
+    for (ifindex, _) in dead.filter(|(_, step)| step.due(now)) {
+        actions.push(Action::DetachPrograms { ifindex: *ifindex });
+    }
     actions
 }
 

@@ -67,16 +67,7 @@ impl Observed {
                     }
                 }
             }
-            Outcome::Link { uid, result } => {
-                let Some(pod) = self.pods.get_mut(&uid) else {
-                    return notes;
-                };
-                if let Err(message) = &result {
-                    notes.push(event::sandbox_failed(&pod.spec, message));
-                }
-                pod.ifindex = result.as_ref().ok().copied();
-                pod.link.end(result.map(drop), now);
-            }
+            Outcome::Link { uid, result } => notes.extend(self.linked(&uid, result, now)),
             // An image that is not asked for any more: the spec names another one now.
             Outcome::ImageFound {
                 instance, image, ..
@@ -251,31 +242,10 @@ impl Observed {
                 route,
                 deleted,
                 result,
-            } => {
-                let done = result.is_ok();
-                let mut step = self
-                    .network
-                    .pending
-                    .remove(&route.destination)
-                    .unwrap_or_default();
-                step.end(result, now);
-                if !done {
-                    self.network.pending.insert(route.destination, step);
-                } else if deleted {
-                    self.network.routes.remove(&route.destination);
-                } else {
-                    self.network.routes.insert(route.destination, route);
-                }
-            }
-            Outcome::LinkDeleted { name, result } => {
-                let done = result.is_ok();
-                if let Some(step) = self.network.strays.get_mut(&name) {
-                    step.end(result, now);
-                }
-                if done {
-                    self.network.strays.remove(&name);
-                }
-            }
+            } => self.routed(route, deleted, result, now),
+            Outcome::LinkDeleted { name, result } => self.link_deleted(&name, result, now),
+            Outcome::Seen { expected, seen } => return self.seen(&expected, *seen, now),
+            Outcome::Detached { ifindex, result } => self.detached(ifindex, result, now),
             Outcome::Written { action } => self.written(*action),
         }
         notes

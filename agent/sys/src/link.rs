@@ -8,11 +8,13 @@
 //! Ours are links whose names begin with [`PREFIX`], and routes of protocol
 //! [`PROTOCOL`]; nothing else is touched.
 
+mod monitor;
 mod observe;
 mod pod;
 mod route;
 mod sysctl;
 
+pub use monitor::{Changes, Monitor};
 pub use sysctl::set_sysctl;
 
 use std::io;
@@ -105,25 +107,43 @@ pub struct Link {
 pub struct Route {
     /// Destination and the number of bits that count.
     pub destination: (IpAddr, u8),
-    /// Name of the link.
-    pub link: String,
-    /// Next hop; none: directly on the link.
-    pub via: Option<IpAddr>,
-    /// Source address that the node's own packets get.
-    pub source: Option<IpAddr>,
+    /// Where packets go.
+    pub hop: Hop,
+}
+
+/// What a route does with packets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hop {
+    /// Out of a link.
+    Link {
+        /// Its name.
+        name: String,
+        /// Next hop; none: directly on the link.
+        via: Option<IpAddr>,
+        /// Source address that the node's own packets get.
+        source: Option<IpAddr>,
+    },
+    /// They are answered with ICMP unreachable.
+    Unreachable,
 }
 
 impl std::fmt::Display for Route {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.destination.0, self.destination.1)?;
-        if let Some(via) = self.via {
-            write!(f, " via {via}")?;
+        let (address, bits) = self.destination;
+        match &self.hop {
+            Hop::Unreachable => write!(f, "unreachable {address}/{bits}"),
+            Hop::Link { name, via, source } => {
+                write!(f, "{address}/{bits}")?;
+                if let Some(via) = via {
+                    write!(f, " via {via}")?;
+                }
+                write!(f, " dev {name}")?;
+                if let Some(source) = source {
+                    write!(f, " src {source}")?;
+                }
+                Ok(())
+            }
         }
-        write!(f, " dev {}", self.link)?;
-        if let Some(source) = self.source {
-            write!(f, " src {source}")?;
-        }
-        Ok(())
     }
 }
 
@@ -178,6 +198,8 @@ pub struct PodLink {
 #[derive(Debug, Clone)]
 pub struct Netlink {
     handle: Handle,
+    /// For dumps that the kernel filters (NETLINK_GET_STRICT_CHK).
+    strict: Handle,
 }
 
 impl Netlink {
@@ -186,11 +208,14 @@ impl Netlink {
     /// # Errors
     /// [`LinkError::Open`].
     pub fn open() -> Result<Self, LinkError> {
-        let (connection, handle, _) =
-            rtnetlink::new_connection().map_err(|source| LinkError::Open { source })?;
-        // Ends by itself with the last handle.
+        let failed = |source| LinkError::Open { source };
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
+        let (filtered, strict, _) =
+            rtnetlink::new_connection_with_strict_check().map_err(failed)?;
+        // They end by themselves with the last handle.
         tokio::spawn(connection);
-        Ok(Self { handle })
+        tokio::spawn(filtered);
+        Ok(Self { handle, strict })
     }
 
     /// Makes the whole link of a pod, both sides configured and up, its route
@@ -211,6 +236,16 @@ impl Netlink {
                 Err(error)
             }
         }
+    }
+
+    /// Makes a pod link whole that is there: both sides, neighbours and routes are
+    /// configured again, and connections over it live on. Returns the index of the
+    /// host's side.
+    ///
+    /// # Errors
+    /// [`LinkError`]; then it has to be made anew.
+    pub async fn repair_pod_link(&self, link: &PodLink) -> Result<u32, LinkError> {
+        self.configure_pod_link(link).await
     }
 
     /// The pair, with the pod's side in its namespace from the first moment.
@@ -260,11 +295,13 @@ impl Netlink {
             self.replace_route_at(
                 &Route {
                     destination: (IpAddr::V4(*address), 32),
-                    link: link.name.clone(),
-                    via: None,
-                    source: link.node_ip.map(IpAddr::V4),
+                    hop: Hop::Link {
+                        name: link.name.clone(),
+                        via: None,
+                        source: link.node_ip.map(IpAddr::V4),
+                    },
                 },
-                index,
+                Some(index),
             )
             .await?;
         }

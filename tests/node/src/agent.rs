@@ -101,7 +101,7 @@ fn a_certificate_is_renewed_before_it_ends_and_no_pod_notices() {
 }
 
 /// The host's end of a pod's link, by the first ten digits of the uid's hash.
-fn agent_link(uid: &str) -> String {
+pub(crate) fn agent_link(uid: &str) -> String {
     use sha2::{Digest, Sha256};
     format!("foil{}", &hex::encode(Sha256::digest(uid))[..10])
 }

@@ -30,6 +30,8 @@ mod link;
 #[cfg(test)]
 mod log;
 #[cfg(test)]
+mod monitor;
+#[cfg(test)]
 mod netns;
 #[cfg(test)]
 mod node;

@@ -4,13 +4,15 @@
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use agent_sys::link::{Link, LinkError, Neighbour, Netlink, Observed, PodLink, Route, set_sysctl};
+use agent_sys::link::{
+    Hop, Link, LinkError, Neighbour, Netlink, Observed, PodLink, Route, set_sysctl,
+};
 use tests_harness::NetNs;
 
 const NODE_IP: Ipv4Addr = Ipv4Addr::new(172, 31, 9, 11);
 
 /// Runs a future on a runtime of one thread inside the namespace.
-fn inside<T: Send>(node: &NetNs, future: impl AsyncFnOnce() -> T + Send) -> T {
+pub(crate) fn inside<T: Send>(node: &NetNs, future: impl AsyncFnOnce() -> T + Send) -> T {
     node.enter(|| {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -21,7 +23,7 @@ fn inside<T: Send>(node: &NetNs, future: impl AsyncFnOnce() -> T + Send) -> T {
 }
 
 /// A node with an uplink `up0` and its addresses. A bridge: not every kernel has dummies.
-fn node() -> NetNs {
+pub(crate) fn node() -> NetNs {
     let node = NetNs::create("node");
     node.ip(&["link", "add", "up0", "mtu", "1400", "type", "bridge"]);
     node.ip(&["addr", "add", "172.31.9.11/24", "dev", "up0"]);
@@ -30,7 +32,24 @@ fn node() -> NetNs {
     node
 }
 
-fn pod_link(pod: &NetNs, number: u8) -> PodLink {
+pub(crate) fn route(
+    destination: Ipv4Addr,
+    bits: u8,
+    link: &str,
+    via: Option<Ipv4Addr>,
+    source: Option<Ipv4Addr>,
+) -> Route {
+    Route {
+        destination: (IpAddr::V4(destination), bits),
+        hop: Hop::Link {
+            name: link.to_owned(),
+            via: via.map(IpAddr::V4),
+            source: source.map(IpAddr::V4),
+        },
+    }
+}
+
+pub(crate) fn pod_link(pod: &NetNs, number: u8) -> PodLink {
     PodLink {
         name: format!("foil00000000{number:02x}"),
         host_mac: [0x02, 0, 0, 0, 1, number],
@@ -74,12 +93,7 @@ fn create_pod_link() {
     }
     let routes: Vec<Route> = links
         .iter()
-        .map(|link| Route {
-            destination: (IpAddr::V4(link.addresses[0]), 32),
-            link: link.name.clone(),
-            via: None,
-            source: Some(IpAddr::V4(NODE_IP)),
-        })
+        .map(|link| route(link.addresses[0], 32, &link.name, None, Some(NODE_IP)))
         .collect();
     assert_eq!(observed.routes, routes);
     let neighbours: Vec<Neighbour> = links
@@ -193,18 +207,10 @@ fn create_service_link_and_replace_route() {
         "proto",
         "static",
     ]);
-    let service = |source: Ipv4Addr| Route {
-        destination: (IpAddr::V4(Ipv4Addr::new(10, 96, 0, 0)), 16),
-        link: "foil0".to_owned(),
-        via: None,
-        source: Some(IpAddr::V4(source)),
-    };
-    let pods = Route {
-        destination: (IpAddr::V4(Ipv4Addr::new(10, 244, 2, 0)), 24),
-        link: "up0".to_owned(),
-        via: Some(IpAddr::V4(Ipv4Addr::new(172, 31, 9, 77))),
-        source: None,
-    };
+    let service =
+        |source: Ipv4Addr| route(Ipv4Addr::new(10, 96, 0, 0), 16, "foil0", None, Some(source));
+    let next = Some(Ipv4Addr::new(172, 31, 9, 77));
+    let pods = route(Ipv4Addr::new(10, 244, 2, 0), 24, "up0", next, None);
     inside(&node, async || {
         let netlink = Netlink::open().unwrap();
         let index = netlink.add_service_link("foil0", 1400).await.unwrap();
@@ -240,13 +246,8 @@ fn create_service_link_and_replace_route() {
         };
         netlink.delete_route(&theirs).await.unwrap();
         assert_eq!(netlink.observe().await.unwrap().routes, [service(second)]);
-        let absent = netlink
-            .replace_route(&Route {
-                link: "foil9".to_owned(),
-                ..pods
-            })
-            .await
-            .unwrap_err();
+        let absent = route(Ipv4Addr::new(10, 244, 2, 0), 24, "foil9", next, None);
+        let absent = netlink.replace_route(&absent).await.unwrap_err();
         assert!(matches!(absent, LinkError::NoLink { .. }), "{absent}");
     });
     assert!(node.ip(&["route", "show"]).contains("192.0.2.0/24"));
@@ -317,4 +318,62 @@ fn sysctls_are_of_the_namespace() {
         std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(),
         here
     );
+}
+
+#[test]
+fn repair_pod_link() {
+    let (node, pod) = (node(), NetNs::create("pod"));
+    let link = pod_link(&pod, 2);
+    let name = link.name.clone();
+    inside(&node, async || {
+        let netlink = Netlink::open().unwrap();
+        let index = netlink.add_pod_link(&link).await.unwrap();
+        let whole = netlink.observe().await.unwrap();
+        node.ip(&["neigh", "del", "10.244.9.2", "dev", &name]);
+        node.ip(&["route", "del", "10.244.9.2"]);
+        node.ip(&["link", "set", &name, "down"]);
+        pod.ip(&["route", "del", "default"]);
+        assert_ne!(netlink.observe().await.unwrap(), whole);
+        assert_eq!(netlink.repair_pod_link(&link).await.unwrap(), index);
+        assert_eq!(netlink.observe().await.unwrap(), whole);
+        assert!(pod.ip(&["route", "show"]).contains("default"));
+        // Without the pod's side there is nothing to repair.
+        netlink.delete_link(&name).await.unwrap();
+        netlink.repair_pod_link(&link).await.unwrap_err();
+    });
+}
+
+#[test]
+fn an_address_that_no_pod_has_is_unreachable_at_once() {
+    let (node, pod) = (node(), NetNs::create("pod"));
+    // All else leaves by the default route.
+    node.ip(&["route", "add", "default", "via", "172.31.9.1"]);
+    let range = Route {
+        destination: (IpAddr::V4(Ipv4Addr::new(10, 244, 9, 0)), 24),
+        hop: Hop::Unreachable,
+    };
+    let reach = |address: &str| {
+        node.enter(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect((address, 7000)).map_err(|e| e.kind())
+        })
+    };
+    assert_eq!(reach("10.244.9.3"), Ok(()));
+    inside(&node, async || {
+        let netlink = Netlink::open().unwrap();
+        netlink.add_pod_link(&pod_link(&pod, 2)).await.unwrap();
+        netlink.replace_route(&range).await.unwrap();
+        netlink.replace_route(&range).await.unwrap();
+        let routes = netlink.observe().await.unwrap().routes;
+        assert!(routes.contains(&range) && routes.len() == 2, "{routes:?}");
+    });
+    assert_eq!(reach("10.244.9.2"), Ok(()), "a pod's own route wins");
+    let dead = reach("10.244.9.3");
+    assert_eq!(dead, Err(std::io::ErrorKind::HostUnreachable));
+    inside(&node, async || {
+        let netlink = Netlink::open().unwrap();
+        netlink.delete_route(&range).await.unwrap();
+        assert_eq!(netlink.observe().await.unwrap().routes.len(), 1);
+    });
+    assert_eq!(reach("10.244.9.3"), Ok(()));
 }

@@ -70,6 +70,12 @@ impl Node {
         fs::write(self.config(), text).expect("configuration");
     }
 
+    /// Adds a line to the top of the configuration.
+    pub(crate) fn add_to_config(&self, line: &str) {
+        let text = fs::read_to_string(self.config()).expect("configuration");
+        fs::write(self.config(), format!("{line}\n{text}")).expect("configuration");
+    }
+
     fn config(&self) -> PathBuf {
         self.folder.join("agent.toml")
     }

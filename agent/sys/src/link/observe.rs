@@ -5,7 +5,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::TryStreamExt;
-use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressScope,
@@ -15,10 +14,12 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 
-use super::{Link, LinkError, Mac, Neighbour, Netlink, Observed, PREFIX, PROTOCOL, Route, Uplink};
+use super::{
+    Hop, Link, LinkError, Mac, Neighbour, Netlink, Observed, PREFIX, PROTOCOL, Route, Uplink,
+};
 
 impl Netlink {
     /// Everything that is ours.
@@ -53,12 +54,13 @@ impl Netlink {
         links.sort_by(|a, b| a.name.cmp(&b.name));
 
         let mut routes = Vec::new();
-        for query in [
-            RouteMessageBuilder::<Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<Ipv6Addr>::new().build(),
-        ] {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            // The kernel passes over the routes of others, however many there are.
+            let mut query = RouteMessage::default();
+            query.header.address_family = family;
+            query.header.protocol = RouteProtocol::Other(PROTOCOL);
             let found: Vec<RouteMessage> = self
-                .handle
+                .strict
                 .route()
                 .get(query)
                 .execute()
@@ -87,6 +89,26 @@ impl Netlink {
             routes,
             neighbours,
         })
+    }
+
+    /// All addresses of this namespace's links.
+    ///
+    /// # Errors
+    /// [`LinkError::List`].
+    pub async fn addresses(&self) -> Result<Vec<IpAddr>, LinkError> {
+        let messages: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| LinkError::List {
+                what: "addresses",
+                source: io::Error::other(error),
+            })?;
+        let local = messages.iter().filter_map(local_of);
+        Ok(local.collect())
     }
 
     /// Facts of an interface that is not ours.
@@ -125,7 +147,7 @@ impl Netlink {
     }
 }
 
-fn name_of(message: &LinkMessage) -> String {
+pub(super) fn name_of(message: &LinkMessage) -> String {
     message
         .attributes
         .iter()
@@ -186,23 +208,27 @@ fn route_of(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<Rou
     };
     let mut route = Route {
         destination: (unspecified, message.header.destination_prefix_length),
-        link: String::new(),
-        via: None,
-        source: None,
+        hop: Hop::Unreachable,
     };
+    let (mut link, mut via, mut source) = (None, None, None);
     for attribute in &message.attributes {
         if let RouteAttribute::Destination(address) = attribute {
             route.destination.0 = ip_of(address)?;
         } else if let RouteAttribute::Oif(index) = attribute {
-            route.link = names
-                .get(index)
-                .cloned()
-                .unwrap_or_else(|| index.to_string());
+            let name = names.get(index).cloned();
+            link = Some(name.unwrap_or_else(|| index.to_string()));
         } else if let RouteAttribute::Gateway(address) = attribute {
-            route.via = ip_of(address);
+            via = ip_of(address);
         } else if let RouteAttribute::PrefSource(address) = attribute {
-            route.source = ip_of(address);
+            source = ip_of(address);
         }
+    }
+    if message.header.kind != RouteType::Unreachable {
+        route.hop = Hop::Link {
+            name: link.unwrap_or_default(),
+            via,
+            source,
+        };
     }
     Some(route)
 }
@@ -240,21 +266,30 @@ fn neighbour_of(message: &NeighbourMessage, names: &BTreeMap<u32, String>) -> Op
     })
 }
 
-/// (secondary, address, prefix length) of a global address.
-fn address_of(message: &AddressMessage) -> Option<(bool, IpAddr, u8)> {
-    if message.header.scope != AddressScope::Universe {
-        return None;
-    }
-    let (mut local, mut address, mut secondary) = (None, None, false);
+/// The interface's own address.
+fn local_of(message: &AddressMessage) -> Option<IpAddr> {
+    let (mut local, mut address) = (None, None);
     for attribute in &message.attributes {
         if let AddressAttribute::Local(ip) = attribute {
             local = Some(*ip);
         } else if let AddressAttribute::Address(ip) = attribute {
             address = Some(*ip);
-        } else if let AddressAttribute::Flags(flags) = attribute {
-            secondary = flags.contains(AddressFlags::Secondary);
         }
     }
     // On point-to-point links IFA_ADDRESS is the other side's.
-    Some((secondary, local.or(address)?, message.header.prefix_len))
+    local.or(address)
+}
+
+/// (secondary, address, prefix length) of a global address.
+fn address_of(message: &AddressMessage) -> Option<(bool, IpAddr, u8)> {
+    if message.header.scope != AddressScope::Universe {
+        return None;
+    }
+    let mut secondary = false;
+    for attribute in &message.attributes {
+        if let AddressAttribute::Flags(flags) = attribute {
+            secondary = flags.contains(AddressFlags::Secondary);
+        }
+    }
+    Some((secondary, local_of(message)?, message.header.prefix_len))
 }
