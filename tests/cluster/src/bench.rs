@@ -1,9 +1,11 @@
-//! What is measured on a whole cluster: round trips, applied to Ready, resident memory.
+//! What is measured on a whole cluster: round trips, applied to Ready, resident memory,
+//! applying among many services.
 //!
 //! Paths of round trips alternate within one run, and are also given as ratios of the same
 //! round, because machines change their speed for minutes. ns per packet and containers are
 //! other programs. Called by `bin/bench-cluster.rs`.
 
+mod apply;
 mod memory;
 mod ready;
 mod sample;
@@ -19,4 +21,5 @@ pub fn run() {
     trip::run(&cluster);
     ready::run(&cluster);
     memory::run(&cluster);
+    apply::run(&cluster);
 }
