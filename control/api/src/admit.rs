@@ -129,8 +129,12 @@ fn admit_status_as<T: Rules>(
     Ok((stored, Vec::new()))
 }
 
-fn known_as<T: Rules>(kind: &Kind, stored: &Value) -> Result<Value, Invalid> {
-    encode(kind, &decode_old::<T>(kind, stored)?)
+fn known_as<T: Rules>(kind: &Kind, stored: &Value) -> Result<Option<Value>, Invalid> {
+    // The common case, and the cheaper one.
+    if decode::strict::<T>(stored).is_ok() {
+        return Ok(None);
+    }
+    encode(kind, &decode_old::<T>(kind, stored)?).map(Some)
 }
 
 fn encode<T: Rules>(kind: &Kind, object: &T) -> Result<Value, Invalid> {

@@ -85,8 +85,8 @@ pub struct Kind {
     pub terminate: fn(&mut Value) -> bool,
     pub(crate) admit: AdmitFn,
     pub(crate) admit_status: AdmitFn,
-    /// What this version's type has of a stored object.
-    pub(crate) known: fn(&Kind, &Value) -> Result<Value, Invalid>,
+    /// What this version's type has of a stored object; `None`: all of it.
+    pub(crate) known: fn(&Kind, &Value) -> Result<Option<Value>, Invalid>,
 }
 
 impl Kind {

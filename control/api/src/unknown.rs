@@ -21,7 +21,7 @@ impl<'a> Seen<'a> {
     /// Decodes and encodes the object with this version's types.
     pub fn of(kind: &Kind, stored: &'a Value) -> Result<Self, Invalid> {
         let known = (kind.known)(kind, stored)?;
-        let known = Some(known).filter(|known| lacks(stored, known));
+        let known = known.filter(|known| lacks(stored, known));
         Ok(Self { stored, known })
     }
 
