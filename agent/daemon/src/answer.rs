@@ -19,7 +19,7 @@ pub(crate) fn answer(question: Question, observed: &Observed, settings: &Setting
             container,
             answer,
         } => {
-            // Who asked may be gone; then the answer is for nobody.
+            // The task that asked may have ended.
             drop(answer.send(instances(observed, &uid, &container, settings, now)));
         }
         Question::Lives { instance, answer } => {
@@ -40,7 +40,7 @@ pub(crate) fn answer(question: Question, observed: &Observed, settings: &Setting
                         }
                 });
             if answer.send(lives).is_err() {
-                tracing::debug!("nobody waits for the answer");
+                tracing::debug!("the task that asked has ended");
             }
         }
     }

@@ -1,5 +1,5 @@
-//! One `Attach` call as those who serve it see it: messages on their way up, why it
-//! ends early, and what its server may ask the loop.
+//! One `Attach` call as its server sees it: the stream of messages to the control
+//! plane, why the call ends early, and what its server may ask the loop.
 //!
 //! Used by `logs.rs` and `exec.rs`; made by `serve.rs`.
 
@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::event::{Event, Instances, Question, Unknown};
 use crate::startup::Sys;
 
-/// Messages on their way up: bytes of a slow reader stay in the pipe.
+/// Messages that wait to be sent: what a slow reader does not take stays in the pipe.
 const QUEUE: usize = 16;
 
 /// Why a request ends early: gRPC status code and words.
@@ -33,16 +33,16 @@ impl Refusal {
     }
 }
 
-/// Nobody reads any more: no error, just the end.
+/// The call has ended on the other side: not an error.
 #[derive(Debug)]
 pub(crate) struct Gone;
 
-/// The way up of one call.
+/// The stream of one call to the control plane.
 #[derive(Debug, Clone)]
 pub(crate) struct Upward(mpsc::Sender<v1::AttachUp>);
 
 impl Upward {
-    /// A way up, and the messages that come along it.
+    /// The stream's two ends.
     pub(crate) fn new() -> (Upward, mpsc::Receiver<v1::AttachUp>) {
         let (sender, queue) = mpsc::channel(QUEUE);
         (Upward(sender), queue)

@@ -103,7 +103,7 @@ pub(crate) async fn serve(
             Ok(()) | Err(Gone) => Ok(()),
         }
     };
-    // The way down says nothing for logs; its end says that nobody listens.
+    // Nothing is sent down for logs; the end of that stream is the caller's.
     let gone = async { while let Ok(Some(_)) = down.message().await {} };
     tokio::pin!(gone);
     tokio::select! {

@@ -338,7 +338,7 @@ impl Node {
             .chain(self.observed.network.strays.values())
             .chain(self.observed.network.dead.values());
         let stray_wake = strays.filter_map(agent_plan::step::Step::wake).min();
-        // What failed and is wanted no more has nobody who tries it again.
+        // What failed and is not wanted any more is not tried again.
         self.network_wake = [route::wake(&self.observed.network), stray_wake]
             .into_iter()
             .flatten()
@@ -416,7 +416,7 @@ impl Node {
         }
     }
 
-    /// A map or link refused: nobody knows what is in force. All is read again.
+    /// A map or link refused a change: what is in force is not known, and is read again.
     fn write_failed(&mut self, error: &WriteError, now: Monotonic) {
         tracing::error!(%error, "the data plane refused a change; trying again");
         self.maps_retry = Some(now + MAPS_RETRY_MS);

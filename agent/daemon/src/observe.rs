@@ -1,8 +1,9 @@
 //! The node as it is when the agent starts: records, shims, namespaces, links,
 //! cgroups, maps. What is found is adopted; nothing is changed here.
 //!
-//! Called once by `main.rs`, before the loop. What nobody wants is removed later,
-//! by the plan, when all that is wanted is known.
+//! Called once by `main.rs`, before the loop. What is not wanted any more is removed
+//! later, by the plan, when all that is wanted is known; whether shims live is asked
+//! by the loop, of all of them at the same time.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -135,7 +136,7 @@ fn adopt(sys: &Arc<Sys>, pod: &mut Pod, links: &Links, attached: &BTreeSet<u32>)
         }
     }
     if pod.finished.is_some() {
-        // Ended for good: whatever is left of its sandbox is to go.
+        // It has ended for good: what is left of its sandbox is to go.
         pod.teardown.sandbox = Step::Absent;
     }
 }
@@ -161,7 +162,7 @@ fn strays(sys: &Sys, observed: &mut Observed, links: &Links, groups: &[String]) 
     }
 }
 
-/// The maps as they are; also called when a write failed and nobody knows how far.
+/// The maps as they are; also called after a write that failed half-way.
 pub(crate) fn maps(observed: &mut Observed, datapath: &Datapath) -> Result<(), MapsError> {
     let maps = datapath.maps();
     observed.endpoints.entries.clear();

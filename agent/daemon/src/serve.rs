@@ -58,7 +58,7 @@ pub(crate) fn open(sys: &Arc<Sys>, calls: Calls, open: v1::Open) {
                 code: refusal.code as i32,
                 message: refusal.message,
             };
-            // The asker may be gone; then nobody is to be told.
+            // The caller may be gone already.
             drop(up.send(Up::Refused(refused)).await);
         }
         drop(up);

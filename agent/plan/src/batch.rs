@@ -34,7 +34,7 @@ struct Sorted {
     backends: Vec<Action>,
     tables: BTreeMap<u32, Vec<u32>>,
     frontends: Vec<Action>,
-    /// Frontends that are put, whatever another service says of the same address.
+    /// Frontends that are put, also where another service gives up the same address.
     put: BTreeSet<FrontendKey>,
     old_frontends: Vec<Action>,
     old_tables: BTreeSet<u32>,

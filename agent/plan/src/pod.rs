@@ -354,7 +354,7 @@ fn ending(
             return;
         }
         // Their ends are on disk before the shim that remembers them goes; a pod
-        // that is to go has nobody to tell.
+        // that is to go tells no more of itself.
         if !recorded && pod.stop.is_none() {
             return;
         }
