@@ -47,6 +47,11 @@ pub fn plan(
     let now = moment.monotonic;
     let mut plan = PodPlan::default();
     let wanted = desired.pods.get(uid);
+    if observed.strays.get(uid).is_some_and(Step::busy) {
+        // What an agent before this one left is being removed, and what is made for the
+        // pod now would go with it.
+        return plan;
+    }
     let Some(pod) = observed.pods.get(uid) else {
         match wanted {
             Some(spec) if !observed.gone.contains(uid) => {

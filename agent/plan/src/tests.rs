@@ -697,6 +697,25 @@ fn a_lost_shim_is_replaced_and_its_containers_restarted() {
 }
 
 #[test]
+fn a_pod_waits_until_what_was_left_of_it_is_removed() {
+    let mut node = Node::new();
+    node.observed.strays.insert("u".into(), Default::default());
+    let removes = |a: &Action| matches!(a, Action::RemoveSandbox { .. });
+    let held = node.begin(removes);
+    assert_eq!(held.len(), 1);
+    node.want(pod_spec("u", 1));
+    node.settle();
+    assert!(
+        node.observed.pods.is_empty(),
+        "it would lose what is made for it"
+    );
+    let removed = success(&held[0], node.moment()).unwrap();
+    node.take(removed);
+    node.settle();
+    assert_eq!(node.phase("u"), "Running");
+}
+
+#[test]
 fn nothing_is_ended_before_the_state_is_whole() {
     let mut node = Node::new();
     node.want(pod_spec("u", 1));
