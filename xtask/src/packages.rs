@@ -131,6 +131,12 @@ pub(crate) static PACKAGES: &[Package] = &[
     ),
     package(
         When::Run,
+        "iptables",
+        Probe::Program("iptables"),
+        "a firewall beside the data plane",
+    ),
+    package(
+        When::Run,
         "util-linux",
         Probe::Program("nsenter"),
         "network namespaces",

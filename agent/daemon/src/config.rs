@@ -26,6 +26,7 @@ use crate::limits::{Pressure, Reserved, section};
 /// | `shim` | `foil-shim` beside `foil-agent` | the shim's program |
 /// | `bpf_object` | `hydrofoil.bpf.o` beside `foil-agent` | the programs |
 /// | `max_pods` | 110 | pods that the scheduler may put here |
+/// | `flow_entries` | 131072 | size of the flow map, two for each connection through a service, 144 bytes each; a change is in force after a reboot |
 /// | `log_max_bytes` | 10485760 | container logs are rotated at this size, one earlier file is kept, and the logs of one ended instance; 0: never rotated |
 /// | `pod_pids_limit` | 4096 | processes and threads that a pod may have; 0: as many as the node |
 /// | `swap_behavior` | `NoSwap` | or `LimitedSwap`: Burstable containers get swap by their memory request (cgroup v2) |
@@ -52,6 +53,7 @@ bpffs = "/sys/fs/bpf/hydrofoil"
 cgroup = "/hydrofoil"
 uplinks = ["eth0"]
 max_pods = 110
+flow_entries = 131072
 log_max_bytes = 10485760
 pod_pids_limit = 4096
 swap_behavior = "NoSwap"
@@ -113,6 +115,7 @@ struct File {
     shim: Option<PathBuf>,
     bpf_object: Option<PathBuf>,
     max_pods: Option<u32>,
+    flow_entries: Option<u32>,
     manifests: Option<PathBuf>,
     log_max_bytes: Option<u64>,
     pod_pids_limit: Option<u32>,
@@ -155,6 +158,8 @@ pub(crate) struct Config {
     pub(crate) bpf_object: Option<PathBuf>,
     /// Pods that the scheduler may put here.
     pub(crate) max_pods: u32,
+    /// Size of the flow map.
+    pub(crate) flow_entries: u32,
     /// Bytes; 0: never rotated.
     pub(crate) log_max_bytes: u64,
     /// Processes and threads; 0: no limit.
@@ -267,6 +272,10 @@ pub(crate) fn parse(text: &str) -> Result<Config, ConfigError> {
             .max_pods
             .or(defaults.max_pods)
             .ok_or_else(missing("max_pods"))?,
+        flow_entries: given
+            .flow_entries
+            .or(defaults.flow_entries)
+            .ok_or_else(missing("flow_entries"))?,
         log_max_bytes: given
             .log_max_bytes
             .or(defaults.log_max_bytes)
@@ -338,6 +347,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     }
     if let Err(error) = Parent::parse(&config.cgroup) {
         return Err(value("cgroup", error.to_string()));
+    }
+    if !(1 << 10..=1 << 24).contains(&config.flow_entries) {
+        return Err(value("flow_entries", "must be from 1024 to 16777216"));
     }
     if config.uplinks.is_empty() {
         return Err(value("uplinks", "names no device"));
@@ -426,6 +438,7 @@ mod tests {
             ("uplinks = []", "uplinks"),
             ("swap_behavior = \"UnlimitedSwap\"", "swap_behavior"),
             ("pod_pids_limit = -1", "pod_pids_limit"),
+            ("flow_entries = 100", "flow_entries"),
             ("[join]\ntoken = \"t\"\nca_hash = \"md5:1\"", "ca_hash"),
             (
                 "[[registry]]\nhost = \"a\"\nendpoint = \"ftp://b\"",

@@ -1,7 +1,7 @@
 //! What the programs dropped, in the agent's log: who, to whom, and why.
 //!
 //! The ring is emptied with each sweep of the flows, and equal drops are one line, so a flood
-//! fills no disk. The lossless counts are the map `counters`. Called by `node`.
+//! fills no disk. The lossless counts are the map `counters`. Called by `flows`.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -21,8 +21,8 @@ use tokio::sync::{mpsc, watch};
 use crate::answer;
 use crate::apply::{Applied, Apply, WriteError};
 use crate::clock;
-use crate::drops;
 use crate::event::Event;
+use crate::flows;
 use crate::health::Health;
 use crate::kernel::Kernel;
 use crate::observe::{self, Found};
@@ -39,8 +39,6 @@ const BATCH: usize = 256;
 /// After a start, the maps stay as they were found for so long while the control
 /// plane is asked what has changed; then what is on disk counts. Milliseconds.
 const HOLD_MS: i64 = 3_000;
-/// Flows that are over are removed so often, milliseconds.
-const FLOWS_MS: i64 = 10_000;
 /// After a refused write into a map, milliseconds.
 const MAPS_RETRY_MS: i64 = 1_000;
 /// Between two plans of a pod that only time could change, milliseconds.
@@ -112,7 +110,7 @@ impl Node {
             network_wake: None,
             hold_until: Some(now + HOLD_MS),
             maps_retry: None,
-            flows_due: now + FLOWS_MS,
+            flows_due: now + flows::PASS_MS,
             problems: BTreeSet::new(),
             full: false,
         }
@@ -283,14 +281,7 @@ impl Node {
             self.reread(now);
         }
         if now >= self.flows_due {
-            self.flows_due = now + FLOWS_MS;
-            if let Err(error) = self.apply.datapath.sweep() {
-                tracing::error!(%error, "flows that are over stay");
-            }
-            if let Err(error) = drops::report(self.apply.datapath.maps()) {
-                tracing::error!(%error, "what is dropped is not logged");
-            }
-            agent_sys::heap::trim();
+            self.flows_due = flows::sweep(&self.apply.datapath, now);
         }
         if self.hold_until.is_none() && self.maps_retry.is_none() {
             self.settle_services(now);

@@ -325,7 +325,7 @@ pub(crate) async fn open(
         tracing::error!(%error, "pods are not limited to what may be allocated");
     }
     let service_device = service_device(&netlink, settings.mtu).await?;
-    let datapath = open_datapath(object, &config.bpffs, node_ip, service_device)?;
+    let datapath = open_datapath(object, config, node_ip, service_device)?;
     datapath.attach(service_device.0, Role::Service)?;
     for uplink in &uplinks {
         datapath.attach(uplink.index, Role::Uplink)?;
@@ -382,7 +382,7 @@ async fn service_device(netlink: &Netlink, mtu: u32) -> Result<(u32, [u8; 6]), S
 
 fn open_datapath(
     object: PathBuf,
-    folder: &Path,
+    config: &Config,
     address: Ipv4Addr,
     service_device: (u32, [u8; 6]),
 ) -> Result<Datapath, StartError> {
@@ -393,7 +393,8 @@ fn open_datapath(
     };
     Ok(Datapath::open(&BpfConfig {
         object,
-        folder: folder.to_owned(),
+        folder: config.bpffs.clone(),
+        flow_entries: config.flow_entries,
         node,
     })?)
 }

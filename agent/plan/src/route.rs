@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use ebpf_common::config::HAIRPIN;
 use ebpf_common::network::{PODS, SERVICES};
 
 use crate::action::{Action, Problem};
@@ -19,17 +20,24 @@ use crate::world::Desired;
 pub fn routes(desired: &Desired, settings: &Settings) -> (BTreeMap<Cidr, Route>, Vec<Problem>) {
     let mut routes = BTreeMap::new();
     let mut problems = Vec::new();
+    let over_service_link = |destination| Route {
+        destination,
+        hop: Hop::Link {
+            name: SERVICE_LINK.into(),
+            via: None,
+            source: Some(settings.node_ip),
+        },
+    };
     for text in &desired.config.service_cidrs {
         match Cidr::parse(text) {
             Some(destination) => {
-                let source = Some(settings.node_ip);
-                let hop = Hop::Link {
-                    name: SERVICE_LINK.into(),
-                    via: None,
-                    source,
+                routes.insert(destination, over_service_link(destination));
+                // Answers of backends in the node's own host network.
+                let hairpin = Cidr {
+                    address: HAIRPIN.into(),
+                    bits: 32,
                 };
-                let route = Route { destination, hop };
-                routes.insert(destination, route);
+                routes.insert(hairpin, over_service_link(hairpin));
             }
             None => problems.push(Problem::Range {
                 of: "cluster".into(),
@@ -204,8 +212,15 @@ mod tests {
         };
         let hops: Vec<_> = routes.values().map(|r| r.hop.clone()).collect();
         let next = Some(Ipv4Addr::new(172, 31, 0, 12));
-        let expected = [via("foil0", None), Hop::Unreachable, via("eth0", next)];
+        let expected = [
+            via("foil0", None),
+            Hop::Unreachable,
+            via("eth0", next),
+            via("foil0", None),
+        ];
         assert_eq!(hops, expected);
+        let hairpin = Cidr::parse("169.254.1.2/32").unwrap();
+        assert!(routes.contains_key(&hairpin));
     }
 
     #[test]
@@ -283,6 +298,6 @@ mod tests {
             },
         );
         let (routes, problems) = routes(&desired, &settings());
-        assert_eq!((routes.len(), problems.len()), (3, 2));
+        assert_eq!((routes.len(), problems.len()), (4, 2));
     }
 }

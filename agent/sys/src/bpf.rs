@@ -13,12 +13,14 @@ mod link;
 mod load;
 mod probe;
 mod run;
+mod sweep;
 pub(crate) mod syscall;
 
 pub use link::{Attachment, Role};
 pub use load::{Program, Verified};
 pub use probe::{Lack, probe};
 pub use run::Ran;
+pub use sweep::Swept;
 
 use crate::maps::{Maps, MapsError};
 use ebpf_common::counter::Hook;
@@ -28,6 +30,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use sweep::Sweep;
 
 /// What the data plane is made of, and the facts that become constants in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub struct Config {
     pub object: PathBuf,
     /// Folder of the pins, ours alone; a bpffs is mounted when there is none.
     pub folder: PathBuf,
+    /// Entries of the flow map, two for each connection through a service.
+    pub flow_entries: u32,
     /// The node.
     pub node: NodeFacts,
 }
@@ -52,9 +57,6 @@ pub struct NodeFacts {
     /// An event for each new flow, not only for drops.
     pub flow_events: bool,
 }
-
-/// Source address under which a pod that is its own backend sees itself.
-pub const HAIRPIN: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
 
 /// What went wrong, and with what.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +146,7 @@ pub struct Datapath {
     programs: BTreeMap<&'static str, OwnedFd>,
     verified: Vec<Verified>,
     maps: Maps,
+    sweep: Mutex<Sweep>,
 }
 
 impl std::fmt::Debug for Datapath {
@@ -174,6 +177,7 @@ impl Datapath {
             drain: Mutex::new(loaded.drain),
             programs: loaded.programs,
             verified: loaded.verified,
+            sweep: Mutex::new(Sweep::new(loaded.jiffies_per_second)),
         };
         link::swap_all(&this.folder, &this.programs)?;
         Ok(this)
@@ -217,19 +221,22 @@ impl Datapath {
         &self.maps
     }
 
-    /// Removes flows that are over, in the kernel; returns how many. Hands on what the programs
-    /// have logged meanwhile. To be called every few seconds.
+    /// Goes on with a pass over the flows, a few thousand of them, and removes those that are
+    /// expired. A pass is to be made every few seconds, and to be continued soon as long as it
+    /// is not complete. Also hands on what the programs have logged.
     ///
     /// # Errors
-    /// When the kernel does not run the program.
-    pub fn sweep(&self) -> Result<u32, BpfError> {
+    /// When the kernel does not run the program, or does not list the flows; the next call
+    /// begins a new pass.
+    pub fn sweep(&self) -> Result<Swept, BpfError> {
         {
             let mut drain = self.drain.lock().unwrap_or_else(PoisonError::into_inner);
             drain();
         }
-        Ok(self
-            .test_run(Program::FlowSweep, &[0; 14], 0, 0, 1)?
-            .verdict as u32)
+        let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
+        sweep.proceed(self.maps.flow_table(), |keys| {
+            self.test_run(Program::FlowSweep, keys, 0, 0, 1)
+        })
     }
 
     /// Instructions that the verifier looked at, program by program.

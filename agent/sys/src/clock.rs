@@ -39,3 +39,9 @@ pub fn unix() -> Duration {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
 }
+
+/// CPU time of the calling thread, in user space and in the kernel; for measuring work on a
+/// machine that does other work as well. Zero if the kernel does not say.
+pub fn thread_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}

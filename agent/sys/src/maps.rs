@@ -14,6 +14,7 @@ pub use event::EventReader;
 pub(crate) use pins::check_pins;
 pub(crate) use table::Raw;
 
+use crate::bpf::syscall;
 use ebpf_common::ABI_VERSION;
 use ebpf_common::conntrack::{Flow, FlowKey4};
 use ebpf_common::counter::{COUNTERS, Count, EVENT_SHED, Hook, index};
@@ -25,6 +26,7 @@ use ebpf_common::net::Addr;
 use ebpf_common::network::{Network, NetworkKey};
 use ebpf_common::service::{Backend, BackendStats, Frontend, FrontendKey};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use table::Table;
 
@@ -164,10 +166,12 @@ impl Maps {
         }
     }
 
-    /// Opens them and, if they are new, writes into them which version made them.
+    /// Opens them and, if they are new, writes into them which version made them. Every flow
+    /// finds its route anew: an agent may have died after a change and before the generation.
     pub(crate) fn adopt(folder: &Path) -> Result<Self, MapsError> {
         let this = Self::open(folder)?;
         this.put_name(name::ABI, 0, abi_version().as_str())?;
+        this.bump_node_generation()?;
         Ok(this)
     }
 
@@ -212,18 +216,19 @@ impl Maps {
         }
         let before = self.local_addrs.get(&endpoint.addr)?;
         self.put_name(name::ENDPOINT, endpoint.id.into(), pod)?;
-        self.endpoint_gens.bump(endpoint.id.into())?;
-        self.local_addrs.put(&endpoint.addr, endpoint)?;
-        self.endpoints.put(&endpoint.ifindex, endpoint)?;
+        self.endpoint_gens.around(endpoint.id.into(), || {
+            self.local_addrs.put(&endpoint.addr, endpoint)?;
+            self.endpoints.put(&endpoint.ifindex, endpoint)
+        })?;
         // The address had another interface: a link that was made anew, or a pod whose
-        // address is taken from it. Nobody else would ever ask for that entry again.
+        // address is taken from it. The entry of that interface would stay for ever.
         match before {
             Some(before) if before.ifindex != endpoint.ifindex => {
                 if before.id != endpoint.id {
-                    self.endpoint_gens.bump(before.id.into())?;
                     self.delete_name(name::ENDPOINT, before.id.into())?;
                 }
-                self.endpoints.delete(&before.ifindex)
+                self.endpoint_gens
+                    .around(before.id.into(), || self.endpoints.delete(&before.ifindex))
             }
             Some(_) | None => Ok(()),
         }
@@ -237,15 +242,16 @@ impl Maps {
         let Some(endpoint) = self.endpoints.get(&ifindex)? else {
             return Ok(());
         };
-        // Its successor may have the address already.
-        if let Some(other) = self.local_addrs.get(&endpoint.addr)?
-            && other.ifindex == ifindex
-        {
-            self.local_addrs.delete(&endpoint.addr)?;
-        }
-        self.endpoint_gens.bump(endpoint.id.into())?;
         self.delete_name(name::ENDPOINT, endpoint.id.into())?;
-        self.endpoints.delete(&ifindex)
+        self.endpoint_gens.around(endpoint.id.into(), || {
+            // Its successor may have the address already.
+            if let Some(other) = self.local_addrs.get(&endpoint.addr)?
+                && other.ifindex == ifindex
+            {
+                self.local_addrs.delete(&endpoint.addr)?;
+            }
+            self.endpoints.delete(&ifindex)
+        })
     }
 
     /// The cluster's address blocks.
@@ -289,6 +295,20 @@ impl Maps {
     /// When the kernel refuses.
     pub fn flows(&self) -> Result<Vec<(FlowKey4, Flow)>, MapsError> {
         self.flows.list()
+    }
+
+    /// Entries that the flow map has room for.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn flow_entries(&self) -> Result<u32, MapsError> {
+        let numbers = syscall::map_numbers(self.flows.fd()).map_err(self.flows.failed("ask"))?;
+        Ok(numbers.entries)
+    }
+
+    /// The flow map, to be walked over.
+    pub(crate) fn flow_table(&self) -> BorrowedFd<'_> {
+        self.flows.fd()
     }
 
     /// One flow.

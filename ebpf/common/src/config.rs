@@ -11,6 +11,10 @@ use crate::{
 /// Symbol of the `NodeConfig` in the object.
 pub const NODE_CONFIG: &str = "NODE_CONFIG";
 
+/// Link-local source address of a connection whose client and backend are the same pod, or the
+/// node itself: its answers leave by the default route of the pod, or by the service device.
+pub const HAIRPIN: [u8; 4] = [169, 254, 1, 2];
+
 /// `NodeConfig::flags`: an event for each new flow, not only for drops.
 pub const FLOW_EVENTS: u32 = 1;
 
@@ -29,7 +33,7 @@ map_abi! {
         pub flags: u32,
         /// Address of the node, mapped if IPv4; zero when there is none.
         pub node: Addr,
-        /// Link-local source address under which a pod reaches itself through a service.
+        /// `HAIRPIN`.
         pub hairpin: Be32,
         /// Interface of the node's own service traffic (`foil0`); 0 when there is none.
         pub service_ifindex: u32,

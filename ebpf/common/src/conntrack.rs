@@ -127,18 +127,19 @@ pub mod action {
     }
 }
 
-/// Where a connection stands, seen from the middle. `FAST` ones need no slow path.
+/// Where one direction of a connection stands, seen from the middle. `FAST` ones need no slow
+/// path. Transitions and timeouts are in `ebpf-logic`.
 pub mod state {
-    /// The bit that says so.
+    /// The bit of states that the fast path forwards.
     pub const FAST: u8 = 0x80;
-    /// TCP: SYN seen.
+    /// TCP: this direction has sent SYN, the other nothing yet.
     pub const SYN_SENT: u8 = 1;
     /// TCP: SYN answered, not yet acknowledged.
     pub const SYN_RECEIVED: u8 = 2;
     /// TCP: acknowledged both ways.
     pub const ESTABLISHED: u8 = 3 | FAST;
-    /// TCP: this direction has sent FIN.
-    pub const FIN_SENT: u8 = 4;
+    /// TCP: this direction has sent FIN; it still acknowledges what the other one sends.
+    pub const FIN_SENT: u8 = 4 | FAST;
     /// TCP: the other direction has sent FIN.
     pub const FIN_RECEIVED: u8 = 5 | FAST;
     /// TCP: FIN both ways.
@@ -147,8 +148,12 @@ pub mod state {
     pub const CLOSED: u8 = 7;
     /// UDP: has no states.
     pub const STATELESS: u8 = 8 | FAST;
+    /// TCP: first seen in the middle of the connection, and nothing of the other direction yet.
+    pub const PICKED_UP: u8 = 9;
+    /// TCP: this direction has sent nothing yet, the other one is `SYN_SENT` or `PICKED_UP`.
+    pub const UNREPLIED: u8 = 10;
 
-    /// The word for it, as `ss` has them.
+    /// The word for it, as `ss` and `conntrack` have them.
     pub const fn text(state: u8) -> &'static str {
         match state {
             SYN_SENT => "SYN-SENT",
@@ -159,6 +164,8 @@ pub mod state {
             TIME_WAIT => "TIME-WAIT",
             CLOSED => "CLOSED",
             STATELESS => "UDP",
+            PICKED_UP => "PICKED-UP",
+            UNREPLIED => "UNREPLIED",
             _ => "?",
         }
     }

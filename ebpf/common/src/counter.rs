@@ -1,6 +1,6 @@
 //! Counters: packets and bytes by drop reason and by hook, per CPU, never lost.
 
-use crate::{drop::REASONS, map_abi};
+use crate::{drop::REASONS, map_abi, program};
 
 /// Where in the path a packet was; also the direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,7 +38,6 @@ impl Hook {
 
     /// Name of the program.
     pub const fn text(self) -> &'static str {
-        use crate::maps::program;
         match self {
             Self::FromPod => program::FROM_POD,
             Self::ToPod => program::TO_POD,

@@ -68,7 +68,7 @@ reasons! {
     NoFrontend = 12, "NO_FRONTEND";
     /// The service has no backend that takes connections.
     NoBackend = 13, "NO_BACKEND";
-    /// The backend that the flow belongs to is gone.
+    /// The backend that the flow belongs to was removed.
     BackendGone = 14, "BACKEND_GONE";
     /// There is no route to the destination.
     NoRoute = 15, "NO_ROUTE";
@@ -82,6 +82,8 @@ reasons! {
     ExternalService = 19, "EXTERNAL_SERVICE";
     /// An ICMP error about a flow that is not there.
     IcmpNoFlow = 20, "ICMP_NO_FLOW";
+    /// The packet came from the network with this node's own address, a service's or the hairpin address as its source.
+    MartianSource = 21, "MARTIAN_SOURCE";
 }
 
 /// One more than the largest number that a counter may stand for.

@@ -20,10 +20,11 @@ pub mod maps;
 pub mod name;
 pub mod net;
 pub mod network;
+pub mod program;
 pub mod service;
 
 /// Moves whenever a layout, a map's shape or a meaning below moves.
 ///
 /// Written into each object (`config::NODE_CONFIG`) and next to the pins; the agent refuses to
 /// adopt maps of another version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

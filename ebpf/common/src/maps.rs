@@ -19,8 +19,9 @@ pub const MAX_ENDPOINTS: usize = 4096;
 pub const MAX_FRONTENDS: usize = 65_536;
 /// Backends on all services of this node's view, at most. Ids run from 1.
 pub const MAX_BACKENDS: usize = 131_072;
-/// Flow entries; a connection through a service takes two. What is least recently used goes.
-pub const MAX_FLOWS: usize = 131_072;
+/// Flow entries unless the agent is configured otherwise; a connection through a service takes
+/// two. The least recently used ones are evicted.
+pub const FLOWS: usize = 131_072;
 /// Address blocks of the cluster, at most.
 pub const MAX_NETWORKS: usize = 1024;
 /// Names that tools print, at most.
@@ -81,7 +82,7 @@ pub struct Shape {
     pub key: u32,
     /// Bytes of a value.
     pub value: u32,
-    /// Entries.
+    /// Entries; of the flow map, the default.
     pub entries: u32,
     /// `BPF_F_*`.
     pub flags: u32,
@@ -203,7 +204,7 @@ pub const MAPS: [Shape; 14] = [
         Kind::Array,
         MAX_BACKENDS,
         0,
-        "agent writes; moves when a backend is gone or its number is used anew",
+        "agent writes; moves when a backend is removed or its number is used again",
     ),
     shape::<u32, BackendStats>(
         name::BACKEND_STATS,
@@ -215,7 +216,7 @@ pub const MAPS: [Shape; 14] = [
     shape::<FlowKey4, Flow>(
         name::FLOWS,
         Kind::LruHash,
-        MAX_FLOWS,
+        FLOWS,
         0,
         "programs write; what to do with the next packet of an IPv4 flow",
     ),
@@ -247,20 +248,4 @@ pub const MAPS: [Shape; 14] = [
 /// The row of a map, by name.
 pub fn shape_of(name: &str) -> Option<&'static Shape> {
     MAPS.iter().find(|shape| shape.name == name)
-}
-
-/// Names of the programs in the object; at most 15 characters.
-pub mod program {
-    /// Packets that leave a pod: ingress of the veth's host side.
-    pub const FROM_POD: &str = "tc_from_pod";
-    /// Packets from the host's stack to a pod: egress of the veth's host side.
-    pub const TO_POD: &str = "tc_to_pod";
-    /// Packets from the network: ingress of an uplink.
-    pub const FROM_NETDEV: &str = "tc_from_netdev";
-    /// Packets of the node itself: egress of an uplink and of the service device.
-    pub const TO_NETDEV: &str = "tc_to_netdev";
-    /// Removes flows that are over; run by the agent, attached nowhere.
-    pub const FLOW_SWEEP: &str = "flow_sweep";
-    /// Does nothing; what the others are measured against.
-    pub const EMPTY: &str = "tc_empty";
 }

@@ -1,8 +1,19 @@
-//! Where a TCP connection stands after a packet, and how long silence may last.
+//! The state of a TCP connection after a packet, and how long a flow may be silent.
 //!
 //! Seen from the middle, so coarser than RFC 9293 3.3.2: the ends keep the real states, this
-//! only decides what may take the fast path and when an entry is over. Called by
-//! `stage/conntrack.rs` and by `hook/flow_sweep.rs`.
+//! only decides which packets take the fast path and when an entry expires.
+//!
+//! Sequence numbers are not checked. What a packet with a forged source can do is therefore
+//! bounded by these rules:
+//! - No packet of one direction alone makes a connection established. Until the other direction
+//!   has answered, the entry lives for a minute.
+//! - RST removes nothing: packets are forwarded as before. It shortens the silence that the
+//!   entry survives to 30 seconds. The next packet without RST raises it to a minute, and an
+//!   answer to that one makes the connection established again.
+//! - A connection that is silent for longer loses its entries, as by eviction: the next packet
+//!   of the client is given a backend by its hash, the same one as long as the backends are.
+//!
+//! Called by `stage/conntrack.rs`, `stage/established.rs`, `hook/flow_sweep.rs` and `agent-sys`.
 
 use crate::parse::flag;
 use ebpf_common::conntrack::{Flow, state};
@@ -24,26 +35,37 @@ const fn both(state: u8) -> Step {
     }
 }
 
-/// After the first packet that we see of a flow.
+/// The other direction has sent nothing yet.
+const fn unreplied(own: u8) -> Step {
+    Step {
+        own,
+        other: state::UNREPLIED,
+    }
+}
+
+const FIN: Step = Step {
+    own: state::FIN_SENT,
+    other: state::FIN_RECEIVED,
+};
+
+/// After the first packet that is seen of a flow.
 #[inline(always)]
 pub const fn first(protocol: u8, flags: u8) -> Step {
     if protocol != protocol::TCP {
         both(state::STATELESS)
     } else if flags & flag::RST != 0 {
         both(state::CLOSED)
-    } else if flags & flag::SYN != 0 {
-        both(if flags & flag::ACK != 0 {
-            state::SYN_RECEIVED
-        } else {
-            state::SYN_SENT
-        })
+    } else if flags & (flag::SYN | flag::ACK) == flag::SYN {
+        unreplied(state::SYN_SENT)
     } else {
-        // In the middle of a connection: it began before us, or its entry was evicted.
-        next(state::ESTABLISHED, flags)
+        // In the middle of a connection: it began before us, its entry was evicted, or it does
+        // not exist.
+        unreplied(state::PICKED_UP)
     }
 }
 
-/// After a packet with `flags` of a flow whose direction is in `own`.
+/// After a packet with `flags` of a flow whose direction is in `own`. Not asked about a SYN
+/// without ACK in another state than `SYN_SENT`: it begins a connection.
 #[inline(always)]
 pub const fn next(own: u8, flags: u8) -> Step {
     if own == state::STATELESS {
@@ -52,65 +74,61 @@ pub const fn next(own: u8, flags: u8) -> Step {
     if flags & flag::RST != 0 {
         return both(state::CLOSED);
     }
-    if own == state::TIME_WAIT || own == state::CLOSED {
-        return both(own);
-    }
-    if flags & flag::FIN != 0 {
-        return match own {
-            state::FIN_RECEIVED => both(state::TIME_WAIT),
-            _ => Step {
-                own: state::FIN_SENT,
-                other: state::FIN_RECEIVED,
-            },
-        };
-    }
-    if flags & flag::SYN != 0 {
-        return both(if flags & flag::ACK != 0 {
-            state::SYN_RECEIVED
-        } else {
-            own
-        });
-    }
+    let fin = flags & flag::FIN != 0;
     match own {
-        state::SYN_SENT | state::SYN_RECEIVED => both(state::ESTABLISHED),
-        state::FIN_SENT => Step {
-            own: state::FIN_SENT,
-            other: state::FIN_RECEIVED,
-        },
+        state::SYN_SENT | state::PICKED_UP => unreplied(own),
+        // After a genuine RST late packets come here, and the receiver sends another one.
+        state::CLOSED => unreplied(state::PICKED_UP),
+        state::TIME_WAIT => both(own),
+        state::UNREPLIED | state::SYN_RECEIVED if flags & flag::SYN != 0 => {
+            both(state::SYN_RECEIVED)
+        }
+        state::FIN_RECEIVED if fin => both(state::TIME_WAIT),
         state::FIN_RECEIVED => Step {
             own: state::FIN_RECEIVED,
             other: state::FIN_SENT,
         },
-        _ => both(own),
+        state::FIN_SENT => FIN,
+        _ if fin => FIN,
+        _ => both(state::ESTABLISHED),
     }
 }
 
-/// Seconds of silence after which an entry in this state is over.
+/// Seconds of silence after which an entry in this state expires.
 ///
 /// Netfilter's defaults, but a day for established connections as kube-proxy sets it, an hour
-/// half closed as well, and less after the end: the ends themselves wait, we need not.
+/// for half closed ones as well, and less after the end: the ends themselves wait.
 #[inline(always)]
 pub const fn timeout(state: u8) -> u32 {
     match state {
         state::ESTABLISHED => 86_400,
         state::FIN_SENT | state::FIN_RECEIVED => 3_600,
-        state::TIME_WAIT => 30,
-        state::CLOSED => 10,
+        state::TIME_WAIT | state::CLOSED => 30,
         state::STATELESS => 120,
         _ => 60,
     }
 }
 
-/// Whether the connection is over for all but late packets.
+/// Whether another connection may take the ports.
 #[inline(always)]
 pub const fn is_over(state: u8) -> bool {
     state == state::TIME_WAIT || state == state::CLOSED
 }
 
-/// Whether the entry was silent for too long. Jiffies are 32 bits and may wrap.
+/// Ticks from `then` to `now`, both the low 32 bits of jiffies; 0 if `then` is later.
+///
+/// The difference is signed, as in the kernel's `time_after`: another CPU may have read its
+/// clock after `now` was read here. So times may be 2^31 ticks apart, 24 days at 1000 Hz.
+#[inline(always)]
+pub const fn elapsed(now: u32, then: u32) -> u32 {
+    let ticks = now.wrapping_sub(then) as i32;
+    if ticks < 0 { 0 } else { ticks as u32 }
+}
+
+/// Whether the entry was silent for too long.
 #[inline(always)]
 pub const fn is_expired(flow: &Flow, now: u32, jiffies_per_second: u32) -> bool {
-    let silent = now.wrapping_sub(flow.last_seen) as u64;
+    let silent = elapsed(now, flow.last_seen) as u64;
     silent >= timeout(flow.state) as u64 * jiffies_per_second as u64
 }
 
@@ -137,18 +155,19 @@ mod tests {
         assert_eq!(states, Some([client, server]), "{packets:?}");
     }
 
+    const OPEN: [(bool, u8); 3] = [(true, SYN), (false, SYN | ACK), (true, ACK)];
+
     #[test]
     fn a_connection_from_beginning_to_end() {
-        let open = [(true, SYN), (false, SYN | ACK), (true, ACK)];
-        check(&open[..1], state::SYN_SENT, state::SYN_SENT);
+        check(&OPEN[..1], state::SYN_SENT, state::UNREPLIED);
         check(
             &[(true, SYN), (true, SYN)],
             state::SYN_SENT,
-            state::SYN_SENT,
+            state::UNREPLIED,
         );
-        check(&open[..2], state::SYN_RECEIVED, state::SYN_RECEIVED);
-        check(&open, state::ESTABLISHED, state::ESTABLISHED);
-        let mut packets = open.to_vec();
+        check(&OPEN[..2], state::SYN_RECEIVED, state::SYN_RECEIVED);
+        check(&OPEN, state::ESTABLISHED, state::ESTABLISHED);
+        let mut packets = OPEN.to_vec();
         packets.extend([(true, ACK), (false, ACK), (false, FIN | ACK)]);
         check(&packets, state::FIN_RECEIVED, state::FIN_SENT);
         // The client still sends, the server acknowledges: half closed.
@@ -162,6 +181,17 @@ mod tests {
         check(&packets, state::CLOSED, state::CLOSED);
     }
 
+    /// Both directions of a half-closed connection take the fast path, until the end.
+    #[test]
+    fn half_closed_is_fast() {
+        for state in [state::FIN_SENT, state::FIN_RECEIVED] {
+            assert_ne!(state & state::FAST, 0, "{}", state::text(state));
+        }
+        for state in [state::TIME_WAIT, state::PICKED_UP, state::UNREPLIED] {
+            assert_eq!(state & state::FAST, 0, "{}", state::text(state));
+        }
+    }
+
     #[test]
     fn a_refused_connection_is_closed() {
         check(
@@ -171,11 +201,81 @@ mod tests {
         );
     }
 
+    /// An entry of which one direction was seen lives for a minute at most.
     #[test]
-    fn what_began_before_us_is_established() {
-        check(&[(true, ACK)], state::ESTABLISHED, state::ESTABLISHED);
-        check(&[(true, FIN | ACK)], state::FIN_SENT, state::FIN_RECEIVED);
+    fn one_direction_alone_is_not_established() {
+        for begin in [SYN, SYN | ACK, ACK, FIN | ACK, RST] {
+            for more in [ACK, SYN | ACK, FIN | ACK, RST] {
+                let step = first(protocol::TCP, begin);
+                let step = next(step.own, more);
+                let step = next(step.own, ACK);
+                assert!(timeout(step.own) <= 60 && timeout(step.other) <= 60);
+                assert_eq!((step.own | step.other) & state::FAST, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn what_began_before_us_is_established_by_an_answer() {
+        check(&[(true, ACK)], state::PICKED_UP, state::UNREPLIED);
+        check(
+            &[(true, ACK), (true, ACK)],
+            state::PICKED_UP,
+            state::UNREPLIED,
+        );
+        check(
+            &[(true, ACK), (false, ACK)],
+            state::ESTABLISHED,
+            state::ESTABLISHED,
+        );
+        check(
+            &[(true, ACK), (false, FIN | ACK)],
+            state::FIN_RECEIVED,
+            state::FIN_SENT,
+        );
+        check(
+            &[(false, SYN | ACK), (true, ACK)],
+            state::ESTABLISHED,
+            state::ESTABLISHED,
+        );
         check(&[(true, RST)], state::CLOSED, state::CLOSED);
+    }
+
+    /// A forged RST shortens the timeout; the connection itself goes on and undoes it.
+    #[test]
+    fn a_connection_survives_a_forged_reset() {
+        let mut packets = OPEN.to_vec();
+        packets.push((false, RST));
+        check(&packets, state::CLOSED, state::CLOSED);
+        packets.push((true, ACK));
+        check(&packets, state::PICKED_UP, state::UNREPLIED);
+        packets.push((false, ACK));
+        check(&packets, state::ESTABLISHED, state::ESTABLISHED);
+    }
+
+    /// A SYN-ACK that comes late does not undo a connection.
+    #[test]
+    fn a_late_syn_ack_changes_nothing() {
+        let mut packets = OPEN.to_vec();
+        packets.push((false, SYN | ACK));
+        check(&packets, state::ESTABLISHED, state::ESTABLISHED);
+    }
+
+    #[test]
+    fn elapsed_is_signed_and_wraps() {
+        for (now, then, ticks) in [
+            (100, 90, 10),
+            (100, 100, 0),
+            (100, 101, 0),
+            (100, 5_000, 0),
+            (5, u32::MAX - 4, 10),
+            (u32::MAX - 4, 5, 0),
+            (0, 1, 0),
+            (1 << 31, 1, i32::MAX as u32),
+            (1 << 31, 0, 0),
+        ] {
+            assert_eq!(elapsed(now, then), ticks, "{now} {then}");
+        }
     }
 
     #[test]
@@ -185,7 +285,23 @@ mod tests {
             last_seen: u32::MAX - 10,
             ..Flow::zeroed()
         };
-        assert!(!is_expired(&flow, 2_000, 250));
-        assert!(is_expired(&flow, 2_500, 250));
+        assert!(!is_expired(&flow, 7_000, 250));
+        assert!(is_expired(&flow, 7_500, 250));
+    }
+
+    /// Another CPU has seen the flow after this one has read its clock.
+    #[test]
+    fn a_flow_of_the_next_tick_is_not_expired() {
+        for state in 0..=u8::MAX {
+            for last_seen in [101, 0x8000_0000, u32::MAX] {
+                let flow = Flow {
+                    state,
+                    last_seen,
+                    ..Flow::zeroed()
+                };
+                let now = last_seen.wrapping_sub(1);
+                assert!(!is_expired(&flow, now, 250), "{state} {last_seen}");
+            }
+        }
     }
 }

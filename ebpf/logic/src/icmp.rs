@@ -1,4 +1,4 @@
-//! Which ICMP messages are errors about a flow, and carry the beginning of its packet.
+//! Which ICMP messages are errors about a flow, and quote the beginning of its packet.
 //!
 //! Called by `stage/icmp.rs`.
 

@@ -5,7 +5,7 @@
 /// How many ports are tried before the packet is dropped.
 pub const ATTEMPTS: u32 = 8;
 
-/// First of the ports that are tried: Linux' ephemeral range, where nobody listens.
+/// First of the ports that are tried: Linux' ephemeral range, where no server listens.
 const FIRST: u32 = 32_768;
 /// How many there are.
 const COUNT: u32 = 28_232;

@@ -53,8 +53,7 @@ fn ip_header<const N: usize>(out: &mut [u8; N], packet: &Packet, protocol: u8) {
     (out[10], out[11]) = (first, second);
 }
 
-/// The reset that answers a TCP packet, into zeros; whoever gets it drops the connection at
-/// once.
+/// The reset that answers a TCP packet, into zeros; its receiver drops the connection at once.
 #[inline(always)]
 pub fn reset(packet: &Packet, out: &mut [u8; RESET]) {
     ip_header(out, packet, protocol::TCP);

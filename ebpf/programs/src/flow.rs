@@ -1,21 +1,25 @@
 //! What the stages hand on to each other about one packet.
 //!
-//! No map and no packet access; `Case` is filled by the stages in order. The stages are
+//! No map and no packet access; `PacketContext` is filled by the stages in order. The stages are
 //! functions of the program of their own, with one number each as result: so the verifier walks
 //! each of them once, and no stack frame holds what another one needs.
 
-use crate::packet::SHOT;
 use ebpf_common::conntrack::{Flow, FlowKey4};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::{Be16, Be32};
 use ebpf_logic::parse::Packet;
 
+/// `TCX_NEXT`: the next program, or the stack.
+pub(crate) const NEXT: i32 = -1;
+/// `TCX_DROP`
+pub(crate) const SHOT: i32 = 2;
+
 /// What becomes of a packet. Every exit of the slow path is one of these; `hook::finish` turns
 /// it into what the kernel wants, a counter and an event.
 ///
 /// One number (the reason, then what the kernel wants), not an enum: an enum's unused payload
-/// becomes a register that nobody wrote, and the verifier refuses to see it copied.
+/// becomes a register that was never written, and the verifier refuses to see it copied.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Verdict(u32);
@@ -24,13 +28,13 @@ impl Verdict {
     /// None yet: the next stage decides.
     pub(crate) const OPEN: Self = Self(u32::MAX);
 
-    /// On: what a redirect helper returned, or `packet::NEXT` for the stack.
+    /// On: what a redirect helper returned, or `NEXT` for the stack.
     #[inline(always)]
     pub(crate) const fn goes(act: i32) -> Self {
         Self(act as u16 as u32)
     }
 
-    /// Gone.
+    /// Dropped.
     #[inline(always)]
     pub(crate) const fn dropped(reason: Drop) -> Self {
         Self::refused(reason, SHOT)
@@ -76,8 +80,8 @@ impl Verdict {
     }
 }
 
-/// Where the packet shall go, in terms of addresses. No padding: the verifier reads all of what
-/// a function is given.
+/// The addresses that the packet gets. No padding: the verifier reads all of what a function is
+/// given.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Target {
@@ -95,10 +99,10 @@ pub(crate) struct Target {
     pub(crate) pad: u16,
 }
 
-/// Where the packet shall go, in terms of interfaces. No padding, as above.
+/// The interface that the packet leaves by. No padding, as above.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Way {
+pub(crate) struct Route {
     /// `action::*`
     pub(crate) action: u8,
     /// Named padding.
@@ -113,36 +117,39 @@ pub(crate) struct Way {
 
 /// All that is known about a packet so far; made of zeros, and without padding between fields.
 #[repr(C)]
-pub(crate) struct Case {
-    /// What is written down about the flow.
+pub(crate) struct PacketContext {
+    /// The entry that will be written. Until then, the generations of `route`: they are read
+    /// before the route is looked for, so that a change in between makes the entry stale.
     pub(crate) flow: Flow,
     /// Its headers.
     pub(crate) packet: Packet,
     /// Key of its flow.
     pub(crate) key: FlowKey4,
-    /// Where it goes.
+    /// Addresses that it gets.
     pub(crate) target: Target,
-    /// Which way.
-    pub(crate) way: Way,
-    /// Which way the answers come.
-    pub(crate) back: Way,
+    /// Route of the packet.
+    pub(crate) route: Route,
+    /// Route of the answers.
+    pub(crate) back: Route,
     /// `Hook` as a number.
-    pub(crate) hook: u32,
+    pub(crate) hook: u16,
     /// Endpoint id of the sender, 0 for none.
-    pub(crate) endpoint: u32,
+    pub(crate) endpoint: u16,
+    /// Generation of `endpoint`, read before it was looked up.
+    pub(crate) endpoint_gen: u32,
 }
 
 const _: () = assert!(
-    size_of::<Case>()
+    size_of::<PacketContext>()
         == size_of::<Flow>()
             + size_of::<Packet>()
             + size_of::<FlowKey4>()
             + size_of::<Target>()
-            + 2 * size_of::<Way>()
+            + 2 * size_of::<Route>()
             + 8
 );
 
-impl Case {
+impl PacketContext {
     /// The hook; a number that is none, which cannot be, reads as the first.
     #[inline(always)]
     pub(crate) const fn hook(&self) -> Hook {
@@ -152,9 +159,9 @@ impl Case {
         }
     }
 
-    /// Says whose packet it is.
+    /// Sets the key of the flow: who sent the packet, as in `FlowKey4::scope`.
     #[inline(always)]
-    pub(crate) fn set_origin(&mut self, from: u32, endpoint: u16) {
+    pub(crate) fn set_key(&mut self, from: u32) {
         self.key = FlowKey4 {
             src: self.packet.src,
             dst: self.packet.dst,
@@ -162,6 +169,5 @@ impl Case {
             dport: self.packet.dport,
             scope: FlowKey4::scope(from, self.packet.protocol),
         };
-        self.endpoint = endpoint as u32;
     }
 }

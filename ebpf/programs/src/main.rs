@@ -21,7 +21,7 @@ use aya_ebpf::programs::TcContext;
 use ebpf_common::conntrack::Flow;
 use ebpf_common::drop::Drop;
 use ebpf_logic::parse::Packet;
-use flow::{Case, Verdict};
+use flow::{PacketContext, Verdict};
 use packet::{Skb, borrowed, borrowed_mut};
 
 /// Packets that leave a pod: ingress of the host side of its veth.
@@ -48,10 +48,10 @@ fn tc_to_netdev(context: TcContext) -> i32 {
     hook::tc_to_netdev::run(&Skb::new(context.skb.skb))
 }
 
-/// Removes flows that are over; the agent runs it, it is attached nowhere.
+/// Removes expired flows; the agent runs it, it is attached nowhere.
 #[classifier]
-fn flow_sweep(_context: TcContext) -> i32 {
-    hook::flow_sweep::run()
+fn flow_sweep(context: TcContext) -> i32 {
+    hook::flow_sweep::run(&Skb::new(context.skb.skb))
 }
 
 /// What the others are measured against.
@@ -61,27 +61,27 @@ fn tc_empty(_context: TcContext) -> i32 {
 }
 
 // The slow path and its stages. Global functions: the verifier walks each of them once, with
-// anything that their arguments allow, and not once for each way that leads there. What a
-// stage returns is a `flow::Verdict` as a number.
+// anything that their arguments allow, and not once for each caller. What a stage returns is a
+// `flow::Verdict` as a number.
 
 /// Decides a packet that the fast path does not know.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slow_path(context: *mut __sk_buff, hook: u32) -> i32 {
-    hook::slow_path(&Skb::new(context), hook)
+extern "C" fn slow_path(skb: *mut __sk_buff, hook: u32) -> i32 {
+    hook::slow_path(&Skb::new(skb), hook)
 }
 
 macro_rules! stages {
-    ($( $(#[$doc:meta])* $name:ident = |$skb:ident, $case:ident| $run:expr; )*) => {$(
+    ($( $(#[$doc:meta])* $name:ident = |$skb:ident, $context:ident| $run:expr; )*) => {$(
         $(#[$doc])*
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $name(context: *mut __sk_buff, case: *mut Case) -> u32 {
+        extern "C" fn $name(skb: *mut __sk_buff, context: *mut PacketContext) -> u32 {
             // A stage that has no use for it would be called without it, and the verifier wants
             // every argument that the signature names.
-            let $skb = &Skb::new(core::hint::black_box(context));
-            match borrowed_mut(case) {
-                Some($case) => Verdict::of($run).number(),
+            let $skb = &Skb::new(core::hint::black_box(skb));
+            match borrowed_mut(context) {
+                Some($context) => Verdict::of($run).number(),
                 None => NO_MEMORY,
             }
         }
@@ -90,32 +90,32 @@ macro_rules! stages {
 
 stages! {
     /// Reads the headers.
-    read_packet = |skb, case| stage::parse::read(skb, case);
-    /// Finds whose packet it is.
-    find_origin = |skb, case| stage::origin::find(skb, case);
+    read_packet = |skb, context| stage::parse::read(skb, context);
+    /// Finds who sent it.
+    find_origin = |skb, context| stage::origin::find(skb, context);
     /// Translates and sends an ICMP error about a translated flow.
-    translate_error = |skb, case| stage::icmp::translate(skb, case);
-    /// Carries what has no ports.
-    carry_unported = |skb, case| stage::transit::carry(skb, case);
-    /// Forwards a packet of a flow that is written down.
-    follow_flow = |skb, case| stage::conntrack::follow(skb, case);
-    /// Chooses where it goes, in terms of addresses.
-    choose_target = |skb, case| stage::service::target(skb, case);
-    /// Finds which way that is.
-    find_way = |skb, case| stage::route::find(skb, case);
+    translate_error = |skb, context| stage::icmp::translate(skb, context);
+    /// Forwards a packet without ports.
+    forward_other = |skb, context| stage::transit::forward_other(skb, context);
+    /// Forwards a packet of a known flow.
+    follow_flow = |skb, context| stage::conntrack::follow(skb, context);
+    /// Chooses the backend.
+    choose_target = |skb, context| stage::service::target(skb, context);
+    /// Finds the route to it.
+    find_route = |skb, context| stage::route::find(skb, context);
     /// Makes the flow's entry.
-    begin_flow = |skb, case| stage::conntrack::begin(skb, case);
+    begin_flow = |skb, context| stage::conntrack::begin(skb, context);
     /// Writes the direction of the answers.
-    write_answers = |_skb, case| stage::conntrack::answers(case);
+    write_answers = |_skb, context| stage::conntrack::answers(context);
     /// Writes the packet's own direction.
-    write_flow = |skb, case| stage::conntrack::write(skb, case);
+    write_flow = |skb, context| stage::conntrack::write(skb, context);
 }
 
 /// Translates a packet and sends it as its flow says.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn send_packet(context: *mut __sk_buff, flow: *const Flow, protocol: u32) -> u32 {
-    let skb = Skb::new(context);
+extern "C" fn send_packet(skb: *mut __sk_buff, flow: *const Flow, protocol: u32) -> u32 {
+    let skb = Skb::new(skb);
     match borrowed(flow) {
         Some(flow) => Verdict::of(stage::send::translated(&skb, flow, protocol as u8)).number(),
         None => NO_MEMORY,
@@ -125,9 +125,9 @@ extern "C" fn send_packet(context: *mut __sk_buff, flow: *const Flow, protocol: 
 /// Puts a reset in the place of the packet that is refused; 0 if that failed.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn write_reset(context: *mut __sk_buff, packet: *const Packet) -> u32 {
+extern "C" fn write_reset(skb: *mut __sk_buff, packet: *const Packet) -> u32 {
     match borrowed(packet) {
-        Some(packet) => stage::service::reset(&Skb::new(context), packet) as u32,
+        Some(packet) => stage::service::reset(&Skb::new(skb), packet) as u32,
         None => 0,
     }
 }
@@ -135,9 +135,9 @@ extern "C" fn write_reset(context: *mut __sk_buff, packet: *const Packet) -> u32
 /// Puts an ICMP error in the place of the packet that is refused; 0 if that failed.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn write_unreachable(context: *mut __sk_buff, packet: *const Packet) -> u32 {
+extern "C" fn write_unreachable(skb: *mut __sk_buff, packet: *const Packet) -> u32 {
     match borrowed(packet) {
-        Some(packet) => stage::service::unreachable(&Skb::new(context), packet) as u32,
+        Some(packet) => stage::service::unreachable(&Skb::new(skb), packet) as u32,
         None => 0,
     }
 }
@@ -146,13 +146,13 @@ extern "C" fn write_unreachable(context: *mut __sk_buff, packet: *const Packet) 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn report_event(
-    context: *mut __sk_buff,
-    case: *const Case,
+    skb: *mut __sk_buff,
+    context: *const PacketContext,
     kind: u32,
     reason: u32,
 ) -> u32 {
-    if let Some(case) = borrowed(case) {
-        hook::finish::report(&Skb::new(context), case, kind as u8, reason as u8);
+    if let Some(context) = borrowed(context) {
+        hook::finish::report(&Skb::new(skb), context, kind as u8, reason as u8);
     }
     0
 }
@@ -160,10 +160,14 @@ extern "C" fn report_event(
 /// Logs a drop that says something about the node.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn log_unexpected(context: *mut __sk_buff, case: *const Case, reason: u32) -> u32 {
-    if let Some(case) = borrowed(case) {
-        let context = core::hint::black_box(context);
-        hook::finish::log(&TcContext::new(context), case, reason);
+extern "C" fn log_unexpected(
+    skb: *mut __sk_buff,
+    context: *const PacketContext,
+    reason: u32,
+) -> u32 {
+    if let Some(context) = borrowed(context) {
+        let skb = core::hint::black_box(skb);
+        hook::finish::log(&TcContext::new(skb), context, reason);
     }
     0
 }

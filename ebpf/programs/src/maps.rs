@@ -5,7 +5,6 @@
 //! one field being equal.
 
 use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
-use aya_ebpf::helpers;
 use aya_ebpf::macros::btf_map;
 use ebpf_common::ABI_VERSION;
 use ebpf_common::config::NodeConfig;
@@ -14,8 +13,8 @@ use ebpf_common::counter::{COUNTERS as COUNTER_COUNT, Count};
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::event::Event;
 use ebpf_common::maps::{
-    EVENT_BYTES, INNER_MAP, MAX_BACKENDS, MAX_CHOICES, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRONTENDS,
-    MAX_NAMES, MAX_NETWORKS, NO_PREALLOC,
+    EVENT_BYTES, FLOWS as FLOW_COUNT, INNER_MAP, MAX_BACKENDS, MAX_CHOICES, MAX_ENDPOINTS,
+    MAX_FRONTENDS, MAX_NAMES, MAX_NETWORKS, NO_PREALLOC,
 };
 use ebpf_common::name::{Name, NameKey};
 use ebpf_common::net::{Addr, Be32};
@@ -58,7 +57,6 @@ fact!(service_ifindex: u32);
 fact!(service_mac: [u16; 3]);
 fact!(jiffies_per_second: u32);
 fact!(seed: u32);
-fact!(node: Addr);
 
 /// The node's address as it stands in a packet; zero, which no packet is for, if it is IPv6.
 #[inline(always)]
@@ -81,8 +79,7 @@ static NODE_GEN: Array<u32, 1> = Array::new();
 #[btf_map(name = "frontends")]
 static FRONTENDS: HashMap<FrontendKey, Frontend, MAX_FRONTENDS, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "choices")]
-static CHOICES: HashOfMaps<u32, Array<u32, MAX_CHOICES, INNER_MAP>, MAX_FRONTENDS, NO_PREALLOC> =
-    HashOfMaps::new();
+static CHOICES: HashOfMaps<u32, Choices, MAX_FRONTENDS, NO_PREALLOC> = HashOfMaps::new();
 #[btf_map(name = "backends")]
 static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
 #[btf_map(name = "backend_gens")]
@@ -90,7 +87,7 @@ static BACKEND_GENS: Array<u32, MAX_BACKENDS> = Array::new();
 #[btf_map(name = "backend_stats")]
 static BACKEND_STATS: Array<BackendStats, MAX_BACKENDS> = Array::new();
 #[btf_map(name = "flows")]
-static FLOWS: LruHashMap<FlowKey4, Flow, MAX_FLOWS> = LruHashMap::new();
+static FLOWS: LruHashMap<FlowKey4, Flow, FLOW_COUNT> = LruHashMap::new();
 #[btf_map(name = "counters")]
 static COUNTERS: PerCpuArray<Count, COUNTER_COUNT> = PerCpuArray::new();
 #[btf_map(name = "events")]
@@ -99,22 +96,43 @@ static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
 #[btf_map(name = "names")]
 static NAMES: HashMap<NameKey, Name, MAX_NAMES, NO_PREALLOC> = HashMap::new();
 
+type Choices = Array<u32, MAX_CHOICES, INNER_MAP>;
+
 /// `BPF_ANY`
 pub(crate) const ANY: u64 = 0;
 /// `BPF_NOEXIST`
 pub(crate) const NOEXIST: u64 = 1;
 
+/// The pod behind an interface.
 #[inline(always)]
 pub(crate) fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
     // SAFETY: elements of the map are freed after a grace period, and we are inside one.
     unsafe { ENDPOINTS.get(ifindex) }
 }
 
+/// The pod of this node that has an address.
 #[inline(always)]
 pub(crate) fn local(addr: Be32) -> Option<&'static Endpoint> {
     // SAFETY: as above.
     unsafe { LOCAL_ADDRS.get(Addr::v4(addr)) }
 }
+
+/// What `find` finds, with a generation of the endpoint that is older than the entry: if the
+/// agent replaces the entry in between, the generation is outdated as soon as it is written.
+///
+/// The id must be known before its generation can be read, so the entry is looked up twice.
+#[inline(always)]
+pub(crate) fn with_generation(
+    find: impl Fn() -> Option<&'static Endpoint>,
+) -> Option<(&'static Endpoint, u32)> {
+    let id = find()?.id;
+    let generation = endpoint_gen(id);
+    let endpoint = find()?;
+    Some((endpoint, if endpoint.id == id { generation } else { NEVER }))
+}
+
+/// A generation that no element has for as long as a kernel runs.
+const NEVER: u32 = u32::MAX;
 
 /// What block of the cluster an address is in; 0 for none.
 #[inline(always)]
@@ -132,13 +150,28 @@ pub(crate) fn frontend(key: &FrontendKey) -> Option<&'static Frontend> {
     unsafe { FRONTENDS.get(key) }
 }
 
-/// The choice table's element; 0 is the count.
+/// The choice table of a service port, as it was at one moment: all that is read through it
+/// belongs together, even if the agent has replaced it since.
+#[derive(Clone, Copy)]
+pub(crate) struct ChoiceTable(&'static Choices);
+
 #[inline(always)]
-pub(crate) fn choice(service_port: u32, index: u32) -> u32 {
+pub(crate) fn choice_table(service_port: u32) -> Option<ChoiceTable> {
     // SAFETY: as above; an inner map lives until a grace period after it was replaced.
-    match unsafe { CHOICES.get_value(&service_port, &index) } {
-        Some(value) => *value,
-        None => 0,
+    unsafe { CHOICES.get(&service_port) }.map(ChoiceTable)
+}
+
+impl ChoiceTable {
+    /// Number of backends.
+    #[inline(always)]
+    pub(crate) fn count(self) -> u32 {
+        self.backend(0)
+    }
+
+    /// Id of a backend, the first at index 1; 0 behind the end.
+    #[inline(always)]
+    pub(crate) fn backend(self, index: u32) -> u32 {
+        self.0.get(index).copied().unwrap_or(0)
     }
 }
 
@@ -147,7 +180,7 @@ pub(crate) fn backend(id: u32) -> Option<&'static Backend> {
     BACKENDS.get(id)
 }
 
-/// Generation of a backend. A generation that does not exist equals none that was written down.
+/// Generation of a backend. A generation that does not exist equals none that an entry has.
 #[inline(always)]
 pub(crate) fn backend_gen(id: u32) -> u32 {
     generation(BACKEND_GENS.get_ptr(id))
@@ -168,7 +201,7 @@ fn generation(at: Option<*const u32>) -> u32 {
     match at {
         // SAFETY: an array's element, mapped as long as the array.
         Some(at) => unsafe { at.read_volatile() },
-        None => u32::MAX,
+        None => NEVER,
     }
 }
 
@@ -191,19 +224,6 @@ pub(crate) fn remove_flow(key: &FlowKey4) {
     if FLOWS.remove(key).is_err() {}
 }
 
-/// Runs `each` on every flow; it may remove the one that it is given.
-#[inline(always)]
-pub(crate) fn for_each_flow<T>(
-    each: extern "C" fn(*mut core::ffi::c_void, *const FlowKey4, *mut Flow, *mut T) -> i64,
-    with: &mut T,
-) -> i64 {
-    let map = (&raw const FLOWS).cast_mut().cast();
-    let with: *mut T = with;
-    // SAFETY: `each` has the signature that the kernel calls for a hash map, and `with` lives
-    // longer than the call.
-    unsafe { helpers::bpf_for_each_map_elem(map, each as *mut _, with.cast(), 0) }
-}
-
 #[inline(always)]
 pub(crate) fn count(index: u32, bytes: u32) {
     if let Some(at) = COUNTERS.get_ptr_mut(index) {
@@ -214,7 +234,7 @@ pub(crate) fn count(index: u32, bytes: u32) {
     }
 }
 
-/// One more connection for a backend; exact, whatever other CPUs do.
+/// Counts a connection of a backend, atomically.
 #[inline(always)]
 pub(crate) fn count_connection(backend: u32) {
     if let Some(at) = BACKEND_STATS.get_ptr_mut(backend) {

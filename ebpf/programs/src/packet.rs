@@ -6,12 +6,8 @@
 use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup, bpf_redir_neigh};
 use aya_ebpf::helpers;
 use core::marker::PhantomData;
+use ebpf_common::abi::MapType;
 use ebpf_common::net::Be32;
-
-/// `TCX_NEXT`: the next program, or the stack.
-pub(crate) const NEXT: i32 = -1;
-/// `TCX_DROP`
-pub(crate) const SHOT: i32 = 2;
 
 /// `BPF_F_PSEUDO_HDR`
 pub(crate) const PSEUDO_HEADER: u64 = 0x10;
@@ -35,14 +31,16 @@ pub(crate) struct Headers<'a, const N: usize> {
     packet: PhantomData<&'a Skb>,
 }
 
-/// What the routing table says.
-pub(crate) enum Route {
+/// The result of a lookup in the routing table (`BPF_FIB_LKUP_RET_*`).
+pub(crate) enum Fib {
     /// Out of this interface to this next hop.
     Forward { ifindex: u32, nexthop: Be32 },
-    /// An address of this host, or something that only the stack can judge.
+    /// Not forwarded: an address of this host.
+    Local,
+    /// A blackhole, unreachable or prohibit route.
+    Unreachable,
+    /// Only the stack can forward it.
     Stack,
-    /// Nowhere.
-    None,
 }
 
 impl Skb {
@@ -51,9 +49,9 @@ impl Skb {
         Self { raw }
     }
 
-    /// The context, for another function of the program.
+    /// The pointer, for another function of the program.
     #[inline(always)]
-    pub(crate) fn context(&self) -> *mut __sk_buff {
+    pub(crate) fn raw(&self) -> *mut __sk_buff {
         self.raw
     }
 
@@ -121,6 +119,18 @@ impl Skb {
         unsafe { helpers::bpf_skb_load_bytes(self.raw.cast(), FROM as u32, to, N as u32) == 0 }
     }
 
+    /// A value that is in the packet at `at`; `None` when the packet ends before.
+    #[inline(always)]
+    pub(crate) fn load_value<T: MapType>(&self, at: u32) -> Option<T> {
+        let mut value = T::zeroed();
+        let to = (&raw mut value).cast();
+        // SAFETY: `to` has `size_of::<T>()` bytes, and any bytes are a `T`.
+        let failed = unsafe {
+            helpers::bpf_skb_load_bytes(self.raw.cast(), at, to, size_of::<T>() as u32) != 0
+        };
+        if failed { None } else { Some(value) }
+    }
+
     /// Copies bytes in.
     #[inline(always)]
     pub(crate) fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> bool {
@@ -145,7 +155,7 @@ impl Skb {
 
     /// Asks the routing table as if the packet were forwarded from where it came in.
     #[inline(always)]
-    pub(crate) fn route(&self, src: Be32, dst: Be32) -> Route {
+    pub(crate) fn fib_lookup(&self, src: Be32, dst: Be32) -> Fib {
         // struct bpf_fib_lookup as words: 0 family, 2 ifindex, 4 source, 8 destination.
         let mut words = [0u32; 16];
         words[0] = AF_INET;
@@ -159,13 +169,13 @@ impl Skb {
         };
         match answer {
             // Success, or no neighbour yet: the redirect resolves it.
-            0 | 7 => Route::Forward {
+            0 | 7 => Fib::Forward {
                 ifindex: words[2],
                 nexthop: Be32 { be: words[8] },
             },
-            // Blackhole, unreachable, prohibited.
-            1..=3 => Route::None,
-            _ => Route::Stack,
+            1..=3 => Fib::Unreachable,
+            4 => Fib::Local,
+            _ => Fib::Stack,
         }
     }
 
@@ -256,7 +266,16 @@ pub(crate) fn zeroed<T: Zero>() -> T {
 pub(crate) unsafe trait Zero {}
 
 // SAFETY: integers, and `Fragment`, whose first variant is 0.
-unsafe impl Zero for crate::flow::Case {}
+unsafe impl Zero for crate::flow::PacketContext {}
+
+/// Calls `each` with 0, 1, .. up to `count`, exclusive, until it returns 1.
+#[inline(always)]
+pub(crate) fn repeat<T>(count: u32, each: extern "C" fn(u32, *mut T) -> i64, with: &mut T) {
+    let with: *mut T = with;
+    // SAFETY: `each` has the signature that the kernel calls, and `with` lives longer than the
+    // call.
+    unsafe { helpers::bpf_loop(count, each as *mut _, with.cast(), 0) };
+}
 
 /// What a function of the program was given by its caller in the program.
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! Traffic without a service: pod to pod, pod and node, ICMP, and who may send as whom.
 
-use crate::node::{Node, PORT, TCP, VIP, decided, dropped};
+use crate::node::{HAIRPIN, Node, OTHER_VIP, PORT, TCP, VIP, decided, dropped};
 use crate::packet::{NEXT, REDIRECT, SHOT, at, echo, key, see, tcp, udp};
 use agent_sys::bpf::Program;
 use ebpf_common::conntrack::{SCOPE_HOST, SCOPE_NETDEV, action, state};
@@ -19,8 +19,8 @@ const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 fn pod_to_pod_of_this_node_is_unchanged() {
     let node = Node::new(&[CLIENT, SERVER]);
     let (client, server) = (at(CLIENT, 40_000), at(SERVER, 8080));
+    node.open((0, client), server, (1, server));
     for packet in [
-        tcp(client, server, SYN, b""),
         tcp(client, server, ACK, b"data"),
         tcp(client, server, ACK, b"data"),
         udp(client, server, b"query"),
@@ -34,7 +34,8 @@ fn pod_to_pod_of_this_node_is_unchanged() {
         .maps()
         .flow(&key(node.pods[0].ifindex, TCP, client, server));
     assert_eq!(flow.unwrap().unwrap().action, action::PEER);
-    node.assert_counters(vec![decided(Hook::FromPod, 3)]);
+    // Three of the handshake, one datagram.
+    node.assert_counters(vec![decided(Hook::FromPod, 4)]);
 }
 
 #[test]
@@ -164,6 +165,12 @@ fn pod_and_node_and_outside_go_by_the_stack() {
             .unwrap()
             .is_some()
     );
+    // Nor is a pod whose packets come from outside, before the stack has forwarded them.
+    for flags in [SYN, ACK] {
+        let packet = tcp(at(OUTSIDE, 1_000), at(CLIENT, 8080), flags, b"");
+        let ran = node.run(Program::FromNetdev, node.uplink, &packet);
+        assert_eq!((ran.verdict, &ran.packet), (NEXT, &packet));
+    }
     // What the node gets from outside is no flow.
     let before = node.datapath.maps().flows().unwrap().len();
     for flags in [SYN, ACK] {
@@ -179,9 +186,10 @@ fn pod_and_node_and_outside_go_by_the_stack() {
 #[test]
 fn what_goes_by_the_stack_ends_too() {
     let node = Node::new(&[CLIENT]);
-    let pod = (Program::FromPod, node.pods[0].ifindex);
-    let host = (Program::ToPod, node.pods[0].ifindex);
-    let network = (Program::FromNetdev, node.uplink);
+    // From the network the stack hands it to the pod's own hook.
+    let pod = &[(Program::FromPod, node.pods[0].ifindex)][..];
+    let host = &[(Program::ToPod, node.pods[0].ifindex)][..];
+    let network = &[(Program::FromNetdev, node.uplink), host[0]][..];
     let own = node.pods[0].ifindex;
     let inside = at(CLIENT, 8080);
     // (who opens it and as whom, who answers and as whom, scopes of the two)
@@ -194,19 +202,13 @@ fn what_goes_by_the_stack_ends_too() {
             at(node.addr, 22),
             [own, SCOPE_HOST],
         ),
-        (
-            network,
-            at(OUTSIDE, 5_000),
-            pod,
-            inside,
-            [SCOPE_NETDEV, own],
-        ),
+        (network, at(OUTSIDE, 5_000), pod, inside, [SCOPE_HOST, own]),
         (
             pod,
             at(CLIENT, 40_001),
             network,
             at(OUTSIDE, 443),
-            [own, SCOPE_NETDEV],
+            [own, SCOPE_HOST],
         ),
     ] {
         for (there, flags) in [
@@ -220,13 +222,15 @@ fn what_goes_by_the_stack_ends_too() {
             (true, FIN | ACK),
             (false, ACK),
         ] {
-            let ((program, ifindex), packet) = if there {
+            let (hooks, packet) = if there {
                 (from, tcp(client, server, flags, b""))
             } else {
                 (to, tcp(server, client, flags, b""))
             };
-            let ran = node.run(program, ifindex, &packet);
-            assert_eq!(ran.packet, packet);
+            for (program, ifindex) in hooks {
+                let ran = node.run(*program, *ifindex, &packet);
+                assert_eq!((ran.verdict, &ran.packet), (NEXT, &packet));
+            }
         }
         for key in [
             key(scopes[0], TCP, client, server),
@@ -287,6 +291,10 @@ fn spoofed_sources() {
         let ran = node.run(Program::FromNetdev, node.uplink, packet);
         assert_eq!(ran.verdict, SHOT);
     }
+    // To the node as well.
+    let to_node = tcp(at(CLIENT, 40_000), at(node.addr, 22), SYN, b"");
+    let ran = node.run(Program::FromNetdev, node.uplink, &to_node);
+    assert_eq!(ran.verdict, SHOT);
     // An interface that is no pod's.
     assert_eq!(
         node.run(Program::FromPod, node.uplink, &packet).verdict,
@@ -295,9 +303,38 @@ fn spoofed_sources() {
     node.assert_counters(vec![
         decided(Hook::FromPod, 2),
         dropped(Drop::SpoofedSource, Hook::FromPod, 3),
-        dropped(Drop::SpoofedSource, Hook::FromNetdev, 2),
+        dropped(Drop::SpoofedSource, Hook::FromNetdev, 3),
         dropped(Drop::NoEndpoint, Hook::FromPod, 1),
     ]);
+}
+
+/// From the network nothing comes whose source is inside of this node: its own address, a
+/// service's, the hairpin's. To a pod, to the node and to a service, first packet and later ones.
+#[test]
+fn martian_sources() {
+    let node = Node::new(&[CLIENT]);
+    node.put_service(VIP, 1, TCP, &[(3, CLIENT, 8080)]);
+    let mut dropped_so_far = 0;
+    for source in [node.addr, VIP, OTHER_VIP, HAIRPIN] {
+        for to in [at(CLIENT, 8080), at(node.addr, 22), at(VIP, PORT)] {
+            for packet in [
+                tcp(at(source, 40_000), to, SYN, b""),
+                tcp(at(source, 40_000), to, ACK, b"data"),
+                udp(at(source, 40_000), to, b"query"),
+                echo(source, *to.ip()),
+            ] {
+                let ran = node.run(Program::FromNetdev, node.uplink, &packet);
+                assert_eq!((ran.verdict, &ran.packet), (SHOT, &packet), "{source} {to}");
+                dropped_so_far += 1;
+                node.assert_counters(vec![dropped(
+                    Drop::MartianSource,
+                    Hook::FromNetdev,
+                    dropped_so_far,
+                )]);
+            }
+        }
+    }
+    assert!(node.datapath.maps().flows().unwrap().is_empty());
 }
 
 /// A service address is for the inside of the cluster.

@@ -1,8 +1,8 @@
 //! ICMP errors about flows: translated outside and inside, or left alone.
 
-use crate::node::{Node, PORT, TCP, UDP, VIP, dropped};
+use crate::node::{HAIRPIN, Node, PORT, TCP, UDP, VIP, dropped};
 use crate::packet::{NEXT, REDIRECT, SHOT, at, error, see, see_error, tcp, udp};
-use agent_sys::bpf::{HAIRPIN, Program};
+use agent_sys::bpf::Program;
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_logic::parse::flag::SYN;

@@ -4,10 +4,11 @@
 //! packet, maps, counters. `live` sends real traffic between namespaces. All of it happens in
 //! namespaces and pins of their own; root and the built object are needed.
 //!
-//! Reading order: `node` (the world of a test), `packet` (building and judging packets), then
-//! one file per noun.
+//! Reading order: `node` (the world of a test), `packet` (building and judging packets),
+//! `connection` (opening and judging connections), then one file per noun.
 #![forbid(unsafe_code)]
 
+pub mod connection;
 pub mod node;
 pub mod packet;
 
@@ -17,6 +18,12 @@ mod abi;
 mod conntrack;
 #[cfg(test)]
 mod direct;
+#[cfg(test)]
+mod firewall;
+#[cfg(test)]
+mod generation;
+#[cfg(test)]
+mod held;
 #[cfg(test)]
 mod icmp;
 #[cfg(test)]
@@ -29,6 +36,8 @@ mod parse;
 mod pins;
 #[cfg(test)]
 mod refuse;
+#[cfg(test)]
+mod route;
 #[cfg(test)]
 mod service;
 #[cfg(test)]

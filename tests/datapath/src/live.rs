@@ -19,12 +19,21 @@ const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Two nodes on a bridge.
-struct Cluster {
-    nodes: [Node; 2],
-    _wire: NetNs,
+pub(crate) struct Cluster {
+    pub(crate) nodes: [Node; 2],
+    pub(crate) wire: NetNs,
 }
 
-fn cluster() -> Cluster {
+/// Raises a flag when the test ends, also by a panic, so that its threads end.
+pub(crate) struct Raise<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+pub(crate) fn cluster() -> Cluster {
     let wire = NetNs::create("wire");
     without_ipv6(&wire);
     wire.ip(&["link", "add", "foilbr", "type", "bridge"]);
@@ -54,11 +63,11 @@ fn cluster() -> Cluster {
         node.put_service(VIP, 3, UDP, &[(5, SERVER, 8080)]);
         node.put_service(OTHER_VIP, 4, UDP, &[(6, REMOTE, 8080)]);
     }
-    Cluster { nodes, _wire: wire }
+    Cluster { nodes, wire }
 }
 
 /// Serves TCP on 8080 until told to stop: what comes is sent back.
-fn serve_tcp<'s>(scope: &'s Scope<'s, '_>, netns: &'s NetNs, stop: &'s AtomicBool) {
+pub(crate) fn serve_tcp<'s>(scope: &'s Scope<'s, '_>, netns: &'s NetNs, stop: &'s AtomicBool) {
     let listener = netns.enter(|| TcpListener::bind(("0.0.0.0", 8080)).expect("listen"));
     listener.set_nonblocking(true).expect("non-blocking");
     scope.spawn(move || {
@@ -87,7 +96,7 @@ fn echo(mut stream: TcpStream) {
     }
 }
 
-fn serve_udp<'s>(scope: &'s Scope<'s, '_>, netns: &'s NetNs, stop: &'s AtomicBool) {
+pub(crate) fn serve_udp<'s>(scope: &'s Scope<'s, '_>, netns: &'s NetNs, stop: &'s AtomicBool) {
     let socket = netns.enter(|| UdpSocket::bind(("0.0.0.0", 8080)).expect("bind"));
     socket
         .set_read_timeout(Some(Duration::from_millis(50)))
@@ -102,7 +111,7 @@ fn serve_udp<'s>(scope: &'s Scope<'s, '_>, netns: &'s NetNs, stop: &'s AtomicBoo
     });
 }
 
-fn connect(netns: &NetNs, to: (Ipv4Addr, u16)) -> std::io::Result<TcpStream> {
+pub(crate) fn connect(netns: &NetNs, to: (Ipv4Addr, u16)) -> std::io::Result<TcpStream> {
     let to = SocketAddrV4::new(to.0, to.1);
     let stream = netns.enter(|| TcpStream::connect_timeout(&to.into(), PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -111,7 +120,7 @@ fn connect(netns: &NetNs, to: (Ipv4Addr, u16)) -> std::io::Result<TcpStream> {
 }
 
 /// Sends `total` bytes and has them back, in order and unchanged.
-fn bulk(netns: &NetNs, to: (Ipv4Addr, u16), total: usize) {
+pub(crate) fn bulk(netns: &NetNs, to: (Ipv4Addr, u16), total: usize) {
     let stream = connect(netns, to).expect("connect");
     let pattern: Vec<u8> = (0..65_536u32).map(|i| (i * 31 % 251) as u8).collect();
     let mut writer = stream.try_clone().expect("clone");
@@ -142,7 +151,7 @@ fn bulk(netns: &NetNs, to: (Ipv4Addr, u16), total: usize) {
     });
 }
 
-fn datagrams(netns: &NetNs, to: (Ipv4Addr, u16), count: u32) {
+pub(crate) fn datagrams(netns: &NetNs, to: (Ipv4Addr, u16), count: u32) {
     let socket = netns.enter(|| UdpSocket::bind(("0.0.0.0", 0)).expect("bind"));
     socket.set_read_timeout(Some(PATIENCE)).expect("time-out");
     socket.connect(to).expect("connect");

@@ -5,9 +5,11 @@
 
 use agent_sys::bpf::{Config, Datapath, NodeFacts, Program, Ran, Role};
 use agent_sys::maps::Counted;
+use ebpf_common::config;
 use ebpf_common::counter::{Count, Hook};
 use ebpf_common::drop::Drop as Reason;
 use ebpf_common::endpoint::{Endpoint, FIRST_POD};
+use ebpf_common::maps::FLOWS;
 use ebpf_common::net::{Addr, Be16, MacAddr, protocol};
 use ebpf_common::network::{NetworkKey, PODS, SERVICES};
 use ebpf_common::service::{ACTIVE, Backend, Frontend, FrontendKey};
@@ -23,6 +25,8 @@ pub const SERVICE_NET: (Ipv4Addr, u32) = (Ipv4Addr::new(10, 96, 0, 0), 16);
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 7);
 /// Address of another service.
 pub const OTHER_VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 8);
+/// Source of connections whose client and backend are in the same place.
+pub const HAIRPIN: Ipv4Addr = Ipv4Addr::from_octets(config::HAIRPIN);
 /// Port of the services.
 pub const PORT: u16 = 80;
 
@@ -53,7 +57,20 @@ pub struct Node {
     /// Programs and maps.
     pub datapath: Datapath,
     folder: Folder,
+    settings: Settings,
 }
+
+/// What nodes differ in.
+#[derive(Clone, Copy)]
+struct Settings {
+    flow_events: bool,
+    flow_entries: u32,
+}
+
+const DEFAULT: Settings = Settings {
+    flow_events: true,
+    flow_entries: FLOWS as u32,
+};
 
 /// A folder for pins, removed with all that is in it.
 pub struct Folder {
@@ -141,15 +158,25 @@ impl Node {
     /// # Panics
     /// If anything of it cannot be made.
     pub fn with(addr: Ipv4Addr, pods: &[Ipv4Addr], folder: Folder) -> Self {
-        Self::build(addr, pods, folder, true)
+        Self::build(addr, pods, folder, DEFAULT)
     }
 
-    /// A node whose programs report drops only, as on a node that nobody looks into.
+    /// A node whose programs report drops only, as agents set it up.
     pub fn quiet(pods: &[Ipv4Addr]) -> Self {
-        Self::build(Ipv4Addr::new(172, 31, 0, 11), pods, Folder::new(), false)
+        Self::quiet_sized(pods, DEFAULT.flow_entries)
     }
 
-    fn build(addr: Ipv4Addr, pods: &[Ipv4Addr], folder: Folder, flow_events: bool) -> Self {
+    /// The same with a flow map of this size.
+    pub fn quiet_sized(pods: &[Ipv4Addr], flow_entries: u32) -> Self {
+        let settings = Settings {
+            flow_events: false,
+            flow_entries,
+        };
+        let addr = Ipv4Addr::new(172, 31, 0, 11);
+        Self::build(addr, pods, Folder::new(), settings)
+    }
+
+    fn build(addr: Ipv4Addr, pods: &[Ipv4Addr], folder: Folder, settings: Settings) -> Self {
         let netns = NetNs::create("node");
         sysctl(&netns, &[("ipv4/ip_forward", "1")]);
         // As strict as nodes are set up to be: what works then works otherwise too.
@@ -176,15 +203,18 @@ impl Node {
         let services = format!("{}/{}", SERVICE_NET.0, SERVICE_NET.1);
         let own = addr.to_string();
         netns.ip(&["route", "add", &services, "dev", "foil0", "src", &own]);
+        let hairpin = HAIRPIN.to_string();
+        netns.ip(&["route", "add", &hairpin, "dev", "foil0", "src", &own]);
         let (uplink, _) = link(&netns, "eth0");
         let (service, mac) = link(&netns, "foil0");
         let config = Config {
             object: binary("hydrofoil.bpf.o"),
             folder: folder.path().to_owned(),
+            flow_entries: settings.flow_entries,
             node: NodeFacts {
                 address: addr,
                 service_device: Some((service, mac)),
-                flow_events,
+                flow_events: settings.flow_events,
             },
         };
         let datapath = netns.enter(|| {
@@ -212,6 +242,7 @@ impl Node {
             service,
             datapath,
             folder,
+            settings,
         };
         for addr in pods {
             this.add_pod(*addr);
@@ -230,10 +261,11 @@ impl Node {
         Config {
             object: binary("hydrofoil.bpf.o"),
             folder: self.folder.path().to_owned(),
+            flow_entries: self.settings.flow_entries,
             node: NodeFacts {
                 address: self.addr,
                 service_device: Some((service, mac)),
-                flow_events: true,
+                flow_events: self.settings.flow_events,
             },
         }
     }

@@ -14,6 +14,7 @@ fn config(folder: &Path) -> Config {
     Config {
         object: binary("hydrofoil.bpf.o"),
         folder: folder.to_owned(),
+        flow_entries: 4096,
         node: NodeFacts {
             address: Ipv4Addr::new(172, 31, 0, 11),
             service_device: None,
@@ -93,6 +94,25 @@ fn a_map_of_another_shape_is_refused() {
     assert!(Maps::open(folder.path()).is_err());
 }
 
+/// The flow map has the size that is configured, until it is removed.
+#[test]
+fn the_flow_map_keeps_its_size() {
+    let folder = Folder::new();
+    let mut config = config(folder.path());
+    let datapath = Datapath::open(&config).unwrap();
+    assert_eq!(datapath.maps().flow_entries().unwrap(), 4096);
+    drop(datapath);
+    config.flow_entries = 8192;
+    let error = Datapath::open(&config).unwrap_err();
+    let BpfError::Maps(MapsError::Differs { map, what, .. }) = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!((*map, *what), ("flows", "max entries"));
+    remove(folder.path()).unwrap();
+    let datapath = Datapath::open(&config).unwrap();
+    assert_eq!(datapath.maps().flow_entries().unwrap(), 8192);
+}
+
 /// The same sizes, but fields that mean something else.
 #[test]
 fn maps_of_another_version_are_refused() {
@@ -113,7 +133,7 @@ fn maps_of_another_version_are_refused() {
     .success();
     let error = Datapath::open(&config(folder.path())).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("ABI version 9, this build needs 1"), "{text}");
+    assert!(text.contains("ABI version 9, this build needs 2"), "{text}");
 }
 
 #[test]

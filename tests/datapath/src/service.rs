@@ -1,8 +1,8 @@
 //! Service choice, translation and its reverse, the fast path behind it.
 
-use crate::node::{Node, OTHER_VIP, PORT, TCP, UDP, VIP, decided, dropped, frontend_key};
+use crate::node::{HAIRPIN, Node, OTHER_VIP, PORT, TCP, UDP, VIP, decided, dropped, frontend_key};
 use crate::packet::{NEXT, REDIRECT, SHOT, at, key, see, tcp, udp};
-use agent_sys::bpf::{HAIRPIN, Program};
+use agent_sys::bpf::Program;
 use ebpf_common::conntrack::{SCOPE_HOST, SCOPE_NETDEV, action, state};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
@@ -322,5 +322,5 @@ fn a_backend_without_a_route() {
         dropped(Drop::NoRoute, Hook::FromPod, 1),
         dropped(Drop::NoRoute, Hook::ToNetdev, 1),
     ]);
-    assert_eq!(node.datapath.sweep().unwrap(), 0);
+    assert_eq!(node.sweep().removed, 0);
 }

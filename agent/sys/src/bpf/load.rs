@@ -3,15 +3,15 @@
 //! Maps that are pinned are compared with the ABI's table before anything is made. Called by
 //! `Datapath::open`.
 
-use super::{BpfError, Config, HAIRPIN, NodeFacts};
+use super::{BpfError, Config, NodeFacts};
 use crate::maps::{Raw, check_pins};
 use aya::programs::{Program as AyaProgram, SchedClassifier};
 use aya::{EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
-use ebpf_common::config::{FLOW_EVENTS, NODE_CONFIG, NodeConfig};
-use ebpf_common::maps::{MAPS, program};
+use ebpf_common::config::{FLOW_EVENTS, HAIRPIN, NODE_CONFIG, NodeConfig};
+use ebpf_common::maps::{MAPS, name};
 use ebpf_common::net::{Addr, Be32};
-use ebpf_common::{ABI_VERSION, abi::MapType as _};
+use ebpf_common::{ABI_VERSION, abi::MapType as _, program};
 use nix::time::{ClockId, clock_getres};
 use std::collections::BTreeMap;
 use std::io;
@@ -28,7 +28,7 @@ pub enum Program {
     FromNetdev,
     /// Of the node itself.
     ToNetdev,
-    /// Removes flows that are over.
+    /// Removes expired flows.
     FlowSweep,
     /// Does nothing.
     Empty,
@@ -76,6 +76,7 @@ pub(super) struct Loaded {
     pub(super) drain: Drain,
     pub(super) programs: BTreeMap<&'static str, OwnedFd>,
     pub(super) verified: Vec<Verified>,
+    pub(super) jiffies_per_second: u32,
 }
 
 /// Ticks of jiffies in a second: the resolution of the coarse clock is one tick.
@@ -94,7 +95,7 @@ fn node_config(node: &NodeFacts, jiffies_per_second: u32) -> NodeConfig {
         abi_version: ABI_VERSION,
         flags: if node.flow_events { FLOW_EVENTS } else { 0 },
         node: Addr::v4(address),
-        hairpin: Be32::from(HAIRPIN),
+        hairpin: Be32::from_octets(HAIRPIN),
         service_ifindex,
         service_mac: [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes),
         pad: 0,
@@ -110,16 +111,15 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
     };
     let bytes = std::fs::read(&config.object).map_err(read_failed)?;
     check_abi(config, &bytes)?;
-    check_pins(&config.folder)?;
+    check_pins(&config.folder, config.flow_entries)?;
 
-    let facts = Raw(node_config(
-        &config.node,
-        jiffies_per_second().map_err(read_failed)?,
-    ));
+    let jiffies_per_second = jiffies_per_second().map_err(read_failed)?;
+    let facts = Raw(node_config(&config.node, jiffies_per_second));
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
-        .override_global(NODE_CONFIG, &facts, true);
+        .override_global(NODE_CONFIG, &facts, true)
+        .map_max_entries(name::FLOWS, config.flow_entries);
     for shape in &MAPS {
         loader.map_pin_path(shape.name, config.folder.join(shape.name));
     }
@@ -139,6 +139,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
         drain,
         programs: BTreeMap::new(),
         verified: Vec::new(),
+        jiffies_per_second,
     };
     for name in Program::ALL.map(Program::name) {
         let failed = |source: aya::programs::ProgramError| BpfError::Program {

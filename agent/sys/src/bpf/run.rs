@@ -1,6 +1,6 @@
 //! Runs a loaded program on a packet, without an interface (BPF_PROG_TEST_RUN).
 //!
-//! Called by `Datapath::test_run`.
+//! Called by `Datapath::test_run` and by `sweep`.
 
 use super::syscall::{address, address_mut, bpf};
 use std::io;
@@ -31,6 +31,8 @@ pub struct Ran {
     pub verdict: i32,
     /// The packet afterwards, from its Ethernet header.
     pub packet: Vec<u8>,
+    /// Its mark.
+    pub mark: u32,
     /// Nanoseconds of one repeat, on average.
     pub nanoseconds: u32,
 }
@@ -50,6 +52,7 @@ pub(crate) fn test_run(
     let mut context = [0u32; 48];
     context[2] = mark;
     context[10] = ifindex;
+    let mut context_out = context;
     let mut out = vec![0u8; packet.len() + 256];
     let mut attr = TestRun {
         prog_fd: program.as_raw_fd() as u32,
@@ -61,15 +64,16 @@ pub(crate) fn test_run(
         repeat,
         duration: 0,
         ctx_size_in: size_of_val(&context) as u32,
-        ctx_size_out: 0,
+        ctx_size_out: size_of_val(&context) as u32,
         ctx_in: address(&context),
-        ctx_out: 0,
+        ctx_out: address_mut(&mut context_out),
     };
     bpf(PROG_TEST_RUN, &mut attr)?;
     out.truncate(attr.data_size_out as usize);
     Ok(Ran {
         verdict: attr.retval as i32,
         packet: out,
+        mark: context_out[2],
         nanoseconds: attr.duration,
     })
 }

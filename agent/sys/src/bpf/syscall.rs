@@ -131,46 +131,84 @@ struct Batch {
     flags: u64,
 }
 
+/// Where a walk over a map is: a bucket number or a key, whichever the kind of map uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cursor([u8; 64]);
+
+/// Room for the elements of one batch.
+#[derive(Debug)]
+pub(crate) struct Portion {
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    most: usize,
+    count: usize,
+}
+
+impl Portion {
+    /// For `most` elements of these sizes in bytes.
+    pub(crate) fn new(most: usize, key: usize, value: usize) -> Self {
+        Self {
+            keys: vec![0; most * key],
+            values: vec![0; most * value],
+            most,
+            count: 0,
+        }
+    }
+
+    /// The elements that were read last.
+    pub(crate) fn pairs<K: MapType, V: MapType>(&self) -> impl Iterator<Item = (K, V)> + '_ {
+        let keys = self.keys.chunks_exact(size_of::<K>());
+        let values = self.values.chunks_exact(size_of::<V>());
+        keys.zip(values)
+            .take(self.count)
+            .filter_map(|(key, value)| Some((K::from_bytes(key)?, V::from_bytes(value)?)))
+    }
+}
+
+/// Reads the next elements, in the kernel's order, from the beginning without a cursor. Returns
+/// the cursor of the rest, `None` at the end. Concurrent writers may be seen or not; for an LRU
+/// map this is no use of the elements.
+pub(crate) fn lookup_batch(
+    map: BorrowedFd<'_>,
+    from: Option<Cursor>,
+    into: &mut Portion,
+) -> io::Result<Option<Cursor>> {
+    let from = from.map(|Cursor(bytes)| bytes);
+    let mut next = [0u8; 64];
+    let mut attr = Batch {
+        in_batch: from.as_ref().map_or(0, address),
+        out_batch: address_mut(&mut next),
+        keys: address_mut(into.keys.as_mut_slice()),
+        values: address_mut(into.values.as_mut_slice()),
+        count: into.most as u32,
+        map_fd: map.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    let rest = match bpf(MAP_LOOKUP_BATCH, &mut attr) {
+        Ok(_) => Some(Cursor(next)),
+        // The last batch: what `count` says was still copied.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
+        Err(error) => {
+            into.count = 0;
+            return Err(error);
+        }
+    };
+    into.count = (attr.count as usize).min(into.most);
+    Ok(rest)
+}
+
 /// All elements, in the kernel's order. Concurrent writers may be seen or not.
 pub(crate) fn list<K: MapType, V: MapType>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
     let mut all = Vec::new();
-    let mut keys = vec![0u8; BATCH * size_of::<K>()];
-    let mut values = vec![0u8; BATCH * size_of::<V>()];
-    // A cursor is a bucket number or a key, whichever the kind of map uses.
-    let mut cursor = [0u8; 64];
-    let mut next = [0u8; 64];
-    let mut first = true;
+    let mut portion = Portion::new(BATCH, size_of::<K>(), size_of::<V>());
+    let mut cursor = None;
     loop {
-        let mut attr = Batch {
-            in_batch: if first { 0 } else { address(&cursor) },
-            out_batch: address_mut(&mut next),
-            keys: address_mut(keys.as_mut_slice()),
-            values: address_mut(values.as_mut_slice()),
-            count: BATCH as u32,
-            map_fd: map.as_raw_fd() as u32,
-            elem_flags: 0,
-            flags: 0,
-        };
-        let end = match bpf(MAP_LOOKUP_BATCH, &mut attr) {
-            Ok(_) => false,
-            // The last batch: what `count` says was still copied.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-            Err(error) => return Err(error),
-        };
-        let count = (attr.count as usize).min(BATCH);
-        let pairs = keys
-            .chunks_exact(size_of::<K>())
-            .zip(values.chunks_exact(size_of::<V>()));
-        all.extend(
-            pairs
-                .take(count)
-                .filter_map(|(key, value)| Some((K::from_bytes(key)?, V::from_bytes(value)?))),
-        );
-        if end {
+        cursor = lookup_batch(map, cursor, &mut portion)?;
+        all.extend(portion.pairs());
+        if cursor.is_none() {
             return Ok(all);
         }
-        cursor = next;
-        first = false;
     }
 }
 

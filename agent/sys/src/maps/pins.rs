@@ -6,23 +6,33 @@
 
 use super::MapsError;
 use crate::bpf::syscall;
-use ebpf_common::maps::{MAPS, Shape};
+use ebpf_common::maps::{MAPS, Shape, name};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-/// Compares one map.
-pub(super) fn check(shape: &Shape, path: &Path, map: BorrowedFd<'_>) -> Result<(), MapsError> {
+/// Compares one map. The flow map has `flow_entries`; without a number any size is right.
+pub(super) fn check(
+    shape: &Shape,
+    path: &Path,
+    map: BorrowedFd<'_>,
+    flow_entries: Option<u32>,
+) -> Result<(), MapsError> {
     let found = syscall::map_numbers(map).map_err(|source| MapsError::Access {
         what: "ask",
         map: shape.name,
         source,
     })?;
+    let entries = if shape.name == name::FLOWS {
+        flow_entries.unwrap_or(found.entries)
+    } else {
+        shape.entries
+    };
     let rows = [
         ("type", found.kind, shape.kind as u32),
         ("key size", found.key, shape.key),
         ("value size", found.value, shape.value),
-        ("max entries", found.entries, shape.entries),
+        ("max entries", found.entries, entries),
         ("flags", found.flags, shape.flags),
     ];
     match rows.into_iter().find(|(_, found, wanted)| found != wanted) {
@@ -37,12 +47,13 @@ pub(super) fn check(shape: &Shape, path: &Path, map: BorrowedFd<'_>) -> Result<(
     }
 }
 
-/// Compares all pins of the folder; one that is not there yet is no difference.
-pub(crate) fn check_pins(folder: &Path) -> Result<(), MapsError> {
+/// Compares all pins of the folder, the flow map with a size of `flow_entries`; one that is not
+/// there yet is no difference.
+pub(crate) fn check_pins(folder: &Path, flow_entries: u32) -> Result<(), MapsError> {
     for shape in &MAPS {
         let path = folder.join(shape.name);
         match syscall::get_pinned(&path) {
-            Ok(map) => check(shape, &path, syscall::fd(&map))?,
+            Ok(map) => check(shape, &path, syscall::fd(&map), Some(flow_entries))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => {
                 return Err(MapsError::NotPinned {

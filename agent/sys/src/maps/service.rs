@@ -162,12 +162,13 @@ impl Maps {
             } == *backend
                 && old.state != FREE
         });
-        if !same {
-            self.backend_gens.bump(id)?;
-            self.backend_stats.put(&id, &BackendStats::default())?;
-        }
         self.put_name(name::BACKEND, id, pod)?;
-        self.backends.put(&id, backend)
+        if same {
+            return self.backends.put(&id, backend);
+        }
+        self.backend_stats.put(&id, &BackendStats::default())?;
+        self.backend_gens
+            .around(id, || self.backends.put(&id, backend))
     }
 
     /// Many that were never used, at once.
@@ -183,8 +184,8 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn delete_backend(&self, id: u32) -> Result<(), MapsError> {
-        self.backends.put(&id, &Backend::zeroed())?;
-        self.backend_gens.bump(id)?;
+        self.backend_gens
+            .around(id, || self.backends.put(&id, &Backend::zeroed()))?;
         self.delete_name(name::BACKEND, id)
     }
 

@@ -38,7 +38,7 @@ impl<K: MapType, V: MapType> Table<K, V> {
             source,
         })?;
         if let Some(shape) = shape_of(name) {
-            check(shape, &path, syscall::fd(&fd))?;
+            check(shape, &path, syscall::fd(&fd), None)?;
             debug_assert_eq!(
                 (shape.key as usize, shape.value as usize),
                 (size_of::<K>(), size_of::<V>())
@@ -115,6 +115,19 @@ impl Table<u32, u32> {
             return Err(self.full(id));
         };
         self.put(&id, &number.wrapping_add(1))
+    }
+
+    /// Runs a change of what `id` stands for between two moves of its generation. The one after
+    /// it makes all stale that was decided before; the one in front of it is for an agent that
+    /// dies before the second.
+    pub(super) fn around(
+        &self,
+        id: u32,
+        change: impl FnOnce() -> Result<(), MapsError>,
+    ) -> Result<(), MapsError> {
+        self.bump(id)?;
+        change()?;
+        self.bump(id)
     }
 
     fn full(&self, id: u32) -> MapsError {

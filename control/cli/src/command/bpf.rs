@@ -171,12 +171,12 @@ fn backends(maps: &Maps, names: &Names) -> Result<Vec<Row>, BpfError> {
 }
 
 fn config(maps: &Maps) -> Result<Vec<Row>, BpfError> {
-    use ebpf_common::maps::{MAX_BACKENDS, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRONTENDS};
+    use ebpf_common::maps::{MAX_BACKENDS, MAX_ENDPOINTS, MAX_FRONTENDS};
     let full = [
         ("endpoints", maps.endpoints()?.len(), MAX_ENDPOINTS),
         ("frontends", maps.frontends()?.len(), MAX_FRONTENDS),
         ("backends", maps.backends()?.len(), MAX_BACKENDS),
-        ("flows", maps.flows()?.len(), MAX_FLOWS),
+        ("flows", maps.flows()?.len(), maps.flow_entries()? as usize),
     ];
     Ok(bpf_rows::config(&maps.networks()?, &full))
 }

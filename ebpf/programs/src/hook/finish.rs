@@ -1,6 +1,6 @@
 //! The only place where a verdict becomes what the kernel wants, a counter and an event.
 
-use crate::flow::{Case, Verdict};
+use crate::flow::{PacketContext, Verdict};
 use crate::maps;
 use crate::packet::{self, Skb};
 use aya_ebpf::programs::TcContext;
@@ -18,22 +18,19 @@ const UNEXPECTED: [u32; 3] = [
 
 /// Logs what should not happen on a node that is set up right.
 #[inline(always)]
-pub(crate) fn log(context: &TcContext, case: &Case, reason: u32) {
-    let (src, dst) = (case.packet.src.get(), case.packet.dst.get());
-    let port = case.packet.dport.get();
+pub(crate) fn log(skb: &TcContext, context: &PacketContext, reason: u32) {
+    let (src, dst) = (context.packet.src.get(), context.packet.dst.get());
+    let port = context.packet.dport.get();
     if reason == Drop::NoRoute as u32 {
-        warn!(
-            context,
-            "no route from {:i} to {:i} port {}", src, dst, port
-        );
+        warn!(skb, "no route from {:i} to {:i} port {}", src, dst, port);
     } else if reason == Drop::NoFlowEntry as u32 {
         warn!(
-            context,
+            skb,
             "flow table refuses {:i} to {:i} port {}", src, dst, port
         );
     } else {
         warn!(
-            context,
+            skb,
             "packet of {:i} to {:i} port {} cannot be changed", src, dst, port
         );
     }
@@ -41,13 +38,13 @@ pub(crate) fn log(context: &TcContext, case: &Case, reason: u32) {
 
 /// Counts, reports, and gives the return value of the program.
 #[inline(always)]
-pub(crate) fn finish(skb: &Skb, case: &Case, verdict: Verdict) -> i32 {
+pub(crate) fn finish(skb: &Skb, context: &PacketContext, verdict: Verdict) -> i32 {
     let reason = verdict.reason();
-    maps::count(counter::index(reason, case.hook()), skb.len());
+    maps::count(counter::index(reason, context.hook()), skb.len());
     if reason != 0 {
-        crate::report_event(skb.context(), case, DROPPED as u32, reason);
+        crate::report_event(skb.raw(), context, DROPPED as u32, reason);
         if UNEXPECTED.contains(&reason) {
-            crate::log_unexpected(skb.context(), case, reason);
+            crate::log_unexpected(skb.raw(), context, reason);
         }
     }
     verdict.act()
@@ -55,8 +52,8 @@ pub(crate) fn finish(skb: &Skb, case: &Case, verdict: Verdict) -> i32 {
 
 /// Puts an event into the ring, or counts that it had no place there.
 #[inline(always)]
-pub(crate) fn report(skb: &Skb, case: &Case, kind: u8, reason: u8) {
-    let packet = &case.packet;
+pub(crate) fn report(skb: &Skb, context: &PacketContext, kind: u8, reason: u8) {
+    let packet = &context.packet;
     let event = Event {
         time: packet::nanoseconds(),
         src: packet.src,
@@ -64,16 +61,19 @@ pub(crate) fn report(skb: &Skb, case: &Case, kind: u8, reason: u8) {
         sport: packet.sport,
         dport: packet.dport,
         ifindex: skb.ifindex(),
-        backend: case.target.backend,
+        backend: context.target.backend,
         len: skb.len(),
         kind,
-        hook: case.hook as u8,
+        hook: context.hook as u8,
         reason,
         protocol: packet.protocol,
         tcp_flags: packet.flags,
         pad: [0; 3],
     };
     if !maps::emit(&event) {
-        maps::count(counter::index(counter::EVENT_SHED, case.hook()), event.len);
+        maps::count(
+            counter::index(counter::EVENT_SHED, context.hook()),
+            event.len,
+        );
     }
 }

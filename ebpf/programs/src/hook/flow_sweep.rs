@@ -1,49 +1,57 @@
-//! Removes flows that are over, without bringing one of them to user space.
+//! Removes the flows among the given ones that are expired.
 //!
-//! The agent runs it every few seconds; the walk takes some milliseconds of one CPU.
+//! The agent walks over the flow map, in bounded pieces, and runs this program on the keys of
+//! entries that seem expired (`sweep.rs` of `agent-sys`). They are judged again here, where no
+//! time passes between the judgement and the removal, and together with the other direction.
+//! The packet is the list: keys behind an Ethernet header. Softirqs are held meanwhile, so the
+//! list is short.
 
 use crate::maps;
-use crate::packet;
-use ebpf_common::conntrack::{Flow, FlowKey4};
+use crate::packet::{self, Skb, borrowed_mut};
+use ebpf_common::conntrack::FlowKey4;
 use ebpf_logic::conntrack::is_expired;
+use ebpf_logic::parse::ETHERNET;
 
-/// What the walk carries along.
-struct Sweep {
+struct Sweep<'a> {
+    skb: &'a Skb,
     now: u32,
     jiffies_per_second: u32,
     removed: u32,
 }
 
-/// Returns how many were removed.
+/// Returns how many were removed. The mark of the packet is the time, in jiffies, of the
+/// judgement.
 #[inline(always)]
-pub(crate) fn run() -> i32 {
+pub(crate) fn run(skb: &Skb) -> i32 {
+    let now = packet::jiffies();
+    skb.set_mark(now);
+    let keys = (skb.len() - ETHERNET as u32) / size_of::<FlowKey4>() as u32;
     let mut sweep = Sweep {
-        now: packet::jiffies(),
+        skb,
+        now,
         jiffies_per_second: maps::jiffies_per_second(),
         removed: 0,
     };
-    maps::for_each_flow(one, &mut sweep);
+    packet::repeat(keys, one, &mut sweep);
     sweep.removed as i32
 }
 
-extern "C" fn one(
-    _map: *mut core::ffi::c_void,
-    key: *const FlowKey4,
-    flow: *mut Flow,
-    sweep: *mut Sweep,
-) -> i64 {
-    let (Some(key), Some(flow), Some(sweep)) = (
-        packet::borrowed(key),
-        packet::borrowed(flow),
-        packet::borrowed_mut(sweep),
-    ) else {
+extern "C" fn one(index: u32, sweep: *mut Sweep<'_>) -> i64 {
+    let Some(sweep) = borrowed_mut(sweep) else {
+        return 1;
+    };
+    let at = ETHERNET as u32 + index * size_of::<FlowKey4>() as u32;
+    let Some(key) = sweep.skb.load_value::<FlowKey4>(at) else {
+        return 1;
+    };
+    let Some(flow) = maps::flow(&key) else {
         return 0;
     };
     if !is_expired(flow, sweep.now, sweep.jiffies_per_second) {
         return 0;
     }
     // Silent in one direction only: the other still needs its answers to be translated.
-    if let Some(other) = maps::flow(&flow.answer_key(key))
+    if let Some(other) = maps::flow(&flow.answer_key(&key))
         && !is_expired(other, sweep.now, sweep.jiffies_per_second)
     {
         return 0;
@@ -51,7 +59,7 @@ extern "C" fn one(
     if flow.backend != 0 && !flow.is_reply() {
         maps::count_traffic(flow.backend, flow.packets, flow.bytes);
     }
-    maps::remove_flow(key);
+    maps::remove_flow(&key);
     sweep.removed += 1;
     0
 }

@@ -7,44 +7,44 @@ pub(crate) mod tc_from_pod;
 pub(crate) mod tc_to_netdev;
 pub(crate) mod tc_to_pod;
 
-use crate::flow::{Case, Verdict};
+use crate::flow::{PacketContext, Verdict};
 use crate::packet::{self, Skb};
 
 /// Decides a packet.
 #[inline(always)]
 pub(crate) fn slow_path(skb: &Skb, hook: u32) -> i32 {
-    let mut case: Case = packet::zeroed();
-    case.hook = hook;
-    let verdict = decide(skb, &mut case);
-    finish::finish(skb, &case, verdict)
+    let mut context: PacketContext = packet::zeroed();
+    context.hook = hook as u16;
+    let verdict = decide(skb, &mut context);
+    finish::finish(skb, &context, verdict)
 }
 
 /// The stages in order: each either leaves it open, or ends it with where the packet goes or
 /// with the reason why it does not.
 #[inline(always)]
-fn decide(skb: &Skb, case: &mut Case) -> Verdict {
-    let skb = skb.context();
+fn decide(skb: &Skb, context: &mut PacketContext) -> Verdict {
+    let skb = skb.raw();
     let stages = [
         crate::read_packet,
         crate::find_origin,
         crate::translate_error,
-        crate::carry_unported,
+        crate::forward_other,
         crate::follow_flow,
         crate::choose_target,
-        crate::find_way,
+        crate::find_route,
         crate::begin_flow,
         crate::write_answers,
         crate::write_flow,
     ];
     for stage in stages {
-        let verdict = Verdict::from_number(stage(skb, case));
+        let verdict = Verdict::from_number(stage(skb, context));
         if verdict != Verdict::OPEN {
             return verdict;
         }
     }
     Verdict::from_number(crate::send_packet(
         skb,
-        &case.flow,
-        case.packet.protocol as u32,
+        &context.flow,
+        context.packet.protocol as u32,
     ))
 }

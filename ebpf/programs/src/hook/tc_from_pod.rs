@@ -4,7 +4,7 @@ use crate::packet::Skb;
 use crate::stage::established;
 use ebpf_common::counter::Hook;
 
-/// The pod's flows are known by its interface, which nobody else can send from.
+/// The pod's flows are known by its interface, which only the pod can send from.
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> i32 {
     established::forward(skb, skb.ifindex(), Hook::FromPod)

@@ -1,8 +1,9 @@
 //! Packets of the node itself: on the service device those for service addresses; on an uplink
 //! all that leaves, which is translated already or needs no translation.
 
+use crate::flow::NEXT;
 use crate::maps;
-use crate::packet::{NEXT, Skb};
+use crate::packet::Skb;
 use crate::stage::established;
 use ebpf_common::conntrack::SCOPE_HOST;
 use ebpf_common::counter::Hook;

@@ -1,7 +1,8 @@
 //! Packets from the host's stack to a pod: probes, the node's processes, answers from host
 //! network pods, and what comes from outside by way of the stack.
 
-use crate::packet::{NEXT, Skb};
+use crate::flow::NEXT;
+use crate::packet::Skb;
 use crate::stage::established;
 use ebpf_common::config::TRANSLATED_MARK;
 use ebpf_common::conntrack::SCOPE_HOST;

@@ -1,15 +1,17 @@
 //! The fast path: a packet of a flow that is decided costs one hash lookup.
 //!
-//! Asks only whether the packet is the plain case: IPv4 without options or fragments, TCP
+//! Asks only whether the packet is the plain context: IPv4 without options or fragments, TCP
 //! without SYN, FIN or RST, or UDP, of a flow whose generations stand. All else, malformed
 //! packets included, is the slow path's.
 
+use crate::flow::NEXT;
 use crate::maps;
-use crate::packet::{self, NEXT, Skb};
-use crate::stage::{nat, send};
+use crate::packet::{self, Skb};
+use crate::stage::{nat, origin, send};
 use ebpf_common::conntrack::{FlowKey4, state};
 use ebpf_common::counter::Hook;
 use ebpf_common::net::{Be16, Be32, protocol};
+use ebpf_logic::conntrack::elapsed;
 use ebpf_logic::parse::{ETHERNET, flag};
 
 /// EtherType of IPv4 as it is loaded.
@@ -24,7 +26,7 @@ const MOVES: u16 = ((flag::SYN | flag::FIN | flag::RST) as u16).to_be();
 pub(crate) fn forward(skb: &Skb, from: u32, hook: Hook) -> i32 {
     match known(skb, from, hook) {
         Some(act) => act,
-        None => crate::slow_path(skb.context(), hook as u32),
+        None => crate::slow_path(skb.raw(), hook as u32),
     }
 }
 
@@ -71,7 +73,9 @@ fn known(skb: &Skb, from: u32, hook: Hook) -> Option<i32> {
     };
     let Some(flow) = maps::flow(&key) else {
         // The host's own connections: the stack's, without asking further.
-        let host = matches!(hook, Hook::FromNetdev) && maps::node_v4().be == key.dst.be;
+        let host = matches!(hook, Hook::FromNetdev)
+            && maps::node_v4().be == key.dst.be
+            && origin::spoofed(key.src).is_none();
         return host.then_some(NEXT);
     };
     if flow.state & state::FAST == 0
@@ -82,7 +86,7 @@ fn known(skb: &Skb, from: u32, hook: Hook) -> Option<i32> {
         return None;
     }
     let now = packet::jiffies();
-    if now.wrapping_sub(flow.last_seen) >= maps::jiffies_per_second() {
+    if elapsed(now, flow.last_seen) >= maps::jiffies_per_second() {
         flow.last_seen = now;
     }
     flow.packets += 1;

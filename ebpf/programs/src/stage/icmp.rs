@@ -4,7 +4,7 @@
 //! The quotation is a packet that went the other way, so its tuple turned round is the key of a
 //! flow of this hook: the one whose packets get the same translation that the error needs.
 
-use crate::flow::{Case, Verdict};
+use crate::flow::{PacketContext, Verdict};
 use crate::maps;
 use crate::packet::Skb;
 use crate::stage::send;
@@ -28,10 +28,11 @@ const QUOTED_DST: usize = 58;
 const QUOTED_PORTS: usize = 62;
 const END: usize = 66;
 
-/// Translates and sends an error about a translated flow; others are left to the next stage.
+/// Sends an error as the flow that it is about, translated as that is; an error about no flow is
+/// left to the next stage.
 #[inline(always)]
-pub(crate) fn translate(skb: &Skb, case: &mut Case) -> Result<Verdict, Drop> {
-    let packet = &case.packet;
+pub(crate) fn translate(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+    let packet = &context.packet;
     if packet.protocol != protocol::ICMP || !is_error(packet.icmp_type) || !skb.pull(END as u32) {
         return Ok(Verdict::OPEN);
     }
@@ -56,13 +57,19 @@ pub(crate) fn translate(skb: &Skb, case: &mut Case) -> Result<Verdict, Drop> {
             be: (ports >> 16) as u16,
         },
         dport: Be16 { be: ports as u16 },
-        scope: FlowKey4::scope(case.key.from(), quoted_protocol),
+        scope: FlowKey4::scope(context.key.from(), quoted_protocol),
     };
     let Some(flow) = maps::flow(&key) else {
         return Ok(Verdict::OPEN);
     };
     if !flow.translates() {
-        return Ok(Verdict::OPEN);
+        // Unchanged, but by the flow's route: a router's address says nothing about it.
+        let to_its_end = packet.dst.be == flow.dst.be;
+        return Ok(if to_its_end {
+            Verdict::goes(send::out(skb, flow))
+        } else {
+            Verdict::OPEN
+        });
     }
     // Inside: the header's own sum stays what it was, so that only the ports move the ICMP sum.
     head.set_u32::<QUOTED_SRC>(flow.dst.be);
@@ -70,7 +77,7 @@ pub(crate) fn translate(skb: &Skb, case: &mut Case) -> Result<Verdict, Drop> {
     head.set_u16::<QUOTED_CHECK>(apply(head.u16::<QUOTED_CHECK>(), flow.addr_delta));
     head.set_u32::<QUOTED_PORTS>(flow.dport.be as u32 | (flow.sport.be as u32) << 16);
     head.set_u16::<CHECK>(apply(head.u16::<CHECK>(), flow.port_delta));
-    // Outside: from whoever noticed it, who keeps his address unless he is the flow's end.
+    // Outside: a router that sent the error keeps its address, the flow's end does not.
     let mut check = apply(head.u16::<OUTER_CHECK>(), word_delta(packet.dst, flow.dst));
     head.set_u32::<OUTER_DST>(flow.dst.be);
     if packet.src.be == key.src.be {

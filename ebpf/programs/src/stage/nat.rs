@@ -1,7 +1,7 @@
 //! Rewrites addresses and ports in place, and the checksums with them.
 //!
 //! A packet that was made on this machine is CHECKSUM_PARTIAL: its field holds the sum of the
-//! pseudo header only, and the device, or nobody, adds the rest. A whole checksum changes by
+//! pseudo header only, and the device adds the rest, if one is on its path. A whole checksum changes by
 //! the addresses and by the ports, a partial one by the addresses alone and in the other
 //! direction. One helper call tells which it is: after a pseudo header difference d the field
 //! is c + d if partial and c - d otherwise, and these differ unless d is zero.

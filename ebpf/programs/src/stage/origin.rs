@@ -1,35 +1,54 @@
-//! Whose packet it is, and whether it may have the source address that it has.
+//! Who sent the packet, and whether it may have the source address that it has.
 
-use crate::flow::{Case, Verdict};
+use crate::flow::{PacketContext, Verdict};
 use crate::maps;
 use crate::packet::Skb;
 use ebpf_common::conntrack::{SCOPE_HOST, SCOPE_NETDEV};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
-use ebpf_common::endpoint;
-use ebpf_common::net::Addr;
+use ebpf_common::net::{Addr, Be32};
+use ebpf_common::network;
 
-/// A pod sends from its own address only, and nobody sends from a pod's but the pod.
+/// A pod sends from its own address only, and addresses of this node do not send from the
+/// network.
 #[inline(always)]
-pub(crate) fn find(skb: &Skb, case: &mut Case) -> Result<Verdict, Drop> {
-    match case.hook() {
+pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+    match context.hook() {
         Hook::FromPod => {
             let ifindex = skb.ifindex();
-            let Some(endpoint) = maps::endpoint(ifindex) else {
+            let found = maps::with_generation(|| maps::endpoint(ifindex));
+            let Some((endpoint, generation)) = found else {
                 return Err(Drop::NoEndpoint);
             };
-            if endpoint.addr != Addr::v4(case.packet.src) {
+            if endpoint.addr != Addr::v4(context.packet.src) {
                 return Err(Drop::SpoofedSource);
             }
-            case.set_origin(ifindex, endpoint.id);
+            context.endpoint = endpoint.id;
+            context.endpoint_gen = generation;
+            context.set_key(ifindex);
         }
         Hook::FromNetdev => {
-            if maps::local(case.packet.src).is_some() {
-                return Err(Drop::SpoofedSource);
+            if let Some(reason) = spoofed(context.packet.src) {
+                return Err(reason);
             }
-            case.set_origin(SCOPE_NETDEV, endpoint::FROM_NETDEV);
+            context.set_key(SCOPE_NETDEV);
         }
-        Hook::ToPod | Hook::ToNetdev => case.set_origin(SCOPE_HOST, 0),
+        Hook::ToPod | Hook::ToNetdev => context.set_key(SCOPE_HOST),
     }
     Ok(Verdict::OPEN)
+}
+
+/// Why no packet with this source can come from the network; `None` if one can.
+#[inline(always)]
+pub(crate) fn spoofed(src: Be32) -> Option<Drop> {
+    if maps::local(src).is_some() {
+        Some(Drop::SpoofedSource)
+    } else if src.be == maps::node_v4().be
+        || src.be == maps::hairpin().be
+        || maps::network(src) == network::SERVICES
+    {
+        Some(Drop::MartianSource)
+    } else {
+        None
+    }
 }

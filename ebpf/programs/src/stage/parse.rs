@@ -1,8 +1,8 @@
 //! Copies the headers out of the packet and has them judged.
 
-use crate::flow::{Case, Verdict};
+use crate::flow::{NEXT, PacketContext, Verdict};
 use crate::maps;
-use crate::packet::{NEXT, Skb};
+use crate::packet::Skb;
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::Be32;
@@ -10,9 +10,9 @@ use ebpf_logic::parse::{ETHERNET, HEADERS, L4, Parsed, TCP, UDP, parse};
 
 /// Reads a packet of any length.
 #[inline(always)]
-pub(crate) fn read(skb: &Skb, case: &mut Case) -> Result<Verdict, Drop> {
+pub(crate) fn read(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
     let len = skb.len();
-    // What is written later is written in place.
+    // Later stages write headers in place.
     let wanted = if len < HEADERS as u32 {
         len
     } else {
@@ -34,12 +34,12 @@ pub(crate) fn read(skb: &Skb, case: &mut Case) -> Result<Verdict, Drop> {
     }
     match parse(&bytes, len) {
         Ok(Parsed::Ipv4(packet)) => {
-            case.packet = packet;
+            context.packet = packet;
             Ok(Verdict::OPEN)
         }
         Ok(Parsed::Arp) => Ok(Verdict::goes(NEXT)),
-        // What is not for a pod is the host's to judge: its IPv6, its IGMP with options.
-        Err(_) if !matches!(case.hook(), Hook::FromPod) && !for_a_pod(&bytes, len) => {
+        // The host judges what is not for a pod: its IPv6, its IGMP with options.
+        Err(_) if !matches!(context.hook(), Hook::FromPod) && !for_a_pod(&bytes, len) => {
             Ok(Verdict::goes(NEXT))
         }
         Err(reason) => Err(reason),

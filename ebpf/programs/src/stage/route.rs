@@ -1,15 +1,20 @@
-//! Which way a packet goes from here: into a pod, out of an interface, or to the stack.
+//! Where a packet leaves the node: into a pod, out of an interface, or by the host's stack.
+//!
+//! Packets between two pods bypass the host's stack, in both directions. All others between a
+//! pod and the network pass it in both directions: netfilter's connection tracking sees all of
+//! a connection or nothing of it. Which of the two it is follows from the addresses alone, so
+//! that both directions, and the ICMP errors about them, come to the same result.
 
-use crate::flow::{Case, Verdict, Way};
+use crate::flow::{NEXT, PacketContext, Route, Verdict};
 use crate::maps;
-use crate::packet::{NEXT, Route, Skb};
+use crate::packet::{Fib, Skb};
 use ebpf_common::conntrack::{SCOPE_HOST, action};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
-use ebpf_common::net::{Addr, Be32};
+use ebpf_common::net::Be32;
 use ebpf_common::network;
 
-const PASS: Way = Way {
+const PASS: Route = Route {
     action: action::PASS,
     pad: 0,
     peer: 0,
@@ -17,15 +22,25 @@ const PASS: Way = Way {
     nexthop: Be32 { be: 0 },
 };
 
-/// The way to the target.
 #[inline(always)]
-pub(crate) fn find(skb: &Skb, case: &mut Case) -> Result<Verdict, Drop> {
-    let hook = case.hook();
-    let dst = case.target.dst;
-    let out = &mut case.way;
+fn is_pod(addr: Be32) -> bool {
+    maps::network(addr) == network::PODS
+}
+
+/// Finds the route to `target.dst`, and its generations, which are read first. Ends with a
+/// verdict when the packet goes to the stack without a flow.
+#[inline(always)]
+pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+    let hook = context.hook();
+    let dst = context.target.dst;
+    context.flow.node_gen = maps::node_gen();
+    // That of endpoint 0, which stands for none.
+    context.flow.peer_gen = 0;
+    let out = &mut context.route;
     *out = PASS;
-    if let Some(endpoint) = maps::local(dst) {
+    if let Some((endpoint, generation)) = maps::with_generation(|| maps::local(dst)) {
         out.action = match hook {
+            Hook::FromNetdev if !is_pod(context.packet.src) => return Ok(Verdict::goes(NEXT)),
             Hook::FromPod | Hook::FromNetdev => action::PEER,
             // It is on its way there already.
             Hook::ToPod => action::PASS,
@@ -34,44 +49,51 @@ pub(crate) fn find(skb: &Skb, case: &mut Case) -> Result<Verdict, Drop> {
         out.ifindex = endpoint.ifindex;
         out.nexthop = dst;
         out.peer = endpoint.id;
+        context.flow.peer_gen = generation;
         return Ok(Verdict::OPEN);
     }
     match hook {
         // The host's own traffic is no flow of ours: who floods the node evicts no pod's.
         Hook::FromNetdev => return Ok(Verdict::goes(NEXT)),
         Hook::ToPod => return Ok(Verdict::OPEN),
-        Hook::FromPod => {
-            // What leaves the cluster is the stack's, which may masquerade it.
-            let inside = case.target.backend != 0 || maps::network(dst) == network::PODS;
-            if !inside || maps::node() == Addr::v4(dst) {
-                return Ok(Verdict::OPEN);
-            }
-        }
-        Hook::ToNetdev => {}
+        // What leaves the cluster may be masqueraded by the stack.
+        Hook::FromPod if !is_pod(dst) => return Ok(Verdict::OPEN),
+        Hook::FromPod | Hook::ToNetdev => {}
     }
-    match skb.route(case.packet.src, dst) {
-        Route::Forward { ifindex, nexthop } => {
+    match skb.fib_lookup(context.packet.src, dst) {
+        Fib::Forward { ifindex, nexthop } => {
             out.action = action::NEIGH;
             out.ifindex = ifindex;
             out.nexthop = nexthop;
             Ok(Verdict::OPEN)
         }
-        Route::Stack if matches!(hook, Hook::FromPod) => Ok(Verdict::OPEN),
-        // Nothing behind the service device would take it.
-        Route::Stack | Route::None => Err(Drop::NoRoute),
+        // A backend in the host network of this node. With the client's address, which is the
+        // node's as well, its answers would not come past here.
+        Fib::Local if matches!(hook, Hook::ToNetdev) => {
+            out.action = action::SERVICE;
+            out.ifindex = skb.ifindex();
+            context.target.src = maps::hairpin();
+            Ok(Verdict::OPEN)
+        }
+        // The stack tells the sender, which it can if the packet is as it was sent.
+        Fib::Unreachable if matches!(hook, Hook::FromPod) && context.target.backend == 0 => {
+            Ok(Verdict::goes(NEXT))
+        }
+        Fib::Local | Fib::Stack if matches!(hook, Hook::FromPod) => Ok(Verdict::OPEN),
+        Fib::Local | Fib::Stack | Fib::Unreachable => Err(Drop::NoRoute),
     }
 }
 
-/// The way of the answers: back to where this packet came from.
+/// The route of the answers: back to where this packet came from.
 #[inline(always)]
-pub(crate) fn back(skb: &Skb, case: &mut Case) {
-    let hook = case.hook();
-    let out = &mut case.back;
+pub(crate) fn back(skb: &Skb, context: &mut PacketContext) {
+    let hook = context.hook();
+    let out = &mut context.back;
     *out = PASS;
-    out.peer = case.endpoint as u16;
+    out.peer = context.endpoint;
     if matches!(hook, Hook::FromPod) {
         // Answers that come by the stack are on their way to the pod already.
-        if case.way.action != action::PASS {
+        if context.route.action != action::PASS {
             out.action = action::PEER;
         }
         out.ifindex = skb.ifindex();

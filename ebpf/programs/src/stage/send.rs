@@ -1,8 +1,8 @@
 //! Sends a packet where its flow says.
 
-use crate::flow::Verdict;
+use crate::flow::{NEXT, Verdict};
 use crate::maps;
-use crate::packet::{NEXT, Skb};
+use crate::packet::Skb;
 use crate::stage::nat;
 use ebpf_common::config::TRANSLATED_MARK;
 use ebpf_common::conntrack::{Flow, action};

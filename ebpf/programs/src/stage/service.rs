@@ -1,7 +1,7 @@
 //! Which backend a packet to a service address goes to, and what its sender is told when there
 //! is none.
 
-use crate::flow::{Case, Verdict};
+use crate::flow::{PacketContext, Verdict};
 use crate::maps;
 use crate::packet::Skb;
 use crate::stage::send;
@@ -26,18 +26,18 @@ pub(crate) fn frontend_key(packet: &Packet) -> FrontendKey {
 
 /// Where the packet goes: to a backend, or where it says itself.
 #[inline(always)]
-pub(crate) fn target(skb: &Skb, case: &mut Case) -> Result<Verdict, Drop> {
-    match choose(case) {
+pub(crate) fn target(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+    match choose(context) {
         Ok(()) => Ok(Verdict::OPEN),
-        Err(reason) => refused(skb, case, reason),
+        Err(reason) => refused(skb, context, reason),
     }
 }
 
 #[inline(always)]
-fn choose(case: &mut Case) -> Result<(), Drop> {
-    let hook = case.hook();
-    let packet = &case.packet;
-    let out = &mut case.target;
+fn choose(context: &mut PacketContext) -> Result<(), Drop> {
+    let hook = context.hook();
+    let packet = &context.packet;
+    let out = &mut context.target;
     out.src = packet.src;
     out.dst = packet.dst;
     out.dport = packet.dport;
@@ -57,12 +57,14 @@ fn choose(case: &mut Case) -> Result<(), Drop> {
     if matches!(hook, Hook::FromNetdev) {
         return Err(Drop::ExternalService);
     }
-    let count = maps::choice(frontend.service_port, 0);
-    let index = service::choose(service::hash(&case.key, maps::seed()), count);
+    let Some(table) = maps::choice_table(frontend.service_port) else {
+        return Err(Drop::NoBackend);
+    };
+    let index = service::choose(service::hash(&context.key, maps::seed()), table.count());
     if index == 0 {
         return Err(Drop::NoBackend);
     }
-    let id = maps::choice(frontend.service_port, index);
+    let id = table.backend(index);
     // Before the backend: if it goes in between, the flow is stale at once.
     out.backend_gen = maps::backend_gen(id);
     let Some(backend) = maps::backend(id) else {
@@ -84,23 +86,23 @@ fn choose(case: &mut Case) -> Result<(), Drop> {
     Ok(())
 }
 
-/// Tells a sender of this node that nobody is there; others are not told.
+/// Tells a sender of this node that the connection is refused; others are not told.
 #[inline(always)]
-pub(crate) fn refused(skb: &Skb, case: &Case, reason: Drop) -> Result<Verdict, Drop> {
+pub(crate) fn refused(skb: &Skb, context: &PacketContext, reason: Drop) -> Result<Verdict, Drop> {
     let told = matches!(
         reason,
         Drop::NoBackend | Drop::NoFrontend | Drop::BackendGone
     );
     // A reset is never answered by one.
-    let answerable = case.packet.flags & flag::RST == 0;
-    let hook = case.hook();
+    let answerable = context.packet.flags & flag::RST == 0;
+    let hook = context.hook();
     if !told || !answerable || !matches!(hook, Hook::FromPod | Hook::ToNetdev) {
         return Err(reason);
     }
-    let written = if case.packet.protocol == protocol::TCP {
-        crate::write_reset(skb.context(), &case.packet)
+    let written = if context.packet.protocol == protocol::TCP {
+        crate::write_reset(skb.raw(), &context.packet)
     } else {
-        crate::write_unreachable(skb.context(), &case.packet)
+        crate::write_unreachable(skb.raw(), &context.packet)
     };
     if written == 0 {
         return Err(Drop::RewriteFailed);

@@ -2,10 +2,10 @@
 //!
 //! They go where their addresses say, without a flow.
 
-use crate::flow::{Case, Verdict};
+use crate::flow::{PacketContext, Verdict};
 use crate::maps;
-use crate::packet::{NEXT, Skb};
-use crate::stage::service;
+use crate::packet::Skb;
+use crate::stage::{send, service};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::protocol;
@@ -13,18 +13,18 @@ use ebpf_common::network;
 use ebpf_logic::icmp::is_error;
 use ebpf_logic::parse::Fragment;
 
-/// Into a pod of this node, or to the stack; what has ports is left to the next stages.
+/// Forwards a packet without ports; one with ports is left to the next stages.
 #[inline(always)]
-pub(crate) fn carry(skb: &Skb, case: &Case) -> Result<Verdict, Drop> {
-    let packet = &case.packet;
+pub(crate) fn forward_other(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+    let packet = &context.packet;
     if packet.has_ports() {
         return Ok(Verdict::OPEN);
     }
     let fragment = !matches!(packet.fragment, Fragment::Whole);
     if fragment {
-        untranslated(case)?;
+        untranslated(context)?;
     }
-    let hook = case.hook();
+    let hook = context.hook();
     if matches!(hook, Hook::ToNetdev) || maps::network(packet.dst) == network::SERVICES {
         return Err(if fragment {
             Drop::Fragment
@@ -34,24 +34,27 @@ pub(crate) fn carry(skb: &Skb, case: &Case) -> Result<Verdict, Drop> {
             Drop::NoFrontend
         });
     }
-    if matches!(hook, Hook::FromPod | Hook::FromNetdev)
-        && let Some(endpoint) = maps::local(packet.dst)
-    {
-        return Ok(Verdict::goes(skb.redirect_peer(endpoint.ifindex)));
+    context.target.dst = packet.dst;
+    let found = Verdict::from_number(crate::find_route(skb.raw(), context));
+    if found != Verdict::OPEN {
+        return Ok(found);
     }
-    Ok(Verdict::goes(NEXT))
+    context.flow.action = context.route.action;
+    context.flow.ifindex = context.route.ifindex;
+    context.flow.nexthop = context.route.nexthop;
+    Ok(Verdict::goes(send::out(skb, &context.flow)))
 }
 
 /// The first fragment shows whether the datagram would have to be translated; the later ones
 /// cannot be, so none of it goes.
 #[inline(always)]
-fn untranslated(case: &Case) -> Result<(), Drop> {
-    let packet = &case.packet;
+fn untranslated(context: &PacketContext) -> Result<(), Drop> {
+    let packet = &context.packet;
     let ported = packet.protocol == protocol::TCP || packet.protocol == protocol::UDP;
     if !ported || !matches!(packet.fragment, Fragment::First) {
         return Ok(());
     }
-    if let Some(flow) = maps::flow(&case.key)
+    if let Some(flow) = maps::flow(&context.key)
         && flow.translates()
     {
         return Err(Drop::Fragment);

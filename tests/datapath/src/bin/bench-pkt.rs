@@ -7,8 +7,9 @@
 #![forbid(unsafe_code)]
 
 use agent_sys::bpf::Program;
+use agent_sys::clock::thread_cpu;
 use ebpf_common::conntrack::{Flow, FlowKey4};
-use ebpf_common::net::{Addr, Be16};
+use ebpf_common::net::{Addr, Be16, Be32};
 use ebpf_common::service::{ACTIVE, Backend, Frontend, FrontendKey};
 use ebpf_logic::checksum::{addr_delta, port_delta};
 use ebpf_logic::parse::flag::{ACK, SYN};
@@ -33,6 +34,11 @@ const REPEAT: u32 = 200_000;
 /// First packets in a round, each a run of its own.
 const FIRST: usize = 200;
 const MANY_FLOWS: u32 = 50_000;
+const MOST_FLOWS: u32 = 500_000;
+/// Entries that expire between two passes.
+const EXPIRED: u32 = 5_000;
+/// Ticks since they were seen; two days, at 1,000 in a second.
+const EXPIRED_SINCE: u32 = 2 * 86_400 * 1_000;
 
 fn main() {
     let nodes: Vec<(u32, u32, Node)> = [(1, 1), (10_000, 1), (1, MANY_FLOWS), (10_000, MANY_FLOWS)]
@@ -48,6 +54,15 @@ fn main() {
             (services, flows, node)
         })
         .collect();
+    let sizes = [(MANY_FLOWS, 1 << 17), (MOST_FLOWS, 1 << 19)];
+    let full = sizes.map(|(flows, entries)| {
+        eprintln!("a node with {flows} flows that stay");
+        let node = Node::quiet_sized(&PODS, entries);
+        fill(&node, 1);
+        connect(&node);
+        crowd(&node, flows, 0);
+        (flows, node)
+    });
     let mut rows = Vec::new();
     for (services, flows, _) in &nodes {
         rows.push(Row::new("pkt.empty", *services, *flows, REPEAT));
@@ -57,6 +72,9 @@ fn main() {
             rows.push(Row::new("pkt.first", *services, *flows, 1));
         }
     }
+    let mut sweeps = full
+        .each_ref()
+        .map(|(flows, _)| ["sweep.longest", "sweep.pass"].map(|id| Row::new(id, 1, *flows, 1)));
     let mut port = 10_000;
     for round in 0..ROUNDS {
         if round % 10 == 0 {
@@ -85,7 +103,21 @@ fn main() {
             });
         }
     }
-    for row in &rows {
+    for ((flows, node), [longest, pass]) in full.iter().zip(&mut sweeps) {
+        eprintln!("passes over {flows} flows");
+        for _ in 0..ROUNDS {
+            // Some of each pass are expired: those are handed to the program.
+            crowd(node, EXPIRED, EXPIRED_SINCE);
+            pinned(node, || {
+                let began = thread_cpu();
+                let swept = node.sweep();
+                pass.push((thread_cpu() - began).as_nanos() as f64);
+                longest.push(swept.longest.as_nanos() as f64);
+                assert_eq!(swept.removed, EXPIRED);
+            });
+        }
+    }
+    for row in rows.iter().chain(sweeps.iter().flatten()) {
         println!("{}", row.line());
     }
 }
@@ -146,12 +178,41 @@ fn fill(node: &Node, services: u32) {
 
 /// Opens one connection through each of the two services, as packets do.
 fn connect(node: &Node) {
-    for (addr, port) in CYCLE {
-        for flags in [SYN, ACK] {
-            let packet = tcp(at(CLIENT, 40_000), at(addr, port), flags, b"");
-            assert_eq!(node.from_pod(0, &packet).verdict, REDIRECT);
-        }
+    for (to, server) in [(CYCLE[0], CYCLE[1]), (CYCLE[1], CYCLE[0])] {
+        let pod = PODS.iter().position(|addr| *addr == server.0);
+        let server = (pod.expect("a pod"), at(server.0, server.1));
+        node.open((0, at(CLIENT, 40_000)), at(to.0, to.1), server);
     }
+}
+
+/// Flows that no packet meets, last seen so many ticks ago.
+fn crowd(node: &Node, flows: u32, ago: u32) {
+    let maps = node.datapath.maps();
+    let client = at(CLIENT, 40_000);
+    let like = key(
+        node.pods[0].ifindex,
+        TCP,
+        client,
+        at(CYCLE[0].0, CYCLE[0].1),
+    );
+    let flow = maps.flow(&like).expect("read a flow");
+    let flow = flow.expect("the flow that was opened");
+    // Those that stay have other addresses than those that expire.
+    let first: u32 = if ago == 0 { 0x0b00_0000 } else { 0x0c00_0000 };
+    let all: Vec<(FlowKey4, Flow)> = (0..flows)
+        .map(|number| {
+            let src = Be32::new(first + number);
+            let last_seen = flow.last_seen.wrapping_sub(ago);
+            // An answers' key that no flow has.
+            let flow = Flow {
+                last_seen,
+                dst: src,
+                ..flow
+            };
+            (FlowKey4 { src, ..like }, flow)
+        })
+        .collect();
+    maps.put_flows(&all).expect("put flows");
 }
 
 /// Flows each of which translates into the next one's packet, in random order: what a repeat

@@ -1,0 +1,139 @@
+//! The walk over the flow map that finds expired entries, in bounded pieces.
+//!
+//! The kernel copies some entries at a time into one buffer (a batch lookup, which resumes where
+//! the last one ended, holds no softirq and does not count as use of an LRU entry). Keys of
+//! those that seem expired go to the program `flow_sweep`, which judges again and removes.
+//! Called by `Datapath::sweep`.
+
+use super::syscall::{self, Cursor, Portion};
+use super::{BpfError, Ran};
+use crate::clock;
+use crate::maps::MapsError;
+use ebpf_common::abi::MapType as _;
+use ebpf_common::conntrack::{Flow, FlowKey4};
+use ebpf_common::maps::name;
+use ebpf_logic::conntrack::is_expired;
+use ebpf_logic::parse::ETHERNET;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// Entries of one batch lookup.
+const BATCH: usize = 512;
+/// Batch lookups of one call.
+const BATCHES: usize = 16;
+/// Keys of one run of the program: each costs it up to a microsecond, with softirqs held.
+const KEYS: usize = 128;
+
+/// What one call did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Swept {
+    /// Entries that were looked at.
+    pub seen: u32,
+    /// Entries that were removed.
+    pub removed: u32,
+    /// CPU time of the longest system call: packets of this CPU wait for it at most.
+    pub longest: Duration,
+    /// The pass has come to the end of the map.
+    pub complete: bool,
+}
+
+impl Swept {
+    fn took(&mut self, began: Duration) {
+        let now = clock::thread_cpu();
+        self.longest = self.longest.max(now.saturating_sub(began));
+    }
+}
+
+/// Where the pass is, and its buffers.
+#[derive(Debug)]
+pub(super) struct Sweep {
+    jiffies_per_second: u32,
+    cursor: Option<Cursor>,
+    portion: Portion,
+    packet: Vec<u8>,
+}
+
+impl Sweep {
+    pub(super) fn new(jiffies_per_second: u32) -> Self {
+        Self {
+            jiffies_per_second,
+            cursor: None,
+            portion: Portion::new(BATCH, size_of::<FlowKey4>(), size_of::<Flow>()),
+            packet: Vec::with_capacity(ETHERNET + KEYS * size_of::<FlowKey4>()),
+        }
+    }
+
+    /// Looks at the next entries; `run` runs `flow_sweep` on a packet.
+    pub(super) fn proceed(
+        &mut self,
+        flows: BorrowedFd<'_>,
+        run: impl Fn(&[u8]) -> Result<Ran, BpfError>,
+    ) -> Result<Swept, BpfError> {
+        let mut swept = Swept {
+            seen: 0,
+            removed: 0,
+            longest: Duration::ZERO,
+            complete: false,
+        };
+        let from = self.cursor.take();
+        let cursor = self.pieces(from, flows, &run, &mut swept)?;
+        swept.complete = cursor.is_none();
+        self.cursor = cursor;
+        Ok(swept)
+    }
+
+    fn pieces(
+        &mut self,
+        mut cursor: Option<Cursor>,
+        flows: BorrowedFd<'_>,
+        run: &impl Fn(&[u8]) -> Result<Ran, BpfError>,
+        swept: &mut Swept,
+    ) -> Result<Option<Cursor>, BpfError> {
+        // Without keys the program only says what time it is.
+        let mut now = self.judge(&[], run, swept)?;
+        for _ in 0..BATCHES {
+            let began = clock::thread_cpu();
+            cursor = syscall::lookup_batch(flows, cursor, &mut self.portion).map_err(|source| {
+                MapsError::Access {
+                    what: "walk over",
+                    map: name::FLOWS,
+                    source,
+                }
+            })?;
+            swept.took(began);
+            let mut expired = Vec::new();
+            for (key, flow) in self.portion.pairs::<FlowKey4, Flow>() {
+                swept.seen += 1;
+                if is_expired(&flow, now, self.jiffies_per_second) {
+                    expired.push(key);
+                }
+            }
+            for keys in expired.chunks(KEYS) {
+                now = self.judge(keys, run, swept)?;
+            }
+            if cursor.is_none() {
+                break;
+            }
+        }
+        Ok(cursor)
+    }
+
+    /// Runs the program on these keys; returns the time, in jiffies, at which it did.
+    fn judge(
+        &mut self,
+        keys: &[FlowKey4],
+        run: &impl Fn(&[u8]) -> Result<Ran, BpfError>,
+        swept: &mut Swept,
+    ) -> Result<u32, BpfError> {
+        self.packet.clear();
+        self.packet.resize(ETHERNET, 0);
+        for key in keys {
+            self.packet.extend_from_slice(key.as_bytes());
+        }
+        let began = clock::thread_cpu();
+        let ran = run(&self.packet)?;
+        swept.took(began);
+        swept.removed += ran.verdict as u32;
+        Ok(ran.mark)
+    }
+}
