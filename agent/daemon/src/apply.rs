@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use agent_plan::action::Action;
 use agent_plan::link::Cidr;
-use agent_plan::outcome::{Outcome, Part};
+use agent_plan::outcome::Outcome;
 use agent_plan::world::Observed;
 use agent_sys::bpf::Datapath;
 use agent_sys::maps::MapsError;
@@ -80,11 +80,10 @@ impl Apply {
             | Action::BeginKill { .. }
             | Action::RefuseImage { .. }
             | Action::RefuseConfig { .. } => Applied::Done,
-            Action::Record { uid } => Applied::Now(Outcome::Part {
-                uid: uid.clone(),
-                part: Part::Record,
-                result: record::write(sys, observed.pods.get(uid)),
-            }),
+            Action::Record { uid } => {
+                record::write(sys, observed.pods.get(uid));
+                Applied::Later
+            }
             Action::PinNamespaces { uid, hostname } => {
                 sandbox::pin_namespaces(sys, uid, hostname);
                 Applied::Later
@@ -203,6 +202,10 @@ impl Apply {
                 name,
             } => {
                 sandbox::remove_folders(sys, uid, namespace, name);
+                Applied::Later
+            }
+            Action::RemoveStray { uid, link } => {
+                sandbox::remove_stray(sys, &self.datapath, uid, link);
                 Applied::Later
             }
             // The loop's report sends it.

@@ -110,6 +110,7 @@ async fn pods(layout: &Layout, groups: &Groups, netlink: &Netlink, removed: &mut
         found: Mutex::default(),
         asks: Semaphore::new(1),
         boot_id: String::new(),
+        records: Default::default(),
         events,
     });
     for uid in uids {

@@ -18,7 +18,7 @@ use crate::limits::{Pressure, Reserved, section};
 /// | `node_name` | none | name of the node, unique in the cluster |
 /// | `control` | none | `https://HOST:PORT` of the control plane |
 /// | `root` | `/var/lib/hydrofoil` | images, pods, logs, state; survives a reboot |
-/// | `run` | `/run/hydrofoil` | sockets, pinned namespaces |
+/// | `run` | `/run/hydrofoil` | sockets, pinned namespaces, environments and secrets of pods: on a tmpfs |
 /// | `bpffs` | `/sys/fs/bpf/hydrofoil` | folder of the pinned maps and links |
 /// | `cgroup` | `/hydrofoil` | parent group of the pods' cgroups |
 /// | `uplinks` | `["eth0"]` | devices that lead to other nodes, the first is the next hop's |

@@ -31,6 +31,7 @@ mod observe;
 mod probes;
 mod pushed;
 mod record;
+mod record_queue;
 mod renew;
 mod report;
 mod sandbox;
@@ -176,6 +177,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         revision = found.revision,
         "adopted"
     );
+    tokio::spawn(record::run(sys.clone()));
     let health = Health::new(&config, &sys, now);
     let hello = v1::Hello {
         node_name: config.node_name.clone(),
@@ -199,10 +201,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         now.monotonic,
     );
     tokio::spawn(kernel::listen(sys.clone(), monitor));
-    let speak = tokio::spawn(speak(config, sys, said, calls, idle));
+    let speak = tokio::spawn(speak(config, sys.clone(), said, calls, idle));
     let run = tokio::spawn(node.run(queue));
     tokio::select! {
-        ended = run => ended.context("the loop")?.context("signals"),
+        ended = run => {
+            record::flush(&sys).await;
+            ended.context("the loop")?.context("signals")
+        }
         refused = speak => refused.context("the stream")?,
     }
 }

@@ -89,6 +89,8 @@ pub(crate) async fn observe(
     }
     for mut pod in record::pods(&sys.layout, &sys.boot_id, now) {
         adopt(sys, &mut pod, &links, &attached);
+        // The disk may be behind, if the last agent died.
+        pod.record.touch();
         found
             .desired
             .pods
@@ -101,6 +103,10 @@ pub(crate) async fn observe(
     {
         // Removed, and the agent died before it could say so: all is to be sent
         // again, so that the control plane hears that it is gone.
+        found.revision = 0;
+    }
+    if found.observed.pods.values().any(|pod| pod.withheld) {
+        // After a reboot: what was not kept on the disk is to be sent again.
         found.revision = 0;
     }
     strays(sys, &mut found.observed, &links, &groups);
@@ -145,6 +151,10 @@ fn strays(sys: &Sys, observed: &mut Observed, links: &Links, groups: &[String]) 
     let mut uids: BTreeSet<String> = shims::known(sys).into_iter().collect();
     uids.extend(netns::list(&sys.layout.namespaces()).unwrap_or_default());
     uids.extend(state::list(&sys.layout.pods()).unwrap_or_default());
+    uids.extend(state::list(&sys.layout.records()).unwrap_or_default());
+    let logs = state::list(&sys.layout.logs()).unwrap_or_default();
+    let of = |name: String| name.rsplit('_').next().map(str::to_owned);
+    uids.extend(logs.into_iter().filter_map(of));
     uids.extend(groups.iter().cloned());
     for uid in uids {
         if !observed.pods.contains_key(&uid) {

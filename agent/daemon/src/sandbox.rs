@@ -13,6 +13,7 @@ use agent_sys::bpf::{Datapath, Role};
 use agent_sys::{image, link, netns, shim, state, volume as volumes};
 use proto::v1;
 
+use crate::record;
 use crate::shims;
 use crate::startup::Sys;
 
@@ -159,33 +160,7 @@ pub(crate) fn remove(
     let (sys, uid, link) = (sys.clone(), uid.to_owned(), link.to_owned());
     let datapath = datapath.clone();
     tokio::spawn(async move {
-        let mut errors = Vec::new();
-        errors.extend(shims::end(&sys, &uid).await.err());
-        errors.extend(
-            sys.netlink
-                .delete_link(&link)
-                .await
-                .err()
-                .map(|e| e.to_string()),
-        );
-        let id = uid.clone();
-        let rest = sys.blocking(move |sys| {
-            let mut errors = remove_rest(sys, &id);
-            // Without its interface a program's link holds nothing; its pin does.
-            let detached = ifindex.map_or(Ok(()), |ifindex| datapath.detach(ifindex));
-            errors.extend(detached.err().map(|e| e.to_string()));
-            if errors.is_empty() {
-                Ok(())
-            } else {
-                Err(errors.join("; "))
-            }
-        });
-        errors.extend(rest.await.err());
-        let result = if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors.join("; "))
-        };
+        let result = take_down(&sys, datapath, &uid, &link, ifindex).await;
         sys.tell(Outcome::Part {
             uid,
             part: Part::NoSandbox,
@@ -193,6 +168,70 @@ pub(crate) fn remove(
         })
         .await;
     });
+}
+
+/// Removes all that is left of a pod that has no record: as [`remove`], and its volumes
+/// and logs.
+pub(crate) fn remove_stray(sys: &Arc<Sys>, datapath: &Arc<Datapath>, uid: &str, link: &str) {
+    let (sys, uid, link) = (sys.clone(), uid.to_owned(), link.to_owned());
+    let datapath = datapath.clone();
+    tokio::spawn(async move {
+        let id = uid.clone();
+        let result = match take_down(&sys, datapath, &uid, &link, None).await {
+            Ok(()) => {
+                sys.blocking(move |sys| remove_stray_folders(sys, &id))
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        sys.tell(Outcome::Part {
+            uid,
+            part: Part::NoStray,
+            result,
+        })
+        .await;
+    });
+}
+
+fn remove_stray_folders(sys: &Sys, uid: &str) -> Result<(), String> {
+    // Namespace and name are not known any more.
+    for name in state::list(&sys.layout.logs()).map_err(|e| e.to_string())? {
+        if name.rsplit('_').next() == Some(uid) {
+            state::remove_folder(&sys.layout.logs().join(name)).map_err(|e| e.to_string())?;
+        }
+    }
+    remove_pod(sys, uid)
+}
+
+async fn take_down(
+    sys: &Arc<Sys>,
+    datapath: Arc<Datapath>,
+    uid: &str,
+    link: &str,
+    ifindex: Option<u32>,
+) -> Result<(), String> {
+    let mut errors = Vec::new();
+    errors.extend(shims::end(sys, uid).await.err());
+    let unlinked = sys.netlink.delete_link(link).await;
+    errors.extend(unlinked.err().map(|e| e.to_string()));
+    let id = uid.to_owned();
+    let rest = sys.blocking(move |sys| {
+        let mut errors = remove_rest(sys, &id);
+        // Without its interface a program's link holds nothing; its pin does.
+        let detached = ifindex.map_or(Ok(()), |ifindex| datapath.detach(ifindex));
+        errors.extend(detached.err().map(|e| e.to_string()));
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors.join("; "))
+        }
+    });
+    errors.extend(rest.await.err());
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors.join("; "))
+    }
 }
 
 /// Roots, shim's folder, namespaces, cgroup.
@@ -214,18 +253,35 @@ pub(crate) fn remove_rest(sys: &Sys, uid: &str) -> Vec<String> {
     errors
 }
 
-/// Removes a pod's volumes, logs and record: the record last, so that a crash
-/// between leads here again.
+/// Removes a pod's volumes, logs and records: the complete record last, so that a
+/// crash between leads here again.
 pub(crate) fn remove_folders(sys: &Arc<Sys>, uid: &str, namespace: &str, name: &str) {
-    let (id, namespace, name) = (uid.to_owned(), namespace.to_owned(), name.to_owned());
-    part(sys, uid, Part::NoFolders, move |sys| {
-        let logs = sys.layout.pod_logs(&namespace, &name, &id);
-        state::remove_folder(&logs).map_err(|e| e.to_string())?;
-        volumes::remove_pod_dir(&sys.layout.pod(&id)).map_err(|errors| {
-            let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            texts.join("; ")
+    let (sys, uid) = (sys.clone(), uid.to_owned());
+    let logs = sys.layout.pod_logs(namespace, name, &uid);
+    tokio::spawn(async move {
+        sys.records.forget(&uid).await;
+        let id = uid.clone();
+        let removed = sys.blocking(move |sys| {
+            state::remove_folder(&logs).map_err(|e| e.to_string())?;
+            remove_pod(sys, &id)
+        });
+        let result = removed.await;
+        sys.tell(Outcome::Part {
+            uid,
+            part: Part::NoFolders,
+            result,
         })
+        .await;
     });
+}
+
+/// Volumes, then the complete record.
+fn remove_pod(sys: &Sys, uid: &str) -> Result<(), String> {
+    volumes::remove_pod_dir(&sys.layout.pod(uid)).map_err(|errors| {
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        texts.join("; ")
+    })?;
+    record::remove(&sys.layout, uid).map_err(|e| e.to_string())
 }
 
 /// Deletes a link that no pod has.

@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::config::{Config, SwapBehavior};
 use crate::event::Event;
+use crate::record_queue::Queue;
 
 /// Room that the disk must have for the agent to start, bytes.
 const ROOM: usize = 1 << 20;
@@ -132,6 +133,8 @@ pub(crate) struct Sys {
     pub(crate) boot_id: String,
     /// So many shims are asked at a time what they have.
     pub(crate) asks: Semaphore,
+    /// Pods' records on their way to the disk.
+    pub(crate) records: Queue,
     /// Where results go.
     pub(crate) events: mpsc::Sender<Event>,
 }
@@ -259,6 +262,12 @@ pub(crate) async fn open(
     let object = program(config.bpf_object.as_ref(), "hydrofoil.bpf.o", "bpf_object")?;
     let layout = Layout::new(&config.root, &config.run);
     layout.create()?;
+    if !agent_sys::state::is_in_memory(layout.run())? {
+        tracing::warn!(
+            run = %layout.run().display(),
+            "not on a tmpfs: environments and secrets of pods are written to a disk"
+        );
+    }
     check_disk(layout.root())?;
     check_disk(layout.run())?;
     let groups = Groups::open(&config.cgroup)?;
@@ -354,6 +363,7 @@ pub(crate) async fn open(
         found,
         asks: Semaphore::new(ASKS),
         boot_id,
+        records: Queue::default(),
         events,
     };
     Ok((Arc::new(sys), datapath))

@@ -263,6 +263,14 @@ pub enum Action {
         /// The pod's name.
         name: String,
     },
+    /// Remove all that is left of a pod that nothing else is known of: as
+    /// [`Action::RemoveSandbox`], and its volumes and logs.
+    RemoveStray {
+        /// The pod.
+        uid: String,
+        /// Name of the host's end of its link.
+        link: String,
+    },
     /// Tell the control plane that nothing of the pod is left.
     ReportGone {
         /// What it was.

@@ -88,6 +88,7 @@ impl Sorted {
             | Action::Probe { .. }
             | Action::RemoveSandbox { .. }
             | Action::RemoveFolders { .. }
+            | Action::RemoveStray { .. }
             | Action::ReportGone { .. }
             | Action::Forget { .. }
             | Action::DeleteLink { .. }

@@ -57,19 +57,20 @@ impl Observed {
                     pod.forget_config_errors(spec);
                     pod.forget_images(spec);
                     pod.spec = spec.clone();
-                    pod.record = Step::Absent;
+                    pod.withheld = false;
+                    pod.record.touch();
                 }
             },
             Action::Stop { uid, stop } => self.with_pod(uid, |pod| {
                 pod.stop = Some(*stop);
-                pod.record = Step::Absent;
+                pod.record.touch();
             }),
             Action::Finish { uid, finished } => self.with_pod(uid, |pod| {
                 pod.finished = Some(*finished);
-                pod.record = Step::Absent;
+                pod.record.touch();
             }),
             Action::Restart { instance, backoff } => {
-                self.with_pod(&instance.uid, |pod| pod.record = Step::Absent);
+                self.with_pod(&instance.uid, |pod| pod.record.touch());
                 // `attempt` is the next instance's: it may be the current one plus one.
                 let pod = self.pods.get_mut(&instance.uid);
                 if let Some(c) = pod.and_then(|p| p.containers.get_mut(&instance.container)) {
@@ -90,7 +91,7 @@ impl Observed {
                 }
             }
             Action::Pass { instance } => {
-                self.with_pod(&instance.uid, |pod| pod.record = Step::Absent);
+                self.with_pod(&instance.uid, |pod| pod.record.touch());
                 self.with_container(instance, |c| c.passed = true);
             }
             Action::BeginKill {
@@ -199,15 +200,17 @@ impl Observed {
             Action::Probe { instance, kind, .. } => {
                 self.with_container(instance, |c| c.probes.get_mut(*kind).running = true);
             }
-            Action::RemoveSandbox { uid, .. } => match self.strays.get_mut(uid) {
-                Some(step) => step.start(),
-                None => self.with_pod(uid, |p| match p.leftovers {
-                    Step::Ready => p.teardown.sandbox.start(),
-                    Step::Absent | Step::Busy(_) | Step::Stale(_) | Step::Failed { .. } => {
-                        p.leftovers.start();
-                    }
-                }),
-            },
+            Action::RemoveSandbox { uid, .. } => self.with_pod(uid, |p| match p.leftovers {
+                Step::Ready => p.teardown.sandbox.start(),
+                Step::Absent | Step::Busy(_) | Step::Stale(_) | Step::Failed { .. } => {
+                    p.leftovers.start();
+                }
+            }),
+            Action::RemoveStray { uid, .. } => {
+                if let Some(step) = self.strays.get_mut(uid) {
+                    step.start();
+                }
+            }
             Action::RemoveFolders { uid, .. } => {
                 self.with_pod(uid, |p| p.teardown.folders.start());
             }

@@ -149,7 +149,7 @@ impl Observed {
                     match c.life {
                         Life::Running { .. } if !known => {
                             lost::end(c, moment, "when its shim was asked for it");
-                            pod.record = Step::Absent;
+                            pod.record.touch();
                         }
                         // Never started: it is made again under the same number.
                         Life::Created if !known => c.life = Life::None,
@@ -172,7 +172,7 @@ impl Observed {
                     notes.push(event::sandbox_changed(&pod.spec));
                 }
                 pod.shim = Step::Absent;
-                pod.record = Step::Absent;
+                pod.record.touch();
                 for c in pod.containers.values_mut() {
                     let begun = c.life == Life::None && !c.image_id.is_empty();
                     if begun || crate::container::alive(c) {

@@ -97,6 +97,8 @@ pub fn part_failed(pod: &v1::PodSpec, part: Part, message: &str) -> Option<Note>
             let message = format!("error killing pod: {message}");
             Some(of_pod(pod, true, "FailedKillPod", message))
         }
+        // There is no pod that an event could be about.
+        Part::NoStray => None,
     }
 }
 

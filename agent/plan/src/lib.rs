@@ -7,8 +7,8 @@
 //! `capability` and `mount`, `user`, `volume`, `cgroup`, `route`, `service` with
 //! `batch`; `begin`, `outcome` and `take` take in what came of it, `seen` what others
 //! did, `status` and `event` say so, `pressure` speaks of the node, `record` and
-//! `reboot` remember it. Values depend on no plan, plans on values, `world` and
-//! `action`. The daemon plans by parts (a pod, a service, the network) what has
+//! `reboot` remember it (`withhold`: not on a disk). Values depend on no plan, plans on
+//! values, `world` and `action`. The daemon plans by parts (a pod, a service, the network) what has
 //! changed; [`plan`] is all of them.
 
 #![forbid(unsafe_code)]
@@ -49,6 +49,7 @@ pub mod take;
 pub mod time;
 pub mod user;
 pub mod volume;
+pub mod withhold;
 pub mod world;
 
 use std::collections::BTreeSet;

@@ -30,6 +30,8 @@ pub enum Part {
     NoSandbox,
     /// All folders, removed.
     NoFolders,
+    /// All that was left of a pod that is not known, removed.
+    NoStray,
 }
 
 /// Why a container was not made or not started.

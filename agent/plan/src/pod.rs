@@ -68,7 +68,7 @@ pub fn plan(
         return plan;
     };
     if let Some(spec) = wanted
-        && spec.generation != pod.spec.generation
+        && (spec.generation != pod.spec.generation || pod.withheld)
         && !Arc::ptr_eq(spec, &pod.spec)
     {
         plan.actions.push(Action::Take {
@@ -101,7 +101,7 @@ pub fn plan(
         ending(pod, observed, settings, recorded, now, &mut steps);
     } else if pod.leftovers != Step::Ready {
         remove_sandbox(pod, &pod.leftovers, observed, now, &mut steps);
-    } else if recorded && pod.contact == Contact::Heard {
+    } else if recorded && !pod.withheld && pod.contact == Contact::Heard {
         let ready = sandbox(pod, observed, settings, now, &mut steps, &mut plan.problems);
         containers(pod, ready, settings, now, &mut steps);
     }
@@ -376,7 +376,7 @@ fn ending(
             name: pod.spec.name.clone(),
         };
         steps.actions.push(Action::ReportGone { gone });
-    } else if pod.teardown.folders.due(now) {
+    } else if pod.teardown.folders.due(now) && !pod.record.busy() {
         steps.actions.push(Action::RemoveFolders {
             uid: uid(),
             namespace: pod.spec.namespace.clone(),

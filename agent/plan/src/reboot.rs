@@ -14,7 +14,7 @@ use crate::world::{Image, Life, Pod};
 /// Makes a restored pod one that has yet to begin in this boot. What is left on disk of
 /// its sandbox is to be removed first.
 pub fn begin_anew(pod: &mut Pod, now: Moment) {
-    pod.record = Step::Absent;
+    pod.record.touch();
     pod.leftovers = Step::Absent;
     for c in pod.containers.values_mut() {
         if matches!(c.life, Life::Running { .. }) {

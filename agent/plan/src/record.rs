@@ -24,6 +24,7 @@ pub fn of(pod: &Pod, boot_id: &str) -> v1::PodRecord {
         .collect();
     v1::PodRecord {
         spec: Some((*pod.spec).clone()),
+        withheld: pod.withheld,
         seen_ms: pod.seen.ms(),
         stop: pod.stop.map(|stop| v1::pod_record::Stop {
             since_monotonic_ms: stop.since.ms(),
@@ -144,6 +145,7 @@ pub fn restore(record: v1::PodRecord, boot_id: &str, moment: Moment) -> Option<P
     let spec = record.spec.filter(|s| !s.uid.is_empty())?;
     let mut pod = Pod::new(Arc::new(spec), Wall::from_ms(record.seen_ms));
     pod.record = Step::Ready;
+    pod.withheld = record.withheld;
     pod.conditions = record.conditions;
     pod.finished = match record.finished.as_str() {
         "Succeeded" => Some(Finished::Succeeded),
@@ -245,7 +247,7 @@ pub fn adopt(pod: &mut Pod, name: &str, attempt: u32, found: Life) {
     }
     if matches!(found, Life::Exited(_)) {
         // On disk before the instance that knows of it is deleted.
-        pod.record = Step::Absent;
+        pod.record.touch();
     }
     c.life = found;
 }

@@ -124,6 +124,7 @@ pub fn success(action: &Action, now: Moment) -> Option<Outcome> {
         Action::MakeVolumes { uid, .. } => part(uid, Part::Volumes),
         Action::RemoveSandbox { uid, .. } => part(uid, Part::NoSandbox),
         Action::RemoveFolders { uid, .. } => part(uid, Part::NoFolders),
+        Action::RemoveStray { uid, .. } => part(uid, Part::NoStray),
         Action::CreateLink { uid, .. } => Some(Outcome::Link {
             uid: uid.clone(),
             result: Ok(7),

@@ -270,6 +270,10 @@ fn container(
 
 /// Why the sandbox is not there yet, if something failed.
 fn sandbox_trouble(pod: &Pod) -> String {
+    if pod.withheld {
+        let text = "waiting for the control plane: environment and secrets are not kept on disk";
+        return text.into();
+    }
     let steps = [
         &pod.record,
         &pod.cgroup,

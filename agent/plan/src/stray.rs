@@ -33,7 +33,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Monotonic) -> Vec<Actio
         // A pod of that uid that came again is made over what is left.
         if step.due(now) && !observed.pods.contains_key(uid) && !desired.pods.contains_key(uid) {
             let link = link::name(uid);
-            actions.push(Action::RemoveSandbox {
+            actions.push(Action::RemoveStray {
                 uid: uid.clone(),
                 link,
             });

@@ -31,7 +31,7 @@ impl Observed {
         let mut notes = Vec::new();
         match outcome {
             Outcome::Part { uid, part, result } => {
-                if part == Part::NoSandbox && self.strays.contains_key(&uid) {
+                if part == Part::NoStray {
                     return self.stray_removed(&uid, result, now);
                 }
                 let Some(pod) = self.pods.get_mut(&uid) else {
@@ -42,7 +42,7 @@ impl Observed {
                 }
                 let gone = part == Part::NoSandbox && result.is_ok();
                 if gone && pod.leftovers.busy() {
-                    pod.record = Step::Absent;
+                    pod.record.touch();
                 }
                 let step = match part {
                     Part::Record => &mut pod.record,
@@ -54,11 +54,8 @@ impl Observed {
                     Part::NoSandbox if pod.leftovers.busy() => &mut pod.leftovers,
                     Part::NoSandbox => &mut pod.teardown.sandbox,
                     Part::NoFolders => &mut pod.teardown.folders,
+                    Part::NoStray => return notes,
                 };
-                // Changed while it was being written: what is on disk is old already.
-                if part == Part::Record && *step == Step::Absent {
-                    return notes;
-                }
                 step.end(result, now);
                 if gone {
                     pod.contact = Contact::Heard;
@@ -178,7 +175,7 @@ impl Observed {
                 }
                 let started = result.as_ref().copied().unwrap_or(moment);
                 if let (Ok(_), Some(pod)) = (&result, self.pods.get_mut(&instance.uid)) {
-                    pod.record = Step::Absent;
+                    pod.record.touch();
                 }
                 self.refused_or(&instance, result.map(drop), moment, |life| {
                     *life = Life::Running { started };
@@ -338,7 +335,7 @@ impl Observed {
                 });
                 c.kill = None;
                 if let Some(pod) = self.pods.get_mut(&instance.uid) {
-                    pod.record = Step::Absent;
+                    pod.record.touch();
                 }
                 return;
             }
@@ -376,7 +373,7 @@ impl Observed {
         let Some(pod) = self.pods.get_mut(&instance.uid) else {
             return;
         };
-        pod.record = Step::Absent;
+        pod.record.touch();
         let Some((pod_spec, container)) = spec else {
             return;
         };
@@ -424,7 +421,7 @@ impl Observed {
             notes.push(event::unhealthy(&pod, &container, kind, message));
         }
         if let (true, Some(pod)) = (turned, self.pods.get_mut(&instance.uid)) {
-            pod.record = Step::Absent;
+            pod.record.touch();
         }
         if failing && kind != Kind::Readiness {
             notes.push(event::probe_kills(&pod, &container, kind));

@@ -1169,3 +1169,67 @@ fn sidecars_end_after_the_others_in_reverse_order() {
     let at_once = Ending::new(1, true).run(0, None);
     assert_eq!(at_once, signals(&[(0, "c0", 9), (0, "s0", 9)]));
 }
+
+#[test]
+fn a_pod_whose_secrets_were_not_kept_waits_for_the_control_plane() {
+    let mut node = Node::new();
+    let mut spec = pod_spec("u", 1);
+    spec.containers[0].env.push(v1::EnvVar {
+        name: "PASSWORD".into(),
+        value: "hunter2".into(),
+    });
+    node.want(spec.clone());
+    node.settle();
+    // A reboot: nothing is left but what the disk has.
+    let record = crate::record::of(&node.observed.pods["u"], "boot");
+    let record = crate::withhold::for_disk(record);
+    let pod = crate::record::restore(record, "another", node.moment()).unwrap();
+    let mut rebooted = Node::new();
+    rebooted.desired.pods.insert("u".into(), pod.spec.clone());
+    rebooted.observed.pods.insert("u".into(), pod);
+    rebooted.pass(600_000);
+    assert!(rebooted.places(creates("c0")).is_empty());
+    assert_ne!(rebooted.waiting("u", 0), "Running");
+    // The control plane sends it again, as it was.
+    rebooted.want(spec);
+    rebooted.pass(1_000);
+    assert_eq!(rebooted.waiting("u", 0), "Running");
+    let secret = "PASSWORD=hunter2".to_owned();
+    let has_secret = |a: &Action| matches!(a, Action::CreateContainer { create, .. } if create.env.contains(&secret));
+    assert_eq!(rebooted.places(has_secret).len(), 1);
+    // And one that is stopped needs no secrets for that.
+    let mut stopped = Node::new();
+    let mut pod = rebooted.observed.pods["u"].clone();
+    pod.withheld = true;
+    stopped.observed.pods.insert("u".into(), pod);
+    stopped.pass(60_000);
+    assert!(stopped.observed.pods.is_empty());
+}
+
+#[test]
+fn one_record_is_written_at_a_time_and_the_newest_last() {
+    let mut node = Node::new();
+    node.want(pod_spec("u", 1));
+    node.settle();
+    let plan = |node: &Node| {
+        let now = node.moment();
+        pod::plan("u", &node.desired, &node.observed, &settings(), now).actions
+    };
+    let record = || Action::Record { uid: "u".into() };
+    let written = |node: &mut Node| {
+        let done = success(&record(), node.moment()).unwrap();
+        let moment = node.moment();
+        node.observed.take(done, &settings(), moment);
+    };
+    // It changes, is being written, and changes again.
+    node.exit("u", "c0", 1);
+    assert!(plan(&node).contains(&record()));
+    node.observed.begin(&record(), &settings());
+    node.observed.pods.get_mut("u").unwrap().record.touch();
+    assert!(!plan(&node).contains(&record()), "two at a time");
+    written(&mut node);
+    assert!(plan(&node).contains(&record()), "the newest is not written");
+    node.observed.begin(&record(), &settings());
+    written(&mut node);
+    assert_eq!(node.observed.pods["u"].record, crate::step::Step::Ready);
+}

@@ -73,8 +73,11 @@ pub struct Pod {
     pub spec: Arc<v1::PodSpec>,
     /// When the node first saw it: status.startTime.
     pub seen: Wall,
-    /// What must survive the agent is on disk as it is here.
+    /// What must survive the agent is written as it is here.
     pub record: Step,
+    /// After a reboot: `spec` is a skeleton, and the pod waits for the control plane to
+    /// send it whole.
+    pub withheld: bool,
     /// Net, IPC and UTS namespaces pinned.
     pub namespaces: Step,
     /// The veth pair, its addresses and routes.
@@ -170,6 +173,7 @@ impl Pod {
             spec,
             seen: now,
             record: Step::Absent,
+            withheld: false,
             namespaces: Step::Absent,
             link: Step::Absent,
             ifindex: None,

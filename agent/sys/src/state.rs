@@ -9,7 +9,8 @@
 //! root/pods/UID/containers/ID         a container's root file system and last words
 //! root/logs/NS_NAME_UID/CONTAINER/ATTEMPT.log
 //! root/state/NAME                     what was last pushed, one message per file
-//! run/shim/UID/{socket,log,state}
+//! run/pods/UID                        complete record of a pod, with its secrets
+//! run/shim/UID/{socket,log,state}     state: config.json, with the environment
 //! run/ns/UID/{net,ipc,uts}
 //! run/seccomp                         compiled filters
 //! ```
@@ -18,6 +19,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 
 /// A file of ours could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +53,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// `root` survives a reboot, `run` need not. Both absolute; nothing is touched.
+    /// `root` survives a reboot; `run` must not, and is to be on a tmpfs: environments and
+    /// secrets of pods lie there. Both absolute; nothing is touched.
     pub fn new(root: impl Into<PathBuf>, run: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
@@ -65,8 +69,9 @@ impl Layout {
             self.run.clone(),
             self.images(),
             self.pods(),
-            self.root.join("logs"),
+            self.logs(),
             self.root.join("state"),
+            self.records(),
             self.shims(),
             self.namespaces(),
             self.seccomp_cache(),
@@ -94,6 +99,16 @@ impl Layout {
     /// Folder of all pods' folders; their names are uids.
     pub fn pods(&self) -> PathBuf {
         self.root.join("pods")
+    }
+
+    /// Folder of the complete records of all pods; their names are uids.
+    pub fn records(&self) -> PathBuf {
+        self.run.join("pods")
+    }
+
+    /// The complete record of one pod, with its environment and secrets.
+    pub fn record(&self, uid: &str) -> PathBuf {
+        self.records().join(uid)
     }
 
     /// Folder of one pod.
@@ -127,11 +142,14 @@ impl Layout {
         self.bundle(uid, id).join("rootfs")
     }
 
+    /// Folder of all pods' logs; names end with "_UID".
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
     /// Folder of one pod's logs; named as Kubernetes names it.
     pub fn pod_logs(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
-        self.root
-            .join("logs")
-            .join(format!("{namespace}_{name}_{uid}"))
+        self.logs().join(format!("{namespace}_{name}_{uid}"))
     }
 
     /// Log file of one attempt of a container: `ShimCreate.log_path`.
@@ -182,6 +200,17 @@ impl Layout {
     pub fn seccomp_cache(&self) -> PathBuf {
         self.run.join("seccomp")
     }
+}
+
+/// True if what is written there is in memory and never on a disk (but for swap).
+pub fn is_in_memory(folder: &Path) -> Result<bool, StateError> {
+    /// RAMFS_MAGIC of linux/magic.h.
+    const RAMFS: FsType = FsType(0x8584_58f6);
+    let found = statfs(folder).map_err(|errno| StateError::Read {
+        path: folder.into(),
+        source: errno.into(),
+    })?;
+    Ok([TMPFS_MAGIC, RAMFS].contains(&found.filesystem_type()))
 }
 
 /// Makes a folder and its parents, mode 0700. It may be there already.
@@ -308,6 +337,13 @@ mod tests {
         assert_eq!(load(&layout, "pushed").unwrap(), None);
         save(&layout, "pushed", b"x").unwrap();
         assert_eq!(load(&layout, "pushed").unwrap().as_deref(), Some(&b"x"[..]));
+    }
+
+    #[test]
+    fn what_is_in_memory_is_told_from_what_is_not() {
+        assert!(is_in_memory(Path::new("/dev/shm")).unwrap());
+        assert!(!is_in_memory(Path::new("/proc")).unwrap());
+        assert!(is_in_memory(Path::new("/nonexistent")).is_err());
     }
 
     #[test]

@@ -38,6 +38,8 @@ mod node;
 #[cfg(test)]
 mod reboot;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod security;
 #[cfg(test)]
 mod silence;
