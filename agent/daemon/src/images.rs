@@ -6,16 +6,20 @@ use std::sync::{Arc, PoisonError};
 
 use agent_plan::action::Instance;
 use agent_plan::outcome::{ImageFailure, Outcome};
-use agent_plan::world::ImageFacts;
+use agent_plan::world::{ImageFacts, ImageReason};
 use agent_sys::clock;
-use agent_sys::image::{Image, ImageError, Reference};
+use agent_sys::image::{Image, ImageError, Reason, Reference};
 use proto::v1;
 
 use crate::startup::Sys;
 
 fn failure(error: &ImageError) -> ImageFailure {
     ImageFailure {
-        reason: error.reason(),
+        reason: match error.reason() {
+            Reason::Pull => ImageReason::Pull,
+            Reason::NeverPull => ImageReason::NeverPull,
+            Reason::InvalidName => ImageReason::InvalidName,
+        },
         message: error.to_string(),
     }
 }
@@ -83,7 +87,7 @@ pub(crate) fn find(sys: &Arc<Sys>, instance: &Instance, image: &str) {
         let result = match looked.await {
             Ok(result) => result,
             Err(message) => Err(ImageFailure {
-                reason: "ErrImagePull",
+                reason: ImageReason::Pull,
                 message,
             }),
         };

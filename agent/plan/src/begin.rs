@@ -12,7 +12,8 @@ use crate::restart::Backoff;
 use crate::settings::Settings;
 use crate::step::Step;
 use crate::world::{
-    CONFIG_ERROR, Contact, Container, Hook, Image, Kill, Life, Observed, Pod, container_spec,
+    Contact, Container, Hook, Image, ImageReason, Kill, Life, Observed, Pod, Refused,
+    container_spec,
 };
 
 impl Observed {
@@ -112,7 +113,7 @@ impl Observed {
                 self.with_container(instance, |c| {
                     let delay_ms = settings.image_backoff_base_ms;
                     c.image = Image::Failed {
-                        reason: "ErrImageNeverPull",
+                        reason: ImageReason::NeverPull,
                         message: "Container image is not present with pull policy of Never".into(),
                         at: *now,
                         delay_ms,
@@ -126,7 +127,7 @@ impl Observed {
             } => {
                 self.with_container(instance, |c| {
                     c.life = Life::Refused {
-                        reason: CONFIG_ERROR,
+                        reason: Refused::Config,
                         message: message.clone(),
                         at: *now,
                     };
@@ -261,7 +262,7 @@ impl Pod {
         for (name, container) in &mut self.containers {
             let refused = matches!(
                 container.life,
-                Life::Refused { reason, .. } if reason == CONFIG_ERROR
+                Life::Refused { reason, .. } if reason == Refused::Config
             );
             if refused && of(&self.spec, name) != of(next, name) {
                 container.life = Life::None;

@@ -7,7 +7,7 @@ use proto::v1;
 use crate::action::{Action, HookKind, Instance};
 use crate::outcome::{ImageFailure, Part, Refusal};
 use crate::probe::Kind;
-use crate::world::{Observed, Why};
+use crate::world::{ImageReason, Observed, Why};
 
 /// An event without its time, which the daemon adds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,11 +172,13 @@ pub fn pull_failed(
 ) -> Vec<Note> {
     let image = &container.image;
     let why = match failure.reason {
-        "InvalidImageName" => format!(
+        ImageReason::InvalidName => format!(
             "Failed to apply default image tag {image:?}: {}",
             failure.message
         ),
-        _ => format!("Failed to pull image {image:?}: {}", failure.message),
+        ImageReason::Pull | ImageReason::BackOff | ImageReason::NeverPull => {
+            format!("Failed to pull image {image:?}: {}", failure.message)
+        }
     };
     vec![
         of(pod, container, true, "Failed", why),
@@ -185,7 +187,7 @@ pub fn pull_failed(
             container,
             true,
             "Failed",
-            format!("Error: {}", failure.reason),
+            format!("Error: {}", failure.reason.text()),
         ),
         of(
             pod,

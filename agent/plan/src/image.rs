@@ -5,7 +5,7 @@
 
 use crate::settings::Settings;
 use crate::time::Monotonic;
-use crate::world::Image;
+use crate::world::{Image, ImageReason};
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,13 +65,13 @@ pub fn failed_delay_ms(image: &Image, before_ms: i64) -> i64 {
 /// The reason a container waits with, after a failed pull: first the failure
 /// itself, then, for the rest of the delay, that the node is holding back.
 pub fn waiting_reason(
-    reason: &'static str,
+    reason: ImageReason,
     failed: Monotonic,
     delay_ms: i64,
     now: Monotonic,
-) -> &'static str {
-    if reason == "ErrImagePull" && now >= backoff(failed, delay_ms) {
-        return "ImagePullBackOff";
+) -> ImageReason {
+    if reason == ImageReason::Pull && now >= backoff(failed, delay_ms) {
+        return ImageReason::BackOff;
     }
     reason
 }
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn policies() {
         let failed = Image::Failed {
-            reason: "ErrImagePull",
+            reason: ImageReason::Pull,
             message: String::new(),
             at: at(10),
             delay_ms: 5,
@@ -135,16 +135,16 @@ mod tests {
     #[test]
     fn first_the_error_then_the_back_off() {
         assert_eq!(
-            waiting_reason("ErrImagePull", at(1_000), 10_000, at(3_499)),
-            "ErrImagePull"
+            waiting_reason(ImageReason::Pull, at(1_000), 10_000, at(3_499)),
+            ImageReason::Pull
         );
         assert_eq!(
-            waiting_reason("ErrImagePull", at(1_000), 10_000, at(3_500)),
-            "ImagePullBackOff"
+            waiting_reason(ImageReason::Pull, at(1_000), 10_000, at(3_500)),
+            ImageReason::BackOff
         );
         assert_eq!(
-            waiting_reason("ErrImageNeverPull", at(0), 10, at(99)),
-            "ErrImageNeverPull"
+            waiting_reason(ImageReason::NeverPull, at(0), 10, at(99)),
+            ImageReason::NeverPull
         );
     }
 }

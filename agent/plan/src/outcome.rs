@@ -9,7 +9,7 @@ use crate::link::Route;
 use crate::probe::Kind;
 use crate::seen::{Expected, Seen};
 use crate::time::Moment;
-use crate::world::{Exit, ImageFacts, Life};
+use crate::world::{Exit, ImageFacts, ImageReason, Life};
 
 /// Which part of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,8 +256,8 @@ impl Outcome {
 /// Why an image could not be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageFailure {
-    /// Kubernetes' reason.
-    pub reason: &'static str,
+    /// Why, as a container waits with it.
+    pub reason: ImageReason,
     /// In words.
     pub message: String,
 }

@@ -16,7 +16,7 @@ use crate::restart::{self, Restart};
 use crate::settings::Settings;
 use crate::step::Step;
 use crate::time::{Moment, Monotonic, Wall};
-use crate::world::{Contact, Container, Image, Life, Pod, container_id};
+use crate::world::{Contact, Container, Finished, Image, ImageReason, Life, Pod, container_id};
 
 /// What is told of a pod now.
 pub fn of(pod: &Pod, settings: &Settings, now: Moment) -> v1::PodStatus {
@@ -63,7 +63,7 @@ pub fn of(pod: &Pod, settings: &Settings, now: Moment) -> v1::PodStatus {
         ("PodReadyToStartContainers", sandboxed, ""),
         (
             "Initialized",
-            initialized || pod.finished.is_some_and(|_| phase == "Succeeded"),
+            initialized || pod.finished == Some(Finished::Succeeded),
             "ContainersNotInitialized",
         ),
         ("ContainersReady", ready, not_ready),
@@ -212,7 +212,7 @@ fn container(
             reason, message, ..
         } => {
             current = None;
-            wait(reason, message.clone())
+            wait(reason.text(), message.clone())
         }
         Life::None => {
             current = None;
@@ -223,8 +223,8 @@ fn container(
                     at,
                     delay_ms,
                 } => {
-                    let reason = image::waiting_reason(reason, *at, *delay_ms, now);
-                    let message = if reason == "ImagePullBackOff" {
+                    let reason = image::waiting_reason(*reason, *at, *delay_ms, now);
+                    let message = if reason == ImageReason::BackOff {
                         format!(
                             "Back-off pulling image {:?}: ErrImagePull: {message}",
                             spec.image
@@ -232,7 +232,7 @@ fn container(
                     } else {
                         message.clone()
                     };
-                    wait(reason, message)
+                    wait(reason.text(), message)
                 }
                 Image::Unknown
                 | Image::Looking
@@ -348,7 +348,7 @@ mod tests {
     fn phases_and_reasons() {
         let running = || Life::Running { started: at(1) };
         let refused = Life::Refused {
-            reason: "CreateContainerError",
+            reason: crate::world::Refused::Create,
             message: "no".into(),
             at: at(0).monotonic,
         };
@@ -419,7 +419,7 @@ mod tests {
     fn an_image_that_is_not_there() {
         let mut pod = pod(1);
         pod.containers.get_mut("c0").unwrap().image = Image::Failed {
-            reason: "ErrImagePull",
+            reason: ImageReason::Pull,
             message: "not found".into(),
             at: at(1_000).monotonic,
             delay_ms: 10_000,

@@ -20,9 +20,7 @@ use crate::restart::{self, Restart};
 use crate::settings::Settings;
 use crate::step::Step;
 use crate::time::{Moment, Monotonic, Wall};
-use crate::world::{
-    CONFIG_ERROR, Contact, Container, Exit, Hook, Image, Kill, Life, Observed, Why,
-};
+use crate::world::{Contact, Container, Exit, Hook, Image, Kill, Life, Observed, Refused, Why};
 
 impl Observed {
     /// Takes an outcome in; what users are to be told.
@@ -310,9 +308,9 @@ impl Observed {
         }
         let (reason, message) = match result {
             Ok(()) => return good(&mut c.life),
-            Err(Refusal::Config(message)) => (CONFIG_ERROR, message),
+            Err(Refusal::Config(message)) => (Refused::Config, message),
             Err(Refusal::Runtime(message) | Refusal::Unanswered(message)) => {
-                ("CreateContainerError", message)
+                (Refused::Create, message)
             }
             Err(refusal @ (Refusal::Command(_) | Refusal::Memory(_))) => {
                 let (code, reason, message) = match refusal {

@@ -11,7 +11,7 @@ use crate::outcome::{ImageFailure, Outcome, Refusal};
 use crate::simulate::{pod_spec, settings, simulate, success};
 use crate::status;
 use crate::time::{Moment, Monotonic, Wall};
-use crate::world::{Desired, Exit, Finished, Life, Observed, Pod};
+use crate::world::{Desired, Exit, Finished, ImageReason, Life, Observed, Pod};
 use crate::{plan, pod};
 
 mod contact;
@@ -135,7 +135,7 @@ impl Node {
                         ..
                     } => {
                         let failure = ImageFailure {
-                            reason: "ErrImagePull",
+                            reason: ImageReason::Pull,
                             message: "not found".into(),
                         };
                         Outcome::ImagePulled {
@@ -700,7 +700,7 @@ fn a_lost_shim_is_replaced_and_its_containers_restarted() {
 fn a_pod_waits_until_what_was_left_of_it_is_removed() {
     let mut node = Node::new();
     node.observed.strays.insert("u".into(), Default::default());
-    let removes = |a: &Action| matches!(a, Action::RemoveSandbox { .. });
+    let removes = |a: &Action| matches!(a, Action::RemoveStray { .. });
     let held = node.begin(removes);
     assert_eq!(held.len(), 1);
     node.want(pod_spec("u", 1));

@@ -277,8 +277,8 @@ pub enum Image {
     Ready(Arc<ImageFacts>),
     /// Could not be had.
     Failed {
-        /// Kubernetes' reason: "ErrImagePull", "ErrImageNeverPull", "InvalidImageName".
-        reason: &'static str,
+        /// Why.
+        reason: ImageReason,
         /// Why, in words.
         message: String,
         /// When that was.
@@ -309,8 +309,49 @@ pub struct ImageFacts {
     pub stop_signal: i32,
 }
 
-/// Reason of a container whose settings cannot be had, or contradict each other.
-pub const CONFIG_ERROR: &str = "CreateContainerConfigError";
+/// Why a container waits for its image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageReason {
+    /// It could not be had.
+    Pull,
+    /// It could not be had, and the next try is held back.
+    BackOff,
+    /// It is not on the node and may not be pulled.
+    NeverPull,
+    /// Its name does not parse.
+    InvalidName,
+}
+
+impl ImageReason {
+    /// In Kubernetes' words.
+    pub fn text(self) -> &'static str {
+        match self {
+            ImageReason::Pull => "ErrImagePull",
+            ImageReason::BackOff => "ImagePullBackOff",
+            ImageReason::NeverPull => "ErrImageNeverPull",
+            ImageReason::InvalidName => "InvalidImageName",
+        }
+    }
+}
+
+/// Why an instance could not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Its settings cannot be had, or contradict each other.
+    Config,
+    /// The kernel or the runtime refused.
+    Create,
+}
+
+impl Refused {
+    /// In Kubernetes' words.
+    pub fn text(self) -> &'static str {
+        match self {
+            Refused::Config => "CreateContainerConfigError",
+            Refused::Create => "CreateContainerError",
+        }
+    }
+}
 
 /// The life of one instance of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -333,8 +374,8 @@ pub enum Life {
     Exited(Exit),
     /// It could not be made.
     Refused {
-        /// "CreateContainerError"
-        reason: &'static str,
+        /// Why.
+        reason: Refused,
         /// Why, in words.
         message: String,
         /// When that was.

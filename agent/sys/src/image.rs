@@ -146,13 +146,23 @@ pub enum ImageError {
     Interrupted { reference: String },
 }
 
+/// Why a container waits for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Its name does not parse: `InvalidImageName`.
+    InvalidName,
+    /// It is not in the store, and no registry may be asked: `ErrImageNeverPull`.
+    NeverPull,
+    /// It could not be had: `ErrImagePull`.
+    Pull,
+}
+
 impl ImageError {
-    /// Reason of a container that waits for this image: `InvalidImageName`,
-    /// `ErrImageNeverPull` or `ErrImagePull`.
-    pub fn reason(&self) -> &'static str {
+    /// Why a container waits for this image.
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::InvalidName { .. } => "InvalidImageName",
-            Self::NotPresent { .. } => "ErrImageNeverPull",
+            Self::InvalidName { .. } => Reason::InvalidName,
+            Self::NotPresent { .. } => Reason::NeverPull,
             Self::NotFound { .. }
             | Self::Unauthorized { .. }
             | Self::Registry { .. }
@@ -166,7 +176,7 @@ impl ImageError {
             | Self::InvalidArchive { .. }
             | Self::DiskFull { .. }
             | Self::Io { .. }
-            | Self::Interrupted { .. } => "ErrImagePull",
+            | Self::Interrupted { .. } => Reason::Pull,
         }
     }
 

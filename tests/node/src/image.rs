@@ -203,7 +203,7 @@ fn wrong_bytes_are_refused_and_not_kept() {
         matches!(error, ImageError::DigestMismatch { .. }),
         "{error}"
     );
-    assert_eq!(error.reason(), "ErrImagePull");
+    assert_eq!(error.reason(), agent_sys::image::Reason::Pull);
     assert_eq!(place.store.get(&reference("foil/unique:1")).unwrap(), None);
     let Err(ImageError::DigestMismatch { expected, .. }) = pull(&place, "foil/unique:1") else {
         panic!("refused the first time only");

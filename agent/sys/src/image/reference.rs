@@ -164,7 +164,11 @@ mod tests {
             &D[7..],
         ] {
             let error = Reference::parse(name).unwrap_err();
-            assert_eq!(error.reason(), "InvalidImageName", "{name}: {error}");
+            assert_eq!(
+                error.reason(),
+                crate::image::Reason::InvalidName,
+                "{name}: {error}"
+            );
         }
         let sha512 = format!("busybox@sha512:{}", "ab".repeat(64));
         assert!(matches!(

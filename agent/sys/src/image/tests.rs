@@ -647,7 +647,7 @@ async fn what_is_wrong_is_told_and_nothing_is_kept() {
         matches!(error, ImageError::DigestMismatch { .. }),
         "{error}"
     );
-    assert_eq!(error.reason(), "ErrImagePull");
+    assert_eq!(error.reason(), Reason::Pull);
 
     let place = Place::new();
     let digest = layout(&place.0.path().join("in"), &two_layers(), Some("x:1"));
