@@ -2,7 +2,8 @@
 //! files of many services, and how long after `foil apply` has returned every node's kernel
 //! has the service.
 //!
-//! The start of `foil` is in it: that is what a person waits for.
+//! The start of `foil` is in it: that is what a person waits for. That a kernel has a service is
+//! seen by reading all of its frontends, which takes some milliseconds at 5,000.
 
 use super::sample;
 use crate::objects;
@@ -49,8 +50,13 @@ pub(super) fn run(cluster: &Cluster) {
     let mut there = 0;
     for among in AMONG {
         let more = among - there;
+        let before: Vec<usize> = nodes.iter().map(frontends).collect();
         apply(cluster, &services(&format!("among-{among}"), more));
         there = among;
+        let applied = Instant::now();
+        for (maps, before) in nodes.iter().zip(before) {
+            wait_for(applied, || frontends(maps) >= before + more);
+        }
         eprintln!("apply.service: among {among}");
         let (mut applied, mut programmed) = (Vec::new(), Vec::new());
         for round in 0..ONE_BY_ONE {
