@@ -189,8 +189,7 @@ pub(crate) async fn end(sys: &Arc<Sys>, uid: &str) -> Result<(), String> {
     };
     let id = uid.to_owned();
     let killed = sys.blocking(move |sys| {
-        // All processes are looked through for it: not for a shim that never was.
-        if failed.is_none() && sys.layout.shim(&id).exists() {
+        if failed.is_none() {
             shim::kill(&sys.layout, &id).map_err(|e| format!("end the shim: {e}"))?;
         }
         sys.groups.kill(&id).map_err(|e| e.to_string())?;
