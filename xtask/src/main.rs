@@ -9,6 +9,8 @@ mod build;
 mod command;
 mod demo;
 mod deps;
+mod initramfs;
+mod kernels;
 mod object;
 mod packages;
 mod programs;
@@ -49,6 +51,8 @@ enum Task {
     Test(test::Options),
     /// What CI runs: the same as `test`
     Ci,
+    /// Run node tests in a small machine where cgroup version 2 is alone; needs no KVM
+    Kernels(kernels::Options),
     /// Measure; one table, and JSON lines for `--json`
     Bench(bench::Options),
     /// Check names, sizes, dependencies and rooms of the source
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(&root),
         Task::Test(options) => test::run(&root, &options),
         Task::Ci => test::run(&root, &test::Options::default()),
+        Task::Kernels(options) => kernels::run(&root, &options),
         Task::Bench(options) => bench::run(&root, &options),
         Task::Tidy => tidy::run(&root),
     };

@@ -16,6 +16,16 @@ pub(crate) struct Program {
 }
 
 impl Program {
+    /// Whether it is of a crate's library, and not of one of its binaries.
+    pub(crate) fn is_library_of(&self, folder: &str) -> bool {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        self.folder == folder && name.starts_with(&format!("{}-", folder.replace('/', "_")))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Its command line, with the working folder that cargo promises.
     pub(crate) fn command(&self, root: &Path) -> Command {
         let folder = root.join(&self.folder);

@@ -7,7 +7,7 @@
 use crate::build::{self, Profile, SELECTION};
 use crate::programs::{self, Program};
 use crate::setup::{self, For};
-use crate::{command, tidy};
+use crate::{command, kernels, tidy};
 use anyhow::Context as _;
 use clap::ValueEnum;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
-    /// Parts to run; all if none is named
+    /// Parts to run; all but `kernels` if none is named
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// Only tests whose name contains this
@@ -39,6 +39,9 @@ enum Part {
     Datapath,
     /// One node on the real kernel
     Node,
+    /// The same, as far as it depends on control groups, in a small machine where their
+    /// version 2 is alone
+    Kernels,
     /// Two nodes and a control plane
     Cluster,
 }
@@ -48,7 +51,7 @@ impl Part {
     fn runs_binaries(self) -> bool {
         match self {
             Self::Fmt | Self::Tidy | Self::Clippy | Self::Unit => false,
-            Self::Datapath | Self::Node | Self::Cluster => true,
+            Self::Datapath | Self::Node | Self::Kernels | Self::Cluster => true,
         }
     }
 }
@@ -86,7 +89,11 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
     let parts: Vec<Part> = Part::value_variants()
         .iter()
         .copied()
-        .filter(|part| options.parts.is_empty() || options.parts.contains(part))
+        .filter(|part| match options.parts.as_slice() {
+            // Without KVM it takes minutes, and it downloads a kernel: only when it is named.
+            [] => *part != Part::Kernels,
+            parts => parts.contains(part),
+        })
         .collect();
     let bin = if parts.iter().any(|part| part.runs_binaries()) {
         let tools = setup::run(root, For::Test)?;
@@ -168,12 +175,26 @@ fn run_part(
             let mut test = cargo(&["test", "--doc", "--no-fail-fast"]);
             counted(test.args(SELECTION))?
         }
-        Part::Unit | Part::Datapath | Part::Node | Part::Cluster => Counts::default(),
+        Part::Unit | Part::Datapath | Part::Node | Part::Kernels | Part::Cluster => {
+            Counts::default()
+        }
     };
     let programs = match programs {
         Some(programs) => programs,
         None => programs.insert(programs::compile(root, &SELECTION)?),
     };
+    if part == Part::Kernels {
+        if let Some(why) = kernels::missing() {
+            println!("ignored: {why}");
+            return Ok(Counts {
+                ignored: 1,
+                ..Counts::default()
+            });
+        }
+        let filters: Vec<String> = filter.into_iter().map(str::to_owned).collect();
+        let passed = kernels::boot_with(root, bin, programs, &filters)?;
+        return Ok(if passed { ONE_PASSED } else { ONE_FAILED });
+    }
     for program in programs
         .iter()
         .filter(|program| part_of(&program.folder) == part)

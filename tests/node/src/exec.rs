@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use agent_sys::cgroup::Version;
 use agent_sys::shim::{Exec, ExecEvent, ShimError};
 use proto::v1::shim_error::Kind;
 use proto::v1::{ShimCreate, ShimExec};
@@ -67,7 +68,11 @@ fn exit_code_output_and_namespaces() {
     assert_eq!(namespaces(&own), namespaces(&of_init));
     // In the container's groups, so its limits hold.
     let groups = pod.exec(&id, &["cat", "/proc/self/cgroup"]).unwrap().1;
-    assert!(groups.lines().any(|l| l.ends_with(":memory:/")), "{groups}");
+    let whole = match pod.groups.version() {
+        Version::V1 => ":memory:/",
+        Version::V2 => "0::/",
+    };
+    assert!(groups.lines().any(|l| l.ends_with(whole)), "{groups}");
 }
 
 #[test]
