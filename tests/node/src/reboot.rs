@@ -17,9 +17,21 @@ use crate::node::{Node, pod, ready};
 /// The machine of a node loses power, and what was on its disk comes up in another set
 /// of namespaces. The boot id of this machine stays, so that of the records is changed.
 fn reboot(mut before: Node, uids: &[&str]) -> Node {
-    before.kill();
     let lib = before.folder.join("lib");
     let layout = Layout::new(&lib, before.folder.join("run"));
+    for uid in uids {
+        wait_until("a record of what runs, on disk", || {
+            let bytes = fs::read(layout.pod(uid).join("record")).map_err(|e| e.to_string())?;
+            let record = v1::PodRecord::decode(&bytes[..]).map_err(|e| e.to_string())?;
+            let mut containers = record.containers.iter();
+            if containers.all(|c| c.running.is_some() || c.ended.is_some()) {
+                Ok(())
+            } else {
+                Err(format!("{record:?}"))
+            }
+        });
+    }
+    before.kill();
     let groups = Groups::open(&format!("/{}", before.name)).expect("cgroups");
     for uid in uids {
         shim::kill(&layout, uid).expect("the end of a shim");
