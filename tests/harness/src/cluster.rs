@@ -396,9 +396,15 @@ impl Cluster {
     pub fn tear_down(&mut self) -> (Vec<Output>, Vec<String>) {
         self.cleaned = true;
         let mut said = Vec::new();
-        for (index, node) in self.nodes.iter_mut().enumerate() {
+        for node in &mut self.nodes {
             drop(node.agent.take());
-            said.push(node.clean(self.topology.node(index)));
+        }
+        // Also where an agent was refused: it had made its groups before it asked.
+        for index in 0..self.topology.len() {
+            let config = Node::config_of(&self.root, index);
+            if config.exists() {
+                said.push(Node::clean(&config, self.topology.node(index)));
+            }
         }
         self.control = None;
         self.registry = None;

@@ -33,7 +33,7 @@ impl Node {
         fs::create_dir_all(&folder).expect("folder of a node");
         let this = Self {
             ip: node_ip(index),
-            config: folder.join("agent.toml"),
+            config: Self::config_of(root, index),
             pins: root.join("bpf").join(&name),
             cgroup: format!("/{cluster}-{name}"),
             log: root.join(format!("agent-{name}.log")),
@@ -81,10 +81,15 @@ impl Node {
         ));
     }
 
+    /// Where the config file of a node is, whether it was made or not.
+    pub(crate) fn config_of(root: &Path, index: usize) -> PathBuf {
+        root.join(node_name(index)).join("agent.toml")
+    }
+
     /// `foil-agent cleanup`: removes what an agent leaves so that pods outlive it.
-    pub(crate) fn clean(&self, netns: &NetNs) -> Output {
+    pub(crate) fn clean(config: &Path, netns: &NetNs) -> Output {
         let mut command = netns.command(crate::binary("foil-agent"));
-        process::run(command.arg("--config").arg(&self.config).arg("cleanup"))
+        process::run(command.arg("--config").arg(config).arg("cleanup"))
     }
 
     /// The agent, which must be running.

@@ -87,6 +87,11 @@ impl Topology {
     pub fn node(&self, index: usize) -> &NetNs {
         &self.nodes[index]
     }
+
+    /// Number of nodes' namespaces.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
 }
 
 /// `n1`, `n2`, ...
