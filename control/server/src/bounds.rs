@@ -20,6 +20,8 @@ const MESSAGE: usize = 4096;
 const TERMINATION: usize = 12 << 10;
 /// Conditions of an object that are the node's.
 const CONDITIONS: usize = 32;
+/// Restarts of a container: the largest number that its field has in Kubernetes.
+const RESTARTS: u32 = i32::MAX.unsigned_abs();
 /// Containers of a pod of one kind.
 const CONTAINERS: usize = 256;
 /// Addresses of a node, or of a pod.
@@ -87,6 +89,7 @@ pub fn pod_status(status: &mut v1::PodStatus) -> Result<(), OutOfBounds> {
             cut(&mut container.image, IMAGE);
             cut(&mut container.image_id, IMAGE);
             cut(&mut container.container_id, FACT);
+            container.restart_count = container.restart_count.min(RESTARTS);
             let states = [&mut container.state, &mut container.last_state];
             for state in states.into_iter().flatten() {
                 container_state(state, &mut left);
@@ -230,6 +233,27 @@ mod tests {
         assert!(proto::Message::encoded_len(&status) < 256 << 10);
         status.phase = "Sleeping".to_owned();
         assert!(pod_status(&mut status).is_err());
+    }
+
+    #[test]
+    fn numbers_fit_the_types_that_read_them_back() {
+        let container = v1::ContainerStatus {
+            name: "c".to_owned(),
+            restart_count: u32::MAX,
+            ..Default::default()
+        };
+        let mut status = v1::PodStatus {
+            phase: "Running".to_owned(),
+            containers: vec![container.clone()],
+            init_containers: vec![container],
+            ..Default::default()
+        };
+        pod_status(&mut status).unwrap();
+        let json = proto::convert::status::pod_status(&status, None);
+        let read: k8s_openapi::api::core::v1::PodStatus = serde_json::from_value(json).unwrap();
+        for list in [read.container_statuses, read.init_container_statuses] {
+            assert_eq!(list.unwrap()[0].restart_count, i32::MAX);
+        }
     }
 
     #[test]

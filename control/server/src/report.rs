@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use control_api::{condition, meta};
 use futures::StreamExt as _;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use proto::v1;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -19,7 +20,7 @@ use crate::budget::Budget;
 use crate::delete::DeleteOptions;
 use crate::objects::Objects;
 use crate::refusal::Refusal;
-use crate::stored::known;
+use crate::stored::{known, typed};
 use crate::writing::{AGENT, Change, Writing};
 
 /// Reports written at once.
@@ -131,25 +132,32 @@ async fn write_status(
     let writing = Writing::system(AGENT);
     objects
         .change(kind, &status.namespace, &status.name, &writing, |old| {
-            if !is_mine(&old.value, &status.uid, node) {
-                return Ok(Change::Nothing);
-            }
-            let before = old.value.get("status");
-            let phase = before.and_then(|b| b.get("phase")).and_then(Value::as_str);
-            // A pod that has come to its end holds no address any more: it cannot
-            // run again, whatever its node says.
-            if matches!(phase, Some("Succeeded" | "Failed")) && phase != Some(&status.phase) {
-                return Ok(Change::Nothing);
-            }
-            let mut said = status.clone();
-            known_containers(&mut said, &old.value);
-            said.pod_ips = addresses(&old.value, &said.host_ip);
-            let mut next = old.value.clone();
-            next["status"] = proto::convert::status::pod_status(&said, before);
-            Ok(Change::To(next))
+            pod_with(&old.value, status, node)
         })
         .await?;
     Ok(())
+}
+
+/// The pod with the status that the node reports. An error when it cannot be read
+/// back: a control plane that starts on such an object refuses to run.
+fn pod_with(old: &Value, status: &v1::PodStatus, node: &str) -> Result<Change, Refusal> {
+    if !is_mine(old, &status.uid, node) {
+        return Ok(Change::Nothing);
+    }
+    let before = old.get("status");
+    let phase = before.and_then(|b| b.get("phase")).and_then(Value::as_str);
+    // A pod that has come to its end holds no address any more: it cannot
+    // run again, whatever its node says.
+    if matches!(phase, Some("Succeeded" | "Failed")) && phase != Some(&status.phase) {
+        return Ok(Change::Nothing);
+    }
+    let mut said = status.clone();
+    known_containers(&mut said, old);
+    said.pod_ips = addresses(old, &said.host_ip);
+    let mut next = old.clone();
+    next["status"] = proto::convert::status::pod_status(&said, before);
+    typed::<Pod>(&next)?;
+    Ok(Change::To(next))
 }
 
 /// Leaves out containers that the pod does not have.
@@ -219,6 +227,8 @@ pub async fn register(
             proto::convert::status::node_status(status, version, old.value.get("status"));
         label(&mut next, node, status);
         ready(&mut next, status, now);
+        // As with pods: what cannot be read back is not stored.
+        typed::<Node>(&next)?;
         Ok(Change::To(next))
     };
     let writing = Writing::system(AGENT);
@@ -255,4 +265,35 @@ fn ready(node: &mut Value, status: &v1::NodeStatus, now: Timestamp) {
         message: "The agent is connected.".to_owned(),
     };
     condition::set(node, &said, now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod() -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "p", "namespace": "default", "uid": "u"},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "x"}]},
+        })
+    }
+
+    #[test]
+    fn what_cannot_be_read_back_is_not_stored() {
+        for (restarts, good) in [(i32::MAX.unsigned_abs(), true), (1 << 31, false)] {
+            let status = v1::PodStatus {
+                uid: "u".to_owned(),
+                phase: "Running".to_owned(),
+                containers: vec![v1::ContainerStatus {
+                    name: "c".to_owned(),
+                    restart_count: restarts,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            };
+            let got = pod_with(&pod(), &status, "n1");
+            assert_eq!(got.is_ok(), good, "{restarts}: {got:?}");
+        }
+    }
 }
