@@ -20,7 +20,7 @@ use crate::objects::{ATTEMPTS, Objects};
 use crate::pki::{Pki, PkiError};
 use crate::refusal::Refusal;
 use crate::stored::known;
-use crate::token::{Applicant, Refused, TokenError, Tokens};
+use crate::token::{Applicant, Redeemed, Refused, TokenError, Tokens};
 use crate::writing::{CONTROLLERS, Change, Writing};
 
 /// Annotation of a Node with the hash of its public key.
@@ -116,11 +116,13 @@ impl Gate {
         let (tokens, token) = (self.tokens.clone(), join.token.clone());
         let who = applicant.clone();
         let redeemed = move || tokens.redeem(&token, &who, now);
-        tokio::task::spawn_blocking(redeemed).await??;
+        let redeemed = tokio::task::spawn_blocking(redeemed).await??;
         if let Err(error) = self.own(request.node(), request.key(), false).await {
-            let tokens = self.tokens.clone();
-            let give_back = move || tokens.give_back(&join.token, &applicant);
-            tokio::task::spawn_blocking(give_back).await??;
+            if redeemed == Redeemed::Taken {
+                let tokens = self.tokens.clone();
+                let give_back = move || tokens.give_back(&join.token, &applicant);
+                tokio::task::spawn_blocking(give_back).await??;
+            }
             return Err(error);
         }
         Ok(self.pki.sign_node(request, self.life, now)?)

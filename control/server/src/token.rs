@@ -82,6 +82,18 @@ struct Record {
     /// Who used it, where it is for one use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     used_by: Option<Applicant>,
+    /// That applicant asked again: an earlier answer of ours may have reached it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    asked_again: bool,
+}
+
+/// A token that was accepted, for one attempt to join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redeemed {
+    /// By this call: it gives the token back if the attempt fails.
+    Taken,
+    /// The applicant had it already, or it is for more than one use.
+    Had,
 }
 
 impl Record {
@@ -141,6 +153,7 @@ impl Tokens {
                 Scope::Node(node) => Some(node.clone()),
             },
             used_by: None,
+            asked_again: false,
         };
         self.write(&id, &record)?;
         Ok(format!("{id}.{secret}"))
@@ -152,19 +165,30 @@ impl Tokens {
         token: &str,
         applicant: &Applicant,
         now: Timestamp,
-    ) -> Result<(), TokenError> {
+    ) -> Result<Redeemed, TokenError> {
         let (id, secret) = parts(token).ok_or(Refused::Unknown)?;
         let _lock = self.lock()?;
         let mut record = self.read(id)?.ok_or(Refused::Unknown)?;
         record.judge(secret, applicant, now)?;
-        if record.node.is_none() && record.used_by.is_none() {
+        if record.node.is_some() {
+            return Ok(Redeemed::Had);
+        }
+        if record.used_by.is_none() {
             record.used_by = Some(applicant.clone());
             self.write(id, &record)?;
+            return Ok(Redeemed::Taken);
         }
-        Ok(())
+        if !record.asked_again {
+            record.asked_again = true;
+            self.write(id, &record)?;
+        }
+        Ok(Redeemed::Had)
     }
 
-    /// Takes back that this applicant used a token: it did not join.
+    /// Takes back that this applicant used a token: it did not join. Only for the
+    /// call whose [`Tokens::redeem`] returned [`Redeemed::Taken`]. If the applicant
+    /// asked again meanwhile, that call may have yielded a certificate, and the token
+    /// stays this applicant's.
     pub fn give_back(&self, token: &str, applicant: &Applicant) -> Result<(), PkiError> {
         let Some((id, _)) = parts(token) else {
             return Ok(());
@@ -173,7 +197,7 @@ impl Tokens {
         let Some(mut record) = self.read(id)? else {
             return Ok(());
         };
-        if record.used_by.as_ref() == Some(applicant) {
+        if record.used_by.as_ref() == Some(applicant) && !record.asked_again {
             record.used_by = None;
             self.write(id, &record)?;
         }
@@ -255,9 +279,9 @@ mod tests {
         }
     }
 
-    fn refused(result: Result<(), TokenError>) -> Option<Refused> {
+    fn refused(result: Result<Redeemed, TokenError>) -> Option<Refused> {
         match result {
-            Ok(()) => None,
+            Ok(Redeemed::Taken | Redeemed::Had) => None,
             Err(TokenError::Refused(refused)) => Some(refused),
             Err(TokenError::Pki(error)) => panic!("{error}"),
         }
@@ -321,6 +345,24 @@ mod tests {
         assert!(tokens.redeem(&token, &second, at(1)).is_err());
         tokens.give_back(&token, &first).unwrap();
         tokens.redeem(&token, &second, at(1)).unwrap();
+    }
+
+    #[test]
+    fn a_token_that_yielded_a_certificate_is_not_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = Tokens::new(folder.path());
+        let hour = SignedDuration::from_hours(1);
+        let token = tokens.make(&Scope::Once, hour, at(0)).unwrap();
+        let (first, second) = (applicant("n1", "a"), applicant("n2", "b"));
+        let redeemed = tokens.redeem(&token, &first, at(1)).unwrap();
+        assert_eq!(redeemed, Redeemed::Taken);
+        // The same machine asks again at the same time, and joins.
+        let redeemed = tokens.redeem(&token, &first, at(1)).unwrap();
+        assert_eq!(redeemed, Redeemed::Had);
+        // The first attempt fails.
+        tokens.give_back(&token, &first).unwrap();
+        assert!(tokens.redeem(&token, &second, at(1)).is_err());
+        tokens.redeem(&token, &first, at(1)).unwrap();
     }
 
     #[test]
