@@ -96,6 +96,11 @@ impl Agenda {
         self.busy.insert(task, Busy::Until(revision));
     }
 
+    /// The task was planned, and nothing is to be written.
+    pub(crate) fn idle(&mut self, task: &Task) {
+        self.failures.remove(task);
+    }
+
     /// Some of the task's writes failed: it is planned again when the world shows
     /// this revision and a pause has passed.
     pub(crate) fn failed(&mut self, task: Task, revision: u64, now: Instant) {
@@ -158,6 +163,13 @@ mod tests {
         assert_eq!(pauses[13..], [30_000, 30_000]);
         // A success makes it as it was before.
         agenda.succeeded(Task::Events, 1);
+        agenda.failed(Task::Events, 1, now);
+        assert_eq!(agenda.next(), Some(now + FIRST_PAUSE));
+        // So does a plan with nothing to write.
+        agenda.idle(&Task::Events);
+        assert!(agenda.failures.is_empty());
+        now += FIRST_PAUSE;
+        assert_eq!(agenda.ready(BTreeSet::new(), 1, now), [Task::Events]);
         agenda.failed(Task::Events, 1, now);
         assert_eq!(agenda.next(), Some(now + FIRST_PAUSE));
     }

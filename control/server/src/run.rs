@@ -366,6 +366,7 @@ impl Controllers {
             self.agenda.at(when, task.clone());
         }
         if outcome.writes.is_empty() {
+            self.agenda.idle(&task);
             self.recorder.record(outcome.notices);
             return;
         }
