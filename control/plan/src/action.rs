@@ -72,6 +72,8 @@ pub enum Write {
         key: Key,
         /// Only if it is still this one.
         uid: String,
+        /// Only if it has not changed since; `None`: also if it has.
+        revision: Option<u64>,
         /// Seconds; `None`: the object's own.
         grace_seconds: Option<i64>,
         /// It stays until its own dependents are gone.

@@ -353,6 +353,7 @@ fn forget_old(limit: i32, old: &[Member], plan: &mut Plan) {
         plan.writes.push(Write::Delete {
             key: Key::new("apps", "ReplicaSet", Name::of(&member.set.metadata)),
             uid: object::uid(&member.set.metadata).to_owned(),
+            revision: None,
             grace_seconds: None,
             foreground: false,
         });

@@ -124,6 +124,7 @@ fn delete(slice: &EndpointSlice, plan: &mut Plan) {
             Name::of(&slice.metadata),
         ),
         uid: object::uid(&slice.metadata).to_owned(),
+        revision: None,
         grace_seconds: Some(0),
         foreground: false,
     });

@@ -31,15 +31,16 @@ pub fn collect(world: &World, key: &Key) -> Plan {
     plan
 }
 
-pub(crate) fn delete(world: &World, key: &Key, foreground: bool, plan: &mut Plan) {
+/// Deletes an object as it is now: owners that it gets or loses meanwhile are a
+/// reason to judge it again.
+fn delete(world: &World, key: &Key, foreground: bool, plan: &mut Plan) {
     let Some(object) = world.get(key) else { return };
     if !object::deleting(object.meta()) {
-        let grace_seconds = None;
-        let uid = object::uid(object.meta()).to_owned();
         plan.writes.push(Write::Delete {
             key: key.clone(),
-            uid,
-            grace_seconds,
+            uid: object::uid(object.meta()).to_owned(),
+            revision: Some(object.revision()),
+            grace_seconds: None,
             foreground,
         });
     }
@@ -350,6 +351,20 @@ mod tests {
         assert!(due.contains(&Task::Collect(key.clone())) && due.contains(&Task::Addresses));
         assert_eq!(told(&collect(&world, &key)), ["delete b"]);
         assert_eq!(crate::ipam::release(&world).writes.len(), 1);
+    }
+
+    /// It may get or lose an owner between the plan and its write.
+    #[test]
+    fn only_the_revision_that_was_judged_is_deleted() {
+        let mut world = world();
+        let owners = json!({"ownerReferences": [owner("b", true)], "resourceVersion": "7"});
+        world.put(map("a", &owners));
+        let key = Key::new("", "ConfigMap", Name::new("default", "a"));
+        let plan = collect(&world, &key);
+        let [Write::Delete { revision, .. }] = plan.writes.as_slice() else {
+            panic!("{plan:?}");
+        };
+        assert_eq!(*revision, Some(7));
     }
 
     #[test]

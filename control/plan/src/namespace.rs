@@ -5,7 +5,6 @@
 use k8s_openapi::api::core::v1::Namespace;
 
 use crate::action::{Plan, Write};
-use crate::gc;
 use crate::index::Indexes;
 use crate::object::{self, Key, Name};
 use crate::task::Task;
@@ -44,7 +43,7 @@ pub fn plan(world: &World, name: &str) -> Plan {
     for key in world.in_namespace(name) {
         empty = false;
         if plan.writes.len() < BURST {
-            gc::delete(world, key, false, &mut plan);
+            delete(world, key, &mut plan);
         }
     }
     let finalizers = namespace.metadata.finalizers.iter().flatten();
@@ -55,6 +54,20 @@ pub fn plan(world: &World, name: &str) -> Plan {
         plan.writes.push(Write::Remove { key, revision });
     }
     plan
+}
+
+/// Deletes an object, whatever became of it meanwhile: its namespace goes.
+fn delete(world: &World, key: &Key, plan: &mut Plan) {
+    let Some(object) = world.get(key) else { return };
+    if !object::deleting(object.meta()) {
+        plan.writes.push(Write::Delete {
+            key: key.clone(),
+            uid: object::uid(object.meta()).to_owned(),
+            revision: None,
+            grace_seconds: None,
+            foreground: false,
+        });
+    }
 }
 
 #[cfg(test)]

@@ -52,6 +52,7 @@ pub(crate) fn delete(pod: &Pod, grace_seconds: Option<i64>, plan: &mut Plan) {
     plan.writes.push(Write::Delete {
         key: Key::new("", "Pod", Name::of(&pod.metadata)),
         uid: object::uid(&pod.metadata).to_owned(),
+        revision: None,
         grace_seconds,
         foreground: false,
     });

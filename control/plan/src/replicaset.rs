@@ -221,6 +221,7 @@ fn delete(set: &ReplicaSet, active: &[&Arc<Pod>], count: usize, now: Timestamp, 
         plan.writes.push(Write::Delete {
             key: Key::new("", "Pod", name),
             uid: object::uid(&pod.metadata).to_owned(),
+            revision: None,
             grace_seconds: None,
             foreground: false,
         });

@@ -24,6 +24,8 @@ pub struct DeleteOptions {
     pub propagation: Propagation,
     /// Only the object with this uid; "": any.
     pub uid: String,
+    /// Only the object at this revision; `None`: any.
+    pub revision: Option<u64>,
     /// Only say what would be.
     pub dry_run: bool,
 }
@@ -57,6 +59,16 @@ impl Objects {
                     "the uid in the precondition ({}) is not the object's ({})",
                     options.uid,
                     meta::uid(&old.value)
+                );
+                return Err(Refusal::Conflict {
+                    message,
+                    causes: Vec::new(),
+                });
+            }
+            if let Some(revision) = options.revision.filter(|r| *r != old.revision) {
+                let message = format!(
+                    "the resourceVersion in the precondition ({revision}) is not the object's ({})",
+                    old.revision
                 );
                 return Err(Refusal::Conflict {
                     message,

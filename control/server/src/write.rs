@@ -33,6 +33,7 @@ pub async fn apply(objects: &Objects, write: &Write) -> Result<u64, Refusal> {
         Write::Delete {
             key,
             uid,
+            revision,
             grace_seconds,
             foreground,
         } => {
@@ -44,6 +45,7 @@ pub async fn apply(objects: &Objects, write: &Write) -> Result<u64, Refusal> {
                     Propagation::Background
                 },
                 uid: uid.clone(),
+                revision: *revision,
                 dry_run: false,
             };
             let (kind, name) = (kind_of(key)?, &key.name);

@@ -267,10 +267,14 @@ impl Cluster {
             Write::Delete {
                 key,
                 uid,
+                revision,
                 grace_seconds,
                 ..
             } => {
                 let found = self.objects.get(key).cloned();
+                if found.is_some() && revision.is_some_and(|r| r != current(self, key)) {
+                    return false;
+                }
                 if let Some(found) = found.filter(|o| o.meta().uid.as_deref() == Some(uid)) {
                     self.mark_deleted(found, *grace_seconds);
                 }

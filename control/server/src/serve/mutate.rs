@@ -285,6 +285,7 @@ pub(super) async fn delete(
         grace_seconds: request.grace_period_seconds,
         propagation,
         uid: request.uid.clone(),
+        revision: None,
         dry_run: request.dry_run,
     };
     let (stored, gone) = objects

@@ -87,6 +87,30 @@ impl Bench {
     }
 }
 
+/// An owner that is taken off between the plan and the write keeps the object.
+#[tokio::test]
+async fn a_deletion_of_an_earlier_revision_is_refused() {
+    let bench = Bench::new().await;
+    bench.create().await;
+    let seen = bench.seen().await;
+    let delete = |revision| Write::Delete {
+        key: seen.key(),
+        uid: control_plan::object::uid(seen.meta()).to_owned(),
+        revision,
+        grace_seconds: None,
+        foreground: false,
+    };
+    bench
+        .alter(|web| web["metadata"]["annotations"] = json!({"a": "b"}))
+        .await;
+    let stale = write::apply(&bench.objects, &delete(Some(seen.revision()))).await;
+    assert!(stale.unwrap_err().is_conflict());
+    bench.stored().await;
+    let current = bench.seen().await.revision();
+    let deleted = write::apply(&bench.objects, &delete(Some(current))).await;
+    assert!(deleted.unwrap() > current);
+}
+
 #[tokio::test]
 async fn a_controller_that_changes_nothing_writes_nothing() {
     let bench = Bench::new().await;
