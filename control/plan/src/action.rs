@@ -19,6 +19,8 @@ pub struct Plan {
     pub again_at: Option<Timestamp>,
     /// Pods that fit nowhere: to be handed to `World::note`.
     pub unschedulable: Vec<Unschedulable>,
+    /// Pods that are bound here, with their uids: to be handed to `World::note`.
+    pub assumed: Vec<(Name, String)>,
 }
 
 /// A pod that was tried and fits nowhere.

@@ -141,7 +141,12 @@ impl Watched for Pod {
 /// Puts the pod into the scheduler's queue, or takes it out.
 fn queue(name: &Name, old: Option<&Pod>, new: Option<&Pod>, indexes: &mut Indexes) {
     let Some(pod) = new.filter(|pod| waits(pod)) else {
-        indexes.queue.remove(name);
+        let assumed = indexes.queue.remove(name);
+        let bound = new.is_some_and(|pod| object::pod_node(pod).is_some() && !lacks_address(pod));
+        if assumed && !bound {
+            // What its binding was to take is free.
+            indexes.wake_pods(true);
+        }
         return;
     };
     let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);

@@ -49,6 +49,9 @@ pub struct Queue {
     ready: BTreeSet<(Rank, Name)>,
     backoff: BTreeSet<(Timestamp, Name)>,
     parked: BTreeSet<(Timestamp, Name)>,
+    /// Pods whose bindings are being written: pods that were tried after them may
+    /// be parked because of what these bindings take.
+    assumed: BTreeSet<Name>,
     /// Number of the next one that comes into the queue.
     coming: u64,
 }
@@ -94,8 +97,30 @@ impl Queue {
         true
     }
 
-    /// The pod waits no more.
-    pub fn remove(&mut self, name: &Name) {
+    /// The pod waits no more. True when its binding was being written.
+    pub fn remove(&mut self, name: &Name) -> bool {
+        self.take(name);
+        self.forget(name)
+    }
+
+    /// The pod's binding is being written.
+    pub fn assume(&mut self, name: &Name, uid: &str) {
+        if self.entries.get(name).is_some_and(|e| e.uid == uid) {
+            self.assumed.insert(name.clone());
+        }
+    }
+
+    /// The pod's binding is written no more. True when it was.
+    pub fn forget(&mut self, name: &Name) -> bool {
+        self.assumed.remove(name)
+    }
+
+    /// As [`Self::forget`], for all pods. True when there was any.
+    pub fn forget_all(&mut self) -> bool {
+        !std::mem::take(&mut self.assumed).is_empty()
+    }
+
+    fn take(&mut self, name: &Name) {
         let Some(entry) = self.entries.remove(name) else {
             return;
         };
@@ -128,7 +153,7 @@ impl Queue {
             uid: entry.uid.clone(),
             ..*entry
         };
-        self.remove(name);
+        self.take(name);
         change(&mut next);
         self.enter(name, next);
     }

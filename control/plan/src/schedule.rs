@@ -373,6 +373,8 @@ impl Pass<'_> {
         }
         let name = Name::of(&pod.metadata);
         let message = format!("Successfully assigned {name} to {}", place.name);
+        let uid = object::uid(&pod.metadata).to_owned();
+        plan.assumed.push((name, uid));
         plan.writes.push(Write::Put {
             object: Object::Pod(Arc::new(changed)),
             claims,
@@ -729,6 +731,56 @@ mod tests {
             assert_eq!(bound(&super::plan(&world, now())).len(), 0, "{phase}");
             let later = super::plan(&world, after(now(), 1));
             assert_eq!(bound(&later).len(), usize::from(free), "{phase}");
+        }
+    }
+
+    /// One slot, two pods: the first is assumed, the second parked. The first never
+    /// gets its node.
+    #[test]
+    fn a_binding_that_comes_to_nothing_wakes_those_that_wait() {
+        let name = |n: &str| Name::new("default", n);
+        let key = || Key::new("", "Pod", name("first"));
+        type Change = fn(&mut World, &dyn Fn() -> Key);
+        let rows: [(&str, Change, bool); 5] = [
+            ("deleted", |world, key| world.remove(&key()), true),
+            (
+                "being deleted",
+                |world, key| {
+                    let mut pod = Pod::clone(&world.pods[&key().name]);
+                    pod.metadata.deletion_timestamp = Some(typed(json!("2026-01-01T00:00:00Z")));
+                    put_pod(world, pod);
+                },
+                true,
+            ),
+            (
+                "refused",
+                |world, key| world.binding_failed(&key().name, "first", now()),
+                true,
+            ),
+            ("in conflict", |world, _| world.bindings_conflicted(), true),
+            (
+                "bound",
+                |world, key| {
+                    let pod = Pod::clone(&world.pods[&key().name]);
+                    put_pod(world, running(pod, "n1", "10.244.1.2", true));
+                },
+                false,
+            ),
+        ];
+        for (case, change, woken) in rows {
+            let mut world = world();
+            put_node(&mut world, node_of("n1", 1));
+            put_pod(&mut world, pod("first", "2", ""));
+            put_pod(&mut world, pod("second", "2", ""));
+            let plan = super::plan(&world, now());
+            assert_eq!(bound(&plan), [("first".to_owned(), "n1".to_owned())]);
+            assert_eq!(plan.unschedulable.len(), 1);
+            world.note(&plan, now());
+            world.take_due();
+            change(&mut world, &key);
+            assert_eq!(world.take_due().contains(&Task::Schedule), woken, "{case}");
+            let turn = world.indexes.queue.turn(after(now(), 1), 10);
+            assert_eq!(turn.pods.contains(&name("second")), woken, "{case}");
         }
     }
 

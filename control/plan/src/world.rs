@@ -117,12 +117,26 @@ impl World {
             let queue = &mut self.indexes.queue;
             queue.park(&tried.pod, &tried.uid, now, tried.room);
         }
+        for (pod, uid) in &plan.assumed {
+            self.indexes.queue.assume(pod, uid);
+        }
     }
 
     /// A pod's binding could not be written: other pods have their turn first.
     pub fn binding_failed(&mut self, pod: &Name, uid: &str, now: Timestamp) {
         self.indexes.queue.failed(pod, uid, now);
+        if self.indexes.queue.forget(pod) {
+            self.indexes.wake_pods(true);
+        }
         self.make_due(Task::Schedule);
+    }
+
+    /// Some bindings met other versions of their pods or claims than were planned
+    /// with, and all are planned again: what they were to take may be free.
+    pub fn bindings_conflicted(&mut self) {
+        if self.indexes.queue.forget_all() {
+            self.indexes.wake_pods(true);
+        }
     }
 
     /// Nodes can be heard since then: the control plane has just started, or was

@@ -340,6 +340,9 @@ impl Controllers {
         for (pod, uid) in &done.unbound {
             self.world.binding_failed(&pod.name, uid, Timestamp::now());
         }
+        if done.failed && done.task == Task::Schedule {
+            self.world.bindings_conflicted();
+        }
         if done.failed {
             self.agenda.failed(done.task, done.revision, Instant::now());
         } else {
