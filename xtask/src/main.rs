@@ -6,6 +6,7 @@
 
 mod bench;
 mod build;
+mod circles;
 mod command;
 mod demo;
 mod deps;
@@ -15,6 +16,7 @@ mod object;
 mod packages;
 mod programs;
 mod setup;
+mod source;
 mod test;
 mod tidy;
 

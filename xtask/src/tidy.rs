@@ -3,8 +3,9 @@
 //! Each rule is a function from the tree's files to lines that say what is wrong and where.
 //! Called by `cargo xtask tidy` and as one check of `cargo xtask test`.
 
-use crate::command;
 use crate::deps::{self, Member};
+use crate::source::{self, Source};
+use crate::{circles, command};
 use anyhow::Context as _;
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,17 +16,19 @@ use std::process::Command;
 const MAX_LINES: usize = 500;
 
 /// What the root folder holds, and nothing else.
-const ROOT: [&str; 20] = [
+const ROOT: [&str; 22] = [
     ".cargo",
     ".ci",
     ".github",
     ".gitignore",
     "ARCHITECTURE.md",
+    "CHANGELOG.md",
     "CONTRIBUTING.md",
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE",
     "README.md",
+    "SECURITY.md",
     "agent",
     "clippy.toml",
     "control",
@@ -68,44 +71,12 @@ const IMPURE: [&str; 9] = [
     "tracing",
 ];
 
-/// A source file: path from the root, and its text.
-struct Source {
-    path: String,
-    text: String,
-}
-
-impl Source {
-    /// Lines before the module of tests.
-    fn product(&self) -> impl Iterator<Item = (usize, &str)> {
-        let mut lines: Vec<&str> = self.text.lines().collect();
-        let mut end = lines.len();
-        for (at, line) in lines.iter().enumerate() {
-            let mut after = lines[at..].iter().skip_while(|line| line.starts_with("#["));
-            if *line == "#[cfg(test)]" && after.next().is_some_and(|line| line.contains("mod ")) {
-                end = at;
-                break;
-            }
-        }
-        lines.truncate(end);
-        lines
-            .into_iter()
-            .enumerate()
-            .map(|(at, line)| (at + 1, line))
-    }
-
-    fn is_test(&self) -> bool {
-        self.path.starts_with("tests/")
-            || self.path.contains("/tests/")
-            || self.path.ends_with("tests.rs")
-    }
-}
-
 /// Prints what is wrong; true if nothing is.
 pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
     let members = deps::members(root)?;
     let mut sources = Vec::new();
     for member in &members {
-        collect(root, &member.folder, &mut sources)?;
+        source::collect(root, &member.folder, &mut sources)?;
     }
     let read =
         |path: &str| fs::read_to_string(root.join(path)).with_context(|| format!("read {path}"));
@@ -118,6 +89,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
     }
     wrong.extend(deps::check(&read("ARCHITECTURE.md")?, &members));
     wrong.extend(actions(&sources));
+    wrong.extend(circles::check(&sources));
     wrong.extend(root_folder(root)?);
     let readme = read("README.md").unwrap_or_default();
     for command in ["cargo xtask demo", "cargo xtask test"] {
@@ -129,22 +101,6 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
         println!("tidy: {line}");
     }
     Ok(wrong.is_empty())
-}
-
-fn collect(root: &Path, folder: &str, into: &mut Vec<Source>) -> anyhow::Result<()> {
-    let entries = fs::read_dir(root.join(folder)).with_context(|| format!("read {folder}"))?;
-    for entry in entries {
-        let entry = entry.with_context(|| format!("read {folder}"))?;
-        let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
-        if entry.path().is_dir() {
-            collect(root, &path, into)?;
-        } else if path.ends_with(".rs") {
-            let text = fs::read_to_string(entry.path()).with_context(|| format!("read {path}"))?;
-            into.push(Source { path, text });
-        }
-    }
-    into.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(())
 }
 
 /// The rules of a single file.
