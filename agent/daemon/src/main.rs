@@ -66,7 +66,7 @@ use crate::startup::Sys;
 /// Without a subcommand it runs until SIGTERM; pods run on without it, and the
 /// next start adopts them.
 #[derive(Debug, Parser)]
-#[command(name = "foil-agent", version)]
+#[command(name = "foil-agent", version = env!("HYDROFOIL_VERSION"))]
 struct Arguments {
     /// The configuration file (TOML).
     #[arg(long, value_name = "FILE")]
@@ -181,7 +181,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let health = Health::new(&config, &sys, now);
     let hello = v1::Hello {
         node_name: config.node_name.clone(),
-        agent_version: env!("CARGO_PKG_VERSION").into(),
+        agent_version: env!("HYDROFOIL_VERSION").into(),
         cluster_id: found.cluster_id.clone(),
         revision: found.revision,
         status: Some(health.status()),

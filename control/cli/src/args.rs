@@ -19,7 +19,7 @@ use crate::session::Session;
 #[derive(Debug, Parser)]
 #[command(
     name = "foil",
-    version,
+    version = env!("HYDROFOIL_VERSION"),
     max_term_width = 100,
     subcommand_required = true,
     arg_required_else_help = true,

@@ -19,7 +19,7 @@ use tracing_subscriber::EnvFilter;
 /// The control plane of a Hydrofoil cluster: keeps its objects, decides, and
 /// pushes to the nodes' agents.
 #[derive(Parser)]
-#[command(version)]
+#[command(version = env!("HYDROFOIL_VERSION"))]
 struct Arguments {
     /// Configuration, TOML. Only `data`, a folder, has to be in it.
     #[arg(long, value_name = "FILE")]

@@ -22,16 +22,12 @@ pub(crate) async fn run(
     session: &Session,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    writeln!(out, "Client Version: v{}", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "Client Version: {}", env!("HYDROFOIL_VERSION"))?;
     if !args.client {
         out.flush()?;
         let mut client = session.connect().await?;
         let version = client.version().await?;
-        writeln!(
-            out,
-            "Server Version: v{}",
-            version.version.trim_start_matches('v')
-        )?;
+        writeln!(out, "Server Version: {}", version.version)?;
         writeln!(
             out,
             "Cluster: {} at {}",

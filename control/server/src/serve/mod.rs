@@ -167,7 +167,7 @@ impl cluster_server::Cluster for ClusterService {
         request: Request<v1::VersionRequest>,
     ) -> Result<Response<v1::VersionResponse>, Status> {
         auth::admin(&request, "ask for the version")?;
-        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let version = env!("HYDROFOIL_VERSION").to_owned();
         let cluster_id = self.hub.cluster_id().to_owned();
         Ok(Response::new(v1::VersionResponse {
             version,
