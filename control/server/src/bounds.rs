@@ -249,7 +249,7 @@ mod tests {
             ..Default::default()
         };
         pod_status(&mut status).unwrap();
-        let json = proto::convert::status::pod_status(&status, None);
+        let json = proto::convert::status::pod_status(&status, &serde_json::Value::Null);
         let read: k8s_openapi::api::core::v1::PodStatus = serde_json::from_value(json).unwrap();
         for list in [read.container_statuses, read.init_container_statuses] {
             assert_eq!(list.unwrap()[0].restart_count, i32::MAX);

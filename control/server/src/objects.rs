@@ -22,8 +22,8 @@ use serde_json::{Value, json};
 
 use crate::refusal::Refusal;
 use crate::stored::{
-    Stored, encode, exists, namespaces, not_found, read, read_claim, typed, unencodable,
-    with_claims,
+    Stored, encode, encode_bounded, exists, namespaces, not_found, read, read_claim, typed,
+    unencodable, with_claims,
 };
 use crate::writing::{CONTROLLERS, Change, Writing};
 
@@ -129,7 +129,11 @@ impl Objects {
                 claims.extend(self.address_service(&mut stored, None)?);
             }
             let key = kind.key(meta::namespace(&stored), meta::name(&stored));
-            txn = txn.put(key.clone(), encode(&stored)?, Condition::Absent);
+            txn = txn.put(
+                key.clone(),
+                encode_bounded(&stored, None)?,
+                Condition::Absent,
+            );
             txn = with_claims(txn, &claims);
             if writing.dry_run {
                 self.refresh_claims("", &claims).await?;
@@ -252,7 +256,8 @@ impl Objects {
             }
             meta::clear_resource_version(&mut next);
             let key = kind.key(namespace, name);
-            let txn = Txn::default().put(key, encode(&next)?, Condition::Revision(old.revision));
+            let bytes = encode_bounded(&next, before)?;
+            let txn = Txn::default().put(key, bytes, Condition::Revision(old.revision));
             match self.store.txn(with_claims(txn, &claims)).await {
                 Ok(revision) => return Ok((Stored::new(next, revision), warnings, true)),
                 Err(StoreError::Conflict { key: at, .. }) => {
@@ -422,6 +427,43 @@ fn service_problem(problem: &ServiceProblem, value: &Value, range: &ipnet::IpNet
         }
         ServiceProblem::UsedUp { what } => {
             Refusal::Unavailable(format!("there are no {what} left for services"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use control_store::{Embedded, Options};
+
+    use super::*;
+    use crate::stored::known;
+    use crate::writing::AGENT;
+
+    #[tokio::test]
+    async fn a_system_s_write_has_a_largest_size_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            history: 100,
+            cache_bytes: 1 << 20,
+        };
+        let store = Embedded::open(&folder.path().join("store"), options).unwrap();
+        let config = crate::Config::parse("data = \"/d\"").unwrap();
+        let objects = Objects::new(Arc::new(store), config.settings());
+        let kind = known("", "v1", "Node").unwrap();
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
+        let writing = Writing::system(AGENT);
+        let created = objects.create(kind, Change::To(node), &[], &writing).await;
+        created.unwrap();
+        for (kib, good) in [(1024, true), (2048, false), (512, true)] {
+            let text = "x".repeat(kib << 10);
+            let changed = objects
+                .change(kind, "", "n1", &writing, |old| {
+                    let mut next = old.value.clone();
+                    next["status"]["nodeInfo"]["osImage"] = json!(text);
+                    Ok(Change::To(next))
+                })
+                .await;
+            assert_eq!(changed.is_ok(), good, "{kib} KiB");
         }
     }
 }

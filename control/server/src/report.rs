@@ -144,8 +144,7 @@ fn pod_with(old: &Value, status: &v1::PodStatus, node: &str) -> Result<Change, R
     if !is_mine(old, &status.uid, node) {
         return Ok(Change::Nothing);
     }
-    let before = old.get("status");
-    let phase = before.and_then(|b| b.get("phase")).and_then(Value::as_str);
+    let phase = old.pointer("/status/phase").and_then(Value::as_str);
     // A pod that has come to its end holds no address any more: it cannot
     // run again, whatever its node says.
     if matches!(phase, Some("Succeeded" | "Failed")) && phase != Some(&status.phase) {
@@ -155,7 +154,7 @@ fn pod_with(old: &Value, status: &v1::PodStatus, node: &str) -> Result<Change, R
     known_containers(&mut said, old);
     said.pod_ips = addresses(old, &said.host_ip);
     let mut next = old.clone();
-    next["status"] = proto::convert::status::pod_status(&said, before);
+    next["status"] = proto::convert::status::pod_status(&said, old);
     typed::<Pod>(&next)?;
     Ok(Change::To(next))
 }

@@ -12,6 +12,9 @@ use serde_json::Value;
 
 use crate::refusal::Refusal;
 
+/// An object's JSON is at most this long (etcd's limit, which Kubernetes has).
+const MOST_BYTES: usize = 1536 << 10;
+
 /// An object, and the revision of its last change.
 #[derive(Clone, Debug)]
 pub struct Stored {
@@ -119,6 +122,30 @@ pub(crate) fn encode(value: &Value) -> Result<Bytes, Refusal> {
         serde_json::to_vec(&copy)
     };
     bytes.map(Bytes::from).map_err(unencodable)
+}
+
+/// Refuses an object whose JSON has too many bytes.
+pub(crate) fn check_size(bytes: usize) -> Result<(), Refusal> {
+    if bytes <= MOST_BYTES {
+        return Ok(());
+    }
+    Err(Refusal::BadRequest(format!(
+        "the object has {bytes} bytes, at most {MOST_BYTES} are allowed"
+    )))
+}
+
+/// [`encode`], for an object of at most [`MOST_BYTES`]. One that is larger already
+/// (`old`) may stay so, but not grow: finalizers can still be taken off it.
+pub(crate) fn encode_bounded(value: &Value, old: Option<&Value>) -> Result<Bytes, Refusal> {
+    let bytes = encode(value)?;
+    let Err(refusal) = check_size(bytes.len()) else {
+        return Ok(bytes);
+    };
+    let before = old.map(encode).transpose()?;
+    before
+        .filter(|before| bytes.len() <= before.len())
+        .map(|_| bytes)
+        .ok_or(refusal)
 }
 
 /// A value as one of k8s-openapi's types.

@@ -45,18 +45,25 @@ fn condition(c: &v1::Condition) -> Value {
     }))
 }
 
-/// The node's conditions, and those of others that it does not speak of.
-fn conditions(reported: &[v1::Condition], old: Option<&Value>) -> Value {
-    let kept = old
+/// Conditions of a Pod that the control plane sets. Those of its readiness gates are
+/// others' too.
+const POD_CONDITIONS: [&str; 2] = ["PodScheduled", "DisruptionTarget"];
+/// Conditions of a Node that the control plane sets.
+const NODE_CONDITIONS: [&str; 1] = ["Ready"];
+
+/// The node's conditions, and before them those of `others` types that it does not
+/// report. The rest of the old ones is dropped: they would add up without end.
+fn conditions(reported: &[v1::Condition], old: Option<&Value>, others: &[&str]) -> Value {
+    let old = old
         .and_then(|old| old.get("conditions"))
         .and_then(Value::as_array);
-    let kept = kept.into_iter().flatten().filter(|there| {
-        let kind = there
-            .get("type")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        !reported.iter().any(|c| c.r#type == kind)
-    });
+    let kept = others
+        .iter()
+        .filter(|kind| !reported.iter().any(|c| c.r#type == **kind))
+        .filter_map(|kind| {
+            let mut old = old.into_iter().flatten();
+            old.find(|there| there.get("type").and_then(Value::as_str) == Some(*kind))
+        });
     let all: Vec<Value> = kept
         .cloned()
         .chain(reported.iter().map(condition))
@@ -64,9 +71,20 @@ fn conditions(reported: &[v1::Condition], old: Option<&Value>) -> Value {
     json!(all)
 }
 
-/// `status` of a Pod. `old` is its `status` before: conditions that are not the
-/// node's (PodScheduled, readiness gates) are kept from it.
-pub fn pod_status(status: &v1::PodStatus, old: Option<&Value>) -> Value {
+/// `status` of a Pod. `pod` is the object before: conditions that are not the
+/// node's (PodScheduled, DisruptionTarget, readiness gates) are kept from it.
+pub fn pod_status(status: &v1::PodStatus, pod: &Value) -> Value {
+    let gates = pod
+        .pointer("/spec/readinessGates")
+        .and_then(Value::as_array);
+    let gates = gates.into_iter().flatten();
+    let gates = gates.filter_map(|gate| gate.get("conditionType")?.as_str());
+    let mut others = POD_CONDITIONS.to_vec();
+    for gate in gates {
+        if !others.contains(&gate) {
+            others.push(gate);
+        }
+    }
     let ips = |ips: &[String]| json!(ips.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>());
     let host: Vec<String> = Some(status.host_ip.clone())
         .filter(|ip| !ip.is_empty())
@@ -74,7 +92,7 @@ pub fn pod_status(status: &v1::PodStatus, old: Option<&Value>) -> Value {
         .collect();
     compact(json!({
         "phase": status.phase,
-        "conditions": conditions(&status.conditions, old),
+        "conditions": conditions(&status.conditions, pod.get("status"), &others),
         "message": status.message,
         "reason": status.reason,
         "hostIP": status.host_ip,
@@ -139,7 +157,7 @@ fn state(state: &v1::ContainerState) -> Value {
 /// The node's conditions. An agent that starts does not know since when they hold:
 /// where the status is the same as before, so is the time of its transition.
 fn node_conditions(reported: &[v1::Condition], old: Option<&Value>) -> Value {
-    let mut all = conditions(reported, old);
+    let mut all = conditions(reported, old, &NODE_CONDITIONS);
     let before = old.and_then(|old| old.get("conditions")?.as_array());
     for condition in all.as_array_mut().into_iter().flatten() {
         let same = before.into_iter().flatten().find(|there| {

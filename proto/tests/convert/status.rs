@@ -2,7 +2,7 @@
 
 use proto::convert::status;
 use proto::v1;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn status_is_kubernetes_own() {
@@ -47,8 +47,8 @@ fn status_is_kubernetes_own() {
         qos_class: "Burstable".to_owned(),
         ..Default::default()
     };
-    let old = json!({"conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}]});
-    let got = status::pod_status(&message, Some(&old));
+    let old = json!({"status": {"conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}]}});
+    let got = status::pod_status(&message, &old);
     assert_eq!(
         got,
         json!({
@@ -73,6 +73,45 @@ fn status_is_kubernetes_own() {
     let kind = control_api::find("", "v1", "Pod").unwrap();
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": []}, "status": got});
     control_api::admit_status(&pod, kind, &pod).unwrap();
+}
+
+#[test]
+fn conditions_do_not_add_up() {
+    let types = |status: &Value| -> Vec<String> {
+        let all = status["conditions"].as_array().unwrap().iter();
+        all.map(|c| c["type"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let set = |kinds: &[&str]| {
+        let all = kinds.iter().map(|k| json!({"type": k, "status": "True"}));
+        json!(all.collect::<Vec<_>>())
+    };
+    let mut pod = json!({"spec": {"readinessGates": [{"conditionType": "example.org/gate"}]},
+        "status": {"conditions": set(&["PodScheduled", "DisruptionTarget", "example.org/gate"])}});
+    let mut node = json!({"conditions": set(&["Ready"])});
+    for round in 0..3 {
+        let said = vec![v1::Condition {
+            r#type: format!("Own{round}"),
+            status: "True".to_owned(),
+            ..Default::default()
+        }];
+        let message = v1::PodStatus {
+            conditions: said.clone(),
+            ..Default::default()
+        };
+        pod["status"] = status::pod_status(&message, &pod);
+        let own = format!("Own{round}");
+        assert_eq!(
+            types(&pod["status"]),
+            ["PodScheduled", "DisruptionTarget", "example.org/gate", &own]
+        );
+        let message = v1::NodeStatus {
+            conditions: said,
+            ..Default::default()
+        };
+        node = status::node_status(&message, "0.0.0", Some(&node));
+        assert_eq!(types(&node), ["Ready", &own]);
+    }
 }
 
 #[test]

@@ -25,9 +25,6 @@ use crate::objects::Objects;
 use crate::refusal::Refusal;
 use crate::stored::{Stored, known};
 
-/// An object's JSON is at most this long (etcd's limit, which Kubernetes has).
-const MOST_BYTES: usize = 1536 << 10;
-
 /// Serves operators.
 pub struct ClusterService {
     /// The store.

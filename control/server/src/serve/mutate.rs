@@ -7,22 +7,16 @@ use proto::v1;
 use proto::v1::apply_response::Outcome;
 use serde_json::{Value, json};
 
-use super::{MOST_BYTES, kind_of, namespace_of, sent};
+use super::{kind_of, namespace_of, sent};
 use crate::delete::{DeleteOptions, Propagation};
 use crate::objects::Objects;
 use crate::refusal::Refusal;
-use crate::stored::Stored;
+use crate::stored::{Stored, check_size};
 use crate::writing::{Change, Writing};
 
 /// Reads an object that somebody wrote: its kind, and itself with a namespace.
 fn read(json: &[u8], namespace: &str) -> Result<(&'static Kind, Value), Refusal> {
-    if json.len() > MOST_BYTES {
-        let message = format!(
-            "the object has {} bytes, at most {MOST_BYTES} are allowed",
-            json.len()
-        );
-        return Err(Refusal::BadRequest(message));
-    }
+    check_size(json.len())?;
     let mut value = control_api::unique::from_json(json)
         .map_err(|cause| Refusal::BadRequest(cause.to_string()))?;
     let kind = control_api::find_for(&value)?;
