@@ -301,12 +301,8 @@ impl Hub {
         mailbox.wake();
         let acked = if known { hello.revision } else { 0 };
         let view = inner.views.entry(node.to_owned()).or_default();
-        let now = Instant::now();
-        view.heard = Some(now);
-        let budget = view
-            .budget
-            .get_or_insert_with(|| Arc::new(Budget::new(now)));
-        let budget = budget.clone();
+        view.heard = Some(Instant::now());
+        let budget = view.budget();
         let session = Session {
             id,
             mailbox: mailbox.clone(),
@@ -401,6 +397,11 @@ fn down(down: node_down::Down) -> v1::NodeDown {
 }
 
 impl View {
+    fn budget(&mut self) -> Arc<Budget> {
+        let full = || Arc::new(Budget::new(Instant::now()));
+        self.budget.get_or_insert_with(full).clone()
+    }
+
     fn post(&self, item: &Item) {
         if let Some(session) = &self.session {
             session.mailbox.post(item);

@@ -17,7 +17,6 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::attach::{Attached, Attachments};
 use crate::auth;
 use crate::bounds;
-use crate::budget::Budget;
 use crate::hub::{Connected, Hub, Next};
 use crate::join::Gate;
 use crate::objects::Objects;
@@ -112,12 +111,11 @@ impl node_server::Node for NodeService {
         let mut version = hello.agent_version.clone();
         bounds::version(&mut version);
         let mut node_status = hello.status.clone().unwrap_or_default();
-        judge(&self.hub, &self.objects, &node, &mut node_status).inspect_err(|status| {
-            tracing::warn!(%from, node, "refused: {}", status.message());
-        })?;
-        // Heard of before it is ready, or it would be called lost again.
-        self.hub.report(&node, node_status.clone(), &version);
-        report::register(&self.objects, &node, &node_status, &version).await?;
+        take_status(&self.hub, &self.objects, &node, &mut node_status, &version)
+            .await
+            .inspect_err(|status| {
+                tracing::warn!(%from, node, "refused: {}", status.message());
+            })?;
         let connected = self.hub.connect(&node, &hello);
         tracing::info!(
             %from, node, agent = version, revision = hello.revision,
@@ -235,7 +233,7 @@ impl Listener {
                     if !self.hub.heard(node, connected.id) {
                         break "a newer stream took over".to_owned();
                     }
-                    if let Err(status) = self.take(message, connected.id, &connected.budget).await {
+                    if let Err(status) = self.take(message, connected.id).await {
                         break status.message().to_owned();
                     }
                 }
@@ -252,7 +250,7 @@ impl Listener {
         tracing::info!(node, "a node disconnected: {why}");
     }
 
-    async fn take(&self, message: v1::NodeUp, session: u64, budget: &Budget) -> Result<(), Status> {
+    async fn take(&self, message: v1::NodeUp, session: u64) -> Result<(), Status> {
         let Some(up) = message.up else { return Ok(()) };
         match up {
             node_up::Up::Hello(_) => return Err(Status::invalid_argument("a second hello")),
@@ -275,10 +273,8 @@ impl Listener {
                 }
             }
             node_up::Up::NodeStatus(mut status) => {
-                budget.take().await;
-                judge(&self.hub, &self.objects, &self.node, &mut status)?;
-                self.hub.report(&self.node, status.clone(), &self.version);
-                report::register(&self.objects, &self.node, &status, &self.version).await?;
+                let (node, version) = (&self.node, &self.version);
+                take_status(&self.hub, &self.objects, node, &mut status, version).await?;
             }
             node_up::Up::Event(event) => self.event(event),
             node_up::Up::Heartbeat(_) => {}
@@ -330,6 +326,23 @@ impl Listener {
     }
 }
 
+/// Takes what a node says of itself, in a hello or later. It waits until the node may
+/// write: one that connects again and again has no more writes than another.
+async fn take_status(
+    hub: &Hub,
+    objects: &Objects,
+    node: &str,
+    status: &mut v1::NodeStatus,
+    version: &str,
+) -> Result<(), Status> {
+    hub.budget(node).take().await;
+    judge(hub, objects, node, status)?;
+    // Heard of before it is ready, or it would be called lost again.
+    hub.report(node, status.clone(), version);
+    report::register(objects, node, status, version).await?;
+    Ok(())
+}
+
 /// Bounds what a node says of itself, and refuses what is another's.
 fn judge(
     hub: &Hub,
@@ -346,4 +359,37 @@ fn judge(
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use control_store::{Embedded, Options};
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_session_has_no_new_budget() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            history: 100,
+            cache_bytes: 1 << 20,
+        };
+        let store = Embedded::open(&folder.path().join("store"), options).unwrap();
+        let config = crate::Config::parse("data = \"/d\"").unwrap();
+        let objects = Objects::new(Arc::new(store), config.settings());
+        let hub = Hub::new("c".to_owned(), 1);
+        let connected = hub.connect("n1", &v1::Hello::default());
+        // Writes of several minutes.
+        for _ in 0..20_000 {
+            let _waits = connected.budget.take().now_or_never();
+        }
+        assert!(hub.disconnect("n1", connected.id));
+        for (node, taken) in [("n1", false), ("n2", true)] {
+            let mut status = v1::NodeStatus::default();
+            // As far as it comes without waiting.
+            let _rest = take_status(&hub, &objects, node, &mut status, "v").now_or_never();
+            assert_eq!(hub.reported(node).is_some(), taken, "{node}");
+        }
+    }
 }

@@ -3,12 +3,24 @@
 //!
 //! Filled by `session.rs`; read by `run.rs`.
 
+use std::sync::Arc;
+
 use proto::v1;
 use tokio::time::Instant;
 
 use super::{At, Hub};
+use crate::budget::Budget;
 
 impl Hub {
+    /// What the node may write, in all of its sessions and before the first.
+    pub fn budget(&self, node: &str) -> Arc<Budget> {
+        self.lock()
+            .views
+            .entry(node.to_owned())
+            .or_default()
+            .budget()
+    }
+
     /// The node was heard of, and says this of itself.
     pub fn report(&self, node: &str, status: v1::NodeStatus, version: &str) {
         let mut inner = self.lock();
