@@ -182,12 +182,16 @@ impl<'ast> Visit<'ast> for Names {
 
 /// Those of the items that code for tests consists of.
 fn attributes(item: &syn::Item) -> &[syn::Attribute] {
-    match item {
-        syn::Item::Mod(item) => &item.attrs,
-        syn::Item::Fn(item) => &item.attrs,
-        syn::Item::Use(item) => &item.attrs,
-        syn::Item::Impl(item) => &item.attrs,
-        _ => &[],
+    if let syn::Item::Mod(item) = item {
+        &item.attrs
+    } else if let syn::Item::Fn(item) = item {
+        &item.attrs
+    } else if let syn::Item::Use(item) = item {
+        &item.attrs
+    } else if let syn::Item::Impl(item) = item {
+        &item.attrs
+    } else {
+        &[]
     }
 }
 
@@ -259,7 +263,7 @@ mod tests {
             "struct Y(super::x::X);",
         ] {
             let wrong = found(&[("x.rs", needs_y), ("y.rs", needs_x)]);
-            assert_eq!(wrong, [circle.clone()], "{needs_x}");
+            assert_eq!(wrong, [circle.as_str()], "{needs_x}");
         }
         assert_eq!(
             found(&[("x.rs", needs_y), ("y.rs", "use other::x::X;")]),

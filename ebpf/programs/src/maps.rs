@@ -208,8 +208,9 @@ fn generation(at: Option<*const u32>) -> u32 {
 #[inline(always)]
 pub(crate) fn flow(key: &FlowKey4) -> Option<&'static mut Flow> {
     let at = FLOWS.get_ptr_mut(key)?;
-    // SAFETY: the map is preallocated, so the memory stays an entry while we are here. Should
-    // it be given to another flow meanwhile, a counter is wrong by one packet.
+    // SAFETY: the map is preallocated, so the memory stays an entry while we are here. It may be
+    // given to another flow meanwhile: then this one packet is translated as that flow's, and
+    // counted for it.
     Some(unsafe { &mut *at })
 }
 
