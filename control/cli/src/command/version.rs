@@ -27,7 +27,8 @@ pub(crate) async fn run(
         out.flush()?;
         let mut client = session.connect().await?;
         let version = client.version().await?;
-        writeln!(out, "Server Version: {}", version.version)?;
+        let version_of_server = version.version.trim_start_matches('v');
+        writeln!(out, "Server Version: v{version_of_server}")?;
         writeln!(
             out,
             "Cluster: {} at {}",

@@ -303,16 +303,7 @@ async fn a_lost_node_s_pods_start_elsewhere() {
         .await;
     // The second says something now and then; the first has gone silent.
     let n2 = server.agent("n2").await;
-    let alive = n2.up.clone();
-    let beats = tokio::spawn(async move {
-        while alive
-            .send(up(node_up::Up::Heartbeat(v1::Heartbeat {})))
-            .await
-            .is_ok()
-        {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-    });
+    let beats = tokio::spawn(beat(n2.up.clone()));
     n1.kill();
     let on_n2 = |p: &[Value]| {
         p.iter()
@@ -332,13 +323,23 @@ async fn a_lost_node_s_pods_start_elsewhere() {
     let ready = control_api::condition::get(&node, "Ready").unwrap();
     assert_eq!(ready["status"], "Unknown");
     // It comes back: it is told to stop them, and is of use again.
-    let _n1 = server.agent("n1").await;
+    let n1 = server.agent("n1").await;
+    let beats_again = tokio::spawn(beat(n1.up.clone()));
     server
         .until("pods", "", "2 pods", |p| all_ready(p, 2))
         .await;
     // Taken out for good: its pods go with it.
     server.delete("node", "n1").await;
+    beats_again.abort();
     beats.abort();
+}
+
+/// Heartbeats until the stream ends.
+async fn beat(node: mpsc::Sender<v1::NodeUp>) {
+    let heartbeat = || up(node_up::Up::Heartbeat(v1::Heartbeat {}));
+    while node.send(heartbeat()).await.is_ok() {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -648,13 +649,7 @@ async fn ready_follows_heartbeats_in_both_directions() {
         server
             .until("nodes", "", "a lost node", is("Unknown"))
             .await;
-        let alive = n1.up.clone();
-        let beats = tokio::spawn(async move {
-            let beat = || up(node_up::Up::Heartbeat(v1::Heartbeat {}));
-            while alive.send(beat()).await.is_ok() {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-        });
+        let beats = tokio::spawn(beat(n1.up.clone()));
         let nodes = server.until("nodes", "", "a ready node", is("True")).await;
         // As it said of itself when it connected.
         let ready = control_api::condition::get(&nodes[0], "Ready").unwrap();
