@@ -21,7 +21,7 @@ use crate::limits::{Pressure, Reserved, section};
 /// | `run` | `/run/hydrofoil` | sockets, pinned namespaces, environments and secrets of pods: on a tmpfs |
 /// | `bpffs` | `/sys/fs/bpf/hydrofoil` | folder of the pinned maps and links |
 /// | `cgroup` | `/hydrofoil` | parent group of the pods' cgroups |
-/// | `uplinks` | `["eth0"]` | devices that lead to other nodes, the first is the next hop's |
+/// | `uplinks` | `["eth0"]` | devices that lead to other nodes; the first carries the routes to them |
 /// | `node_ip` | first IPv4 address of the first uplink | address of the node |
 /// | `shim` | `foil-shim` beside `foil-agent` | the shim's program |
 /// | `bpf_object` | `hydrofoil.bpf.o` beside `foil-agent` | the programs |
@@ -42,7 +42,7 @@ use crate::limits::{Pressure, Reserved, section};
 /// | `[pressure] images_available` | `15%` | of the file system of the images |
 /// | `[pressure] images_inodes` | `5%` | free inodes of it |
 /// | `[pressure] pids_available` | `5%` | of the process numbers; below it PIDPressure holds (kubelet has no default) |
-/// | `[pressure] transition_s` | 300 | so long a condition stays after the last moment below |
+/// | `[pressure] transition_s` | 300 | seconds a condition persists after the value has recovered |
 /// | `[join] token` | none | needed until the node has a certificate |
 /// | `[join] ca_hash` | none | `sha256:HEX` over the CA's public key |
 /// | `[[registry]] host, endpoint` | none | where to ask for a registry's images |

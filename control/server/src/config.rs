@@ -47,11 +47,11 @@ pub struct Config {
     /// Range of all services.
     #[serde(default = "default::service_cidr")]
     pub service_cidr: IpNet,
-    /// Seconds without a word after which a node counts as lost.
+    /// Seconds without a heartbeat after which a node counts as lost.
     #[serde(default = "default::node_lost_after_seconds")]
     pub node_lost_after_seconds: u64,
-    /// Seconds after which the pods of a lost node start elsewhere, where they
-    /// do not say otherwise (a toleration).
+    /// Seconds after which the pods of a lost node start elsewhere, unless a pod
+    /// tolerates the loss for longer.
     #[serde(default = "default::pod_eviction_seconds")]
     pub pod_eviction_seconds: u32,
     /// Start although the store holds objects that this version cannot read: they
