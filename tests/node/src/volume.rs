@@ -10,7 +10,7 @@ use proto::v1;
 use proto::v1::change::Change;
 use proto::v1::open::What;
 use proto::v1::volume::{Files, Source};
-use proto::v1::{ShimCreate, ShimMount};
+use proto::v1::ShimMount;
 
 use crate::node::{self, Node, ready};
 use crate::pod::Pod;
@@ -74,15 +74,13 @@ fn look(folder: &Path) -> Vec<String> {
 
 /// A container that has the volume writable, as one with CAP_SYS_ADMIN can have it.
 fn run_with(pod: &mut Pod, volume: &Path, script: &str) -> String {
-    let create = ShimCreate {
-        mounts: vec![ShimMount {
-            source: volume.display().to_string(),
-            destination: "/v".into(),
-            r#type: "bind".into(),
-            options: ["rbind", "rprivate", "rw"].map(str::to_owned).to_vec(),
-        }],
-        ..pod.message("hostile", &["sh", "-c", script])
-    };
+    let mut create = pod.message("hostile", &["sh", "-c", script]);
+    create.mounts.push(ShimMount {
+        source: volume.display().to_string(),
+        destination: "/v".into(),
+        r#type: "bind".into(),
+        options: ["rbind", "rprivate", "rw"].map(str::to_owned).to_vec(),
+    });
     pod.run(create)
 }
 
