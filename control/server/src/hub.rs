@@ -371,6 +371,10 @@ impl Hub {
         // A step that has begun goes on while the next revision is filled in.
         if waiting.step.is_none() && !inner.filling {
             waiting.begin(inner.revision, || inner.all(node));
+        } else if waiting.step.is_none() && waiting.is_due() {
+            // Its wake-up is used up: it connected, or was slower than the next revision,
+            // which may have nothing for it.
+            inner.posted.nodes.insert(node.to_owned());
         }
         if let Some(mut step) = waiting.step.take() {
             let part = inner.part(node, &mut step, &self.cluster_id);

@@ -58,6 +58,11 @@ impl Step {
 }
 
 impl Waiting {
+    /// True when something of the hub's is to be sent.
+    pub(crate) fn is_due(&self) -> bool {
+        self.snapshot || !self.items.is_empty()
+    }
+
     /// Makes a step of what waits, if anything does. `all` are a snapshot's items.
     pub(crate) fn begin(&mut self, revision: u64, all: impl FnOnce() -> BTreeSet<Item>) {
         let snapshot = std::mem::take(&mut self.snapshot);
@@ -88,9 +93,7 @@ impl Mailbox {
 
     /// Wakes the session if something of the hub's is to be sent.
     pub(crate) fn wake_if_due(&self) {
-        let waiting = self.lock();
-        let due = waiting.snapshot || !waiting.items.is_empty();
-        drop(waiting);
+        let due = self.lock().is_due();
         if due {
             self.wake();
         }

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use agent_sys::volume;
 use proto::v1;
+use proto::v1::ShimMount;
 use proto::v1::change::Change;
 use proto::v1::open::What;
 use proto::v1::volume::{Files, Source};
-use proto::v1::ShimMount;
 
 use crate::node::{self, Node, ready};
 use crate::pod::Pod;

@@ -237,3 +237,42 @@ async fn a_revision_that_has_nothing_for_a_node_is_not_waited_for() {
     hub.ack("n1", n1.id, 12);
     assert!(hub.moved.notified().now_or_never().is_none());
 }
+
+/// A session that looks while a revision is filled in gets nothing then, and has used up its
+/// wake-up. The revision's end wakes it, also if the revision has nothing for it.
+#[tokio::test]
+async fn who_looked_while_a_revision_was_filled_in_is_woken_at_its_end() {
+    use futures::FutureExt as _;
+
+    let hub = Hub::new("c".to_owned(), 10);
+    let connected = hub.connect("n1", &hello("other", 10));
+    let mailbox = &connected.mailbox;
+    let pod = |uid: &str| v1::PodSpec {
+        uid: uid.to_owned(),
+        ..v1::PodSpec::default()
+    };
+    let is_woken = || mailbox.wait().now_or_never().is_some();
+    let looks = || collect(&hub, "n1", mailbox).0.len();
+
+    // Connected in the middle of revision 11, which is about another node.
+    assert!(is_woken());
+    hub.set_revision(11);
+    hub.put_pod("n2", "b", Some(pod("b")));
+    assert_eq!(looks(), 0);
+    hub.complete();
+    assert!(is_woken());
+    assert!(looks() > 0);
+
+    // Slower than the next revision.
+    hub.set_revision(12);
+    hub.put_pod("n1", "a", Some(pod("a")));
+    hub.complete();
+    hub.set_revision(13);
+    assert!(is_woken());
+    assert_eq!(looks(), 0);
+    hub.put_pod("n2", "b", None);
+    hub.complete();
+    assert!(is_woken());
+    assert_eq!(looks(), 1);
+    assert!(!is_woken());
+}
