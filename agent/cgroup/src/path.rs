@@ -86,7 +86,7 @@ impl fmt::Display for GroupPath {
 
 /// The pod whose group has this folder's name; `None` for other folders.
 pub(crate) fn uid_of(folder: &str) -> Option<&str> {
-    folder.strip_prefix(POD)
+    folder.strip_prefix(POD).filter(|uid| plain(uid).is_ok())
 }
 
 /// The path without its leading slash, and of how many parts it is.
@@ -154,6 +154,8 @@ mod tests {
             assert_eq!(pod.container(name, attempt).unwrap().to_string(), path);
         }
         assert_eq!(uid_of("pod-u1"), Some("u1"));
-        assert_eq!(uid_of("system.slice"), None);
+        for other in ["system.slice", "pod-", "pod-.", "pod-.."] {
+            assert_eq!(uid_of(other), None, "{other}");
+        }
     }
 }

@@ -6,22 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use agent_sys::state::{is_label as label, is_subdomain as subdomain};
 use proto::v1;
-
-/// DNS label (RFC 1123): what uids, container and volume names are made of.
-fn label(text: &str) -> bool {
-    (1..=63).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        && !text.starts_with('-')
-}
-
-/// DNS subdomain: names of pods and namespaces.
-fn subdomain(text: &str) -> bool {
-    (1..=253).contains(&text.len())
-        && text.split('.').all(|part| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        })
-}
 
 /// Why a pod is refused, in words.
 pub(crate) fn pod(spec: &v1::PodSpec) -> Result<(), String> {

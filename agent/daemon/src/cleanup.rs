@@ -85,7 +85,7 @@ pub(crate) async fn run(config: &Config) -> Removed {
 async fn pods(layout: &Layout, groups: &Groups, netlink: &Netlink, removed: &mut Removed) {
     let mut uids: BTreeSet<String> = BTreeSet::new();
     for folder in [layout.pods(), layout.shims(), layout.namespaces()] {
-        uids.extend(state::list(&folder).unwrap_or_default());
+        uids.extend(state::uids(&folder).unwrap_or_default());
     }
     uids.extend(groups.list().unwrap_or_default());
     if uids.is_empty() {

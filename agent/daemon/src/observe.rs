@@ -150,10 +150,10 @@ fn adopt(sys: &Arc<Sys>, pod: &mut Pod, links: &Links, attached: &BTreeSet<u32>)
 fn strays(sys: &Sys, observed: &mut Observed, links: &Links, groups: &[String]) {
     let mut uids: BTreeSet<String> = shims::known(sys).into_iter().collect();
     uids.extend(netns::list(&sys.layout.namespaces()).unwrap_or_default());
-    uids.extend(state::list(&sys.layout.pods()).unwrap_or_default());
-    uids.extend(state::list(&sys.layout.records()).unwrap_or_default());
+    uids.extend(state::uids(&sys.layout.pods()).unwrap_or_default());
+    uids.extend(state::uids(&sys.layout.records()).unwrap_or_default());
     let logs = state::list(&sys.layout.logs()).unwrap_or_default();
-    let of = |name: String| name.rsplit('_').next().map(str::to_owned);
+    let of = |name: String| state::uid_of_logs(&name).map(str::to_owned);
     uids.extend(logs.into_iter().filter_map(of));
     uids.extend(groups.iter().cloned());
     for uid in uids {

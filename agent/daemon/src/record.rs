@@ -120,7 +120,7 @@ pub(crate) fn remove(layout: &Layout, uid: &str) -> Result<(), StateError> {
 pub(crate) fn pods(layout: &Layout, boot_id: &str, now: Moment) -> Vec<Pod> {
     let mut uids = Vec::new();
     for folder in [layout.records(), layout.pods()] {
-        match agent_sys::state::list(&folder) {
+        match agent_sys::state::uids(&folder) {
             Ok(names) => uids.extend(names),
             Err(error) => tracing::error!(%error, "pods' records cannot be listed"),
         }

@@ -196,7 +196,7 @@ pub(crate) fn remove_stray(sys: &Arc<Sys>, datapath: &Arc<Datapath>, uid: &str, 
 fn remove_stray_folders(sys: &Sys, uid: &str) -> Result<(), String> {
     // Namespace and name are not known any more.
     for name in state::list(&sys.layout.logs()).map_err(|e| e.to_string())? {
-        if name.rsplit('_').next() == Some(uid) {
+        if state::uid_of_logs(&name) == Some(uid) {
             state::remove_folder(&sys.layout.logs().join(name)).map_err(|e| e.to_string())?;
         }
     }

@@ -113,7 +113,7 @@ pub fn remove(folder: &Path) -> Result<(), NetnsError> {
 
 /// Pod uids that have a folder of pins, whole or not: what observation starts from.
 pub fn list(namespaces: &Path) -> Result<Vec<String>, NetnsError> {
-    Ok(state::list(namespaces)?)
+    Ok(state::uids(namespaces)?)
 }
 
 /// Inode of a pinned namespace: equal inodes are the same namespace.

@@ -101,7 +101,7 @@ impl From<io::Error> for ShimError {
 
 /// Pod uids that have a shim's folder, alive or not: what adoption starts from.
 pub fn list(layout: &Layout) -> Result<Vec<String>, ShimError> {
-    Ok(state::list(&layout.shims())?)
+    Ok(state::uids(&layout.shims())?)
 }
 
 /// Removes the folder of a shim that has ended.

@@ -17,10 +17,13 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
+
+use crate::removal::{self, Most};
 
 /// A file of ours could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +169,7 @@ impl Layout {
             .join(format!("{attempt}.log"))
     }
 
-    /// A message kept over restarts: "pushed", "endpoints", ...
+    /// A file kept over restarts: "pushed".
     pub fn state(&self, name: &str) -> PathBuf {
         self.root.join("state").join(name)
     }
@@ -273,8 +276,41 @@ pub fn list(folder: &Path) -> Result<Vec<String>, StateError> {
     Ok(names)
 }
 
-/// Removes a folder and all in it; it need not be there. Refused while something
-/// is mounted below: removal would go through the mount and empty what is behind.
+/// DNS label (RFC 1123): what uids, container and volume names are made of.
+pub fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && !text.starts_with('-')
+}
+
+/// DNS subdomain: names of pods.
+pub fn is_subdomain(text: &str) -> bool {
+    (1..=253).contains(&text.len())
+        && text.split('.').all(|part| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        })
+}
+
+/// Names in a folder that can be uids of pods, sorted. Other names are not ours, and
+/// must not become parts of paths: ".." is one of them.
+pub fn uids(folder: &Path) -> Result<Vec<String>, StateError> {
+    let mut names = list(folder)?;
+    names.retain(|name| is_label(name));
+    Ok(names)
+}
+
+/// The uid in the name of a pod's log folder, "NAMESPACE_NAME_UID"; `None` for any other
+/// name.
+pub fn uid_of_logs(name: &str) -> Option<&str> {
+    let mut parts = name.split('_');
+    let (namespace, pod, uid) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_whole = parts.next().is_none();
+    (is_whole && is_label(namespace) && is_subdomain(pod) && is_label(uid)).then_some(uid)
+}
+
+/// Removes a folder and all in it; it need not be there. Its last part is removed from
+/// the open parent folder: no link is followed, and ".." is refused. Refused while
+/// something is mounted below: removal would empty what is mounted.
 pub fn remove_folder(path: &Path) -> Result<(), StateError> {
     if let Some(mount) = mounts_below(path)?.pop() {
         return Err(StateError::Mounted {
@@ -282,14 +318,22 @@ pub fn remove_folder(path: &Path) -> Result<(), StateError> {
             mount,
         });
     }
-    match fs::remove_dir_all(path) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(StateError::Remove {
-            path: path.into(),
-            source,
-        }),
-    }
+    let removed = if is_named(path) {
+        removal::remove(path, Most::All)
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
+    };
+    removed.map_err(|source| StateError::Remove {
+        path: path.into(),
+        source,
+    })
+}
+
+/// Whether the last part of a path, as it was joined, is a name: [`Path::file_name`]
+/// leaves out "" and ".", and would name the folder above.
+fn is_named(path: &Path) -> bool {
+    let mut parts = path.as_os_str().as_bytes().rsplit(|byte| *byte == b'/');
+    !matches!(parts.next(), None | Some(b"" | b"." | b".."))
 }
 
 /// Mount points at or below a folder, in the order in which they were mounted:
@@ -351,6 +395,44 @@ mod tests {
         let table = "36 35 98:0 / /a\\040b rw - ext4 /dev/root rw\n37 35 0:4 net:[1] /run/ns/x rw - nsfs nsfs rw\n";
         let points: Vec<_> = mount_points(table).collect();
         assert_eq!(points, [Path::new("/a b"), Path::new("/run/ns/x")]);
+    }
+
+    #[test]
+    fn a_removal_is_not_led_out_of_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().join("lib"), folder.path().join("run"));
+        layout.create().unwrap();
+        let kept = layout.record("u");
+        fs::write(&kept, "secret").unwrap();
+        std::os::unix::fs::symlink(layout.records(), layout.shim("link")).unwrap();
+        for uid in ["..", ".", ""] {
+            assert!(remove_folder(&layout.shim(uid)).is_err(), "{uid:?}");
+            assert!(kept.exists(), "{uid:?}");
+        }
+        remove_folder(&layout.shim("link")).unwrap();
+        assert!(kept.exists() && !layout.shim("link").exists());
+    }
+
+    #[test]
+    fn names_from_the_disk_are_parsed_strictly() {
+        for (name, uid) in [
+            ("default_web-0.a_6f1a-b2", Some("6f1a-b2")),
+            ("a_..", None),
+            ("a_b_..", None),
+            ("a_.._u", None),
+            ("_b_u", None),
+            ("a_b_", None),
+            ("a_b_c_u", None),
+            ("u", None),
+            ("a_b_-u", None),
+        ] {
+            assert_eq!(uid_of_logs(name), uid, "{name}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["6f1a-b2", "a_b", "...", "-x", ".hidden", "u"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        assert_eq!(uids(folder.path()).unwrap(), ["6f1a-b2", "u"]);
     }
 
     #[test]
