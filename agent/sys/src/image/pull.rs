@@ -3,7 +3,6 @@
 //! Manifest, configuration, layers, in this order; each blob is verified while
 //! it streams to the disk. What is in the store already is not fetched.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use futures::{StreamExt, TryStreamExt};
@@ -24,10 +23,18 @@ use super::{Endpoint, Image, ImageError, Reference};
 /// Layers fetched at the same time.
 const PARALLEL: usize = 3;
 
+/// Whether a registry is asked for what is here by its digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    Always,
+    IfMissing,
+}
+
 impl ImageStore {
     /// Fetches the image, even when one of that name is here (its name may
     /// stand for another image by now); blobs and layers that are here are not
-    /// fetched again. Pulls of the same image at the same time share the work.
+    /// fetched again. A name with a digest is asked for as well: another pod may have
+    /// brought the image with credentials that this one lacks. Pulls of the same image at the same time share the work.
     /// `endpoints` are tried in order for the registries that they name;
     /// a registry that no endpoint names is asked itself, by https (by http on
     /// a loopback address, as elsewhere). Each is sent the secret that names its
@@ -46,20 +53,15 @@ impl ImageStore {
         let turn = || self.inner.turn.fetch_add(1, Ordering::Relaxed);
         let urls = urls(&reference.registry, endpoints);
         let (key, asked) = (pull_key(reference, &urls, secrets), turn());
-        let _one = self.lock(&format!("pull {key}")).await;
-        let pulled = || {
-            self.inner
-                .pulled
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
-        let shared = pulled().get(&key).is_some_and(|began| *began > asked);
-        if shared && let Some(image) = self.get(reference)? {
+        let mut last_began = self.lock(&format!("pull {key}")).await;
+        if *last_began > asked
+            && let Some(image) = self.get(reference)?
+        {
             return Ok(image);
         }
         let began = turn();
         let image = self.pull_from_any(reference, &urls, secrets).await?;
-        pulled().insert(key, began);
+        *last_began = began;
         Ok(image)
     }
 
@@ -114,7 +116,12 @@ impl ImageStore {
         let mut top = None;
         let mut version = reference.version.clone();
         for _ in 0..MAX_INDEX_DEPTH {
-            let (digest, bytes) = self.fetch_document(source, &version).await?;
+            let ask = match top {
+                None => Ask::Always,
+                // Named by one that the registry has just answered for.
+                Some(_) => Ask::IfMissing,
+            };
+            let (digest, bytes) = self.fetch_document(source, &version, ask).await?;
             let document = manifest::parse_document(&digest, &bytes)?;
             let media_type = match &document {
                 Document::Index(index) => non_empty(&index.media_type, OCI_INDEX),
@@ -141,10 +148,19 @@ impl ImageStore {
         &self,
         source: &Source,
         version: &Version,
+        ask: Ask,
     ) -> Result<(String, Vec<u8>), ImageError> {
         if let Version::Digest(digest) = version
             && let Some(bytes) = self.read_blob(digest)?
         {
+            if ask == Ask::Always {
+                // A request without a body: whether it is there for these credentials.
+                source
+                    .client
+                    .fetch_manifest_digest(&source.reference(version), &source.auth)
+                    .await
+                    .map_err(|error| source.failed(error))?;
+            }
             return Ok((digest.clone(), bytes));
         }
         let accepted = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST];

@@ -5,16 +5,18 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oci_client::client::{Client, ClientConfig, ClientProtocol};
 use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 use proto::error::chain;
 use proto::v1::PullSecret;
+use sha2::{Digest, Sha256};
 
 use super::reference::Version;
 use super::{ImageError, Reference};
+use crate::clock;
 
 /// A registry that does not answer the connect in this time is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,10 +32,24 @@ pub struct Endpoint {
     pub url: String,
 }
 
-/// Connections to registries, kept: a pod whose image must always be asked for
-/// does not pay for a new one. By endpoint and credentials.
+/// Clients that are kept at the same time; the oldest makes way for a new one.
+const MOST_CLIENTS: usize = 32;
+/// How long a client is used. It holds a token of the registry, which may be valid for
+/// hours: credentials that were revoked at the registry end with the client.
+const CLIENT_AGE: Duration = Duration::from_secs(300);
+
+/// Connections to registries, kept for some minutes: a pod whose image must always be
+/// asked for does not pay for a new one.
 #[derive(Default)]
-pub(super) struct Clients(Mutex<HashMap<(String, String), Client>>);
+pub(super) struct Clients(Mutex<HashMap<ClientKey, Kept>>);
+
+/// Endpoint, and the digest of the credentials.
+type ClientKey = (String, String);
+
+struct Kept {
+    client: Client,
+    made: Instant,
+}
 
 /// One place to try.
 pub(super) struct Source {
@@ -54,23 +70,40 @@ impl Clients {
         url: &str,
         protocol: ClientProtocol,
         auth: &RegistryAuth,
+        now: Instant,
     ) -> Result<Client, String> {
         let key = (url.to_owned(), key_of(auth));
         let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(&key) {
-            return Ok(client.clone());
+        // A pull under way has a clone of its client.
+        clients.retain(|_, kept| now.saturating_duration_since(kept.made) < CLIENT_AGE);
+        if let Some(kept) = clients.get(&key) {
+            return Ok(kept.client.clone());
         }
         let client = connect(protocol)?;
-        clients.insert(key, client.clone());
+        if clients.len() >= MOST_CLIENTS
+            && let Some(oldest) = clients.iter().min_by_key(|(_, kept)| kept.made)
+        {
+            let oldest = oldest.0.clone();
+            clients.remove(&oldest);
+        }
+        let kept = Kept {
+            client: client.clone(),
+            made: now,
+        };
+        clients.insert(key, kept);
         Ok(client)
     }
 }
 
-/// Tells credentials apart.
+fn digest(text: &str) -> String {
+    hex::encode(Sha256::digest(text))
+}
+
+/// Tells credentials apart, without keeping them.
 fn key_of(auth: &RegistryAuth) -> String {
     match auth {
-        RegistryAuth::Basic(user, password) => format!("{user}\0{password}"),
-        RegistryAuth::Bearer(token) => token.clone(),
+        RegistryAuth::Basic(user, password) => digest(&format!("{user}\0{password}")),
+        RegistryAuth::Bearer(token) => digest(token),
         RegistryAuth::Anonymous => String::new(),
     }
 }
@@ -114,7 +147,7 @@ impl Source {
         }
         let auth = credentials(host, secrets);
         let client = clients
-            .get(url, protocol, &auth)
+            .get(url, protocol, &auth, clock::now())
             .map_err(|why| ImageError::Registry {
                 reference: reference.to_string(),
                 endpoint: url.to_owned(),
@@ -285,7 +318,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::image::ImageStore;
+    use crate::image::{ImageStore, tests};
 
     #[test]
     fn a_named_registry_is_asked_only_at_its_endpoints() {
@@ -331,6 +364,47 @@ mod tests {
             let auth = credentials(asked, &[secret(written)]);
             assert_eq!(auth != RegistryAuth::Anonymous, found, "{asked} {written}");
         }
+    }
+
+    #[test]
+    fn clients_are_bounded_by_age_and_count() {
+        let clients = Clients::default();
+        let basic = |user: &str| RegistryAuth::Basic(user.to_owned(), "p".to_owned());
+        let get = |user: &str, now| {
+            let made = clients.get("http://a:1", ClientProtocol::Http, &basic(user), now);
+            made.unwrap();
+            clients.0.lock().unwrap().len()
+        };
+        let begin = Instant::now();
+        assert_eq!((get("a", begin), get("a", begin)), (1, 1));
+        assert_eq!(get("b", begin), 2, "other credentials, another client");
+        assert_eq!(get("b", begin + CLIENT_AGE), 1, "both were too old");
+        for number in 0..2 * MOST_CLIENTS {
+            let now = begin + CLIENT_AGE + Duration::from_millis(number as u64);
+            assert!(get(&number.to_string(), now) <= MOST_CLIENTS);
+        }
+        let kept = clients.0.lock().unwrap();
+        let newest = ("http://a:1".to_owned(), key_of(&basic("63")));
+        assert!(kept.contains_key(&newest), "the oldest make way");
+        assert!(kept.keys().all(|(_, key)| key.len() == 64));
+    }
+
+    /// With a policy of Always a pod may use an image that is here only if the registry
+    /// lets it, by digest too.
+    #[tokio::test]
+    async fn an_image_that_is_here_by_digest_is_asked_for() {
+        let (host, heard) = hostile_registry().await;
+        let dir = tempfile::tempdir().unwrap();
+        let (name, layout) = (format!("{host}/private/app:1"), dir.path().join("in"));
+        let digest = tests::layout(&layout, &tests::two_layers(), Some(&name));
+        let store = ImageStore::open(&dir.path().join("store")).unwrap();
+        store.import(&layout, None).await.unwrap();
+        let reference = Reference::parse(&format!("{host}/private/app@{digest}")).unwrap();
+        assert!(store.get(&reference).unwrap().is_some(), "it is here");
+        let refused = store.pull(&reference, &[], &[]).await.unwrap_err();
+        assert!(matches!(refused, ImageError::NotFound { .. }), "{refused}");
+        let heard = heard.lock().unwrap().join("\n");
+        assert!(heard.contains(&format!("/manifests/{digest}")), "{heard}");
     }
 
     /// A registry that has nothing and asks for credentials; what it was sent.

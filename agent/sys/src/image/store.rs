@@ -33,12 +33,10 @@ pub struct ImageStore {
 pub(super) struct Inner {
     root: PathBuf,
     scratch: Scratch,
-    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<u64>>>>,
     pub(super) clients: super::registry::Clients,
-    /// Counts calls and pulls, to know which was first.
+    /// Counts calls and pulls from 1, to know which was first.
     pub(super) turn: AtomicU64,
-    /// When the last pull of an image that succeeded began, by name and credentials.
-    pub(super) pulled: Mutex<HashMap<String, u64>>,
 }
 
 impl std::fmt::Debug for ImageStore {
@@ -77,8 +75,7 @@ impl ImageStore {
                 scratch: Scratch::open(&tmp).map_err(ImageError::io("clear", &tmp))?,
                 locks: Mutex::default(),
                 clients: super::registry::Clients::default(),
-                turn: AtomicU64::new(0),
-                pulled: Mutex::default(),
+                turn: AtomicU64::new(1),
             }),
         };
         let layout = root.join("oci-layout");
@@ -374,8 +371,9 @@ impl ImageStore {
         removal::remove(&tmp, Most::All).map_err(ImageError::io("remove", &tmp))
     }
 
-    /// One at a time for each key.
-    pub(super) async fn lock(&self, key: &str) -> tokio::sync::OwnedMutexGuard<()> {
+    /// One at a time for each key. The value is what the holder before has left, if one
+    /// was there or waited; else 0.
+    pub(super) async fn lock(&self, key: &str) -> tokio::sync::OwnedMutexGuard<u64> {
         let lock = {
             let mut locks = self
                 .inner

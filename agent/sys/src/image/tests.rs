@@ -425,7 +425,7 @@ fn implied_folders_keep_owner_and_mode_of_below() {
 }
 
 /// Writes an OCI layout with these layers.
-fn layout(dir: &Path, layers: &[Vec<u8>], name: Option<&str>) -> String {
+pub(super) fn layout(dir: &Path, layers: &[Vec<u8>], name: Option<&str>) -> String {
     let blobs = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     let put = |bytes: &[u8]| {
@@ -452,7 +452,7 @@ fn layout(dir: &Path, layers: &[Vec<u8>], name: Option<&str>) -> String {
     digest
 }
 
-fn two_layers() -> Vec<Vec<u8>> {
+pub(super) fn two_layers() -> Vec<Vec<u8>> {
     let base = Tar::new()
         .dir("bin/")
         .file("bin/sh", "shell")
