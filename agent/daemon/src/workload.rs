@@ -9,7 +9,7 @@ use agent_plan::action::Instance;
 use agent_plan::create::set_home;
 use agent_plan::outcome::{Call, Outcome, Refusal};
 use agent_plan::time::Moment;
-use agent_plan::user::{self as runs_as, Account, User};
+use agent_plan::user::{self as runs_as, Account, Entry, User};
 use agent_plan::volume::{Mount, Source};
 use agent_plan::world::{Pod, container_id};
 use agent_sys::image::{rootfs, user};
@@ -110,23 +110,20 @@ fn prepare(sys: &Sys, make: Make, spec: &v1::PodSpec) -> Result<v1::ShimCreate, 
         .ok_or_else(|| Refusal::Runtime(format!("image {} is not known any more", make.digest)))?;
     let bundle = sys.layout.bundle(uid, &id(instance));
     let root = rootfs::mount(&bundle, &image).map_err(|e| runtime(&e))?;
-    let account =
-        user::resolve(&root, &make.user.image).map_err(|e| Refusal::Config(e.to_string()))?;
+    let entry = runs_as::entry(&make.user).map_err(|e| Refusal::Config(e.to_string()))?;
+    let account = match entry {
+        Entry::Number(uid) => user::by_number(&root, uid),
+        Entry::Image(name) => user::resolve(&root, &name),
+    };
+    let account = account.map_err(|e| Refusal::Config(e.to_string()))?;
     let mut create = make.create;
-    let image_user = account.uid;
-    let image_home = account.home.clone();
-    let account = Account {
+    let found = Account {
         uid: account.uid,
         gid: account.gid,
         groups: account.additional_gids,
     };
-    runs_as::set(&mut create, &make.user, &account).map_err(|e| Refusal::Config(e.to_string()))?;
-    let home = if create.uid == image_user {
-        image_home
-    } else {
-        user::home(&root, create.uid).map_err(|e| Refusal::Config(e.to_string()))?
-    };
-    set_home(&mut create, &home);
+    runs_as::set(&mut create, &make.user, &found).map_err(|e| Refusal::Config(e.to_string()))?;
+    set_home(&mut create, &account.home);
     rootfs::make_working_dir(&root, &create.cwd, create.uid, create.gid)
         .map_err(|e| runtime(&e))?;
 

@@ -1,7 +1,8 @@
 //! Who a container runs as: what the spec asks for, then the ids, once the image's
 //! own passwd and group files have been read.
 //!
-//! Called by `container.rs` ([`wanted`]) and the daemon's `workload.rs` ([`set`]).
+//! Called by `container.rs` ([`wanted`]) and the daemon's `workload.rs` ([`entry`],
+//! [`set`]).
 
 use proto::v1;
 
@@ -20,7 +21,16 @@ pub struct User {
     pub non_root: bool,
 }
 
-/// The image's own user, as its passwd and group files have it.
+/// Which entry of the image's passwd file describes the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// The one with this user id: runAsUser.
+    Number(u32),
+    /// That of the image's `User`.
+    Image(String),
+}
+
+/// A user, as the image's passwd and group files have it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Account {
     /// User id.
@@ -68,17 +78,29 @@ pub enum UserError {
     RootByImage,
 }
 
-/// Writes the user and its groups into what the shim is told.
+fn id(value: i64, field: &'static str) -> Result<u32, UserError> {
+    u32::try_from(value)
+        .ok()
+        .ok_or(UserError::NotAnId { field, value })
+}
+
+/// Which entry to look up: runAsUser replaces the image's user, and its group and groups
+/// with it.
+pub fn entry(user: &User) -> Result<Entry, UserError> {
+    Ok(match user.uid {
+        Some(uid) => Entry::Number(id(uid, "runAsUser")?),
+        None => Entry::Image(user.image.clone()),
+    })
+}
+
+/// Writes the user and its groups into the request to the shim; `account` is that of
+/// [`entry`]. The groups of the image's group file are merged with supplementalGroups and
+/// fsGroup, which are there already (Kubernetes' supplementalGroupsPolicy Merge), and the
+/// primary group is one of them, as containerd has it.
 pub fn set(create: &mut v1::ShimCreate, user: &User, account: &Account) -> Result<(), UserError> {
-    let id = |value: i64, field| {
-        u32::try_from(value)
-            .ok()
-            .ok_or(UserError::NotAnId { field, value })
-    };
-    create.uid = user.uid.map_or(Ok(account.uid), |u| id(u, "runAsUser"))?;
+    create.uid = account.uid;
     create.gid = match user.gid {
         Some(group) => id(group, "runAsGroup")?,
-        None if create.uid != account.uid => 0,
         None => account.gid,
     };
     if user.non_root && create.uid == 0 {
@@ -88,6 +110,7 @@ pub fn set(create: &mut v1::ShimCreate, user: &User, account: &Account) -> Resul
         });
     }
     create.additional_gids.extend(&account.groups);
+    create.additional_gids.push(create.gid);
     create.additional_gids.sort_unstable();
     create.additional_gids.dedup();
     Ok(())
@@ -99,22 +122,23 @@ mod tests {
 
     #[test]
     fn users() {
-        let seven = Account {
-            uid: 7,
-            gid: 8,
-            groups: vec![9],
+        let account = |uid, gid, groups: &[u32]| Account {
+            uid,
+            gid,
+            groups: groups.to_vec(),
         };
+        let seven = account(7, 8, &[9]);
         let root = Account::default();
-        // (runAsUser, runAsGroup, runAsNonRoot, the image's, expected)
+        // (runAsUser, runAsGroup, runAsNonRoot, what was looked up, expected)
         let rows = [
-            (None, None, false, &seven, Some((7, 8))),
-            (Some(100), None, false, &seven, Some((100, 0))),
-            (Some(7), None, false, &seven, Some((7, 8))),
-            (Some(5), Some(6), false, &seven, Some((5, 6))),
-            (None, None, true, &seven, Some((7, 8))),
+            (None, None, false, &seven, Some((7, 8, vec![4, 8, 9]))),
+            (Some(7), None, false, &seven, Some((7, 8, vec![4, 8, 9]))),
+            (Some(7), Some(6), false, &seven, Some((7, 6, vec![4, 6, 9]))),
+            (None, Some(9), false, &seven, Some((7, 9, vec![4, 9]))),
+            (None, None, true, &seven, Some((7, 8, vec![4, 8, 9]))),
             (None, None, true, &root, None),
-            (Some(0), None, true, &seven, None),
-            (Some(-1), None, false, &seven, None),
+            (Some(0), None, true, &root, None),
+            (None, Some(-1), false, &seven, None),
         ];
         for (uid, gid, non_root, account, expected) in rows {
             let user = User {
@@ -123,13 +147,30 @@ mod tests {
                 gid,
                 non_root,
             };
-            let mut create = v1::ShimCreate::default();
+            let mut create = v1::ShimCreate {
+                // supplementalGroups
+                additional_gids: vec![4],
+                ..v1::ShimCreate::default()
+            };
             let set = set(&mut create, &user, account);
             assert_eq!(
-                set.ok().map(|()| (create.uid, create.gid)),
+                set.ok()
+                    .map(|()| (create.uid, create.gid, create.additional_gids)),
                 expected,
                 "{user:?}"
             );
         }
+    }
+
+    #[test]
+    fn run_as_user_is_looked_up_by_number() {
+        let user = |uid| User {
+            image: "www".into(),
+            uid,
+            ..User::default()
+        };
+        assert_eq!(entry(&user(None)), Ok(Entry::Image("www".into())));
+        assert_eq!(entry(&user(Some(33))), Ok(Entry::Number(33)));
+        assert!(entry(&user(Some(-1))).is_err());
     }
 }

@@ -128,8 +128,8 @@ fn another_user() {
         ..pod.message("web", &["sh", "-c", &format!("{script}; exec sleep 1000")])
     };
     create.env.retain(|entry| !entry.starts_with("HOME="));
-    let home = agent_sys::image::user::home(&pod.rootfs(), 1000).unwrap();
-    agent_plan::create::set_home(&mut create, &home);
+    let account = agent_sys::image::user::by_number(&pod.rootfs(), 1000).unwrap();
+    agent_plan::create::set_home(&mut create, &account.home);
     let id = pod.run(create);
     let (_, text) = pod.exec(&id, &["sh", "-c", script]).unwrap();
     let log = pod.log_path("web");

@@ -1,4 +1,5 @@
-//! Who a container runs as: the image's `User`, looked up in its own /etc/passwd.
+//! Who a container runs as: the image's `User`, or the pod's runAsUser, looked up in the
+//! image's /etc/passwd and /etc/group.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -27,7 +28,8 @@ pub enum UserError {
 pub struct Account {
     pub uid: u32,
     pub gid: u32,
-    /// Groups that list the user in /etc/group, without `gid`. Sorted.
+    /// Groups that list the user in /etc/group, without `gid`; also when the image's
+    /// `User` names a group, as containerd has it for Kubernetes. Sorted.
     pub additional_gids: Vec<u32>,
     /// "/" when /etc/passwd does not know the user.
     pub home: String,
@@ -48,24 +50,50 @@ pub fn resolve(rootfs: &Path, user: &str) -> Result<Account, UserError> {
     )
 }
 
-/// Home of a user by number: what its entry in `rootfs` names, else "/".
+/// Looks up the user with this number; its group is 0 where /etc/passwd does not know it.
+/// For runAsUser, as containerd has it.
 ///
 /// # Errors
 /// [`UserError`].
-pub fn home(rootfs: &Path, uid: u32) -> Result<String, UserError> {
+pub fn by_number(rootfs: &Path, uid: u32) -> Result<Account, UserError> {
     let failed = |source| UserError::Io { file: "/", source };
     let root = Beneath::open(rootfs).map_err(failed)?;
-    Ok(home_of(&read(&root, "/etc/passwd")?, uid).to_owned())
+    let (passwd, group) = (read(&root, "/etc/passwd")?, read(&root, "/etc/group")?);
+    Ok(account_of(&passwd, &group, uid))
 }
 
-fn home_of(passwd: &str, uid: u32) -> &str {
+fn account_of(passwd: &str, group: &str, uid: u32) -> Account {
     let mut entries = passwd.lines().filter_map(entry);
-    let found = entries.find(|(_, number, _, _)| *number == uid);
-    match found {
-        // Relative, it would depend on the working directory.
-        Some((_, _, _, home)) if home.starts_with('/') => home,
-        Some(_) | None => "/",
+    let (login, _, gid, home) = entries
+        .find(|(_, number, _, _)| *number == uid)
+        .unwrap_or(("", uid, 0, "/"));
+    Account {
+        uid,
+        gid,
+        additional_gids: additional(group, login, gid),
+        home: absolute(home),
     }
+}
+
+/// Groups that have the user as a member, but for the one with its own name.
+fn additional(group: &str, login: &str, gid: u32) -> Vec<u32> {
+    let is_of = |name: &str, members: &str| {
+        !login.is_empty() && name != login && members.split(',').any(|member| member == login)
+    };
+    let mut gids: Vec<u32> = group
+        .lines()
+        .filter_map(group_entry)
+        .filter(|(name, number, members)| *number != gid && is_of(name, members))
+        .map(|(_, number, _)| number)
+        .collect();
+    gids.sort_unstable();
+    gids.dedup();
+    gids
+}
+
+/// Relative, it would depend on the working directory.
+fn absolute(home: &str) -> String {
+    if home.starts_with('/') { home } else { "/" }.to_owned()
 }
 
 fn read(root: &Beneath, file: &'static str) -> Result<String, UserError> {
@@ -119,43 +147,23 @@ fn account(passwd: &str, group: &str, user: &str) -> Result<Account, UserError> 
             });
         }
     };
-    let groups = || group.lines().filter_map(group_entry);
-    let (gid, mut additional_gids) = match group_name {
-        Some(wanted) => {
-            let gid = groups()
-                .find(|(name, _, _)| *name == wanted)
-                .map(|(_, gid, _)| gid)
-                .or_else(|| wanted.parse().ok())
-                .ok_or_else(|| UserError::NoGroup {
-                    name: wanted.to_owned(),
-                })?;
-            // Who names a group wants that one only.
-            (gid, Vec::new())
-        }
-        None => {
-            let member = |members: &str| {
-                members
-                    .split(',')
-                    .any(|name| !login.is_empty() && name == login)
-            };
-            (
-                gid,
-                groups()
-                    .filter(|(_, _, members)| member(members))
-                    .map(|(_, gid, _)| gid)
-                    .collect(),
-            )
-        }
+    let gid = match group_name {
+        Some(wanted) => group
+            .lines()
+            .filter_map(group_entry)
+            .find(|(name, _, _)| *name == wanted)
+            .map(|(_, gid, _)| gid)
+            .or_else(|| wanted.parse().ok())
+            .ok_or_else(|| UserError::NoGroup {
+                name: wanted.to_owned(),
+            })?,
+        None => gid,
     };
-    additional_gids.sort_unstable();
-    additional_gids.dedup();
-    additional_gids.retain(|other| *other != gid);
-    let home = if home.is_empty() { "/" } else { home };
     Ok(Account {
         uid,
         gid,
-        additional_gids,
-        home: home.to_owned(),
+        additional_gids: additional(group, login, gid),
+        home: absolute(home),
     })
 }
 
@@ -188,14 +196,14 @@ mod tests {
     const GROUP: &str = "root:x:0:\nwww:x:33:www\nlogs:x:50:root,www\nssl:x:60:www\n";
 
     #[test]
-    fn users_are_found_as_in_docker() {
+    fn users_of_images_are_found() {
         for (user, uid, gid, groups, home) in [
             ("", 0, 0, &[50][..], "/root"),
             ("root", 0, 0, &[50], "/root"),
             ("www", 33, 33, &[50, 60], "/var/www"),
             ("33", 33, 33, &[50, 60], "/var/www"),
-            ("www:logs", 33, 50, &[], "/var/www"),
-            ("33:77", 33, 77, &[], "/var/www"),
+            ("www:logs", 33, 50, &[60], "/var/www"),
+            ("33:77", 33, 77, &[50, 60], "/var/www"),
             ("www:", 33, 33, &[50, 60], "/var/www"),
             (":logs", 0, 50, &[], "/root"),
             ("1234", 1234, 0, &[], "/"),
@@ -217,11 +225,24 @@ mod tests {
     }
 
     #[test]
-    fn homes_by_number() {
-        for (uid, home) in [(0, "/root"), (33, "/var/www"), (40, "/"), (1234, "/")] {
-            assert_eq!(home_of(PASSWD, uid), home, "{uid}");
+    fn users_by_number_have_their_groups_too() {
+        for (uid, gid, groups, home) in [
+            (0, 0, &[50][..], "/root"),
+            (33, 33, &[50, 60], "/var/www"),
+            (40, 41, &[], "/"),
+            // A number, never the name that looks the same.
+            (100, 0, &[], "/"),
+            (1234, 0, &[], "/"),
+        ] {
+            let expected = Account {
+                uid,
+                gid,
+                additional_gids: groups.to_vec(),
+                home: home.to_owned(),
+            };
+            assert_eq!(account_of(PASSWD, GROUP, uid), expected, "{uid}");
         }
-        assert_eq!(home_of("odd:x:7:7::relative:\n", 7), "/");
+        assert_eq!(account_of("odd:x:7:7::relative:\n", "", 7).home, "/");
     }
 
     #[test]
