@@ -33,10 +33,6 @@ impl Source {
     pub(crate) fn is_test_module(&self) -> bool {
         self.path.ends_with("tests.rs") || self.path.contains("/tests/")
     }
-
-    pub(crate) fn is_test(&self) -> bool {
-        self.path.starts_with("tests/") || self.is_test_module()
-    }
 }
 
 /// All source files of a folder, by path.

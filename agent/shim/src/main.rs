@@ -4,6 +4,7 @@
 //! statuses, answers on one socket (`proto/v1/shim.proto`). One thread, and no
 //! async runtime: libcontainer forks and changes its caller. Reading order: `serve`,
 //! `request`, `progress`, `container`, `session`, `create`, `worker`, `executor`.
+#![expect(unsafe_code, reason = "fork, and system calls that no safe crate has")]
 
 mod capability;
 mod clock;

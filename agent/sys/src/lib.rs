@@ -1,4 +1,9 @@
 //! Reading order follows as the crate grows.
+#![expect(
+    unsafe_code,
+    reason = "system calls and maps that no safe crate has, each in one small function"
+)]
+
 mod beneath;
 pub mod bpf;
 pub mod cgroup;

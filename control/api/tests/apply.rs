@@ -1,4 +1,5 @@
 //! Server-side apply by rows: what was there, what is applied, what comes out.
+#![cfg(test)]
 
 use control_api::apply::merge;
 use control_api::fieldset::FieldSet;

@@ -1,5 +1,6 @@
 //! Who owns which fields after which write: rows of a state, a write, and the
 //! entries of managedFields that come out.
+#![cfg(test)]
 
 use control_api::apply::merge;
 use control_api::compare::compare;

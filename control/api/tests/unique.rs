@@ -1,4 +1,5 @@
 //! Duplicate keys are refused with their path; everything else is read as it is.
+#![cfg(test)]
 
 use control_api::unique::from_json;
 use proptest::prelude::*;

@@ -1,5 +1,6 @@
 //! The table of what is not supported: each entry names a field that exists, is
 //! reported by its path, and lets its exceptions pass.
+#![cfg(test)]
 
 use control_api::unsupported::{Effect, UNSUPPORTED};
 use control_api::{admit, find_for, kinds};

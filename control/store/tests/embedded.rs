@@ -1,5 +1,6 @@
 //! The embedded store: the suite of all stores, and what is its own: the lock,
 //! crashes, a full disk, history that is bounded.
+#![cfg(test)]
 
 mod suite;
 

@@ -4,6 +4,7 @@
 //! refuses padding (two writers would disagree about bytes nobody named, and a hash lookup
 //! compares them) and any field whose bytes could be an invalid value (`bool`, an enum, a
 //! reference): kernel and agent are compiled apart and meet only in these bytes.
+#![expect(unsafe_code, reason = "a value in a map is bytes to the kernel")]
 
 /// A type whose every byte is named and for which every bit pattern is valid.
 ///
@@ -96,6 +97,7 @@ macro_rules! map_abi {
 
         // SAFETY: `repr(C)`, every field is a `MapType`, and the sizes add up, so there is no
         // padding; the assertion above fails to compile otherwise.
+        #[expect(unsafe_code, reason = "the checks above are what `MapType` asks for")]
         unsafe impl $crate::abi::MapType for $name {
             const FIELDS: &'static [$crate::abi::Field] = &[
                 $( $crate::abi::Field {

@@ -8,11 +8,18 @@
 //! Unsafe code is in `packet` and `maps` only.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![expect(
+    unsafe_code,
+    reason = "the kernel finds programs by symbol and section, which only unsafe attributes set"
+)]
 
+#[forbid(unsafe_code)]
 mod flow;
+#[forbid(unsafe_code)]
 mod hook;
 mod maps;
 mod packet;
+#[forbid(unsafe_code)]
 mod stage;
 
 use aya_ebpf::bindings::__sk_buff;

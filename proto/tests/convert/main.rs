@@ -1,4 +1,5 @@
 //! Kubernetes objects to node specs, and status back, by rows.
+#![cfg(test)]
 #![cfg(feature = "convert")]
 
 mod env;

@@ -3,6 +3,7 @@
 //! The control plane is a small one (`fake.rs`): objects in memory, judged by the
 //! same code as in the real one, and statuses as a test sets them. What is proved
 //! here is what `foil` sends, prints and ends with; not what a cluster does.
+#![cfg(test)]
 
 mod apply;
 mod delete;

@@ -3,6 +3,7 @@
 //!
 //! Writes are refused when they are stale, tasks run in any order, nodes go
 //! silent and come back, and the controllers are started anew in the middle.
+#![cfg(test)]
 
 mod model;
 

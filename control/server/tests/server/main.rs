@@ -1,5 +1,6 @@
 //! The server as its clients see it: real mutual TLS on loopback, the embedded
 //! store in a temporary folder, agents that speak the protocol and run nothing.
+#![cfg(test)]
 
 mod behind;
 mod harness;

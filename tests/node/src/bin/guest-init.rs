@@ -3,6 +3,7 @@
 //!
 //! Its root becomes a tmpfs: the initial one is not a file system that containers can
 //! change their root from. Arguments for the tests are the lines of /etc/arguments.
+#![expect(unsafe_code, reason = "I/O ports, which have no safe interface")]
 
 use std::fs;
 use std::io;
