@@ -4,6 +4,7 @@
 //! was started. Everything is found by the cluster's unique name, so that clusters that
 //! run beside it are never touched. Called by `cluster`'s Drop and by the demo's last step.
 
+use crate::wait;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 /// Where hierarchies of cgroups are mounted, each on a folder below (v1, hybrid), or itself (v2).
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// How long the last resort tries; a process in an uninterruptible call is left behind then.
+const LIMIT: Duration = Duration::from_secs(3);
 
 /// Everything found, a line each; empty when nothing is left.
 pub fn of(name: &str) -> Vec<String> {
@@ -65,32 +68,26 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
 
 /// Kills, unmounts and removes whatever [`of`] would find; namespaces are left to their guards.
 pub fn remove(name: &str) {
-    for _ in 0..20 {
+    wait::poll_for(LIMIT, wait::COARSE, || {
         let left = processes(name);
-        if left.is_empty() {
-            break;
+        for (pid, _) in &left {
+            kill(Pid::from_raw(*pid), Signal::SIGKILL).ok();
         }
-        for (pid, _) in left {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        left.is_empty().then_some(())
+    });
     // Mounts stack: several rounds, the newest first.
     for _ in 0..5 {
         for path in mounts(name).into_iter().rev() {
             umount2(&path, MntFlags::MNT_DETACH).ok();
         }
     }
-    for _ in 0..20 {
+    wait::poll_for(LIMIT, wait::COARSE, || {
         let left = cgroups(name);
-        if left.is_empty() {
-            break;
+        for group in &left {
+            remove_cgroup(group);
         }
-        for group in left {
-            remove_cgroup(&group);
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        left.is_empty().then_some(())
+    });
 }
 
 fn remove_cgroup(group: &Path) {

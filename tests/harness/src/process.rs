@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What a finished command said.
 #[derive(Debug, Clone)]
@@ -69,23 +69,17 @@ pub fn run_with(command: &mut Command, input: Option<&[u8]>, limit: Duration) ->
     }
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
-    let start = Instant::now();
-    let mut pause = Duration::from_millis(1);
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("wait for a child") {
-            break status;
-        }
-        if start.elapsed() > limit || (wait::interrupted() && !std::thread::panicking()) {
-            child.kill().ok();
-            child.wait().ok();
-            panic!(
-                "`{line}` did not end within {limit:?}\n--- stdout\n{}--- stderr\n{}",
-                stdout.join().unwrap_or_default(),
-                stderr.join().unwrap_or_default()
-            );
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
+    let ended = wait::poll_for(limit, wait::FINE, || {
+        child.try_wait().expect("wait for a child")
+    });
+    let Some(status) = ended else {
+        child.kill().ok();
+        child.wait().ok();
+        panic!(
+            "`{line}` did not end within {limit:?}\n--- stdout\n{}--- stderr\n{}",
+            stdout.join().unwrap_or_default(),
+            stderr.join().unwrap_or_default()
+        );
     };
     Output {
         command: line,
@@ -236,10 +230,8 @@ impl Drop for Process {
             return;
         }
         self.signal(Signal::SIGTERM);
-        let start = Instant::now();
-        while self.is_running() && start.elapsed() < Duration::from_secs(3) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let ended = || (!self.is_running()).then_some(());
+        wait::poll_for(Duration::from_secs(3), wait::COARSE, ended);
         self.child.kill().ok();
         self.child.wait().ok();
     }

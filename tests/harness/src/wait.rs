@@ -1,6 +1,7 @@
 //! Waiting for conditions, with generous limits and with what was seen last in the message.
 //!
-//! No test sleeps and hopes: it polls here. Also the one place that knows of Ctrl-C.
+//! No test sleeps and hopes: it polls here, in the only loop that pauses between two looks.
+//! Also the one place that knows of Ctrl-C.
 //! Called by everything in this crate and by all tests above the unit tier.
 
 use nix::sys::signal::{SigSet, Signal};
@@ -9,6 +10,12 @@ use std::time::{Duration, Instant};
 
 /// Long enough for a loaded machine of two cores; a test never waits so long unless it fails.
 pub const GENEROUS: Duration = Duration::from_secs(90);
+
+/// First pause of a wait for something that takes its time.
+pub const COARSE: Duration = Duration::from_millis(10);
+
+/// First pause where the moment matters: a measurement, or the end of a short command.
+pub const FINE: Duration = Duration::from_micros(200);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -47,23 +54,33 @@ pub fn wait_until<T>(what: &str, poll: impl FnMut() -> Result<T, String>) -> T {
 /// # Panics
 /// After `limit`, or when interrupted.
 pub fn wait_for<T>(what: &str, limit: Duration, mut poll: impl FnMut() -> Result<T, String>) -> T {
+    let mut seen = String::new();
+    let got = poll_for(limit, COARSE, || poll().map_err(|now| seen = now).ok());
+    match got {
+        Some(value) => value,
+        None if interrupted() => panic!("interrupted while waiting for {what}"),
+        None => panic!("{what}: not within {limit:?}; last seen: {seen}"),
+    }
+}
+
+/// Polls until `poll` gives a value; `None` after `limit`, or when interrupted. Between two
+/// polls it pauses for `pause`, or for a fiftieth of the time waited if that is more.
+pub fn poll_for<T>(
+    limit: Duration,
+    pause: Duration,
+    mut poll: impl FnMut() -> Option<T>,
+) -> Option<T> {
     let start = Instant::now();
-    let mut pause = Duration::from_millis(10);
     loop {
-        let seen = match poll() {
-            Ok(value) => return value,
-            Err(seen) => seen,
-        };
-        // A poll while unwinding is part of cleaning up and must not panic again.
-        if interrupted() && !std::thread::panicking() {
-            panic!("interrupted while waiting for {what}");
+        if let Some(value) = poll() {
+            return Some(value);
         }
-        assert!(
-            start.elapsed() < limit,
-            "{what}: not within {limit:?}; last seen: {seen}"
-        );
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(200));
+        // Waiting while unwinding is part of cleaning up, which an interrupt only asks for.
+        let given_up = interrupted() && !std::thread::panicking();
+        if given_up || start.elapsed() >= limit {
+            return None;
+        }
+        std::thread::sleep(pause.max(start.elapsed() / 50));
     }
 }
 

@@ -9,7 +9,7 @@ use super::sample;
 use crate::objects;
 use agent_sys::maps::Maps;
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tests_harness::{Cluster, wait};
 
 /// Services among which one more is applied.
@@ -116,9 +116,7 @@ fn frontends(maps: &Maps) -> usize {
 }
 
 fn wait_for(start: Instant, met: impl Fn() -> bool) {
-    while !met() {
-        assert!(start.elapsed() < wait::GENEROUS, "the nodes do not have it");
-        assert!(!wait::interrupted(), "interrupted");
-        std::thread::sleep(Duration::from_micros(200));
-    }
+    let left = wait::GENEROUS.saturating_sub(start.elapsed());
+    let got = wait::poll_for(left, wait::FINE, || met().then_some(()));
+    assert!(got.is_some(), "the nodes do not have it, or interrupted");
 }
