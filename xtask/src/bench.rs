@@ -6,6 +6,7 @@
 use crate::build::{self, Profile};
 use crate::command;
 use crate::setup::{self, For};
+use crate::steps::Steps;
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use serde_json::{Map, Value};
@@ -47,7 +48,8 @@ impl What {
 }
 
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
-    let tools = setup::run(root, For::Test)?;
+    let mut steps = Steps::default();
+    let tools = setup::run(root, For::Test, &mut steps)?;
     for name in ["crun", "runc"] {
         if crate::packages::program(name).is_none() {
             eprintln!(
@@ -55,7 +57,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
             );
         }
     }
-    let bin = build::with(root, &tools, Profile::Release)?;
+    let bin = build::with(root, &tools, Profile::Release, &mut steps)?;
     let mut file = match &options.json {
         Some(path) => {
             Some(File::create(path).with_context(|| format!("create {}", path.display()))?)

@@ -3,6 +3,7 @@
 //! Called by `main` and `bench` for release, by `demo` and `test` for dev.
 
 use crate::setup::{self, For, Tools};
+use crate::steps::{MESSAGES, Steps};
 use crate::{command, object};
 use anyhow::Context as _;
 use std::fs;
@@ -60,20 +61,31 @@ pub(crate) const SELECTION: [&str; 4] = ["--locked", "--workspace", "--exclude",
 
 /// Sets up for building, then builds. Gives the folder.
 pub(crate) fn run(root: &Path, profile: Profile) -> anyhow::Result<PathBuf> {
-    let tools = setup::run(root, For::Build)?;
-    with(root, &tools, profile)
+    let mut steps = Steps::default();
+    let tools = setup::run(root, For::Build, &mut steps)?;
+    let folder = with(root, &tools, profile, &mut steps)?;
+    steps.print();
+    Ok(folder)
 }
 
 /// Builds with tools that setup found.
-pub(crate) fn with(root: &Path, tools: &Tools, profile: Profile) -> anyhow::Result<PathBuf> {
+pub(crate) fn with(
+    root: &Path,
+    tools: &Tools,
+    profile: Profile,
+    steps: &mut Steps,
+) -> anyhow::Result<PathBuf> {
     eprintln!("BPF compiler: {}", tools.compiler);
     let folder = root.join("target").join(profile.folder());
-    let object = object::build(root, &tools.compiler, &tools.linker)?;
+    let object = object::build(root, &tools.compiler, &tools.linker, steps)?;
     copy(&object, &folder.join("hydrofoil.bpf.o"))?;
-    let mut cargo = command::cargo(root, &["build", "--bins", "--profile", profile.name()]);
-    command::run(cargo.args(SELECTION))?;
+    let mut cargo = command::cargo(
+        root,
+        &["build", "--bins", "--profile", profile.name(), MESSAGES],
+    );
+    steps.compile(root, "binaries", cargo.args(SELECTION))?;
     for &(package, binary, profile) in profile.linked_statically() {
-        let built = build_static(root, package, binary, profile)?;
+        let built = build_static(root, package, binary, profile, steps)?;
         copy(&built, &folder.join(binary))?;
     }
     Ok(folder)
@@ -86,13 +98,16 @@ fn build_static(
     package: &str,
     binary: &str,
     profile: &str,
+    steps: &mut Steps,
 ) -> anyhow::Result<PathBuf> {
     let mut seccomp = Command::new("pkg-config");
     let libraries = command::read(seccomp.args(["--variable=libdir", "libseccomp"]))?;
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut cargo = command::cargo(
         root,
-        &["build", "--locked", "--target", &target, "-p", package],
+        &[
+            "build", "--locked", "--target", &target, "-p", package, MESSAGES,
+        ],
     );
     cargo.args(["--profile", profile]);
     let variable = format!(
@@ -106,7 +121,7 @@ fn build_static(
     cargo
         .env("LIBSECCOMP_LINK_TYPE", "static")
         .env("LIBSECCOMP_LIB_PATH", libraries.trim());
-    command::run(&mut cargo)?;
+    steps.compile(root, &format!("static {binary}"), &mut cargo)?;
     let folder = if profile == "dev" { "debug" } else { profile };
     Ok(root.join("target").join(target).join(folder).join(binary))
 }

@@ -12,6 +12,7 @@ use crate::initramfs::Initramfs;
 use crate::packages::program;
 use crate::programs::{self, Program};
 use crate::setup::{self, For};
+use crate::steps::Steps;
 use anyhow::{Context as _, bail};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -60,9 +61,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
     if let Some(why) = missing() {
         bail!("{why}");
     }
-    let tools = setup::run(root, For::Test)?;
-    let bin = build::with(root, &tools, Profile::Dev)?;
-    let compiled = programs::compile(root, &SELECTION)?;
+    let mut steps = Steps::default();
+    let tools = setup::run(root, For::Test, &mut steps)?;
+    let bin = build::with(root, &tools, Profile::Dev, &mut steps)?;
+    let compiled = programs::compile(root, &SELECTION, &mut steps)?;
     boot_with(root, &bin, &compiled, &options.filters)
 }
 

@@ -17,6 +17,7 @@ mod packages;
 mod programs;
 mod setup;
 mod source;
+mod steps;
 mod test;
 mod tidy;
 
@@ -66,7 +67,9 @@ fn main() -> ExitCode {
     let root = workspace();
     let done = match arguments.task {
         Task::Setup { check: true } => setup::check(&root),
-        Task::Setup { check: false } => setup::run(&root, setup::For::Test).map(|_| true),
+        Task::Setup { check: false } => {
+            setup::run(&root, setup::For::Test, &mut steps::Steps::default()).map(|_| true)
+        }
         Task::Build { dev } => build::run(&root, Profile::of(dev)).map(|_| true),
         Task::Demo => demo::run(&root),
         Task::Test(options) => test::run(&root, &options),

@@ -4,6 +4,7 @@
 
 use crate::command;
 use crate::setup::BpfCompiler;
+use crate::steps::{MESSAGES, Steps};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,7 +12,12 @@ const TARGET: &str = "bpfel-unknown-none";
 const FLAGS: &str = "-Cdebuginfo=2 -Ctarget-cpu=v3 -Clink-arg=--btf";
 
 /// Compiles the programs, and gives the object's path.
-pub(crate) fn build(root: &Path, compiler: &BpfCompiler, linker: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn build(
+    root: &Path,
+    compiler: &BpfCompiler,
+    linker: &Path,
+    steps: &mut Steps,
+) -> anyhow::Result<PathBuf> {
     let mut cargo = match compiler {
         BpfCompiler::Debian { rustc } => {
             let mut cargo = command::cargo(root, &["build"]);
@@ -34,6 +40,7 @@ pub(crate) fn build(root: &Path, compiler: &BpfCompiler, linker: &Path) -> anyho
         "-p",
         "ebpf-programs",
         "--bins",
+        MESSAGES,
     ]);
     let arch = std::env::consts::ARCH;
     cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker);
@@ -42,6 +49,6 @@ pub(crate) fn build(root: &Path, compiler: &BpfCompiler, linker: &Path) -> anyho
         format!("--cfg=bpf_target_arch=\"{arch}\" {FLAGS}"),
     );
     let folder = root.join("target/bpf");
-    command::run(cargo.env("CARGO_TARGET_DIR", &folder))?;
+    steps.compile(root, "BPF object", cargo.env("CARGO_TARGET_DIR", &folder))?;
     Ok(folder.join(TARGET).join("release/hydrofoil"))
 }

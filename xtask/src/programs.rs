@@ -3,10 +3,10 @@
 //! Not what they say, which `test` reads.
 
 use crate::command;
-use anyhow::Context as _;
+use crate::steps::{MESSAGES, Steps};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// One executable with tests.
 pub(crate) struct Program {
@@ -38,18 +38,17 @@ impl Program {
 }
 
 /// Compiles all that `cargo test SELECTION` would run.
-pub(crate) fn compile(root: &Path, selection: &[&str]) -> anyhow::Result<Vec<Program>> {
-    let mut cargo = command::cargo(root, &["test", "--no-run"]);
-    cargo
-        .args(selection)
-        .arg("--message-format=json-render-diagnostics");
-    eprintln!("$ {}", command::line_of(&cargo));
-    let out = command::read(cargo.stdin(Stdio::null()))?;
-    let mut programs = Vec::new();
-    for line in out.lines() {
-        let message: Value = serde_json::from_str(line).context("output of cargo")?;
-        programs.extend(program(root, &message));
-    }
+pub(crate) fn compile(
+    root: &Path,
+    selection: &[&str],
+    steps: &mut Steps,
+) -> anyhow::Result<Vec<Program>> {
+    let mut cargo = command::cargo(root, &["test", "--no-run", MESSAGES]);
+    let messages = steps.compile(root, "test programs", cargo.args(selection))?;
+    let mut programs: Vec<Program> = messages
+        .iter()
+        .filter_map(|message| program(root, message))
+        .collect();
     programs.sort_by(|a, b| a.folder.cmp(&b.folder).then(a.path.cmp(&b.path)));
     Ok(programs)
 }

@@ -6,6 +6,7 @@
 
 use crate::command::{self, succeeds};
 use crate::packages::{DEBIAN_RUSTC, LLVM, PACKAGES, Package, When, program};
+use crate::steps::{Kind, Steps};
 use anyhow::Context as _;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -68,20 +69,20 @@ impl fmt::Display for Missing {
 impl std::error::Error for Missing {}
 
 /// Installs what is missing and gives the tools.
-pub(crate) fn run(root: &Path, purpose: For) -> anyhow::Result<Tools> {
+pub(crate) fn run(root: &Path, purpose: For, steps: &mut Steps) -> anyhow::Result<Tools> {
     if purpose == For::Test {
         kernel_and_rights()?;
     }
     let missing = missing_packages(root, purpose);
     if !missing.is_empty() {
-        install(root, &missing)?;
+        steps.time("packages", Kind::Tools, || install(root, &missing))?;
     }
     let compiler = find_compiler().ok_or_else(|| {
         Missing("no BPF compiler: neither Debian's rustc-web nor rustup's nightly".to_owned())
     })?;
     let linker = match find_linker(root) {
         Some(path) => path,
-        None => install_linker(root)?,
+        None => steps.time("bpf-linker", Kind::Tools, || install_linker(root))?,
     };
     Ok(Tools { compiler, linker })
 }

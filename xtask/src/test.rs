@@ -7,6 +7,7 @@
 use crate::build::{self, Profile, SELECTION};
 use crate::programs::{self, Program};
 use crate::setup::{self, For};
+use crate::steps::{Kind, MESSAGES, Steps};
 use crate::{command, kernels, tidy};
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -47,6 +48,12 @@ enum Part {
 }
 
 impl Part {
+    /// As it is typed.
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
     /// Whether it runs what `build` makes, as root. The others need cargo and a C compiler only.
     fn runs_binaries(self) -> bool {
         match self {
@@ -95,9 +102,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
             parts => parts.contains(part),
         })
         .collect();
+    let mut steps = Steps::default();
     let bin = if parts.iter().any(|part| part.runs_binaries()) {
-        let tools = setup::run(root, For::Test)?;
-        build::with(root, &tools, Profile::Dev)?
+        let tools = setup::run(root, For::Test, &mut steps)?;
+        build::with(root, &tools, Profile::Dev, &mut steps)?
     } else {
         PathBuf::new()
     };
@@ -105,11 +113,11 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
     let mut failed = Vec::new();
     let mut programs = None;
     for part in parts {
-        let value = part.to_possible_value();
-        let name = value.map_or_else(String::new, |value| value.get_name().to_owned());
+        let name = part.name();
         println!("\n== {name}");
         let filter = options.filter.as_deref();
-        let counts = run_part(root, &bin, part, filter, &mut programs).unwrap_or_else(|error| {
+        let counts = run_part(root, &bin, part, filter, &mut programs, &mut steps);
+        let counts = counts.unwrap_or_else(|error| {
             println!("{name}: {error:#}");
             ONE_FAILED
         });
@@ -122,6 +130,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
         }
         total = total.and(counts);
     }
+    steps.print();
     println!();
     if total.ignored > 0 {
         println!("{} ignored", total.ignored);
@@ -139,41 +148,36 @@ fn run_part(
     part: Part,
     filter: Option<&str>,
     programs: &mut Option<Vec<Program>>,
+    steps: &mut Steps,
 ) -> anyhow::Result<Counts> {
     let cargo = |args: &[&str]| {
         let mut cargo = command::cargo(root, args);
         cargo.env("HYDROFOIL_BIN", bin);
         cargo
     };
-    let check = |done: anyhow::Result<()>| done.map(|()| ONE_PASSED);
+    let name = part.name();
     let mut counts = match part {
         Part::Fmt => {
             component("fmt")?;
-            return check(command::run(&mut cargo(&["fmt", "--all", "--check"])));
+            let mut fmt = cargo(&["fmt", "--all", "--check"]);
+            return steps
+                .time(&name, Kind::Ours, || command::run(&mut fmt))
+                .map(|()| ONE_PASSED);
         }
         Part::Tidy => {
-            return Ok(if tidy::run(root)? {
-                ONE_PASSED
-            } else {
-                ONE_FAILED
-            });
+            let passed = steps.time(&name, Kind::Ours, || tidy::run(root))?;
+            return Ok(if passed { ONE_PASSED } else { ONE_FAILED });
         }
         Part::Clippy => {
             component("clippy")?;
-            let args = [
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--locked",
-                "--",
-                "-D",
-                "warnings",
-            ];
-            return check(command::run(&mut cargo(&args)));
+            let mut clippy = cargo(&["clippy", "--workspace", "--all-targets", "--locked"]);
+            clippy.args([MESSAGES, "--", "-D", "warnings"]);
+            return steps.compile(root, &name, &mut clippy).map(|_| ONE_PASSED);
         }
         Part::Unit if filter.is_none() => {
             let mut test = cargo(&["test", "--doc", "--no-fail-fast"]);
-            counted(test.args(SELECTION))?
+            test.args(SELECTION);
+            steps.time("documentation", Kind::Tests, || counted(&mut test))?
         }
         Part::Unit | Part::Datapath | Part::Node | Part::Kernels | Part::Cluster => {
             Counts::default()
@@ -181,7 +185,7 @@ fn run_part(
     };
     let programs = match programs {
         Some(programs) => programs,
-        None => programs.insert(programs::compile(root, &SELECTION)?),
+        None => programs.insert(programs::compile(root, &SELECTION, steps)?),
     };
     if part == Part::Kernels {
         if let Some(why) = kernels::missing() {
@@ -192,7 +196,9 @@ fn run_part(
             });
         }
         let filters: Vec<String> = filter.into_iter().map(str::to_owned).collect();
-        let passed = kernels::boot_with(root, bin, programs, &filters)?;
+        let passed = steps.time(&name, Kind::Tests, || {
+            kernels::boot_with(root, bin, programs, &filters)
+        })?;
         return Ok(if passed { ONE_PASSED } else { ONE_FAILED });
     }
     for program in programs
@@ -200,8 +206,8 @@ fn run_part(
         .filter(|program| part_of(&program.folder) == part)
     {
         let mut test = program.command(root);
-        test.env("HYDROFOIL_BIN", bin);
-        counts = counts.and(counted(test.args(filter))?);
+        test.env("HYDROFOIL_BIN", bin).args(filter);
+        counts = counts.and(steps.time(&name, Kind::Tests, || counted(&mut test))?);
     }
     Ok(counts)
 }
