@@ -7,6 +7,8 @@ use agent_sys::link::Changes;
 use proto::v1;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::pushed_file::NotSaved;
+
 /// One thing that happened.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -27,7 +29,7 @@ pub(crate) enum Event {
     /// What is left of memory, disks and process numbers.
     Measured(Measured),
     /// What was pushed last was written to disk, or not.
-    Saved(Result<(), String>),
+    Saved(Result<(), NotSaved>),
 }
 
 /// What tasks that serve a request ask the loop, which alone knows.

@@ -30,6 +30,7 @@ mod node;
 mod observe;
 mod probes;
 mod pushed;
+mod pushed_file;
 mod record;
 mod record_queue;
 mod renew;

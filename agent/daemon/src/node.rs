@@ -88,6 +88,7 @@ impl Node {
             desired,
             cluster_id,
             revision,
+            journal,
         } = found;
         let pods = observed.pods.keys().cloned().collect();
         let mut due = Services::default();
@@ -95,7 +96,7 @@ impl Node {
         due.sweep();
         Node {
             apply,
-            pushed: Pushed::new(desired, cluster_id, revision),
+            pushed: Pushed::new(desired, cluster_id, revision, journal),
             observed,
             services: due,
             health,
@@ -139,7 +140,7 @@ impl Node {
                 _ = interrupt.recv() => break,
             }
         }
-        self.pushed.save_now(&self.apply.sys);
+        self.pushed.save_now();
         tracing::info!("ending; pods run on");
         Ok(())
     }

@@ -17,10 +17,14 @@ use agent_plan::world::{Desired, Observed, Pod, parse_container_id};
 use agent_sys::bpf::Datapath;
 use agent_sys::link::{Hop, LinkError, Observed as Links};
 use agent_sys::maps::MapsError;
+use agent_sys::state::StateError;
 use agent_sys::{netns, state};
 use ebpf_common::counter::Hook;
+use proto::v1::change::Change;
 
 use crate::kernel;
+use crate::pushed;
+use crate::pushed_file::{self, Kept};
 use crate::record;
 use crate::shims;
 use crate::startup::Sys;
@@ -37,11 +41,16 @@ pub(crate) enum ObserveError {
     /// Programs.
     #[error(transparent)]
     Bpf(#[from] agent_sys::bpf::BpfError),
+    /// What was last pushed.
+    #[error(transparent)]
+    Pushed(#[from] StateError),
 }
 
 /// What the agent starts from.
 #[derive(Debug)]
 pub(crate) struct Found {
+    /// Where what is pushed is kept.
+    pub(crate) journal: pushed_file::Shared,
     /// What is.
     pub(crate) observed: Observed,
     /// What was last wanted, as far as it is on disk.
@@ -66,25 +75,26 @@ pub(crate) async fn observe(
         .map(|a| a.ifindex)
         .collect();
     let groups = sys.groups.list().unwrap_or_default();
+    let (journal, kept) = pushed_file::open(&sys.layout)?;
     let mut found = Found {
+        journal,
         observed: Observed::default(),
         desired: Desired::default(),
         cluster_id: String::new(),
         revision: 0,
     };
     let mut wanted = Vec::new();
-    if let Some(pushed) = record::read_node(&sys.layout) {
-        wanted = pushed.pods;
-        found.cluster_id = pushed.cluster_id;
-        found.revision = pushed.revision;
-        found.desired.config = pushed.config.unwrap_or_default();
-        let name = |s: &proto::v1::Service| format!("{}/{}", s.namespace, s.name);
-        found.desired.services = pushed.services.into_iter().map(|s| (name(&s), s)).collect();
-        found.desired.routes = pushed
-            .routes
-            .into_iter()
-            .map(|r| (r.node.clone(), r))
-            .collect();
+    if let Some(Kept { head, changes }) = kept {
+        found.cluster_id = head.cluster_id;
+        found.revision = head.revision;
+        for change in changes {
+            if let Change::Pod(spec) = change {
+                // Its spec is in its record.
+                wanted.push(spec.uid);
+            } else {
+                pushed::restore(&mut found.desired, change);
+            }
+        }
         found.desired.complete = true;
     }
     for mut pod in record::pods(&sys.layout, &sys.boot_id, now) {

@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use agent_plan::time::Monotonic;
 use agent_plan::world::Desired;
+use agent_sys::journal::Changes;
 use proto::v1;
 use proto::v1::change::Change;
 
 use crate::check;
 use crate::event::Event;
-use crate::record;
+use crate::pushed_file::{self, NotSaved, Work};
 use crate::startup::Sys;
 
 /// Written so long after a change, so that many changes are one write. Milliseconds.
@@ -62,13 +63,23 @@ pub(crate) struct Pushed {
     revision: u64,
     snapshot: Option<Desired>,
     failures: Vec<v1::Failure>,
+    journal: pushed_file::Shared,
+    /// What of it is not on the disk.
+    unsaved: Changes,
+    /// None of it is: it was replaced as a whole.
+    rewrite: bool,
     save_at: Option<Monotonic>,
     saving: bool,
 }
 
 impl Pushed {
     /// As it was found on disk.
-    pub(crate) fn new(desired: Desired, cluster_id: String, revision: u64) -> Pushed {
+    pub(crate) fn new(
+        desired: Desired,
+        cluster_id: String,
+        revision: u64,
+        journal: pushed_file::Shared,
+    ) -> Pushed {
         let (snapshot, failures) = (None, Vec::new());
         Pushed {
             desired,
@@ -76,6 +87,9 @@ impl Pushed {
             revision,
             snapshot,
             failures,
+            journal,
+            unsaved: Changes::new(),
+            rewrite: false,
             save_at: None,
             saving: false,
         }
@@ -99,32 +113,53 @@ impl Pushed {
         }
         self.save_at = None;
         self.saving = true;
-        let bytes = record::node(&self.desired, &self.cluster_id, self.revision);
-        let sys = sys.clone();
+        let (work, journal, sys) = (self.work(), self.journal.clone(), sys.clone());
         tokio::spawn(async move {
-            let result = sys
-                .blocking(move |sys| record::write_node(&sys.layout, &bytes))
-                .await;
+            let written = sys.blocking(move |_sys| Ok(pushed_file::write(&journal, work)));
+            let result = written.await.unwrap_or_else(|error| {
+                let changes = None;
+                Err(NotSaved { error, changes })
+            });
             sys.tell(Event::Saved(result)).await;
         });
     }
 
     /// Writes it, at the agent's end.
-    pub(crate) fn save_now(&mut self, sys: &Sys) {
+    pub(crate) fn save_now(&mut self) {
         if self.save_at.take().is_none() || !self.desired.complete {
             return;
         }
-        let bytes = record::node(&self.desired, &self.cluster_id, self.revision);
-        if let Err(error) = record::write_node(&sys.layout, &bytes) {
+        let work = self.work();
+        if let Err(NotSaved { error, .. }) = pushed_file::write(&self.journal, work) {
             tracing::error!(error, "what was last pushed is not on disk");
         }
     }
 
+    /// What is to be written; it counts as written until [`Pushed::saved`] says otherwise.
+    fn work(&mut self) -> Work {
+        let mut changes = std::mem::take(&mut self.unsaved);
+        if std::mem::take(&mut self.rewrite) || pushed_file::wants_rewrite(&self.journal) {
+            let all = pushed_file::entries(&self.desired, &self.cluster_id, self.revision);
+            return Work::Rewrite(all);
+        }
+        let (key, head) = pushed_file::head(&self.cluster_id, self.revision);
+        changes.insert(key, Some(head));
+        Work::Append(changes)
+    }
+
     /// It was written, or not.
-    pub(crate) fn saved(&mut self, result: Result<(), String>, now: Monotonic) {
+    pub(crate) fn saved(&mut self, result: Result<(), NotSaved>, now: Monotonic) {
         self.saving = false;
-        if let Err(error) = result {
+        if let Err(NotSaved { error, changes }) = result {
             tracing::error!(error, "what was last pushed is not on disk; trying again");
+            match changes {
+                // Newer values of the same keys win.
+                Some(mut older) => {
+                    older.append(&mut self.unsaved);
+                    self.unsaved = older;
+                }
+                None => self.rewrite = true,
+            }
             self.save_at.get_or_insert(now + RETRY_MS);
         }
     }
@@ -148,17 +183,23 @@ impl Pushed {
             }
             fresh.complete = true;
             self.replace(fresh, &mut touched);
+            self.unsaved.clear();
+            self.rewrite = true;
         } else {
             for change in changes {
                 self.touch(&change, &mut touched);
-                self.failures.extend(put(&mut self.desired, change).err());
+                let (key, value) = pushed_file::kept(&change);
+                match put(&mut self.desired, change) {
+                    Ok(()) => drop(self.unsaved.insert(key, value)),
+                    Err(failure) => self.failures.push(failure),
+                }
             }
         }
-        self.save_at.get_or_insert(now + SAVE_MS);
         if update.revision == 0 {
             // Were the stream to break now, the step would come again.
             return Some(Step { touched, end: None });
         }
+        self.save_at.get_or_insert(now + SAVE_MS);
         self.cluster_id = update.cluster_id;
         self.revision = update.revision;
         let failures = std::mem::take(&mut self.failures);
@@ -232,6 +273,13 @@ pub(crate) fn services(desired: &Desired) -> impl Iterator<Item = (u32, Option<S
     named.map(|(name, service)| (service.id, Some(name.clone())))
 }
 
+/// Takes in what was kept on the disk.
+pub(crate) fn restore(desired: &mut Desired, change: Change) {
+    if let Err(v1::Failure { kind, key, message }) = put(desired, change) {
+        tracing::error!(kind, key, "{message}");
+    }
+}
+
 /// Takes a change into a state; what is malformed stays out of it.
 fn put(desired: &mut Desired, change: Change) -> Result<(), v1::Failure> {
     let failure = |kind: &str, key: String, message: String| v1::Failure {
@@ -268,6 +316,8 @@ fn put(desired: &mut Desired, change: Change) -> Result<(), v1::Failure> {
 
 #[cfg(test)]
 mod tests {
+    use agent_sys::state::Layout;
+
     use super::*;
 
     fn service(name: &str) -> v1::Change {
@@ -281,10 +331,129 @@ mod tests {
         }
     }
 
+    /// What was pushed, and the folder that its journal is in.
+    fn pushed(revision: u64) -> (Pushed, Layout, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().join("lib"), folder.path().join("run"));
+        layout.create().unwrap();
+        let (journal, kept) = pushed_file::open(&layout).unwrap();
+        assert!(kept.is_none());
+        let pushed = Pushed::new(Desired::default(), "c".into(), revision, journal);
+        (pushed, layout, folder)
+    }
+
+    /// The state on the disk, and its revision.
+    fn on_disk(layout: &Layout) -> (Desired, u64) {
+        let (_, kept) = pushed_file::open(layout).unwrap();
+        let kept = kept.unwrap();
+        let mut desired = Desired::default();
+        for change in kept.changes {
+            // Of a pod the uid alone is there, which is no whole spec.
+            drop(put(&mut desired, change));
+        }
+        (desired, kept.head.revision)
+    }
+
+    fn save(pushed: &mut Pushed) {
+        let work = pushed.work();
+        pushed_file::write(&pushed.journal, work).unwrap();
+    }
+
+    fn named(n: usize, id: u32) -> v1::Change {
+        let service = v1::Service {
+            namespace: "default".into(),
+            name: format!("service-{n}"),
+            id,
+            ..v1::Service::default()
+        };
+        v1::Change {
+            change: Some(Change::Service(service)),
+        }
+    }
+
+    #[test]
+    fn a_change_costs_what_it_is_large() {
+        const SERVICES: usize = 10_000;
+        let (mut pushed, layout, _folder) = pushed(0);
+        let now = crate::clock::monotonic();
+        let secret = v1::PodSpec {
+            uid: "u".into(),
+            namespace: "default".into(),
+            name: "n".into(),
+            hostname: "opensesame".into(),
+            ..v1::PodSpec::default()
+        };
+        let mut changes: Vec<_> = (0..SERVICES).map(|n| named(n, 1)).collect();
+        changes.push(v1::Change {
+            change: Some(Change::Pod(secret)),
+        });
+        let update = |revision, changes| v1::Update {
+            cluster_id: "c".into(),
+            revision,
+            changes,
+            ..v1::Update::default()
+        };
+        let snapshot = v1::Update {
+            snapshot_begin: true,
+            snapshot_end: true,
+            ..update(1, changes)
+        };
+        pushed.update(snapshot, now).unwrap();
+        save(&mut pushed);
+        let file = layout.state("pushed");
+        let size = || std::fs::metadata(&file).unwrap().len();
+        let before = size();
+        let part = update(0, vec![named(7, 2)]);
+        pushed.update(part, now).unwrap();
+        let removed = v1::Change {
+            change: Some(Change::ServiceRemoved("default/service-8".into())),
+        };
+        pushed.update(update(2, vec![removed]), now).unwrap();
+        save(&mut pushed);
+        assert!(size() - before < 300, "{before} {}", size());
+        let (desired, revision) = on_disk(&layout);
+        assert_eq!((desired.services.len(), revision), (SERVICES - 1, 2));
+        assert_eq!(desired.services, pushed.desired.services);
+        assert_eq!(desired.services["default/service-7"].id, 2);
+        let bytes = std::fs::read(&file).unwrap();
+        let holds = |text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
+        assert!(holds(b"pod/u") && !holds(b"opensesame"));
+    }
+
+    #[test]
+    fn what_was_not_written_is_written_with_the_next_change() {
+        let (mut pushed, layout, _folder) = pushed(0);
+        let now = crate::clock::monotonic();
+        let update = |revision, n, id| v1::Update {
+            cluster_id: "c".into(),
+            revision,
+            changes: vec![named(n, id)],
+            ..v1::Update::default()
+        };
+        pushed.update(update(1, 0, 1), now).unwrap();
+        save(&mut pushed);
+        pushed.update(update(2, 1, 1), now).unwrap();
+        pushed.update(update(3, 2, 1), now).unwrap();
+        let Work::Append(changes) = pushed.work() else {
+            panic!("a small file is not rewritten");
+        };
+        // Meanwhile one of them changes again.
+        pushed.update(update(4, 2, 5), now).unwrap();
+        let refused = NotSaved {
+            error: "disk full".into(),
+            changes: Some(changes),
+        };
+        pushed.saved(Err(refused), now);
+        assert!(pushed.due().is_some());
+        save(&mut pushed);
+        let (desired, revision) = on_disk(&layout);
+        assert_eq!(revision, 4);
+        assert_eq!(desired.services, pushed.desired.services);
+    }
+
     #[test]
     fn only_the_last_part_of_a_step_names_its_revision() {
-        let desired = Desired::default();
-        let mut pushed = Pushed::new(desired, "c".into(), 7);
+        let (mut pushed, _layout, _folder) = pushed(7);
         let now = crate::clock::monotonic();
         let bad = v1::Change {
             change: Some(Change::Pod(v1::PodSpec::default())),

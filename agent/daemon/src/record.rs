@@ -1,14 +1,13 @@
-//! Records: one per pod, and one of all else that was last pushed.
+//! Records of pods.
 //!
 //! | file | what | for |
 //! | --- | --- | --- |
 //! | `run/pods/UID` | the complete record of a pod; memory (a tmpfs) | an agent that restarts |
 //! | `root/pods/UID/record` | the same without environment and secrets (`agent-plan`'s `withhold.rs`), synced | a reboot |
-//! | `root/state/pushed` | services, routes and the uids of pods, synced | both |
 //!
 //! The first is written before anything of a pod is made; the second follows when the
 //! disk has time for it, the newest only. What is in them is `agent-plan`'s
-//! (`record.rs` there). No file is written on the loop's thread.
+//! (`record.rs` there); what else was pushed is kept by `pushed_file.rs`. No file is written on the loop's thread.
 
 use std::fs;
 use std::io;
@@ -18,7 +17,7 @@ use std::time::Duration;
 
 use agent_plan::outcome::{Outcome, Part};
 use agent_plan::time::Moment;
-use agent_plan::world::{Desired, Pod};
+use agent_plan::world::Pod;
 use agent_plan::{record, withhold};
 use agent_sys::state::{Layout, StateError};
 use proto::Message;
@@ -30,8 +29,6 @@ use crate::startup::Sys;
 
 /// Name of a pod's record in its folder.
 const POD: &str = "record";
-/// Name of the node's record in the state folder.
-const NODE: &str = "pushed";
 /// After a write to the disk that failed.
 const RETRY: Duration = Duration::from_secs(5);
 /// How long the agent's end waits for the disk.
@@ -158,41 +155,4 @@ fn restore(path: &Path, uid: &str, boot_id: &str, now: Moment) -> Option<Pod> {
         tracing::error!(path = %path.display(), "not the record of this pod");
     }
     pod
-}
-
-/// What was last pushed, but for pods: ready to be written.
-pub(crate) fn node(desired: &Desired, cluster_id: &str, revision: u64) -> Vec<u8> {
-    v1::NodeRecord {
-        cluster_id: cluster_id.into(),
-        revision,
-        config: Some(desired.config.clone()),
-        services: desired.services.values().cloned().collect(),
-        routes: desired.routes.values().cloned().collect(),
-        pods: desired.pods.keys().cloned().collect(),
-    }
-    .encode_to_vec()
-}
-
-/// Writes the bytes of [`node`]. Blocking.
-pub(crate) fn write_node(layout: &Layout, bytes: &[u8]) -> Result<(), String> {
-    let path = layout.state(NODE);
-    replace(&path, bytes, 0o600).map_err(|e| format!("write {}: {e}", path.display()))
-}
-
-/// What was last pushed; `None` when nothing ever was, or when it cannot be read.
-pub(crate) fn read_node(layout: &Layout) -> Option<v1::NodeRecord> {
-    let path = layout.state(NODE);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            tracing::error!(path = %path.display(), %error, "what was last pushed cannot be read");
-            return None;
-        }
-    };
-    v1::NodeRecord::decode(&bytes[..])
-        .inspect_err(|error| {
-            tracing::error!(path = %path.display(), %error, "what was last pushed does not parse");
-        })
-        .ok()
 }

@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod heap;
 pub mod image;
+pub mod journal;
 pub mod link;
 pub mod maps;
 pub mod netns;

@@ -8,7 +8,7 @@
 //! root/pods/UID/volumes/NAME
 //! root/pods/UID/containers/ID         a container's root file system and last words
 //! root/logs/NS_NAME_UID/CONTAINER/ATTEMPT.log
-//! root/state/NAME                     what was last pushed, one message per file
+//! root/state/pushed                   what was last pushed (journal.rs)
 //! run/pods/UID                        complete record of a pod, with its secrets
 //! run/shim/UID/{socket,log,state}     state: config.json, with the environment
 //! run/ns/UID/{net,ipc,uts}
@@ -239,21 +239,6 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), StateError>
     })
 }
 
-/// Keeps the bytes of a message under `root/state`. The caller encodes it.
-pub fn save(layout: &Layout, name: &str, bytes: &[u8]) -> Result<(), StateError> {
-    replace(&layout.state(name), bytes, 0o600)
-}
-
-/// The bytes kept by [`save`]; `None` when nothing was kept yet.
-pub fn load(layout: &Layout, name: &str) -> Result<Option<Vec<u8>>, StateError> {
-    let path = layout.state(name);
-    match fs::read(&path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(StateError::Read { path, source }),
-    }
-}
-
 /// Names in a folder, sorted; none when the folder is not there.
 pub fn list(folder: &Path) -> Result<Vec<String>, StateError> {
     let error = |source| StateError::List {
@@ -372,16 +357,6 @@ fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_was_never_saved_is_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::new(folder.path().join("lib"), folder.path().join("run"));
-        layout.create().unwrap();
-        assert_eq!(load(&layout, "pushed").unwrap(), None);
-        save(&layout, "pushed", b"x").unwrap();
-        assert_eq!(load(&layout, "pushed").unwrap().as_deref(), Some(&b"x"[..]));
-    }
 
     #[test]
     fn what_is_in_memory_is_told_from_what_is_not() {

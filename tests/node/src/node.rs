@@ -98,8 +98,9 @@ impl Node {
     pub(crate) fn saved(&self, revision: u64) {
         let path = self.folder.join("lib/state/pushed");
         wait_until("the revision on disk", || {
-            let bytes = fs::read(&path).map_err(|error| error.to_string())?;
-            let record = v1::NodeRecord::decode(&bytes[..]).map_err(|error| error.to_string())?;
+            let kept = agent_sys::journal::read(&path).map_err(|error| error.to_string())?;
+            let head = kept.get("").ok_or("no revision")?;
+            let record = v1::NodeRecord::decode(&head[..]).map_err(|error| error.to_string())?;
             if record.revision >= revision {
                 Ok(())
             } else {
