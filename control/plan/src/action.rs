@@ -21,6 +21,8 @@ pub struct Plan {
     pub unschedulable: Vec<Unschedulable>,
     /// Pods that are bound here, with their uids: to be handed to `World::note`.
     pub assumed: Vec<(Name, String)>,
+    /// A node that has pods and was found not to exist: to be handed to `World::note`.
+    pub absent: Option<String>,
 }
 
 /// A pod that was tried and fits nowhere.

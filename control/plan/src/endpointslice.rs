@@ -82,7 +82,11 @@ pub fn plan(world: &World, service_name: &Name) -> Plan {
     };
 
     let mut groups: BTreeMap<Ports, BTreeMap<String, Endpoint>> = BTreeMap::new();
-    for pod in selected(world, service_name, selector) {
+    let published = publishes(service);
+    // The pods of a node that was deleted are none: they are collected in a while.
+    let is_there = |pod: &Pod| object::pod_node(pod).is_none_or(|n| world.may_have_node(n));
+    let selected = selected(world, service_name, selector);
+    for pod in selected.filter(|pod| published || is_there(pod)) {
         if let Some((ports, endpoint)) = endpoint(service, pod) {
             groups
                 .entry(ports)
@@ -149,6 +153,12 @@ fn selected<'a>(
         })
 }
 
+/// True when the service has addresses of pods that are not ready.
+fn publishes(service: &Service) -> bool {
+    let spec = service.spec.as_ref();
+    spec.is_some_and(|s| s.publish_not_ready_addresses == Some(true))
+}
+
 /// Where the pod answers for this service; `None` while it has no address, or
 /// when it has come to its end.
 fn endpoint(service: &Service, pod: &Pod) -> Option<(Ports, Endpoint)> {
@@ -164,7 +174,7 @@ fn endpoint(service: &Service, pod: &Pod) -> Option<(Ports, Endpoint)> {
     let terminating = object::deleting(&pod.metadata);
     let serving = object::pod_ready(pod);
     // A service that publishes addresses before they are ready does so to the end.
-    let published = spec.publish_not_ready_addresses == Some(true);
+    let published = publishes(service);
     let hostname = pod.spec.as_ref().and_then(|s| {
         let here = s.subdomain.as_deref() == service.metadata.name.as_deref();
         s.hostname.clone().filter(|_| here)
@@ -363,8 +373,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::for_tests::{pod, put_pod, running, service, typed, world};
+    use crate::for_tests::{node, pod, put_node, put_pod, running, service, typed};
     use crate::world::EndpointUse;
+
+    /// A world with node n1.
+    fn world() -> World {
+        let mut world = crate::for_tests::world();
+        put_node(&mut world, node("n1", 1));
+        world
+    }
 
     fn name() -> Name {
         Name::new("default", "web")
@@ -483,6 +500,35 @@ mod tests {
             let conditions = slice.endpoints[0].conditions.as_ref().unwrap();
             let said = (conditions.ready, conditions.serving, conditions.terminating);
             assert_eq!(said, (Some(true), Some(is_ready), Some(is_deleting)));
+        }
+    }
+
+    /// As in Kubernetes: a pod whose node was deleted is no endpoint, although it is
+    /// there for a while, and again one if the node comes back.
+    #[test]
+    fn the_pods_of_an_absent_node_are_no_endpoints() {
+        for published in [false, true] {
+            let mut world = world();
+            let mut service = service(json!(8080));
+            let spec = service.spec.as_mut().unwrap();
+            spec.publish_not_ready_addresses = Some(published);
+            world.put(Object::Service(Arc::new(service)));
+            let pod = running(pod("p", "0", ""), "n1", "10.0.0.1", true);
+            put_pod(&mut world, pod);
+            let mut endpoints = |change: &dyn Fn(&mut World)| {
+                change(&mut world);
+                assert!(world.take_due().contains(&Task::EndpointSlices(name())));
+                let outcome = plan(&world, &name());
+                carry_out(&mut world, &outcome);
+                let service = name();
+                let slices = world.slices_of(&service);
+                slices.map(|s| s.endpoints.len()).sum::<usize>()
+            };
+            let absent = usize::from(published);
+            assert_eq!(endpoints(&|_| {}), 1);
+            let key = Key::new("", "Node", Name::new("", "n1"));
+            assert_eq!(endpoints(&|world| world.remove(&key)), absent);
+            assert_eq!(endpoints(&|world| put_node(world, node("n1", 1))), 1);
         }
     }
 

@@ -25,6 +25,7 @@ pub(crate) fn world() -> World {
         eviction_seconds: 300,
         event_seconds: 3600,
         lost_seconds: 40,
+        terminated_pods: 12_500,
     });
     let namespace = json!({"metadata": {"name": "default", "uid": "ns", "resourceVersion": "1"}});
     world.put(Object::Namespace(Arc::new(typed(namespace))));

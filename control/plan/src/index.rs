@@ -54,6 +54,9 @@ impl Health {
     }
 }
 
+/// A finished pod: whether it was not evicted, when it was created, its name.
+pub(crate) type Terminated = (bool, Timestamp, Name);
+
 /// Protocol and number of a port of the host.
 pub(crate) type HostPort = (String, i32);
 
@@ -110,8 +113,8 @@ pub struct Indexes {
     /// Namespaces that are being deleted.
     pub(crate) closing: BTreeSet<String>,
     pub(crate) nodes: BTreeMap<String, Offer>,
-    /// Nodes that were removed while they had pods.
-    pub(crate) removed_nodes: BTreeSet<String>,
+    /// Nodes that do not exist and have pods, and when that was found.
+    pub(crate) absent_nodes: BTreeMap<String, Timestamp>,
     pub(crate) zones: BTreeMap<Zone, Health>,
     /// No node was ready before the last change.
     pub(crate) were_all_lost: bool,
@@ -123,6 +126,10 @@ pub struct Indexes {
     pub(crate) orphan_claims: BTreeSet<ClaimKey>,
     /// uids of pods that hold no address any more, as they have finished.
     pub(crate) finished: HashSet<String>,
+    /// Finished pods that are not being deleted, in the order in which they go.
+    pub(crate) terminated: BTreeSet<Terminated>,
+    /// How many of them are kept; 0: all.
+    pub(crate) terminated_most: usize,
     /// What became of the pods of replica sets, by the sets' uids.
     pub(crate) losses: HashMap<String, Losses>,
     /// Objects of the store that cannot be read, with their uids where these can.
@@ -134,6 +141,14 @@ impl Indexes {
     /// Makes a task due.
     pub(crate) fn make_due(&mut self, task: Task) {
         self.due.insert(task);
+    }
+
+    /// How many more finished pods there are than are to be kept.
+    pub(crate) fn surplus(&self) -> usize {
+        match self.terminated_most {
+            0 => 0,
+            most => self.terminated.len().saturating_sub(most),
+        }
     }
 
     /// True when there are nodes, and none of them is ready: it is more likely that

@@ -66,6 +66,7 @@ pub fn plan(world: &World, task: &Task, now: Timestamp) -> Plan {
         Task::Identity(pod) => identity::plan(world, pod),
         Task::Namespace(name) => namespace::plan(world, name),
         Task::Collect(key) => gc::collect(world, key),
+        Task::FinishedPods => podgc::collect_finished(world),
         Task::Events => event::plan(world, now),
     }
 }

@@ -43,7 +43,7 @@ impl Watched for Node {
             allocatable: Usage::allocatable(self),
         };
         indexes.nodes.insert(name.name.clone(), offer);
-        indexes.removed_nodes.remove(&name.name);
+        indexes.absent_nodes.remove(&name.name);
         for range in ranges(self) {
             indexes.claims.register(Pool::PodAddresses(range));
         }
@@ -67,14 +67,11 @@ impl Watched for Node {
         }
     }
 
-    fn changed(name: &Name, old: Option<&Self>, new: Option<&Self>, indexes: &mut Indexes) {
+    fn changed(_name: &Name, old: Option<&Self>, new: Option<&Self>, indexes: &mut Indexes) {
         if let Some(new) = new
             && old.is_none_or(|old| !same_for_pods(old, new))
         {
             indexes.wake_pods(false);
-        }
-        if new.is_none() && indexes.pods_by_node.contains_key(&name.name) {
-            indexes.removed_nodes.insert(name.name.clone());
         }
         let seen = |node: Option<&Self>| {
             node.map(|n| {

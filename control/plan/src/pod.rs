@@ -6,12 +6,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::claim::ClaimKey;
-use crate::identity;
 use crate::index::{HostPort, Indexes, Losses, add, labels, sub};
 use crate::object::{self, Name};
 use crate::task::Task;
 use crate::usage::Usage;
 use crate::watched::Watched;
+use crate::{identity, podgc};
 
 /// True when the pod has no address, and needs one of its own.
 pub fn lacks_address(pod: &Pod) -> bool {
@@ -65,6 +65,7 @@ impl Watched for Pod {
             let uid = object::uid(&self.metadata).to_owned();
             indexes.finished.insert(uid);
         }
+        indexes.terminated.extend(podgc::terminated(self));
         let Some(node) = object::pod_node(self) else {
             return;
         };
@@ -91,6 +92,9 @@ impl Watched for Pod {
             sub(&mut indexes.pods_by_label, &label, name);
         }
         indexes.finished.remove(object::uid(&self.metadata));
+        if let Some(entry) = podgc::terminated(self) {
+            indexes.terminated.remove(&entry);
+        }
         let Some(node) = object::pod_node(self) else {
             return;
         };
@@ -129,8 +133,9 @@ impl Watched for Pod {
             && let Some(node) = old.and_then(object::pod_node)
             && !indexes.pods_by_node.contains_key(node)
         {
-            indexes.removed_nodes.remove(node);
+            indexes.absent_nodes.remove(node);
         }
+        podgc::check(indexes);
         // It left its node, and somebody may fit there now.
         if old.and_then(holds).is_some() && new.and_then(holds).is_none() {
             indexes.wake_pods(true);

@@ -27,6 +27,8 @@ pub enum Task {
     Namespace(String),
     /// An object whose owners or whose own deletion changed.
     Collect(Key),
+    /// Finished pods, where there are too many.
+    FinishedPods,
     /// Events that are old.
     Events,
 }

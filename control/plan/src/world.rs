@@ -38,8 +38,11 @@ pub struct Settings {
     pub eviction_seconds: i64,
     /// Seconds for which events are kept.
     pub event_seconds: i64,
-    /// Seconds after which a silent node counts as lost.
+    /// Seconds after which a silent node counts as lost, and the pods of one that
+    /// does not exist as gone.
     pub lost_seconds: i64,
+    /// Finished pods that are kept; 0: all.
+    pub terminated_pods: usize,
 }
 
 /// What is known of an owner.
@@ -92,6 +95,7 @@ impl World {
         let mut indexes = Indexes::default();
         let ranges = Pool::NodeRanges(settings.pod_cidr, settings.node_prefix);
         indexes.claims.register(ranges);
+        indexes.terminated_most = settings.terminated_pods;
         Self {
             settings,
             heard_since: Timestamp::MIN,
@@ -119,6 +123,13 @@ impl World {
         }
         for (pod, uid) in &plan.assumed {
             self.indexes.queue.assume(pod, uid);
+        }
+        if let Some(node) = &plan.absent
+            && !self.nodes.contains_key(node)
+            && self.indexes.pods_by_node.contains_key(node)
+        {
+            let absent = &mut self.indexes.absent_nodes;
+            absent.entry(node.clone()).or_insert(now);
         }
     }
 
@@ -261,6 +272,9 @@ impl World {
             self.collection_due(key, old, new);
         }
         registry::changed(key, old, new, &mut self.indexes);
+        if key.kind == "Node" && key.group.is_empty() && old.is_some() != new.is_some() {
+            self.endpoints_due(&key.name.name);
+        }
         if let (Some(old), None) = (old, new) {
             self.removed(key, old);
         }
@@ -285,6 +299,19 @@ impl World {
         if object::deleting(meta) || (owned && owners_changed) {
             self.make_due(Task::Collect(key.clone()));
         }
+    }
+
+    /// A node came to be or is gone: its pods are endpoints, or are none any more.
+    fn endpoints_due(&mut self, node: &str) {
+        let pods = self.pods_on(node);
+        let labels = pods.flat_map(|pod| {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
+            labels(namespace, &pod.metadata)
+        });
+        let services = labels.filter_map(|label| self.indexes.services_by_label.get(&label));
+        let tasks = services.flatten().cloned().map(Task::EndpointSlices);
+        let tasks: BTreeSet<Task> = tasks.collect();
+        self.indexes.due.extend(tasks);
     }
 
     fn removed(&mut self, key: &Key, old: &Object) {

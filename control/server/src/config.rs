@@ -47,13 +47,17 @@ pub struct Config {
     /// Range of all services.
     #[serde(default = "default::service_cidr")]
     pub service_cidr: IpNet,
-    /// Seconds without a heartbeat after which a node counts as lost.
+    /// Seconds without a heartbeat after which a node counts as lost, and without its
+    /// Node object after which its pods are deleted.
     #[serde(default = "default::node_lost_after_seconds")]
     pub node_lost_after_seconds: u64,
     /// Seconds after which the pods of a lost node start elsewhere, unless a pod
     /// tolerates the loss for longer.
     #[serde(default = "default::pod_eviction_seconds")]
     pub pod_eviction_seconds: u32,
+    /// Finished pods that are kept; of more, the oldest are deleted. 0 keeps all.
+    #[serde(default = "default::terminated_pod_gc_threshold")]
+    pub terminated_pod_gc_threshold: usize,
     /// Start although the store holds objects that this version cannot read: they
     /// are left as they are, and nothing that may depend on them is deleted.
     #[serde(default)]
@@ -103,6 +107,9 @@ mod default {
     }
     pub(super) fn pod_eviction_seconds() -> u32 {
         300
+    }
+    pub(super) fn terminated_pod_gc_threshold() -> usize {
+        12_500
     }
     pub(super) fn event_seconds() -> u32 {
         3600
@@ -172,6 +179,7 @@ impl Config {
             eviction_seconds: i64::from(self.pod_eviction_seconds),
             event_seconds: i64::from(self.event_seconds),
             lost_seconds: i64::try_from(self.node_lost_after_seconds).unwrap_or(i64::MAX),
+            terminated_pods: self.terminated_pod_gc_threshold,
         }
     }
 }

@@ -40,6 +40,7 @@ fn settings() -> Settings {
         eviction_seconds: 5,
         event_seconds: 60,
         lost_seconds: 4,
+        terminated_pods: 12_500,
     }
 }
 
