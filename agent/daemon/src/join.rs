@@ -41,6 +41,12 @@ pub(crate) enum JoinError {
         /// Why.
         reason: String,
     },
+    /// It has no time now. It may be tried again.
+    #[error("the control plane is busy: {reason}")]
+    Busy {
+        /// Its words.
+        reason: String,
+    },
     /// The files.
     #[error(transparent)]
     State(#[from] state::StateError),
@@ -58,7 +64,9 @@ impl JoinError {
     /// True if another try may go better.
     pub(crate) fn is_temporary(&self) -> bool {
         match self {
-            JoinError::Unreachable { .. } | JoinError::Tls(TlsError::Connect { .. }) => true,
+            JoinError::Unreachable { .. }
+            | JoinError::Busy { .. }
+            | JoinError::Tls(TlsError::Connect { .. }) => true,
             // A certificate that was refused stays refused.
             JoinError::Tls(
                 TlsError::Certificate { .. }
@@ -135,13 +143,13 @@ pub(crate) async fn join(config: &Config) -> Result<Identity, JoinError> {
                         reason: format!("{reason} ({})", status.code()),
                     }
                 }
+                tonic::Code::ResourceExhausted => JoinError::Busy { reason },
                 tonic::Code::Ok
                 | tonic::Code::Cancelled
                 | tonic::Code::InvalidArgument
                 | tonic::Code::NotFound
                 | tonic::Code::AlreadyExists
                 | tonic::Code::PermissionDenied
-                | tonic::Code::ResourceExhausted
                 | tonic::Code::FailedPrecondition
                 | tonic::Code::Aborted
                 | tonic::Code::OutOfRange

@@ -92,7 +92,7 @@ pub(crate) struct Watch {
 
 /// The control plane does not want this node.
 #[derive(Debug, thiserror::Error)]
-#[error("refused by the control plane: {reason}; is the certificate in {folder} of this cluster?")]
+#[error("refused by the control plane: {reason}; the node's certificate is in {folder}")]
 pub(crate) struct Refused {
     reason: String,
     folder: PathBuf,

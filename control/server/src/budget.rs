@@ -1,48 +1,90 @@
-//! How much one node may write: a token bucket. Who has used it up waits; nothing is
-//! lost. Kept with the node's view in `hub.rs`, used by `session.rs` and `report.rs`.
+//! Rates: how much one node may write, where who has used it up waits and nothing is
+//! lost; and the token bucket that it is made of.
+//!
+//! A node's budget is kept with its view in `hub.rs`, used by `session.rs` and
+//! `report.rs`. Strangers have buckets too: `join_rate.rs`.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Writes a second in the long run (kubelet's `kubeAPIQPS`).
-const RATE: f64 = 50.0;
-/// Writes at once (kubelet's `kubeAPIBurst`).
-const BURST: f64 = 100.0;
+/// Writes a second in the long run, and at once (kubelet's `kubeAPIQPS` and
+/// `kubeAPIBurst`).
+const WRITES: Rate = Rate {
+    per_second: 50.0,
+    burst: 100.0,
+};
 
-/// Writes of one node.
-#[derive(Debug)]
-pub struct Budget {
-    state: Mutex<State>,
+/// How often something may be done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rate {
+    /// In the long run.
+    pub(crate) per_second: f64,
+    /// At once, after a long silence.
+    pub(crate) burst: f64,
 }
 
+/// A token bucket.
 #[derive(Debug)]
-struct State {
-    /// Writes that may be made at `at`; below zero: those that wait already.
+pub(crate) struct Bucket {
+    rate: Rate,
+    /// What may be done at `at`; below zero: what waits already.
     left: f64,
     at: Instant,
 }
 
-impl State {
-    /// Takes one write; how long to wait before it is made.
-    fn take(&mut self, now: Instant) -> Duration {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.left = (self.left + passed * RATE).min(BURST) - 1.0;
-        self.at = now;
-        Duration::from_secs_f64((-self.left / RATE).max(0.0))
+impl Bucket {
+    /// A full one.
+    pub(crate) fn new(rate: Rate, now: Instant) -> Self {
+        Self {
+            rate,
+            left: rate.burst,
+            at: now,
+        }
     }
+
+    fn fill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.left = (self.left + passed * self.rate.per_second).min(self.rate.burst);
+        self.at = now;
+    }
+
+    /// Takes one; how long to wait before it is done.
+    pub(crate) fn take(&mut self, now: Instant) -> Duration {
+        self.fill(now);
+        self.left -= 1.0;
+        Duration::from_secs_f64((-self.left / self.rate.per_second).max(0.0))
+    }
+
+    /// Takes one if that is possible without waiting.
+    pub(crate) fn try_take(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        let has = self.left >= 1.0;
+        if has {
+            self.left -= 1.0;
+        }
+        has
+    }
+
+    /// True when nothing was taken for so long that it is full again.
+    pub(crate) fn is_full(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        self.left >= self.rate.burst
+    }
+}
+
+/// Writes of one node.
+#[derive(Debug)]
+pub struct Budget {
+    bucket: Mutex<Bucket>,
 }
 
 impl Budget {
     /// A full one.
     pub fn new(now: Instant) -> Self {
-        let state = State {
-            left: BURST,
-            at: now,
-        };
         Self {
-            state: Mutex::new(state),
+            bucket: Mutex::new(Bucket::new(WRITES, now)),
         }
     }
 
@@ -50,8 +92,8 @@ impl Budget {
     pub async fn take(&self) {
         let now = Instant::now();
         let wait = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.take(now)
+            let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            bucket.take(now)
         };
         if !wait.is_zero() {
             tokio::time::sleep_until(now + wait).await;
@@ -66,10 +108,7 @@ mod tests {
     #[test]
     fn a_burst_is_free_and_then_each_waits_its_turn() {
         let start = Instant::now();
-        let mut state = State {
-            left: BURST,
-            at: start,
-        };
+        let mut state = Bucket::new(WRITES, start);
         for _ in 0..100 {
             assert_eq!(state.take(start), Duration::ZERO);
         }

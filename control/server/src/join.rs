@@ -3,8 +3,9 @@
 //!
 //! A node's name belongs to the key that its Node object names, for as long as the
 //! object is there: a token, or an older certificate of that name, is no way in
-//! for another machine. Tokens are `token.rs`, signing is `pki.rs`. Called by
-//! `session.rs`.
+//! for another machine. A machine whose Node object was deleted stays out until it is
+//! given a token that it has not used. Tokens are `token.rs`, signing is `pki.rs`.
+//! Called by `session.rs`.
 
 use std::sync::Arc;
 
@@ -44,6 +45,24 @@ pub enum JoinError {
         /// The name.
         node: String,
     },
+    /// The Node object was deleted, and the token or certificate is older than that.
+    #[error(
+        "node {node:?} is not part of the cluster: its Node object was deleted. To join again, \
+         this machine needs a new join token, and its old certificate removed"
+    )]
+    Deleted {
+        /// The name.
+        node: String,
+    },
+    /// The Node object names no key.
+    #[error(
+        "node {node:?} has no key yet: the Node object was not made by joining. This machine \
+         needs a new join token, and its old certificate removed"
+    )]
+    NoKey {
+        /// The name.
+        node: String,
+    },
     /// A renewal for another key than that of the certificate.
     #[error("the certificate request of node {node:?} is for another key than its certificate")]
     OtherKey {
@@ -74,7 +93,10 @@ impl From<JoinError> for Status {
     fn from(error: JoinError) -> Self {
         let text = error.to_string();
         match error {
-            JoinError::Token(_) | JoinError::Taken { .. } => Status::permission_denied(text),
+            JoinError::Token(_)
+            | JoinError::Taken { .. }
+            | JoinError::Deleted { .. }
+            | JoinError::NoKey { .. } => Status::permission_denied(text),
             JoinError::Request(_) | JoinError::OtherKey { .. } => Status::invalid_argument(text),
             JoinError::Refused(refusal) => refusal.into(),
             JoinError::Pki(_) | JoinError::Task(_) => {
@@ -117,14 +139,19 @@ impl Gate {
         let who = applicant.clone();
         let redeemed = move || tokens.redeem(&token, &who, now);
         let redeemed = tokio::task::spawn_blocking(redeemed).await??;
-        if let Err(error) = self.own(request.node(), request.key(), false).await {
-            if redeemed == Redeemed::Taken {
-                let tokens = self.tokens.clone();
-                let give_back = move || tokens.give_back(&join.token, &applicant);
-                tokio::task::spawn_blocking(give_back).await??;
-            }
-            return Err(error);
+        if redeemed == Redeemed::Spent {
+            self.recognise(request.node(), request.key()).await?;
+            return Ok(self.pki.sign_node(request, self.life, now)?);
         }
+        let owned = self.own(request.node(), request.key()).await;
+        let (tokens, is_owned) = (self.tokens.clone(), owned.is_ok());
+        let noted = move || match (is_owned, redeemed) {
+            (true, _) => tokens.joined(&join.token, &applicant),
+            (false, Redeemed::Taken) => tokens.give_back(&join.token, &applicant),
+            (false, Redeemed::Had | Redeemed::Spent) => Ok(()),
+        };
+        tokio::task::spawn_blocking(noted).await??;
+        owned?;
         Ok(self.pki.sign_node(request, self.life, now)?)
     }
 
@@ -144,20 +171,29 @@ impl Gate {
         Ok(self.pki.sign_node(request, self.life, now)?)
     }
 
-    /// Recognises a node with a valid certificate. One whose Node object was
-    /// deleted becomes a new node of that name.
+    /// Recognises a node with a valid certificate.
     pub async fn admit(&self, caller: &NodeCaller) -> Result<(), JoinError> {
-        self.own(&caller.name, &caller.key, true).await
+        self.recognise(&caller.name, &caller.key).await
     }
 
-    /// Sees to it that the Node object names this key. `certified`: a Node that
-    /// names no key, as it is older than this rule, gets it.
-    async fn own(&self, node: &str, key: &str, certified: bool) -> Result<(), JoinError> {
+    /// The Node object is there and names this key.
+    async fn recognise(&self, node: &str, key: &str) -> Result<(), JoinError> {
+        let kind = known("", "v1", "Node").map_err(JoinError::Refused)?;
+        let found = self.objects.find(kind, "", node).await?;
+        let node = node.to_owned();
+        match found.as_ref().map(|found| annotated(&found.value)) {
+            Some(Some(known)) if known == key => Ok(()),
+            Some(Some(_)) => Err(JoinError::Taken { node }),
+            Some(None) => Err(JoinError::NoKey { node }),
+            None => Err(JoinError::Deleted { node }),
+        }
+    }
+
+    /// Gives a name to a key: makes the Node object, or notes the key in one that an
+    /// operator made.
+    async fn own(&self, node: &str, key: &str) -> Result<(), JoinError> {
         let kind = known("", "v1", "Node").map_err(JoinError::Refused)?;
         let writing = Writing::system(CONTROLLERS);
-        let taken = || JoinError::Taken {
-            node: node.to_owned(),
-        };
         for _ in 0..ATTEMPTS {
             let Some(found) = self.objects.find(kind, "", node).await? else {
                 let new = Change::To(new_node(node, key));
@@ -167,10 +203,13 @@ impl Gate {
                     Err(refusal) => return Err(refusal.into()),
                 }
             };
-            match (annotated(&found.value), certified) {
-                (Some(known), _) if known == key => return Ok(()),
-                (Some(_), _) | (None, false) => return Err(taken()),
-                (None, true) => {}
+            match annotated(&found.value) {
+                Some(known) if known == key => return Ok(()),
+                Some(_) => {
+                    let node = node.to_owned();
+                    return Err(JoinError::Taken { node });
+                }
+                None => {}
             }
             let annotate = |old: &crate::stored::Stored| {
                 if annotated(&old.value).is_some() {

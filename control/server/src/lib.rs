@@ -2,8 +2,8 @@
 //! over mutual TLS, wired together.
 //!
 //! A library so that tests run it in their own process; `main.rs` is the
-//! program. Reading order: `config`, `subject`, `csr`, `pki`, `token`, `auth`, `tls`, `join` (who
-//! is let in), `stored`, `writing`, `objects`, `delete` (the store as objects), `serve`
+//! program. Reading order: `config`, `subject`, `csr`, `pki`, `token`, `auth`, `tls`,
+//! `join`, `join_rate` (who is let in), `stored`, `writing`, `objects`, `delete` (the store as objects), `serve`
 //! (operators), `run`, `agenda`, `carry`, `write`, `health`, `view`, `hub`, `mailbox`, `drain`
 //! (controllers and what nodes get), `session`, `bounds`, `budget`, `report`, `said`,
 //! `correlate`, `record`, `attach` (nodes).
@@ -24,6 +24,7 @@ pub mod drain;
 mod health;
 pub mod hub;
 pub mod join;
+pub mod join_rate;
 pub mod load;
 pub mod mailbox;
 pub mod objects;

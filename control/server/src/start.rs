@@ -20,6 +20,7 @@ use crate::attach::Attachments;
 use crate::auth;
 use crate::config::Config;
 use crate::join::Gate;
+use crate::join_rate::JoinRate;
 use crate::objects::Objects;
 use crate::pki::{Pki, PkiError};
 use crate::record::Recorder;
@@ -160,6 +161,7 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
     let context = pki.write_context(&config.data, &server, now)?;
 
     let stop = CancellationToken::new();
+    let join_rate = Arc::new(JoinRate::default());
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
@@ -167,7 +169,10 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
             ClusterServer::new(cluster).max_decoding_message_size(CLUSTER_BYTES),
             auth::known,
         ))
-        .add_service(NodeServer::new(node).max_decoding_message_size(NODE_UP_BYTES));
+        .add_service(InterceptedService::new(
+            NodeServer::new(node).max_decoding_message_size(NODE_UP_BYTES),
+            move |request| join_rate.check(request),
+        ));
     let incoming = tls::accept(listener, acceptor);
     let stopped = stop.clone().cancelled_owned();
     let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped));

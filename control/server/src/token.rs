@@ -85,6 +85,9 @@ struct Record {
     /// That applicant asked again: an earlier answer of ours may have reached it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     asked_again: bool,
+    /// Keys whose nodes have joined with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    joined: Vec<String>,
 }
 
 /// A token that was accepted, for one attempt to join.
@@ -92,8 +95,11 @@ struct Record {
 pub enum Redeemed {
     /// By this call: it gives the token back if the attempt fails.
     Taken,
-    /// The applicant had it already, or it is for more than one use.
+    /// The applicant had it already, or it is for more than one use; it has not
+    /// joined with it.
     Had,
+    /// The applicant has joined with it before.
+    Spent,
 }
 
 impl Record {
@@ -154,6 +160,7 @@ impl Tokens {
             },
             used_by: None,
             asked_again: false,
+            joined: Vec::new(),
         };
         self.write(&id, &record)?;
         Ok(format!("{id}.{secret}"))
@@ -170,6 +177,9 @@ impl Tokens {
         let _lock = self.lock()?;
         let mut record = self.read(id)?.ok_or(Refused::Unknown)?;
         record.judge(secret, applicant, now)?;
+        if record.joined.contains(&applicant.key) {
+            return Ok(Redeemed::Spent);
+        }
         if record.node.is_some() {
             return Ok(Redeemed::Had);
         }
@@ -199,6 +209,23 @@ impl Tokens {
         };
         if record.used_by.as_ref() == Some(applicant) && !record.asked_again {
             record.used_by = None;
+            self.write(id, &record)?;
+        }
+        Ok(())
+    }
+
+    /// Notes that this applicant's node has joined with the token: it is not accepted
+    /// from it as a new node again.
+    pub fn joined(&self, token: &str, applicant: &Applicant) -> Result<(), PkiError> {
+        let Some((id, _)) = parts(token) else {
+            return Ok(());
+        };
+        let _lock = self.lock()?;
+        let Some(mut record) = self.read(id)? else {
+            return Ok(());
+        };
+        if !record.joined.contains(&applicant.key) {
+            record.joined.push(applicant.key.clone());
             self.write(id, &record)?;
         }
         Ok(())
@@ -281,7 +308,7 @@ mod tests {
 
     fn refused(result: Result<Redeemed, TokenError>) -> Option<Refused> {
         match result {
-            Ok(Redeemed::Taken | Redeemed::Had) => None,
+            Ok(Redeemed::Taken | Redeemed::Had | Redeemed::Spent) => None,
             Err(TokenError::Refused(refused)) => Some(refused),
             Err(TokenError::Pki(error)) => panic!("{error}"),
         }
@@ -363,6 +390,26 @@ mod tests {
         tokens.give_back(&token, &first).unwrap();
         assert!(tokens.redeem(&token, &second, at(1)).is_err());
         tokens.redeem(&token, &first, at(1)).unwrap();
+    }
+
+    #[test]
+    fn a_token_makes_a_key_a_new_node_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = Tokens::new(folder.path());
+        let hour = SignedDuration::from_hours(1);
+        for scope in [Scope::Once, Scope::Node("n1".to_owned())] {
+            let token = tokens.make(&scope, hour, at(0)).unwrap();
+            let who = applicant("n1", "a");
+            let redeem = || tokens.redeem(&token, &who, at(1)).unwrap();
+            assert_ne!(redeem(), Redeemed::Spent);
+            // The answer may be lost before the node has joined.
+            assert_eq!(redeem(), Redeemed::Had);
+            tokens.joined(&token, &who).unwrap();
+            tokens.joined(&token, &who).unwrap();
+            assert_eq!(redeem(), Redeemed::Spent, "{scope:?}");
+            let other = tokens.redeem(&token, &applicant("n1", "b"), at(1));
+            assert_eq!(other.is_ok(), scope != Scope::Once, "{scope:?}");
+        }
     }
 
     #[test]

@@ -234,6 +234,11 @@ impl Server {
         identity
     }
 
+    /// The node's folder is emptied: it joins anew, with another key.
+    pub(crate) async fn forget_identity(&self, node: &str) {
+        self.identities.lock().await.remove(node);
+    }
+
     pub(crate) async fn node_client(&self, node: &str) -> NodeClient<Channel> {
         node_client(self.running(), self.identity(node).await).await
     }

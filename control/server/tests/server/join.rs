@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use control_server::token::Scope;
+use proto::v1::node_client::NodeClient;
 use proto::v1::{self, node_up};
 use serde_json::{Value, json};
 use tokio_stream::StreamExt as _;
@@ -55,14 +56,117 @@ async fn a_token_does_not_take_a_name_over() {
     ask(&server, "n1", &named, &first).await.unwrap();
     session(&server, "n1", original.clone()).await.unwrap();
 
-    // Once the object is deleted the name is free, and the old key is a stranger's.
+    // Once the object is deleted the name is free, and the old key is a stranger's:
+    // by its certificate, by the tokens that it has used, and after the name's next
+    // owner has come.
     server.delete("node", "n1").await;
+    assert_eq!(session(&server, "n1", original.clone()).await.err(), denied);
+    for token in [&once, &named] {
+        assert_eq!(ask(&server, "n1", token, &first).await.err(), denied);
+    }
+    assert!(server.get("node", "n1").await.is_err());
     let third = key();
     let running = server.running();
     let new = join(running, "n1", "system:nodes", &named, &third).await;
     let new = new.unwrap();
     assert_eq!(session(&server, "n1", original).await.err(), denied);
     session(&server, "n1", new).await.unwrap();
+}
+
+/// As with kubelet, a Node object that an operator made waits for its machine; unlike
+/// there, it does not let a machine back in that was taken out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_object_that_an_operator_made_is_for_a_machine_with_a_token() {
+    let mut server = server().await;
+    let (first, second) = (key(), key());
+    let ask = async |server: &Server, token: &str, key: &rcgen::KeyPair| {
+        let joined = join(server.running(), "n1", "system:nodes", token, key).await;
+        joined.map_err(|status| status.code())
+    };
+    let node = json!({"apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": "n1", "labels": {"rack": "7"}}});
+    server.apply(&node).await;
+    let token = server.token(&Scope::Once);
+    let original = ask(&server, &token, &first).await.unwrap();
+    session(&server, "n1", original.clone()).await.unwrap();
+    let stored = server.get("node", "n1").await.unwrap();
+    assert_eq!(stored["metadata"]["labels"]["rack"], "7");
+    let known = text(&stored, "/metadata/annotations/hydrofoil.dev~1node-key").to_owned();
+    assert!(known.starts_with("sha256:"), "{stored:#}");
+
+    // Removed, and made again by an operator: the old machine stays out.
+    server.delete("node", "n1").await;
+    server.apply(&node).await;
+    let denied = Some(Code::PermissionDenied);
+    assert_eq!(session(&server, "n1", original.clone()).await.err(), denied);
+    assert_eq!(ask(&server, &token, &first).await.err(), denied);
+    // A new token lets it in, or the operator who names its key.
+    let fresh = server.token(&Scope::Node("n1".to_owned()));
+    ask(&server, &fresh, &first).await.unwrap();
+    session(&server, "n1", original.clone()).await.unwrap();
+    assert_eq!(ask(&server, &fresh, &second).await.err(), denied);
+    server.delete("node", "n1").await;
+    let mut named = node.clone();
+    named["metadata"]["annotations"] = json!({"hydrofoil.dev/node-key": known});
+    server.apply(&named).await;
+    session(&server, "n1", original).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_who_asks_too_often_is_refused_before_its_token_is_looked_at() {
+    let server = server().await;
+    let channel = endpoint(server.running(), trusting(server.running()));
+    let mut client = NodeClient::new(channel.connect().await.unwrap());
+    let request = v1::JoinRequest {
+        token: "abcdef.00".to_owned(),
+        csr_pem: csr("n1", "system:nodes", &key()),
+        node_name: "n1".to_owned(),
+    };
+    let mut looked_at = 0;
+    loop {
+        let refused = client.join(request.clone()).await.unwrap_err();
+        if refused.code() == Code::ResourceExhausted {
+            break;
+        }
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        looked_at += 1;
+        assert!(looked_at < 2000);
+    }
+    assert!(looked_at >= 50, "{looked_at}");
+}
+
+/// Two machines that were given one address, at the same moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_nodes_with_one_address_one_is_refused_by_name() {
+    let server = server().await;
+    for round in 0..5 {
+        let open = async |node: String| {
+            let mut client = server.node_client(&node).await;
+            let hello = v1::Hello {
+                node_name: node,
+                status: Some(v1::NodeStatus {
+                    addresses: vec![format!("192.0.2.{round}")],
+                    ..v1::NodeStatus::default()
+                }),
+                ..v1::Hello::default()
+            };
+            let stream = tokio_stream::iter([up(node_up::Up::Hello(hello))]);
+            client.session(stream.chain(tokio_stream::pending())).await
+        };
+        let names = ["a", "b"].map(|n| format!("{n}{round}"));
+        for name in &names {
+            server.identity(name).await;
+        }
+        let [a, b] = names.clone();
+        let (a, b) = tokio::join!(open(a), open(b));
+        let (other, refused) = match (&a, &b) {
+            (Ok(_), Err(refused)) => (&names[0], refused),
+            (Err(refused), Ok(_)) => (&names[1], refused),
+            (Ok(_), Ok(_)) | (Err(_), Err(_)) => panic!("{round}: {a:?} {b:?}"),
+        };
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert!(refused.message().contains(other.as_str()), "{refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -660,29 +660,58 @@ async fn ready_follows_heartbeats_in_both_directions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_node_is_told_and_its_pods_are_collected() {
-    let mut server = server().await;
+    let mut server = server_with("node_lost_after_seconds = 3").await;
     let mut n1 = server.agent("n1").await;
+    let beats = tokio::spawn(beat(n1.up.clone()));
+    server.apply(&service("web")).await;
     server.apply(&deployment("web", 2, "a")).await;
     server
         .until("pods", "", "2 ready pods", |p| all_ready(p, 2))
         .await;
-    let _n2 = server.agent("n2").await;
+    let mut n2 = server.agent("n2").await;
+    let backends = |count: usize| {
+        move |told: &Told| {
+            let web = told.services.get("default/web");
+            web.is_some_and(|s| s.ports[0].backends.len() == count)
+        }
+    };
+    n2.until("2 backends", backends(2)).await;
+    let _beats = tokio::spawn(beat(n2.up.clone()));
     server.delete("node", "n1").await;
     n1.until("a goodbye", |told| told.goodbye).await;
+    beats.abort();
+    // They take no more connections, but stay for a while: the node may be registered
+    // again.
+    n2.until("no backends", backends(0)).await;
+    assert!(all_ready(&server.list("pods", "").await, 2));
+    // Its agent runs still, and is not let in by what it has.
+    let mut client = server.node_client("n1").await;
+    let hello = v1::Hello {
+        node_name: "n1".to_owned(),
+        ..v1::Hello::default()
+    };
+    let stream = tokio_stream::iter([up(node_up::Up::Hello(hello))]);
+    let refused = client.session(stream).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(
+        refused.message().contains("needs a new join token"),
+        "{refused}"
+    );
     let on_n2 =
         |p: &[Value]| all_ready(p, 2) && p.iter().all(|p| text(p, "/spec/nodeName") == "n2");
     server.until("pods", "", "2 pods on n2", on_n2).await;
     assert_eq!(server.list("nodes", "").await.len(), 1);
-    // Its agent runs still, and connects again: it is a new node, without pods.
+    // With a new token it is a new node, without pods.
     let cluster_id = n1.told.borrow().cluster_id.clone();
     let revision = n1.told.borrow().revision;
-    let old = n1.told.borrow().pods.clone();
-    assert_eq!(old.len(), 2);
+    assert_eq!(n1.told.borrow().pods.len(), 2);
     let from = Options {
         from: (cluster_id, revision),
         ..Options::default()
     };
+    server.forget_identity("n1").await;
     let mut again = server.agent_with("n1", from).await;
+    let _beats = tokio::spawn(beat(again.up.clone()));
     let told = again.until("its range", |told| told.config.is_some()).await;
     assert!(told.pods.is_empty());
     let ready =
