@@ -15,6 +15,8 @@ use tokio::time::Instant;
 use crate::budget::Budget;
 use crate::mailbox::{Item, Mailbox};
 
+pub use addresses::{Rejected, Reported};
+
 /// Removals that are remembered, for nodes that come back and want to know what
 /// changed; who has been away for longer gets a snapshot.
 const REMEMBERED: usize = 10_000;
@@ -32,8 +34,7 @@ struct View {
     pods: BTreeMap<String, At<v1::PodSpec>>,
     session: Option<Session>,
     heard: Option<Instant>,
-    /// What the node said of itself last, and the version of its agent.
-    reported: Option<(v1::NodeStatus, String)>,
+    reported: Option<Reported>,
     budget: Option<Arc<Budget>>,
 }
 
@@ -62,6 +63,8 @@ struct Inner {
     services: BTreeMap<String, At<v1::Service>>,
     routes: BTreeMap<String, At<v1::NodeRoute>>,
     views: HashMap<String, View>,
+    /// Which connected node has an address.
+    addresses: HashMap<String, String>,
     /// (revision, node or all, what), oldest first.
     removed: VecDeque<(u64, Option<String>, Item)>,
     /// Changes after this revision are known completely.
@@ -121,6 +124,7 @@ impl Hub {
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
             views: HashMap::new(),
+            addresses: HashMap::new(),
             removed: VecDeque::new(),
             floor: revision,
             sessions: 0,
@@ -281,9 +285,16 @@ impl Hub {
         inner.posted.nodes.insert(node.to_owned());
     }
 
-    /// A node opened a session. An older one of the same node gets a goodbye.
-    pub fn connect(&self, node: &str, hello: &v1::Hello) -> Connected {
+    /// A node opened a session and says this of itself. An older session of the same
+    /// node gets a goodbye. Nothing changes if it is rejected.
+    pub fn connect(
+        &self,
+        node: &str,
+        hello: &v1::Hello,
+        reported: Reported,
+    ) -> Result<Connected, Rejected> {
         let mut inner = self.lock();
+        inner.take_addresses(node, &reported.status.addresses)?;
         inner.sessions += 1;
         let id = inner.sessions;
         let mailbox = Arc::new(Mailbox::default());
@@ -302,6 +313,7 @@ impl Hub {
         let acked = if known { hello.revision } else { 0 };
         let view = inner.views.entry(node.to_owned()).or_default();
         view.heard = Some(Instant::now());
+        view.reported = Some(reported);
         let budget = view.budget();
         let session = Session {
             id,
@@ -310,30 +322,25 @@ impl Hub {
             acked,
         };
         if let Some(old) = view.session.replace(session) {
-            let reason = "a newer stream of this node took over".to_owned();
-            old.mailbox.say_goodbye(reason);
+            old.mailbox.say_goodbye(Rejected::Replaced.to_string());
         }
         drop(inner);
         self.moved.notify_one();
-        Connected {
+        Ok(Connected {
             id,
             mailbox,
             snapshot: !known,
             budget,
-        }
+        })
     }
 
     /// The session ended. False: another one has taken over before.
     pub fn disconnect(&self, node: &str, id: u64) -> bool {
         let mut inner = self.lock();
-        let view = inner.views.get_mut(node);
-        let session = view.map(|v| &mut v.session);
-        let is_other = |s: &Session| s.id != id;
-        let taken_over = session
-            .as_ref()
-            .is_some_and(|s| s.as_ref().is_some_and(is_other));
-        if let Some(session) = session.filter(|_| !taken_over) {
-            *session = None;
+        let session = inner.views.get(node).and_then(|v| v.session.as_ref());
+        let taken_over = session.is_some_and(|s| s.id != id);
+        if !taken_over {
+            inner.end_session(node);
         }
         drop(inner);
         self.moved.notify_one();
@@ -456,6 +463,7 @@ impl Inner {
     }
 }
 
+mod addresses;
 mod awaited;
 mod hearing;
 mod items;

@@ -3,7 +3,7 @@
 //!
 //! Pod reports are coalesced by pod, so a burst is written together and a slow
 //! store costs no more memory than there are pods. A node speaks for its own
-//! pods only, and not of their addresses. Called by `session.rs`.
+//! pods only, and not of their addresses. Called by `session.rs` and `run.rs`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +14,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use proto::v1;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 
 use crate::budget::Budget;
 use crate::delete::DeleteOptions;
+use crate::hub::{Hub, Reported};
 use crate::objects::Objects;
 use crate::refusal::Refusal;
 use crate::stored::{known, typed};
@@ -27,93 +27,95 @@ use crate::writing::{AGENT, Change, Writing};
 const TOGETHER: usize = 64;
 
 /// The last word about a pod.
-enum Report {
+pub enum Report {
+    /// Status of a pod that the node has: there are no more of them than pods.
+    /// `host_ip` is what the control plane knows, not what the node said.
     Status(Box<v1::PodStatus>),
+    /// A pod is gone from the node. Nothing about it comes after this.
     Gone(v1::PodGone),
 }
 
-/// One node's reports that are not written yet.
+impl Report {
+    fn uid(&self) -> &str {
+        match self {
+            Report::Status(status) => &status.uid,
+            Report::Gone(gone) => &gone.uid,
+        }
+    }
+}
+
+/// Reports by uid of the pod.
+type Waiting = HashMap<String, Report>;
+
+/// What nodes reported and is not written yet. Each node has one writer, whatever
+/// the number of its sessions, so that no report overtakes another of its pod.
 pub struct Reports {
-    queue: Arc<Queue>,
-}
-
-#[derive(Default)]
-struct Queue {
-    waiting: Mutex<Waiting>,
-    notify: Notify,
-}
-
-#[derive(Default)]
-struct Waiting {
-    reports: HashMap<String, Report>,
-    ended: bool,
-}
-
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Reports {
-    fn drop(&mut self) {
-        self.queue.lock().ended = true;
-        self.queue.notify.notify_one();
-    }
+    objects: Arc<Objects>,
+    /// Of the nodes whose writers are at work.
+    nodes: Mutex<HashMap<String, Waiting>>,
 }
 
 impl Reports {
-    /// Starts the writer; it ends, with all written, when this is dropped.
-    pub fn start(objects: Arc<Objects>, node: String, budget: Arc<Budget>) -> Self {
-        let queue = Arc::new(Queue::default());
-        tokio::spawn(write_all(objects, node, budget, queue.clone()));
-        Self { queue }
+    /// Nothing reported yet.
+    pub fn new(objects: Arc<Objects>) -> Self {
+        let nodes = Mutex::default();
+        Self { objects, nodes }
     }
 
-    /// Status of a pod that the node has: there are no more of them than pods.
-    /// `host_ip` is what the control plane knows, not what the node said.
-    pub fn status(&self, status: v1::PodStatus) {
-        self.push(status.uid.clone(), Report::Status(Box::new(status)));
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A pod is gone from the node. Nothing about it comes after this.
-    pub fn gone(&self, gone: v1::PodGone) {
-        self.push(gone.uid.clone(), Report::Gone(gone));
+    /// Takes a report of a node, in place of one of the same pod that waits. It is
+    /// written when `budget`, the node's, allows.
+    pub fn push(self: &Arc<Self>, node: &str, report: Report, budget: Arc<Budget>) {
+        let uid = report.uid().to_owned();
+        let mut nodes = self.lock();
+        if let Some(waiting) = nodes.get_mut(node) {
+            waiting.insert(uid, report);
+            return;
+        }
+        nodes.insert(node.to_owned(), HashMap::from([(uid, report)]));
+        tokio::spawn(self.clone().write_all(node.to_owned(), budget));
     }
 
-    fn push(&self, uid: String, report: Report) {
-        self.queue.lock().reports.insert(uid, report);
-        self.queue.notify.notify_one();
+    /// What waits of a node; `None`, and the writer is to end: nothing.
+    fn next(&self, node: &str) -> Option<Waiting> {
+        let mut nodes = self.lock();
+        let waiting = nodes.get_mut(node).map(std::mem::take);
+        let waiting = waiting.filter(|waiting| !waiting.is_empty());
+        if waiting.is_none() {
+            nodes.remove(node);
+        }
+        waiting
+    }
+
+    async fn write_all(self: Arc<Self>, node: String, budget: Arc<Budget>) {
+        while let Some(waiting) = self.next(&node) {
+            let writes = waiting.into_values().map(|report| {
+                let (objects, node, budget) = (&self.objects, &node, &budget);
+                async move {
+                    budget.take().await;
+                    write(objects, node, &report).await;
+                }
+            });
+            futures::stream::iter(writes)
+                .buffer_unordered(TOGETHER)
+                .collect::<()>()
+                .await;
+        }
     }
 }
 
-async fn write_all(objects: Arc<Objects>, node: String, budget: Arc<Budget>, queue: Arc<Queue>) {
-    loop {
-        queue.notify.notified().await;
-        let (reports, ended) = {
-            let mut waiting = queue.lock();
-            (std::mem::take(&mut waiting.reports), waiting.ended)
-        };
-        let (objects, node, budget) = (&objects, &node, &budget);
-        let writes = reports.into_values().map(|report| async move {
-            budget.take().await;
-            let done = match &report {
-                Report::Status(status) => write_status(objects, node, status).await,
-                Report::Gone(gone) => write_gone(objects, node, gone).await,
-            };
-            match done {
-                // Removed by force meanwhile: the node will hear of it.
-                Ok(()) | Err(Refusal::NotFound { .. }) => {}
-                Err(refusal) => tracing::warn!(node, "a pod's report was not stored: {refusal}"),
-            }
-        });
-        futures::stream::iter(writes)
-            .buffer_unordered(TOGETHER)
-            .collect::<()>()
-            .await;
-        if ended {
-            return;
-        }
+async fn write(objects: &Objects, node: &str, report: &Report) {
+    let done = match report {
+        Report::Status(status) => write_status(objects, node, status).await,
+        Report::Gone(gone) => write_gone(objects, node, gone).await,
+    };
+    match done {
+        // Removed by force meanwhile: the node will hear of it.
+        Ok(()) | Err(Refusal::NotFound { .. }) => {}
+        Err(refusal) => tracing::warn!(node, "a pod's report was not stored: {refusal}"),
     }
 }
 
@@ -210,22 +212,21 @@ async fn write_gone(objects: &Objects, node: &str, gone: &v1::PodGone) -> Result
     Ok(())
 }
 
-/// Writes what a node says of itself, if it differs from what is known. `NotFound`:
-/// the Node was deleted.
-pub async fn register(
-    objects: &Objects,
-    node: &str,
-    status: &v1::NodeStatus,
-    version: &str,
-) -> Result<(), Refusal> {
+/// Writes what a node said of itself last, if it differs from what is known: of two
+/// writers at once neither brings back what was said before. `NotFound`: the Node
+/// was deleted.
+pub async fn register(objects: &Objects, hub: &Hub, node: &str) -> Result<(), Refusal> {
     let kind = known("", "v1", "Node")?;
     let now = Timestamp::now();
     let change = |old: &crate::stored::Stored| {
+        let Some(Reported { status, version }) = hub.reported(node) else {
+            return Ok(Change::Nothing);
+        };
         let mut next = old.value.clone();
         next["status"] =
-            proto::convert::status::node_status(status, version, old.value.get("status"));
-        label(&mut next, node, status);
-        ready(&mut next, status, now);
+            proto::convert::status::node_status(&status, &version, old.value.get("status"));
+        label(&mut next, node, &status);
+        ready(&mut next, &status, now);
         // As with pods: what cannot be read back is not stored.
         typed::<Node>(&next)?;
         Ok(Change::To(next))
@@ -276,6 +277,57 @@ mod tests {
             "metadata": {"name": "p", "namespace": "default", "uid": "u"},
             "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "x"}]},
         })
+    }
+
+    /// A session ends with reports that wait, and the next one of the node says
+    /// something newer of the same pods.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_older_report_does_not_overtake_a_newer_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = control_store::Options {
+            history: 1000,
+            cache_bytes: 1 << 20,
+        };
+        let path = folder.path().join("store");
+        let store = control_store::Embedded::open(&path, options).unwrap();
+        let config = crate::Config::parse("data = \"/d\"").unwrap();
+        let objects = Arc::new(Objects::new(Arc::new(store), config.settings()));
+        objects.make_builtin().await.unwrap();
+        let kind = known("", "v1", "Pod").unwrap();
+        let names: Vec<String> = (0..120).map(|n| format!("p{n}")).collect();
+        let mut uids = Vec::new();
+        for name in &names {
+            let mut pod = pod();
+            meta::set_name(&mut pod, name);
+            let writing = Writing::system(AGENT);
+            let made = objects.create(kind, Change::To(pod), &[], &writing).await;
+            uids.push(meta::uid(&made.unwrap().0.value).to_owned());
+        }
+        let reports = Arc::new(Reports::new(objects.clone()));
+        let budget = Arc::new(Budget::new(tokio::time::Instant::now()));
+        let say = |message: &str| {
+            for (name, uid) in names.iter().zip(&uids) {
+                let status = v1::PodStatus {
+                    uid: uid.clone(),
+                    namespace: "default".to_owned(),
+                    name: name.clone(),
+                    phase: "Running".to_owned(),
+                    message: message.to_owned(),
+                    ..v1::PodStatus::default()
+                };
+                reports.push("n1", Report::Status(Box::new(status)), budget.clone());
+            }
+        };
+        say("old");
+        tokio::task::yield_now().await;
+        say("new");
+        while !reports.lock().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        for name in &names {
+            let pod = objects.get(kind, "default", name).await.unwrap();
+            assert_eq!(pod.value["status"]["message"], "new", "{name}");
+        }
     }
 
     #[test]

@@ -418,15 +418,13 @@ impl Controllers {
 
     /// Writes again what a node reported last: it counts as lost, but is heard of.
     fn restore(&mut self, node: String) {
-        let Some((status, version)) = self.hub.reported(&node) else {
-            return;
-        };
         tracing::info!(node, "the node is heard of again");
         let task = Task::Node(node.clone());
         self.agenda.begin(task.clone());
-        let (objects, done) = (self.objects.clone(), self.done_out.clone());
+        let (objects, hub) = (self.objects.clone(), self.hub.clone());
+        let done = self.done_out.clone();
         tokio::spawn(async move {
-            let written = report::register(&objects, &node, &status, &version).await;
+            let written = report::register(&objects, &hub, &node).await;
             if let Err(refusal) = &written {
                 tracing::warn!(node, "the node's status was not stored: {refusal}");
             }

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use control_plan::Settings;
 use jiff::Timestamp;
 use proto::v1::{self, attach_up, node_server, node_up};
 use tokio::sync::mpsc;
@@ -17,11 +18,12 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::attach::{Attached, Attachments};
 use crate::auth;
 use crate::bounds;
-use crate::hub::{Connected, Hub, Next};
+use crate::hub::{Connected, Hub, Next, Rejected, Reported};
 use crate::join::Gate;
 use crate::objects::Objects;
 use crate::record::Recorder;
-use crate::report::{self, Reports};
+use crate::refusal::Refusal;
+use crate::report::{self, Report, Reports};
 
 /// The first message has to come within this.
 const HELLO: Duration = Duration::from_secs(10);
@@ -38,6 +40,8 @@ pub struct NodeService {
     pub hub: Arc<Hub>,
     /// Takes nodes' events.
     pub recorder: Recorder,
+    /// Takes what nodes say of their pods.
+    pub reports: Arc<Reports>,
     /// Lets nodes in.
     pub gate: Gate,
     /// The CA's certificate, PEM.
@@ -108,18 +112,11 @@ impl node_server::Node for NodeService {
         self.gate.admit(&caller).await.inspect_err(|error| {
             tracing::warn!(%from, node, "refused: {error}");
         })?;
-        let mut version = hello.agent_version.clone();
-        bounds::version(&mut version);
-        let mut node_status = hello.status.clone().unwrap_or_default();
-        take_status(&self.hub, &self.objects, &node, &mut node_status, &version)
-            .await
-            .inspect_err(|status| {
-                tracing::warn!(%from, node, "refused: {}", status.message());
-            })?;
-        let connected = self.hub.connect(&node, &hello);
+        let (connected, version) = self.begin(&node, hello).await.inspect_err(|status| {
+            tracing::warn!(%from, node, "refused: {}", status.message());
+        })?;
         tracing::info!(
-            %from, node, agent = version, revision = hello.revision,
-            snapshot = connected.snapshot, "a node connected"
+            %from, node, agent = version, snapshot = connected.snapshot, "a node connected"
         );
         let (sender, receiver) = mpsc::channel(WINDOW);
         tokio::spawn(send(
@@ -133,7 +130,7 @@ impl node_server::Node for NodeService {
             hub: self.hub.clone(),
             recorder: self.recorder.clone(),
             attachments: self.attachments.clone(),
-            reports: Reports::start(self.objects.clone(), node.clone(), connected.budget.clone()),
+            reports: self.reports.clone(),
             node,
             version,
             ends: caller.ends,
@@ -159,6 +156,65 @@ impl node_server::Node for NodeService {
             .answer(&caller.name, &id, Attached { up, down })?;
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
+}
+
+impl NodeService {
+    /// Begins a node's session with what it says of itself, and the agent's version.
+    /// Waits until the node may write: one that connects again and again has no more
+    /// writes than another.
+    async fn begin(&self, node: &str, hello: v1::Hello) -> Result<(Connected, String), Status> {
+        let mut reported = Reported {
+            version: hello.agent_version.clone(),
+            status: hello.status.clone().unwrap_or_default(),
+        };
+        bounds::version(&mut reported.version);
+        let version = reported.version.clone();
+        self.hub.budget(node).take().await;
+        bound(&mut reported.status, self.objects.settings())?;
+        // Heard of before it is ready, or it would be called lost again.
+        let connected = self.hub.connect(node, &hello, reported).map_err(rejected)?;
+        let mut opening = Opening {
+            hub: &self.hub,
+            node,
+            id: connected.id,
+            began: false,
+        };
+        match report::register(&self.objects, &self.hub, node).await {
+            Ok(()) => {}
+            Err(refusal @ Refusal::NotFound { .. }) => {
+                self.hub.dismiss(node, &refusal.to_string());
+                return Err(refusal.into());
+            }
+            Err(refusal) => return Err(refusal.into()),
+        }
+        opening.began = true;
+        Ok((connected, version))
+    }
+}
+
+/// Takes a session out again that does not begin: the node may break the call off.
+struct Opening<'a> {
+    hub: &'a Hub,
+    node: &'a str,
+    id: u64,
+    began: bool,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if !self.began {
+            self.hub.disconnect(self.node, self.id);
+        }
+    }
+}
+
+fn rejected(rejected: Rejected) -> Status {
+    Status::permission_denied(rejected.to_string())
+}
+
+fn bound(status: &mut v1::NodeStatus, settings: &Settings) -> Result<(), Status> {
+    bounds::node_status(status, settings)
+        .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 async fn hello(up: &mut Streaming<v1::NodeUp>, node: &str) -> Result<v1::Hello, Status> {
@@ -209,7 +265,7 @@ struct Listener {
     hub: Arc<Hub>,
     recorder: Recorder,
     attachments: Arc<Attachments>,
-    reports: Reports,
+    reports: Arc<Reports>,
     node: String,
     /// Of the agent.
     version: String,
@@ -266,16 +322,13 @@ impl Listener {
                 }
                 self.hub.ack(&self.node, session, ack.revision);
             }
-            node_up::Up::PodStatus(status) => self.pod_status(status),
+            node_up::Up::PodStatus(status) => self.pod_status(status, session),
             node_up::Up::PodGone(gone) => {
                 if self.hub.pod(&self.node, &gone.uid).is_some() {
-                    self.reports.gone(gone);
+                    self.report(session, Report::Gone(gone));
                 }
             }
-            node_up::Up::NodeStatus(mut status) => {
-                let (node, version) = (&self.node, &self.version);
-                take_status(&self.hub, &self.objects, node, &mut status, version).await?;
-            }
+            node_up::Up::NodeStatus(status) => self.node_status(status, session).await?,
             node_up::Up::Event(event) => self.event(event),
             node_up::Up::Heartbeat(_) => {}
             node_up::Up::OpenRefused(refused) => self.attachments.refuse(&self.node, &refused),
@@ -283,8 +336,28 @@ impl Listener {
         Ok(())
     }
 
+    /// Takes what the node says of itself, when it may write again.
+    async fn node_status(&self, mut status: v1::NodeStatus, session: u64) -> Result<(), Status> {
+        self.hub.budget(&self.node).take().await;
+        bound(&mut status, self.objects.settings())?;
+        let version = self.version.clone();
+        let reported = Reported { status, version };
+        self.hub
+            .report(&self.node, session, reported)
+            .map_err(rejected)?;
+        report::register(&self.objects, &self.hub, &self.node).await?;
+        Ok(())
+    }
+
+    fn report(&self, session: u64, report: Report) {
+        let budget = self.hub.budget(&self.node);
+        self.hub.in_session(&self.node, session, || {
+            self.reports.push(&self.node, report, budget);
+        });
+    }
+
     /// Of a pod that the node does not have, nothing is taken.
-    fn pod_status(&self, mut status: v1::PodStatus) {
+    fn pod_status(&self, mut status: v1::PodStatus, session: u64) {
         if self.hub.pod(&self.node, &status.uid).is_none() {
             return;
         }
@@ -293,7 +366,7 @@ impl Listener {
             return;
         }
         status.host_ip = self.hub.address(&self.node).unwrap_or_default();
-        self.reports.status(status);
+        self.report(session, Report::Status(Box::new(status)));
     }
 
     /// A node tells of itself and of its own pods.
@@ -326,47 +399,18 @@ impl Listener {
     }
 }
 
-/// Takes what a node says of itself, in a hello or later. It waits until the node may
-/// write: one that connects again and again has no more writes than another.
-async fn take_status(
-    hub: &Hub,
-    objects: &Objects,
-    node: &str,
-    status: &mut v1::NodeStatus,
-    version: &str,
-) -> Result<(), Status> {
-    hub.budget(node).take().await;
-    judge(hub, objects, node, status)?;
-    // Heard of before it is ready, or it would be called lost again.
-    hub.report(node, status.clone(), version);
-    report::register(objects, node, status, version).await?;
-    Ok(())
-}
-
-/// Bounds what a node says of itself, and refuses what is another's.
-fn judge(
-    hub: &Hub,
-    objects: &Objects,
-    node: &str,
-    status: &mut v1::NodeStatus,
-) -> Result<(), Status> {
-    bounds::node_status(status, objects.settings())
-        .map_err(|error| Status::invalid_argument(error.to_string()))?;
-    if let Some(other) = hub.node_at(&status.addresses, node) {
-        return Err(Status::permission_denied(format!(
-            "one of the addresses {:?} is that of node {other:?}",
-            status.addresses
-        )));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use control_store::{Embedded, Options};
     use futures::FutureExt as _;
+    use jiff::SignedDuration;
+
+    use serde_json::json;
 
     use super::*;
+    use crate::pki::Pki;
+    use crate::stored::known;
+    use crate::writing::{AGENT, Change, Writing};
 
     #[tokio::test]
     async fn a_new_session_has_no_new_budget() {
@@ -377,19 +421,41 @@ mod tests {
         };
         let store = Embedded::open(&folder.path().join("store"), options).unwrap();
         let config = crate::Config::parse("data = \"/d\"").unwrap();
-        let objects = Objects::new(Arc::new(store), config.settings());
-        let hub = Hub::new("c".to_owned(), 1);
-        let connected = hub.connect("n1", &v1::Hello::default());
+        let objects = Arc::new(Objects::new(Arc::new(store), config.settings()));
+        let pki = Arc::new(Pki::open(folder.path(), Timestamp::now()).unwrap());
+        for node in ["n1", "n2"] {
+            let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}});
+            let kind = known("", "v1", "Node").unwrap();
+            let writing = Writing::system(AGENT);
+            let made = objects.create(kind, Change::To(node), &[], &writing).await;
+            made.unwrap();
+        }
+        let service = NodeService {
+            hub: Arc::new(Hub::new("c".to_owned(), 1)),
+            recorder: Recorder::start(objects.clone()),
+            reports: Arc::new(Reports::new(objects.clone())),
+            gate: Gate::new(objects.clone(), pki, SignedDuration::from_hours(1)),
+            objects,
+            ca_pem: String::new(),
+            attachments: Arc::default(),
+        };
+        let hub = &service.hub;
+        let first = hub.connect("n1", &v1::Hello::default(), Reported::default());
+        let first = first.unwrap();
         // Writes of several minutes.
         for _ in 0..20_000 {
-            let _waits = connected.budget.take().now_or_never();
+            let _waits = first.budget.take().now_or_never();
         }
-        assert!(hub.disconnect("n1", connected.id));
+        assert!(hub.disconnect("n1", first.id));
         for (node, taken) in [("n1", false), ("n2", true)] {
-            let mut status = v1::NodeStatus::default();
+            let hello = v1::Hello {
+                agent_version: "v".to_owned(),
+                ..v1::Hello::default()
+            };
             // As far as it comes without waiting.
-            let _rest = take_status(&hub, &objects, node, &mut status, "v").now_or_never();
-            assert_eq!(hub.reported(node).is_some(), taken, "{node}");
+            let _rest = service.begin(node, hello).now_or_never();
+            let reported = hub.reported(node).is_some_and(|r| r.version == "v");
+            assert_eq!(reported, taken, "{node}");
         }
     }
 }

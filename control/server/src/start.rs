@@ -25,6 +25,7 @@ use crate::objects::Objects;
 use crate::pki::{Pki, PkiError};
 use crate::record::Recorder;
 use crate::refusal::Refusal;
+use crate::report::Reports;
 use crate::run::{self, Controllers, RunError};
 use crate::serve::ClusterService;
 use crate::session::NodeService;
@@ -141,6 +142,7 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
             SignedDuration::from_secs(i64::from(config.node_certificate_seconds)),
         ),
         ca_pem: pki.ca_pem().to_owned(),
+        reports: Arc::new(Reports::new(objects.clone())),
         objects,
         hub,
         recorder,

@@ -5,10 +5,9 @@
 
 use std::sync::Arc;
 
-use proto::v1;
 use tokio::time::Instant;
 
-use super::{At, Hub};
+use super::{Hub, Rejected, Reported};
 use crate::budget::Budget;
 
 impl Hub {
@@ -21,32 +20,49 @@ impl Hub {
             .budget()
     }
 
-    /// The node was heard of, and says this of itself.
-    pub fn report(&self, node: &str, status: v1::NodeStatus, version: &str) {
+    /// A node says this of itself in its session. Nothing changes if it is rejected.
+    pub fn report(&self, node: &str, id: u64, reported: Reported) -> Result<(), Rejected> {
         let mut inner = self.lock();
-        let view = inner.views.entry(node.to_owned()).or_default();
-        view.heard = Some(Instant::now());
-        view.reported = Some((status, version.to_owned()));
+        let session = inner.views.get(node).and_then(|v| v.session.as_ref());
+        if session.is_none_or(|s| s.id != id) {
+            return Err(Rejected::Replaced);
+        }
+        inner.take_addresses(node, &reported.status.addresses)?;
+        if let Some(view) = inner.views.get_mut(node) {
+            view.heard = Some(Instant::now());
+            view.reported = Some(reported);
+        }
+        Ok(())
     }
 
-    /// What the node said of itself last, and the version of its agent.
-    pub fn reported(&self, node: &str) -> Option<(v1::NodeStatus, String)> {
+    /// What the node said of itself last.
+    pub fn reported(&self, node: &str) -> Option<Reported> {
         self.lock().views.get(node)?.reported.clone()
+    }
+
+    /// Does something that is quick, unless a newer session of the node has begun:
+    /// that one's words come after it.
+    pub fn in_session(&self, node: &str, id: u64, act: impl FnOnce()) {
+        let inner = self.lock();
+        let session = inner.views.get(node).and_then(|v| v.session.as_ref());
+        if session.is_some_and(|s| s.id == id) {
+            act();
+        }
     }
 
     /// The node is removed from the cluster: its session ends with this reason.
     /// The pods that it has are taken back one by one, as they are deleted.
     pub fn dismiss(&self, node: &str, reason: &str) {
         let mut inner = self.lock();
+        if let Some(session) = inner.end_session(node) {
+            session.mailbox.say_goodbye(reason.to_owned());
+        }
         let Some(view) = inner.views.get_mut(node) else {
             return;
         };
         view.config = None;
         view.heard = None;
         view.reported = None;
-        if let Some(session) = view.session.take() {
-            session.mailbox.say_goodbye(reason.to_owned());
-        }
         if view.pods.is_empty() {
             inner.views.remove(node);
         }
@@ -80,22 +96,5 @@ impl Hub {
     pub fn address(&self, node: &str) -> Option<String> {
         let inner = self.lock();
         inner.routes.get(node)?.value.node_ips.first().cloned()
-    }
-
-    /// Another node that has one of these addresses and is connected.
-    pub fn node_at(&self, addresses: &[String], but: &str) -> Option<String> {
-        let inner = self.lock();
-        let known = inner.routes.get(but).map(|at| at.value.node_ips.as_slice());
-        if known == Some(addresses) {
-            return None;
-        }
-        let has =
-            |at: &At<v1::NodeRoute>| at.value.node_ips.iter().any(|ip| addresses.contains(ip));
-        let connected = |node: &str| inner.views.get(node).is_some_and(|v| v.session.is_some());
-        let found = inner
-            .routes
-            .iter()
-            .find(|(node, at)| *node != but && has(at) && connected(node));
-        found.map(|(node, _)| node.clone())
     }
 }

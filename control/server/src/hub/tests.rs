@@ -22,6 +22,21 @@ fn service(id: u32) -> v1::Service {
     }
 }
 
+fn connect(hub: &Hub, node: &str, hello: &v1::Hello) -> Connected {
+    hub.connect(node, hello, Reported::default()).unwrap()
+}
+
+fn at(address: &str) -> Reported {
+    let status = v1::NodeStatus {
+        addresses: vec![address.to_owned()],
+        ..v1::NodeStatus::default()
+    };
+    Reported {
+        status,
+        ..Reported::default()
+    }
+}
+
 /// All messages that wait, and whether the stream ends with them.
 fn collect(hub: &Hub, node: &str, mailbox: &Mailbox) -> (Vec<v1::NodeDown>, bool) {
     let mut messages = Vec::new();
@@ -49,7 +64,7 @@ fn updates(hub: &Hub, node: &str, mailbox: &Mailbox) -> Vec<v1::Update> {
 #[test]
 fn changes_are_coalesced_and_deltas_resume() {
     let hub = Hub::new("c".to_owned(), 10);
-    let connected = hub.connect("n1", &hello("other", 10));
+    let connected = connect(&hub, "n1", &hello("other", 10));
     assert!(connected.snapshot);
     let got = updates(&hub, "n1", &connected.mailbox);
     assert!(got[0].snapshot_begin && got[0].snapshot_end, "{got:?}");
@@ -72,7 +87,7 @@ fn changes_are_coalesced_and_deltas_resume() {
     hub.set_revision(15);
     hub.put_service("d/web", None);
     hub.put_pod("n2", "u", Some(v1::PodSpec::default()));
-    let again = hub.connect("n1", &hello("c", 13));
+    let again = connect(&hub, "n1", &hello("c", 13));
     assert!(!again.snapshot);
     let got = updates(&hub, "n1", &again.mailbox);
     assert_eq!(got.len(), 1);
@@ -84,14 +99,14 @@ fn changes_are_coalesced_and_deltas_resume() {
         }]
     );
     // From before this hub's time: everything.
-    assert!(hub.connect("n1", &hello("c", 9)).snapshot);
+    assert!(connect(&hub, "n1", &hello("c", 9)).snapshot);
 }
 
 #[test]
 fn a_newer_stream_takes_over_and_acks_count_for_it_only() {
     let hub = Hub::new("c".to_owned(), 1);
-    let first = hub.connect("n1", &hello("", 0));
-    let second = hub.connect("n1", &hello("", 0));
+    let first = connect(&hub, "n1", &hello("", 0));
+    let second = connect(&hub, "n1", &hello("", 0));
     let (down, over) = collect(&hub, "n1", &first.mailbox);
     assert!(over);
     assert!(matches!(down[0].down, Some(node_down::Down::Goodbye(_))));
@@ -109,7 +124,7 @@ fn a_newer_stream_takes_over_and_acks_count_for_it_only() {
 #[test]
 fn a_revision_is_named_only_when_all_of_it_is_sent() {
     let hub = Hub::new("c".to_owned(), 10);
-    let connected = hub.connect("n1", &hello("c", 10));
+    let connected = connect(&hub, "n1", &hello("c", 10));
     assert!(!connected.snapshot);
     hub.set_revision(11);
     hub.put_service("d/web", Some(service(1)));
@@ -123,7 +138,7 @@ fn a_revision_is_named_only_when_all_of_it_is_sent() {
     // Told beside the store, and lost with the stream: it comes again.
     hub.set_revision(11);
     hub.put_pod("n1", "u", Some(v1::PodSpec::default()));
-    let again = hub.connect("n1", &hello("c", 11));
+    let again = connect(&hub, "n1", &hello("c", 11));
     let got = updates(&hub, "n1", &again.mailbox);
     assert_eq!((got.len(), got[0].changes.len()), (1, 1), "{got:?}");
     let change = &got[0].changes[0].change;
@@ -142,7 +157,7 @@ fn long(name: &str, bytes: usize) -> v1::Service {
 #[test]
 fn a_stream_that_breaks_within_a_step_gets_the_step_again() {
     let hub = Hub::new("c".to_owned(), 10);
-    let connected = hub.connect("n1", &hello("c", 10));
+    let connected = connect(&hub, "n1", &hello("c", 10));
     hub.set_revision(11);
     for n in 0..600 {
         hub.put_service(&format!("d/{n}"), Some(long(&n.to_string(), 4096)));
@@ -153,7 +168,7 @@ fn a_stream_that_breaks_within_a_step_gets_the_step_again() {
     for received in 0..=whole.len() {
         let named = whole[..received].iter().map(|u| u.revision).max();
         let revision = named.filter(|r| *r > 0).unwrap_or(10);
-        let again = hub.connect("n1", &hello("c", revision));
+        let again = connect(&hub, "n1", &hello("c", revision));
         assert!(!again.snapshot);
         let rest = updates(&hub, "n1", &again.mailbox);
         let changes = |parts: &[v1::Update]| parts.iter().map(|u| u.changes.len()).sum::<usize>();
@@ -166,7 +181,7 @@ fn a_stream_that_breaks_within_a_step_gets_the_step_again() {
 #[test]
 fn parts_are_cut_by_length() {
     let hub = Hub::new("c".to_owned(), 10);
-    let connected = hub.connect("n1", &hello("other", 0));
+    let connected = connect(&hub, "n1", &hello("other", 0));
     hub.set_revision(11);
     let lengths = [PART_BYTES / 2, PART_BYTES / 2, 2 * PART_BYTES, 10, 10];
     for (n, length) in lengths.into_iter().enumerate() {
@@ -191,7 +206,7 @@ fn parts_are_cut_by_length() {
 #[test]
 fn a_step_goes_on_while_the_next_revision_is_filled_in() {
     let hub = Hub::new("c".to_owned(), 10);
-    let connected = hub.connect("n1", &hello("c", 10));
+    let connected = connect(&hub, "n1", &hello("c", 10));
     hub.set_revision(11);
     for n in 0..3 {
         hub.put_service(&format!("d/{n}"), Some(long("s", PART_BYTES)));
@@ -218,8 +233,8 @@ fn a_step_goes_on_while_the_next_revision_is_filled_in() {
 async fn a_revision_that_has_nothing_for_a_node_is_not_waited_for() {
     use futures::FutureExt as _;
     let hub = Hub::new("c".to_owned(), 10);
-    let n1 = hub.connect("n1", &hello("c", 10));
-    let n2 = hub.connect("n2", &hello("c", 10));
+    let n1 = connect(&hub, "n1", &hello("c", 10));
+    let n2 = connect(&hub, "n2", &hello("c", 10));
     hub.set_revision(11);
     hub.put_pod("n1", "u", Some(v1::PodSpec::default()));
     assert_eq!(updates(&hub, "n2", &n2.mailbox).len(), 0);
@@ -245,7 +260,7 @@ async fn who_looked_while_a_revision_was_filled_in_is_woken_at_its_end() {
     use futures::FutureExt as _;
 
     let hub = Hub::new("c".to_owned(), 10);
-    let connected = hub.connect("n1", &hello("other", 10));
+    let connected = connect(&hub, "n1", &hello("other", 10));
     let mailbox = &connected.mailbox;
     let pod = |uid: &str| v1::PodSpec {
         uid: uid.to_owned(),
@@ -275,4 +290,55 @@ async fn who_looked_while_a_revision_was_filled_in_is_woken_at_its_end() {
     assert!(is_woken());
     assert_eq!(looks(), 1);
     assert!(!is_woken());
+}
+
+#[test]
+fn an_address_is_that_of_one_connected_node() {
+    let hub = Hub::new("c".to_owned(), 10);
+    let join = |node: &str, address: &str| hub.connect(node, &hello("", 0), at(address));
+    let taken = |address: &str, other: &str| {
+        Some(Rejected::Address {
+            address: address.to_owned(),
+            other: other.to_owned(),
+        })
+    };
+    let n1 = join("n1", "192.0.2.1").unwrap();
+    assert_eq!(join("n2", "192.0.2.1").err(), taken("192.0.2.1", "n1"));
+    // That changed nothing: neither is n2 connected, nor is n1 less so.
+    assert!(hub.last_heard("n2").is_none() && hub.heard("n1", n1.id));
+    let n2 = join("n2", "192.0.2.2").unwrap();
+    let got = hub.report("n2", n2.id, at("192.0.2.1"));
+    assert_eq!(got.err(), taken("192.0.2.1", "n1"));
+    // What a node gives up, and what it has when it leaves, is free.
+    hub.report("n1", n1.id, at("192.0.2.3")).unwrap();
+    hub.report("n2", n2.id, at("192.0.2.1")).unwrap();
+    let again = join("n1", "192.0.2.3").unwrap();
+    assert_eq!(
+        hub.report("n1", n1.id, at("192.0.2.9")).err(),
+        Some(Rejected::Replaced)
+    );
+    assert!(hub.disconnect("n1", again.id));
+    hub.report("n2", n2.id, at("192.0.2.3")).unwrap();
+    hub.dismiss("n2", "deleted");
+    join("n3", "192.0.2.3").unwrap();
+}
+
+#[test]
+fn of_two_nodes_at_once_one_gets_the_address() {
+    let hub = Hub::new("c".to_owned(), 10);
+    for round in 0..200 {
+        let start = std::sync::Barrier::new(2);
+        let address = format!("192.0.2.{round}");
+        let joined = std::thread::scope(|scope| {
+            let tries = ["n1", "n2"].map(|node| {
+                scope.spawn(|| {
+                    start.wait();
+                    hub.connect(node, &hello("", 0), at(&address)).is_ok()
+                })
+            });
+            let joined = tries.into_iter().map(|t| t.join().unwrap());
+            joined.filter(|joined| *joined).count()
+        });
+        assert_eq!(joined, 1, "{round}");
+    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use control_plan::World;
 use control_server::Config;
 use control_server::delete::DeleteOptions;
+use control_server::hub::Reported;
 use control_server::objects::Objects;
 use control_server::record::Recorder;
 use control_server::run::Controllers;
@@ -93,7 +94,7 @@ async fn controllers_that_fell_behind_read_everything_again() {
         revision: loaded,
         ..Hello::default()
     };
-    let session = hub.connect("n1", &hello);
+    let session = hub.connect("n1", &hello, Reported::default()).unwrap();
     assert!(!session.snapshot, "what changed since is known");
     let told = async {
         let mut told = Vec::new();
