@@ -22,7 +22,12 @@ fn same_entries(a: Option<&Value>, b: Option<&Value>) -> bool {
     let (Some(Value::Array(a)), Some(Value::Array(b))) = (a, b) else {
         return semantic(a, b);
     };
-    let same = |name: &str, a: Option<&Value>, b: Option<&Value>| name == "time" || semantic(a, b);
+    // In a field set an empty object is a field that is owned.
+    let same = |name: &str, a: Option<&Value>, b: Option<&Value>| match name {
+        "time" => true,
+        "fieldsV1" => a == b,
+        _other => semantic(a, b),
+    };
     a.len() == b.len()
         && a.iter()
             .zip(b)
@@ -68,5 +73,27 @@ fn is_empty(value: &Value) -> bool {
         Value::Array(items) => items.is_empty(),
         Value::Object(fields) => fields.values().all(is_empty),
         Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn owners_are_compared_but_for_their_times() {
+        let object = |fields: Value, time: &str| {
+            json!({"metadata": {"resourceVersion": time, "managedFields": [
+                {"manager": "a", "operation": "Apply", "time": time, "fieldsV1": fields}]},
+                "spec": {"replicas": 1}})
+        };
+        let one = json!({"f:spec": {"f:replicas": {}}});
+        let two = json!({"f:spec": {"f:replicas": {}, "f:paused": {}}});
+        let old = object(one.clone(), "1");
+        assert!(unchanged(&object(one, "2"), &old));
+        assert!(!unchanged(&object(two.clone(), "1"), &old));
+        assert!(!unchanged(&old, &object(two, "1")));
     }
 }
