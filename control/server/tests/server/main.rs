@@ -3,10 +3,11 @@
 #![cfg(test)]
 
 mod behind;
-mod harness;
 mod join;
 mod nodes;
 mod objects;
 mod owners;
 mod unreadable;
 mod writes;
+
+use tests_control as harness;

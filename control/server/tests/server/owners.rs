@@ -24,28 +24,6 @@ fn managers(object: &Value) -> Vec<String> {
         .collect()
 }
 
-impl Server {
-    async fn scale(&mut self, name: &str, replicas: i32) -> Value {
-        let request = v1::ScaleRequest {
-            kind: kind("deployment"),
-            name: name.to_owned(),
-            replicas,
-            ..v1::ScaleRequest::default()
-        };
-        value(self.client.scale(request).await.unwrap().into_inner())
-    }
-
-    async fn patch(&mut self, word: &str, name: &str, patch: Value) -> Value {
-        let request = v1::PatchRequest {
-            kind: kind(word),
-            name: name.to_owned(),
-            merge_patch: patch.to_string().into_bytes(),
-            ..v1::PatchRequest::default()
-        };
-        value(self.client.patch(request).await.unwrap().into_inner())
-    }
-}
-
 fn value(object: v1::Object) -> Value {
     serde_json::from_slice(&object.json).unwrap()
 }

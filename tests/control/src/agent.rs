@@ -1,0 +1,243 @@
+//! An agent that speaks the node's protocol and runs nothing: it notes what it is told, and
+//! reports every pod as running and ready unless its options say otherwise.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proto::v1::node_client::NodeClient;
+use proto::v1::{self, change, node_down, node_up};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+/// Waits for a condition; generous, as the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What an agent has been told.
+#[derive(Clone, Default, Debug)]
+pub struct Told {
+    pub revision: u64,
+    pub cluster_id: String,
+    pub config: Option<v1::ClusterConfig>,
+    pub pods: BTreeMap<String, v1::PodSpec>,
+    pub services: BTreeMap<String, v1::Service>,
+    pub routes: BTreeMap<String, v1::NodeRoute>,
+    pub snapshots: u32,
+    pub messages: usize,
+    pub goodbye: bool,
+    /// What was told, in order: "pod", "stop web-1", "terminating 10.0.0.1", ...
+    pub story: Vec<String>,
+}
+
+/// What an agent does.
+#[derive(Clone)]
+pub struct Options {
+    /// Reports its pods as running and ready.
+    pub runs: bool,
+    /// Acknowledges.
+    pub acks: bool,
+    /// Begins here: (cluster id, revision).
+    pub from: (String, u64),
+    /// Reads no more than so many updates.
+    pub messages: usize,
+    pub cpu_millis: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            runs: true,
+            acks: true,
+            from: (String::new(), 0),
+            messages: usize::MAX,
+            cpu_millis: 4000,
+        }
+    }
+}
+
+/// A connected agent.
+pub struct Agent {
+    pub up: mpsc::Sender<v1::NodeUp>,
+    pub told: watch::Receiver<Told>,
+    pub client: NodeClient<Channel>,
+    pub opens: Arc<Mutex<mpsc::Receiver<v1::Open>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// A message to the server.
+pub fn up(up: node_up::Up) -> v1::NodeUp {
+    v1::NodeUp { up: Some(up) }
+}
+
+impl Agent {
+    /// Connects, and follows what it is told.
+    pub async fn start(mut client: NodeClient<Channel>, name: &str, options: Options) -> Self {
+        let (sender, receiver) = mpsc::channel(1024);
+        let number = name
+            .trim_start_matches(|c: char| !c.is_ascii_digit())
+            .parse()
+            .unwrap_or(1);
+        let hello = v1::Hello {
+            node_name: name.to_owned(),
+            agent_version: "test".to_owned(),
+            cluster_id: options.from.0.clone(),
+            revision: options.from.1,
+            status: Some(v1::NodeStatus {
+                addresses: vec![format!("172.31.0.{}", 10 + number)],
+                hostname: name.to_owned(),
+                cpu_millis: options.cpu_millis,
+                memory_bytes: 8 << 30,
+                max_pods: 110,
+                architecture: "x86_64".to_owned(),
+                ..v1::NodeStatus::default()
+            }),
+        };
+        sender.send(up(node_up::Up::Hello(hello))).await.unwrap();
+        let down = client
+            .session(ReceiverStream::new(receiver))
+            .await
+            .unwrap()
+            .into_inner();
+        let (told, receiver) = watch::channel(Told::default());
+        let (open_sender, opens) = mpsc::channel(16);
+        let task = tokio::spawn(follow(down, told, sender.clone(), open_sender, options));
+        let opens = Arc::new(Mutex::new(opens));
+        Self {
+            up: sender,
+            told: receiver,
+            client,
+            opens,
+            task,
+        }
+    }
+
+    /// Waits until what it was told satisfies a condition.
+    pub async fn until(&mut self, what: &str, met: impl Fn(&Told) -> bool) -> Told {
+        let waited = async {
+            self.told
+                .wait_for(|told| met(told))
+                .await
+                .map(|told| told.clone())
+        };
+        let waited = tokio::time::timeout(PATIENCE, waited).await;
+        match waited {
+            Ok(Ok(told)) => told,
+            Ok(Err(_)) => panic!(
+                "the session ended; waited for {what}: {:#?}",
+                self.told.borrow()
+            ),
+            Err(_) => panic!("waited for {what}: {:#?}", self.told.borrow()),
+        }
+    }
+
+    /// Ends at once, as a killed process does.
+    pub fn kill(self) {
+        self.task.abort();
+    }
+}
+
+async fn follow(
+    mut down: tonic::Streaming<v1::NodeDown>,
+    told: watch::Sender<Told>,
+    sender: mpsc::Sender<v1::NodeUp>,
+    opens: mpsc::Sender<v1::Open>,
+    options: Options,
+) {
+    let mut reported: BTreeMap<String, u64> = BTreeMap::new();
+    while let Ok(Some(message)) = down.message().await {
+        match message.down {
+            Some(node_down::Down::Update(update)) => {
+                let revision = update.revision;
+                told.send_modify(|told| take(told, update));
+                if told.borrow().messages >= options.messages {
+                    return;
+                }
+                if options.acks && revision > 0 {
+                    let failures = Vec::new();
+                    let ack = v1::Ack { revision, failures };
+                    if sender.send(up(node_up::Up::Ack(ack))).await.is_err() {
+                        return;
+                    }
+                }
+                if options.runs {
+                    let pods: Vec<v1::PodSpec> = told.borrow().pods.values().cloned().collect();
+                    for pod in pods {
+                        if reported.insert(pod.uid.clone(), pod.generation) != Some(pod.generation)
+                        {
+                            sender.send(report(&pod)).await.unwrap();
+                        }
+                    }
+                }
+            }
+            Some(node_down::Down::Open(open)) => opens.send(open).await.unwrap(),
+            Some(node_down::Down::Goodbye(_)) => told.send_modify(|told| told.goodbye = true),
+            None => {}
+        }
+    }
+}
+
+fn take(told: &mut Told, update: v1::Update) {
+    if update.snapshot_begin {
+        *told = Told {
+            snapshots: told.snapshots + 1,
+            messages: told.messages,
+            story: std::mem::take(&mut told.story),
+            ..Told::default()
+        };
+    }
+    for change in update.changes {
+        match change.change.unwrap() {
+            change::Change::Config(config) => told.config = Some(config),
+            change::Change::Pod(pod) => {
+                if pod.stop_grace_seconds.is_some() {
+                    told.story.push(format!("stop {}", pod.name));
+                }
+                told.pods.insert(pod.uid.clone(), pod);
+            }
+            change::Change::PodRemoved(uid) => drop(told.pods.remove(&uid)),
+            change::Change::Service(service) => {
+                let backends = service.ports.iter().flat_map(|p| &p.backends);
+                for backend in backends.filter(|b| b.state() == v1::backend::State::Terminating) {
+                    told.story.push(format!("terminating {}", backend.pod_name));
+                }
+                told.services
+                    .insert(format!("{}/{}", service.namespace, service.name), service);
+            }
+            change::Change::ServiceRemoved(name) => drop(told.services.remove(&name)),
+            change::Change::Route(route) => drop(told.routes.insert(route.node.clone(), route)),
+            change::Change::RouteRemoved(node) => drop(told.routes.remove(&node)),
+        }
+    }
+    told.messages += 1;
+    told.revision = told.revision.max(update.revision);
+    told.cluster_id = update.cluster_id;
+}
+
+/// Running and ready; or gone, when it was told to stop.
+pub fn report(pod: &v1::PodSpec) -> v1::NodeUp {
+    if pod.stop_grace_seconds.is_some() {
+        return up(node_up::Up::PodGone(v1::PodGone {
+            uid: pod.uid.clone(),
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+        }));
+    }
+    let conditions = ["Initialized", "ContainersReady", "Ready"].map(|kind| v1::Condition {
+        r#type: kind.to_owned(),
+        status: "True".to_owned(),
+        last_transition_ms: Timestamp::now().as_millisecond(),
+        ..v1::Condition::default()
+    });
+    up(node_up::Up::PodStatus(v1::PodStatus {
+        uid: pod.uid.clone(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        observed_generation: pod.generation,
+        phase: "Running".to_owned(),
+        pod_ips: pod.ips.clone(),
+        conditions: conditions.to_vec(),
+        ..v1::PodStatus::default()
+    }))
+}
