@@ -441,6 +441,8 @@ pub(crate) struct Change {
     pub(crate) kind: v1::watch_event::Type,
     /// Absent in a bookmark.
     pub(crate) object: Option<Value>,
+    /// Where to watch from after this change.
+    pub(crate) resource_version: String,
 }
 
 impl Watch {
@@ -455,13 +457,18 @@ impl Watch {
             return Ok(None);
         };
         let kind = event.r#type();
+        let resource_version = event.resource_version;
         let object = event
             .object
             .filter(|object| !object.json.is_empty())
             .map(Some)
             .map(value_of)
             .transpose()?;
-        Ok(Some(Change { kind, object }))
+        Ok(Some(Change {
+            kind,
+            object,
+            resource_version,
+        }))
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) enum CommandError {
     Image(#[from] agent_sys::image::ImageError),
     #[error(transparent)]
     Bpf(#[from] crate::command::bpf_error::BpfError),
-    #[error("no home folder; name the context file by --config or FOIL_CONFIG")]
+    #[error("no home directory: name the context file with --config or FOIL_CONFIG")]
     NoHome,
     /// The errors have been printed already, one by one.
     #[error("")]
@@ -63,11 +63,11 @@ pub(crate) enum RequestError {
     WatchOne,
     #[error("\"{word}\" is neither KEY=VALUE nor KEY-")]
     Pair { word: String },
-    #[error("'{key}' already has a value ({value}), and --overwrite is not given")]
+    #[error("'{key}' already has a value ({value}), and --overwrite is false")]
     AlreadySet { key: String, value: String },
     #[error("no pods found for {what}")]
     NoPods { what: String },
-    #[error("container {container} is not in pod {pod}; it has: {has}")]
+    #[error("container {container} is not valid for pod {pod}; choose one of: {has}")]
     NoContainer {
         pod: String,
         container: String,
@@ -91,10 +91,10 @@ pub(crate) enum RequestError {
     NoEarlier { name: String },
     #[error("deployment \"{name}\" exceeded its progress deadline")]
     Deadline { name: String },
-    #[error("\"{text}\" is not a duration: write 30s, 5m, 1h30m or a number of seconds")]
+    #[error("invalid duration \"{text}\": use 30s, 5m, 1h30m or a number of seconds")]
     Duration { text: String },
     #[error(
-        "\"{text}\" is not something to wait for: write condition=NAME[=VALUE], jsonpath='{{PATH}}'[=VALUE], create or delete"
+        "unrecognized condition \"{text}\": use condition=NAME[=VALUE], jsonpath='{{PATH}}'[=VALUE], create or delete"
     )]
     WaitFor { text: String },
     #[error("-t needs a terminal as standard input")]

@@ -1,18 +1,21 @@
-//! Waits until an object meets a condition.
+//! Waits until an object meets a condition, and follows the changes of many objects.
 //!
-//! A watch that breaks is begun again, as long as there is time: the control
-//! plane may be restarted in the middle of a `wait`. Not for lists of objects.
+//! A watch that breaks is begun again, as long as there is time: the control plane may be
+//! restarted in the middle of a `wait` or of `get -w`.
 
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::client::{CallError, Client, Selection};
+use crate::client::{CallError, Change, Client, Selection, Watch};
 use crate::error::CommandError;
 use crate::kinds::Kind;
 use crate::session::{Session, absent_is_none};
 use proto::v1::watch_event::Type;
+
+/// Said once for each outage.
+const LOST: &str = "Warning: lost the connection to the control plane, connecting again";
 
 /// Pause before a broken watch is begun again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -75,7 +78,7 @@ async fn endless<T>(
             Ok(None) => {}
             Err(error) if passes(&error) => {
                 if !std::mem::replace(&mut warned, true) {
-                    eprintln!("Warning: lost the control plane, trying again");
+                    eprintln!("{LOST}");
                 }
             }
             Err(error) => return Err(error),
@@ -102,6 +105,98 @@ fn passes(error: &CommandError) -> bool {
                     ..
                 }
         )
+    )
+}
+
+/// Changes of all objects of a selection, without an end.
+pub(crate) struct Changes<'c> {
+    session: &'c Session,
+    client: &'c mut Client,
+    kind: &'c Kind,
+    selection: &'c Selection,
+    /// Revision up to which all changes were returned; empty: all objects come first.
+    revision: String,
+    watch: Option<Watch>,
+    warned: bool,
+}
+
+impl<'c> Changes<'c> {
+    /// Changes after a revision, usually that of a list.
+    pub(crate) fn after(
+        session: &'c Session,
+        client: &'c mut Client,
+        kind: &'c Kind,
+        selection: &'c Selection,
+        revision: String,
+    ) -> Self {
+        Self {
+            session,
+            client,
+            kind,
+            selection,
+            revision,
+            watch: None,
+            warned: false,
+        }
+    }
+
+    /// The next change, also if the control plane is away in between.
+    pub(crate) async fn next(&mut self) -> Result<Change, CommandError> {
+        loop {
+            let error = match self.step().await {
+                Ok(Some(change)) => return Ok(change),
+                // The server ended the watch.
+                Ok(None) => None,
+                Err(error) if passes(&error) => Some(error),
+                Err(error) => return Err(error),
+            };
+            self.watch = None;
+            if error.as_ref().is_some_and(is_expired) {
+                eprintln!("Warning: some changes were missed, listing all objects again");
+                self.revision.clear();
+                continue;
+            }
+            if error.is_some() && !std::mem::replace(&mut self.warned, true) {
+                eprintln!("{LOST}");
+            }
+            tokio::time::sleep(PAUSE).await;
+            match self.session.connect().await {
+                Ok(again) => *self.client = again,
+                Err(error) if passes(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Result<Option<Change>, CommandError> {
+        let watch = match &mut self.watch {
+            Some(watch) => watch,
+            none => {
+                let watch = self.client.watch(self.kind, self.selection, &self.revision);
+                let watch = none.insert(watch.await?);
+                self.warned = false;
+                watch
+            }
+        };
+        let change = watch.next().await?;
+        // While all objects come, none of them names a revision that is complete.
+        if let Some(change) = &change
+            && (change.kind == Type::Bookmark || !self.revision.is_empty())
+        {
+            self.revision.clone_from(&change.resource_version);
+        }
+        Ok(change)
+    }
+}
+
+/// The watch began at a revision that is no longer kept.
+fn is_expired(error: &CommandError) -> bool {
+    matches!(
+        error,
+        CommandError::Call(CallError::Refused {
+            code: tonic::Code::OutOfRange,
+            ..
+        })
     )
 }
 

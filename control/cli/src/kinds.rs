@@ -31,12 +31,10 @@ pub(crate) struct Target {
 /// Words that name nothing.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub(crate) enum TargetError {
-    #[error(
-        "the control plane doesn't have a resource type \"{word}\"; `foil api-resources` lists those that it has"
-    )]
+    #[error("the control plane doesn't have a resource type \"{word}\"; see `foil api-resources`")]
     UnknownKind { word: String },
     #[error(
-        "you must say what: a kind such as `pods`, or KIND/NAME; `foil api-resources` lists the kinds"
+        "you must specify the type of resource: a kind such as `pods`, or KIND/NAME; see `foil api-resources`"
     )]
     Nothing,
     #[error("\"{word}\": either KIND NAME... or KIND/NAME for each, not both")]

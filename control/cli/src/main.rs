@@ -36,7 +36,16 @@ use error::CommandError;
 
 fn main() -> anyhow::Result<ExitCode> {
     // Usage errors end the process here, with exit code 2.
-    let args = args::Foil::parse();
+    let args = args::Foil::try_parse().unwrap_or_else(|error| {
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        match command::exec::separator_hint(&words).filter(|_| error.exit_code() != 0) {
+            Some(hint) => {
+                eprintln!("error: {hint}");
+                std::process::exit(error.exit_code());
+            }
+            None => error.exit(),
+        }
+    });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -113,7 +113,9 @@ pub(crate) fn report(
         )?,
         Some(Format::Table { .. } | Format::Columns(_)) => return Err(FormatError::NoTable.into()),
         Some(format @ (Format::Yaml | Format::Json | Format::Name | Format::JsonPath(_))) => {
-            print_value(out, format, kind, object)?;
+            let mut object = object.clone();
+            hide_owners(&mut object);
+            print_value(out, format, kind, &object)?;
         }
     }
     Ok(out.flush()?)
@@ -130,11 +132,11 @@ pub(crate) fn pretty(value: &Value) -> String {
     }
 }
 
-/// Keys in order, and without the record of field owners, which is long and of no use to a reader.
+/// Keys in order, as YAML and JSON are printed.
 pub(crate) fn presentable(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
-            let mut keys: Vec<&String> = map.keys().filter(|key| *key != "managedFields").collect();
+            let mut keys: Vec<&String> = map.keys().collect();
             keys.sort();
             let sorted: Map<String, Value> = keys
                 .into_iter()
@@ -144,6 +146,13 @@ pub(crate) fn presentable(value: &Value) -> Value {
         }
         Value::Array(items) => Value::Array(items.iter().map(presentable).collect()),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
+}
+
+/// Removes the record of field owners, which is longer than most objects.
+pub(crate) fn hide_owners(object: &mut Value) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.shift_remove("managedFields");
     }
 }
 
@@ -171,8 +180,9 @@ mod tests {
     }
 
     #[test]
-    fn presentable_sorts_and_hides_field_owners() {
-        let value = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a", "managedFields": [1], "labels": {"b": "1", "a": "2"}}});
+    fn keys_are_sorted_and_owners_hidden() {
+        let mut value = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a", "managedFields": [1], "labels": {"b": "1", "a": "2"}}});
+        hide_owners(&mut value);
         assert_eq!(
             yaml::print(&presentable(&value)),
             "apiVersion: v1\nkind: Pod\nmetadata:\n  labels:\n    a: \"2\"\n    b: \"1\"\n  name: a\n"

@@ -84,22 +84,22 @@ impl Obstacle {
 
     /// What happened, and what to do.
     fn words(&self) -> (String, &'static str) {
-        const NEW_CONTEXT: &str = "Was the control plane set up anew? Then take its new data/admin.conf as the context file.";
+        const NEW_CONTEXT: &str = "Was the control plane set up anew? Then use its new data/admin.conf as the context file.";
         match self {
             Self::Refused => (
                 "connection refused".into(),
-                "Does foil-control run there, and is this its `listen` address?",
+                "Is foil-control running there, and is this its `listen` address?",
             ),
             Self::NoRoute => (
-                "no route to it".into(),
+                "no route to host".into(),
                 "Is this the right address, and is the network up?",
             ),
             Self::TimedOut => (
                 "no answer in time".into(),
-                "Is the machine up, and does a firewall let the port pass?",
+                "Is the machine up, and does its firewall allow the port?",
             ),
             Self::UnknownHost(name) => (
-                format!("the name \"{name}\" is not known"),
+                format!("no such host \"{name}\""),
                 "Write an address that resolves into the context file (clusters[].cluster.server).",
             ),
             Self::UnknownAuthority => (
@@ -112,7 +112,7 @@ impl Obstacle {
             ),
             Self::ServerNotYetValid => (
                 "its certificate is not valid yet".into(),
-                "The clocks of the two machines differ: set them right.",
+                "The clocks of the two machines differ: correct them.",
             ),
             Self::ServerName => (
                 "its certificate is for other names".into(),
@@ -127,7 +127,7 @@ impl Obstacle {
             }
             Self::HungUp => (
                 "it closed the connection at once".into(),
-                "foil-control does that to certificates that it does not accept; its log says why.",
+                "foil-control closes connections whose certificate it does not accept; its log says why.",
             ),
             Self::Address(why) => (
                 format!("the address cannot be used: {why}"),
@@ -135,12 +135,9 @@ impl Obstacle {
             ),
             Self::Identity(why) => (
                 format!("the certificate or key in the context file cannot be used: {why}"),
-                "Take data/admin.conf of the control plane as the context file.",
+                "Use data/admin.conf of the control plane as the context file.",
             ),
-            Self::Other(why) => (
-                why.clone(),
-                "See foil-control's log for the other side of it.",
-            ),
+            Self::Other(why) => (why.clone(), "The log of foil-control may say more."),
         }
     }
 }

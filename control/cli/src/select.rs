@@ -303,7 +303,7 @@ mod tests {
             ("-f=x.yaml -l=app", "-l cannot be combined with -f"),
             ("-f=x.yaml -A", "-A cannot be combined with -f"),
             ("-f=x.yaml --all", "--all cannot be combined with -f"),
-            ("", "you must say what"),
+            ("", "you must specify the type of resource"),
         ] {
             for bare in [Bare::Whole, Bare::Refused] {
                 let refused = meaning(line, bare).expect_err(line);

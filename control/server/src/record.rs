@@ -5,7 +5,7 @@
 //! are removed by control-plan's `gc.rs`.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use control_api::meta;
@@ -35,6 +35,8 @@ pub struct Recorder {
     queue: mpsc::Sender<(Said, Timestamp)>,
     dropped: Arc<AtomicU64>,
     correlator: Arc<Mutex<Correlator>>,
+    /// Time of the last event, microseconds since the epoch.
+    last: Arc<AtomicI64>,
 }
 
 impl Recorder {
@@ -47,6 +49,7 @@ impl Recorder {
             queue,
             dropped,
             correlator: Arc::default(),
+            last: Arc::default(),
         }
     }
 
@@ -98,6 +101,17 @@ impl Recorder {
         });
     }
 
+    fn time(&self) -> Timestamp {
+        let now = Timestamp::now();
+        let before = self
+            .last
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+                Some(later(last, now))
+            });
+        let before = before.unwrap_or_else(|last| last);
+        Timestamp::from_microsecond(later(before, now)).unwrap_or(now)
+    }
+
     fn push(&self, mut said: Said) {
         let admitted = {
             let mut correlator = self
@@ -115,10 +129,21 @@ impl Recorder {
             );
             return;
         }
-        if self.queue.try_send((said, Timestamp::now())).is_err() {
+        if self.queue.try_send((said, self.time())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Now in microseconds, and later than the time before: events are written side by side, so
+/// their order is that of their times only.
+fn later(last: i64, now: Timestamp) -> i64 {
+    now.as_microsecond().max(last.saturating_add(1))
+}
+
+/// As Kubernetes' MicroTime.
+fn micro_text(time: Timestamp) -> String {
+    format!("{time:.6}")
 }
 
 async fn write_all(
@@ -166,8 +191,10 @@ async fn write(objects: &Objects, said: &Said, count: i32, last: Timestamp) -> R
         .change(kind, namespace, &name, &writing, |old| {
             let mut next = old.value.clone();
             let before = next.get("count").and_then(Value::as_i64).unwrap_or(1);
-            next["count"] = json!(before + i64::from(count));
+            let count = before + i64::from(count);
+            next["count"] = json!(count);
             next["lastTimestamp"] = json!(time);
+            next["series"] = json!({"count": count, "lastObservedTime": micro_text(last)});
             next["message"] = json!(said.message);
             Ok(Change::To(next))
         })
@@ -190,14 +217,17 @@ async fn write(objects: &Objects, said: &Said, count: i32, last: Timestamp) -> R
     if !said.host.is_empty() {
         source["host"] = json!(said.host);
     }
-    let event = json!({
+    let mut event = json!({
         "apiVersion": "v1", "kind": "Event",
         "metadata": {"name": name, "namespace": namespace},
         "involvedObject": about,
         "type": said.severity, "reason": said.reason, "message": said.message,
         "source": source, "reportingComponent": said.component, "reportingInstance": said.host,
-        "firstTimestamp": time, "lastTimestamp": time, "count": count,
+        "firstTimestamp": time, "lastTimestamp": time, "eventTime": micro_text(last), "count": count,
     });
+    if count > 1 {
+        event["series"] = json!({"count": count, "lastObservedTime": micro_text(last)});
+    }
     match objects.create(kind, Change::To(event), &[], &writing).await {
         // Somebody said it first: then it was said, which is what matters.
         Ok(_) | Err(Refusal::AlreadyExists { .. }) => Ok(()),

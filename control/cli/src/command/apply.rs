@@ -410,21 +410,18 @@ impl Refused {
         self.refused.push(place);
     }
 
-    /// Says what was left out, if there is anything else that was not.
+    /// Says which documents were not applied, if others were.
     pub(crate) fn end(self) -> Result<(), CommandError> {
         if self.refused.is_empty() {
             return Ok(());
         }
         let others = match self.applied.len() {
             0 => return Err(CommandError::Reported),
-            1 => "the other document is through".to_string(),
-            many => format!("the other {many} documents are through"),
+            1 => "1 other document was applied".to_string(),
+            many => format!("{many} other documents were applied"),
         };
         let places: Vec<String> = self.refused.iter().map(Place::to_string).collect();
-        eprintln!(
-            "error: nothing was done for {}; {others}",
-            places.join(", ")
-        );
+        eprintln!("error: not applied: {}; {others}", places.join(", "));
         Err(CommandError::Reported)
     }
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::client::{Client, Selection};
 use crate::error::CommandError;
+use crate::follow::Changes;
 use crate::kinds;
 use crate::output::table::Table;
 use crate::printer::{Extras, event};
@@ -83,7 +84,7 @@ pub(crate) async fn run(
         ..Selection::default()
     };
     let (mut found, resource_version) = list(&mut client, &selection, &wanted).await?;
-    found.sort_by_key(|(event, _)| event::last_seen(event));
+    found.sort_by_key(|(event, _)| event::order(event));
     let kind = kinds::by_word(&kinds::known(), "events")?;
     let (printer, extras) = (
         view::of(&kind).printer,
@@ -124,8 +125,9 @@ pub(crate) async fn run(
     if !args.watch {
         return Ok(());
     }
-    let mut watch = client.watch(&kind, &selection, &resource_version).await?;
-    while let Some(change) = watch.next().await? {
+    let mut changes = Changes::after(session, &mut client, &kind, &selection, resource_version);
+    loop {
+        let change = changes.next().await?;
         let Some(object) = change
             .object
             .filter(|_| matches!(change.kind, Type::Added | Type::Modified))
@@ -142,7 +144,6 @@ pub(crate) async fn run(
             out.flush()?;
         }
     }
-    Ok(())
 }
 
 /// The events that are wanted, typed and as they are, and where to watch from.
@@ -196,6 +197,6 @@ pub(crate) async fn about(client: &mut Client, object: &Value) -> Result<Vec<Eve
         ..Selection::default()
     };
     let (mut found, _) = list(client, &selection, &wanted).await?;
-    found.sort_by_key(|(event, _)| event::last_seen(event));
+    found.sort_by_key(|(event, _)| event::order(event));
     Ok(found.into_iter().map(|(event, _)| event).collect())
 }

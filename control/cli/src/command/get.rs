@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::client::{Client, Selection};
 use crate::error::{CommandError, RequestError};
+use crate::follow::Changes;
 use crate::kinds::Kind;
 use crate::output::jsonpath::Template;
 use crate::output::table::Table;
@@ -69,6 +70,9 @@ pub(crate) struct Args {
     /// Leave out the line of column names
     #[arg(long)]
     no_headers: bool,
+    /// With -o yaml or json: keep metadata.managedFields, the owners of fields
+    #[arg(long)]
+    show_managed_fields: bool,
     /// Sort by the value at this path: .metadata.creationTimestamp
     #[arg(long, value_name = "PATH", value_parser = SortKey::parse)]
     sort_by: Option<SortKey>,
@@ -123,7 +127,7 @@ pub(crate) async fn run(
 ) -> Result<(), CommandError> {
     let (mut client, selected) = session.select(&args.request()).await?;
     if args.watch || args.watch_only {
-        return follow(&args, &mut client, selected, out).await;
+        return follow(&args, session, &mut client, selected, out).await;
     }
     let single = matches!(selected.as_slice(), [Selected::One(_)]);
     let mut namespace = String::new();
@@ -180,6 +184,13 @@ impl Args {
         }
     }
 
+    /// As kubectl: YAML and JSON are without them unless asked for, paths see everything.
+    fn hide_owners(&self, object: &mut Value) {
+        if !self.show_managed_fields && matches!(self.output, Some(Format::Yaml | Format::Json)) {
+            output::hide_owners(object);
+        }
+    }
+
     fn extras(&self, kind: &Kind, with_kind: bool) -> Extras {
         Extras {
             wide: matches!(self.output, Some(Format::Table { wide: true })),
@@ -227,6 +238,7 @@ fn print(
                 .into_iter()
                 .flat_map(|(_, objects)| objects)
                 .collect();
+            all.iter_mut().for_each(|object| args.hide_owners(object));
             let value = if single && all.len() == 1 {
                 all.remove(0)
             } else {
@@ -282,6 +294,7 @@ fn shape(kind: &Kind, object: &Value, source: serde_json::Error) -> CommandError
 /// `-w`: what is there, then each change as a row or an object.
 async fn follow(
     args: &Args,
+    session: &Session,
     client: &mut Client,
     mut selected: Vec<Selected>,
     out: &mut dyn Write,
@@ -314,24 +327,24 @@ async fn follow(
         begun: false,
     };
     if !args.watch_only {
-        for object in &listed.items {
-            rows.add(object, out)?;
+        for mut object in listed.items {
+            args.hide_owners(&mut object);
+            rows.add(&object, out)?;
         }
         rows.flush(out)?;
     }
-    let mut watch = client
-        .watch(kind, &selection, &listed.resource_version)
-        .await?;
-    while let Some(change) = watch.next().await? {
+    let mut changes = Changes::after(session, client, kind, &selection, listed.resource_version);
+    loop {
+        let change = changes.next().await?;
         if matches!(change.kind, Type::Bookmark | Type::Unspecified) {
             continue;
         }
-        if let Some(object) = &change.object {
-            rows.add(object, out)?;
+        if let Some(mut object) = change.object {
+            args.hide_owners(&mut object);
+            rows.add(&object, out)?;
             rows.flush(out)?;
         }
     }
-    Ok(())
 }
 
 /// Rows of a table that grows, or objects one after the other.

@@ -18,7 +18,8 @@ use crate::output::table::Table;
 /// Import, list and remove images on this node
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-An image that is here is not pulled, unless a pod's imagePullPolicy says so.
+Works on the store of the agent on this machine. An image of the store is not
+pulled, unless a pod's imagePullPolicy says so.
 
 Examples:
   docker save foil/app:1 | gzip > app.tar.gz; foil image import app.tar.gz
@@ -26,7 +27,7 @@ Examples:
   foil image list
   foil image rm foil/app:1")]
 pub(crate) struct Args {
-    /// The agent's folder (`root` in its config)
+    /// Data directory of the agent (`root` in its configuration)
     #[arg(
         long,
         global = true,
@@ -60,6 +61,7 @@ enum What {
         no_headers: bool,
     },
     /// Remove image names, and content that no other image needs
+    #[command(visible_alias = "remove")]
     Rm {
         #[arg(required = true, value_name = "IMAGE")]
         names: Vec<String>,
@@ -69,8 +71,9 @@ enum What {
 pub(crate) async fn run(args: Args, out: &mut dyn Write) -> Result<(), CommandError> {
     let layout = Layout::new(&args.root, "/run/hydrofoil");
     let images = layout.images();
-    if !images.exists() && matches!(args.what, What::List { .. } | What::Rm { .. }) {
-        let message = "no image store is there; is this the agent's `root`?".to_string();
+    // Images in a folder that no agent uses would never be found again.
+    if !images.exists() {
+        let message = "there is no image store: --root must be the `root` of a foil-agent that has run on this machine".to_string();
         return Err(RequestError::Field {
             what: images.display().to_string(),
             message,
@@ -100,7 +103,7 @@ pub(crate) async fn run(args: Args, out: &mut dyn Write) -> Result<(), CommandEr
                 if store.remove(&reference, &in_use).await? {
                     writeln!(out, "{reference} removed")?;
                 } else {
-                    eprintln!("error: {reference} is not here");
+                    eprintln!("error: image {reference} not found");
                     missing = true;
                 }
             }

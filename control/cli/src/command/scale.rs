@@ -57,7 +57,7 @@ pub(crate) async fn run(
                 .and_then(serde_json::Value::as_i64)
                 .unwrap_or(1);
             if now != wanted {
-                let message = format!("expected {wanted} replicas, and there are {now}");
+                let message = format!("expected replicas to be {wanted}, was {now}");
                 return Err(RequestError::Field {
                     what: kind.object(&name),
                     message,

@@ -12,7 +12,9 @@ pub(crate) const DESCRIBER: Describer = Describer {
 };
 
 fn describe(text: &mut Text, object: &Value, _: &[Value], _: Timestamp) -> Described {
-    let yaml = crate::yaml::print(&crate::output::presentable(object));
+    let mut object = object.clone();
+    crate::output::hide_owners(&mut object);
+    let yaml = crate::yaml::print(&crate::output::presentable(&object));
     for line in yaml.lines() {
         text.line(0, line);
     }

@@ -80,6 +80,24 @@ pub(crate) fn last_seen(event: &Event) -> Option<Time> {
         .or_else(|| first_seen(event))
 }
 
+/// For the order of events: when it happened last as finely as the event says, then its
+/// revision. `lastTimestamp` has whole seconds, `eventTime` is that of the first time.
+pub(crate) fn order(event: &Event) -> (Option<Timestamp>, u64) {
+    let last = last_seen(event).map(|time| time.0);
+    let series = event.series.as_ref();
+    let fine = [
+        series.and_then(|series| series.last_observed_time.as_ref()),
+        event.event_time.as_ref(),
+    ];
+    let same_second = |time: &Timestamp| Some(time.as_second()) == last.map(Timestamp::as_second);
+    let mut fine = fine.into_iter().flatten().map(|time| time.0);
+    let revision = event.metadata.resource_version.as_deref();
+    (
+        fine.find(same_second).or(last),
+        revision.and_then(|text| text.parse().ok()).unwrap_or(0),
+    )
+}
+
 /// When it happened first.
 pub(crate) fn first_seen(event: &Event) -> Option<Time> {
     event

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::run::Bench;
+use crate::run::{Bench, Workdir};
 
 const POD: &str = "apiVersion: v1
 kind: Pod
@@ -93,9 +93,9 @@ fn a_document_is_applied_whole_or_not_at_all() {
         "{ended:?}"
     );
     assert!(
-        ended.err.ends_with(
-            "error: nothing was done for list.yaml: document 1; the other document is through\n"
-        ),
+        ended
+            .err
+            .ends_with("error: not applied: list.yaml: document 1; 1 other document was applied\n"),
         "{ended:?}"
     );
     assert_eq!(bench.foil(&["get", "cm", "-o", "name"]).ok(), "");
@@ -134,8 +134,7 @@ fn dry_runs_store_nothing() {
 
 #[test]
 fn the_client_dry_run_needs_no_control_plane() {
-    let bench = Bench::new();
-    bench.write("config", "");
+    let bench = Workdir::new();
     bench.write("pod.yaml", POD);
     assert_eq!(
         bench
@@ -225,7 +224,7 @@ fn labels_annotations_and_patches() {
     );
     assert_eq!(
         bench.foil(&["label", "po/busybox", "tier=b"]).refused(),
-        "error: 'tier' already has a value (a), and --overwrite is not given\n"
+        "error: 'tier' already has a value (a), and --overwrite is false\n"
     );
     assert_eq!(
         bench.foil(&["label", "pods", "-l", "tier=a", "tier-"]).ok(),

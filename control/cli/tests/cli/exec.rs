@@ -7,19 +7,24 @@ use std::process::{Command, Stdio};
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use serde_json::json;
+use tests_control::deployment;
 
+use crate::node::Node;
 use crate::run::Bench;
 
-fn bench() -> Bench {
+/// A pod with two containers, and a deployment that selects it.
+fn bench() -> (Bench, Node) {
     let bench = Bench::new();
-    bench.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"app": "web"}}, "spec": {"containers": [{"name": "a"}, {"name": "b"}]}}));
-    bench.put(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {}}}));
-    bench
+    let node = bench.node("n1");
+    bench.put(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"app": "web"}}, "spec": {"containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}]}}));
+    bench.put(&deployment("web", 0, "i"));
+    bench.until_ready(1);
+    (bench, node)
 }
 
 #[test]
 fn the_exit_code_is_passed_on() {
-    let bench = bench();
+    let (bench, _node) = bench();
     let ended = bench.foil(&["exec", "p", "-c", "b", "--", "exit", "42"]);
     assert_eq!(
         (ended.code, ended.err.as_str()),
@@ -34,7 +39,7 @@ fn the_exit_code_is_passed_on() {
 
 #[test]
 fn standard_input_reaches_the_process() {
-    let bench = bench();
+    let (bench, _node) = bench();
     let ended = bench.foil_with(&["exec", "-i", "p", "-c", "a", "--", "cat"], "one\ntwo\n");
     assert_eq!(
         (ended.code, ended.out.as_str()),
@@ -45,12 +50,12 @@ fn standard_input_reaches_the_process() {
 
 #[test]
 fn refused() {
-    let bench = bench();
+    let (bench, _node) = bench();
     assert_eq!(
         bench
             .foil(&["exec", "p", "-c", "zzz", "--", "ls"])
             .refused(),
-        "error: container zzz is not in pod p; it has: a, b\n"
+        "error: container zzz is not valid for pod p; choose one of: a, b\n"
     );
     assert_eq!(
         bench.foil(&["exec", "nope", "--", "ls"]).refused(),
@@ -62,12 +67,22 @@ fn refused() {
             .refused(),
         "error: -t needs a terminal as standard input\n"
     );
-    assert_eq!(bench.foil(&["exec", "p"]).code, 2);
+    for words in [
+        ["exec", "p"].as_slice(),
+        &["exec", "p", "ls"],
+        &["exec", "p", "ls", "-l"],
+    ] {
+        let ended = bench.foil(words);
+        assert!(
+            ended.code == 2 && ended.err.contains("foil exec p -- "),
+            "{ended:?}"
+        );
+    }
 }
 
 #[test]
 fn a_terminal_is_raw_as_long_as_it_is_the_container_s() {
-    let bench = bench();
+    let (bench, _node) = bench();
     let size = Winsize {
         ws_row: 33,
         ws_col: 101,
@@ -103,7 +118,7 @@ fn a_terminal_is_raw_as_long_as_it_is_the_container_s() {
     let mut keyboard = std::fs::File::from(pty.master.try_clone().unwrap());
     keyboard.write_all(b"\x03abc").unwrap();
     until("\u{3}abc");
-    // Control-D, which the fake takes for the end.
+    // Control-D, which the node takes for the end.
     keyboard.write_all(b"\x04").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(7));
     assert!(local().contains(LocalFlags::ICANON | LocalFlags::ECHO));

@@ -4,66 +4,158 @@ use std::io::{BufRead as _, BufReader};
 
 use serde_json::{Value, json};
 
-use crate::run::Bench;
+use crate::node::Node;
+use crate::run::{Bench, cells};
 
-fn pod(name: &str, labels: Value, node: &str, restarts: i32) -> Value {
+fn pod(name: &str, labels: &Value, node: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
-        "spec": {"nodeName": node, "containers": [{"name": "app", "image": "foil/app:1"}]},
-        "status": {"phase": "Running", "podIP": "10.244.1.5", "conditions": [{"type": "Ready", "status": "True"}],
-            "containerStatuses": [{"name": "app", "image": "foil/app:1", "imageID": "", "ready": true, "restartCount": restarts, "state": {"running": {}}}]}})
+        "spec": {"nodeName": node, "containers": [{"name": "app", "image": "foil/app:1"}]}})
 }
 
-fn three_pods() -> Bench {
+fn three_pods() -> (Bench, [Node; 2]) {
     let bench = Bench::new();
-    bench.put(pod("web-a", json!({"app": "web", "v": "1"}), "n1", 0));
-    bench.put(pod("web-b", json!({"app": "web", "v": "2"}), "n2", 4));
-    bench.put(pod("other", json!({}), "n1", 0));
-    bench
+    let nodes = [bench.node("n1"), bench.node("n2")];
+    nodes[1].set(|script| script.restarts.extend([("web-b".to_owned(), 4)]));
+    bench.put(&pod("web-a", &json!({"app": "web", "v": "1"}), "n1"));
+    bench.put(&pod("web-b", &json!({"app": "web", "v": "2"}), "n2"));
+    bench.put(&pod("other", &json!({}), "n1"));
+    bench.until_ready(3);
+    (bench, nodes)
+}
+
+/// Rows of words, "|" between two cells.
+fn rows(table: &str) -> Vec<String> {
+    cells(table).iter().map(|row| row.join("|")).collect()
 }
 
 #[test]
 fn tables() {
-    let bench = three_pods();
-    let header = "NAME    READY   STATUS    RESTARTS   AGE";
+    let (bench, _nodes) = three_pods();
+    let header = "NAME|READY|STATUS|RESTARTS|AGE";
+    let address = bench.get("pods", "other")["status"]["podIP"].clone();
+    let address = address.as_str().unwrap();
+    let (web_a, web_b) = ("web-a|1/1|Running|0|AGE", "web-b|1/1|Running|4|AGE");
+    let other = "other|1/1|Running|0|AGE";
     for (words, want) in [
-        (vec!["get", "pods"], format!("{header}\nweb-a   1/1     Running   0          <unknown>\nweb-b   1/1     Running   4          <unknown>\nother   1/1     Running   0          <unknown>\n")),
-        (vec!["get", "po", "web-a", "--no-headers"], "web-a   1/1   Running   0     <unknown>\n".into()),
-        (vec!["get", "po/other", "-o", "wide"], format!("{header}         IP           NODE   NOMINATED NODE   READINESS GATES\nother   1/1     Running   0          <unknown>   10.244.1.5   n1     <none>           <none>\n")),
-        (vec!["get", "pods", "-l", "app=web,v!=1", "--no-headers"], "web-b   1/1   Running   4     <unknown>\n".into()),
-        (vec!["get", "pods", "--field-selector", "spec.nodeName=n2", "-o", "name"], "pod/web-b\n".into()),
-        (vec!["get", "pods", "-A", "-l", "v=1", "--show-labels"], "NAMESPACE   NAME    READY   STATUS    RESTARTS   AGE         LABELS\ndefault     web-a   1/1     Running   0          <unknown>   app=web,v=1\n".into()),
-        (vec!["get", "pods", "-L", "app,v", "-l", "app"], "NAME    READY   STATUS    RESTARTS   AGE         APP   V\nweb-a   1/1     Running   0          <unknown>   web   1\nweb-b   1/1     Running   4          <unknown>   web   2\n".into()),
-        (vec!["get", "pods", "-o", "custom-columns=NAME:.metadata.name,V:.metadata.labels.v", "--sort-by", ".metadata.name"], "NAME    V\nother   <none>\nweb-a   1\nweb-b   2\n".into()),
-        (vec!["get", "pods", "-o", "jsonpath={range .items[*]}{.metadata.name}={.spec.nodeName} {end}"], "web-a=n1 web-b=n2 other=n1 ".into()),
-        (vec!["get", "pod", "other", "-o", "jsonpath={.kind}"], "Pod".into()),
+        (
+            vec!["get", "pods"],
+            vec![header.to_owned(), other.into(), web_a.into(), web_b.into()],
+        ),
+        (
+            vec!["get", "po", "web-a", "--no-headers"],
+            vec![web_a.into()],
+        ),
+        (
+            vec!["get", "po/other", "-o", "wide"],
+            vec![
+                format!("{header}|IP|NODE|NOMINATED NODE|READINESS GATES"),
+                format!("{other}|{address}|n1|<none>|<none>"),
+            ],
+        ),
+        (
+            vec!["get", "pods", "-l", "app=web,v!=1", "--no-headers"],
+            vec![web_b.into()],
+        ),
+        (
+            vec![
+                "get",
+                "pods",
+                "--field-selector",
+                "spec.nodeName=n2",
+                "-o",
+                "name",
+            ],
+            vec!["pod/web-b".into()],
+        ),
+        (
+            vec!["get", "pods", "-A", "-l", "v=1", "--show-labels"],
+            vec![
+                format!("NAMESPACE|{header}|LABELS"),
+                format!("default|{web_a}|app=web,v=1"),
+            ],
+        ),
+        (
+            vec!["get", "pods", "-L", "app,v", "-l", "app"],
+            vec![
+                format!("{header}|APP|V"),
+                format!("{web_a}|web|1"),
+                format!("{web_b}|web|2"),
+            ],
+        ),
+        (
+            vec![
+                "get",
+                "pods",
+                "-o",
+                "custom-columns=NAME:.metadata.name,V:.metadata.labels.v",
+                "--sort-by",
+                ".metadata.name",
+            ],
+            vec![
+                "NAME|V".into(),
+                "other|<none>".into(),
+                "web-a|1".into(),
+                "web-b|2".into(),
+            ],
+        ),
+        (
+            vec![
+                "get",
+                "pods",
+                "-o",
+                "jsonpath={range .items[*]}{.metadata.name}={.spec.nodeName} {end}",
+            ],
+            vec!["other=n1 web-a=n1 web-b=n2".into()],
+        ),
+        (
+            vec!["get", "pod", "other", "-o", "jsonpath={.kind}"],
+            vec!["Pod".into()],
+        ),
     ] {
-        assert_eq!(bench.foil(&words).ok(), want, "{words:?}");
+        assert_eq!(rows(&bench.foil(&words).ok()), want, "{words:?}");
     }
 }
 
 #[test]
 fn several_kinds_are_told_apart() {
-    let bench = three_pods();
-    bench.put(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 80}]}}));
+    let (bench, _nodes) = three_pods();
+    bench.put(&json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 80}]}}));
+    let table = bench.foil(&["get", "svc,pods", "-l", "!app"]).ok();
+    let (services, pods) = table.split_once("\n\n").unwrap();
     assert_eq!(
-        bench.foil(&["get", "svc,pods", "-l", "!app"]).ok(),
-        "NAME          TYPE        CLUSTER-IP   EXTERNAL-IP   PORT(S)   AGE\nservice/web   ClusterIP   10.96.0.9    <none>        80/TCP    <unknown>\n\n\
-         NAME        READY   STATUS    RESTARTS   AGE\npod/other   1/1     Running   0          <unknown>\n"
+        rows(services),
+        [
+            "NAME|TYPE|CLUSTER-IP|EXTERNAL-IP|PORT(S)|AGE",
+            "service/web|ClusterIP|10.96.0.9|<none>|80/TCP|AGE"
+        ]
+    );
+    assert_eq!(
+        rows(pods),
+        [
+            "NAME|READY|STATUS|RESTARTS|AGE",
+            "pod/other|1/1|Running|0|AGE"
+        ]
     );
     assert_eq!(
         bench.foil(&["get", "all", "-o", "name"]).ok(),
-        "pod/web-a\npod/web-b\npod/other\nservice/web\n"
+        "pod/other\npod/web-a\npod/web-b\nservice/web\n"
     );
 }
 
 #[test]
 fn whole_objects() {
     let bench = Bench::new();
-    bench.put(json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "c", "managedFields": [{}]}, "data": {"b": "yes", "a": "x\ny\n"}}));
-    assert_eq!(
-        bench.foil(&["get", "cm", "c", "-o", "yaml"]).ok(),
-        "apiVersion: v1\ndata:\n  a: |\n    x\n    y\n  b: \"yes\"\nkind: ConfigMap\nmetadata:\n  name: c\n  namespace: default\n  resourceVersion: \"1\"\n  uid: uid-1\n"
+    let stored = bench.put(&json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "c"}, "data": {"b": "yes", "a": "x\ny\n"}}));
+    let of = |field: &str| stored["metadata"][field].as_str().unwrap();
+    let want = format!(
+        "apiVersion: v1\ndata:\n  a: |\n    x\n    y\n  b: \"yes\"\nkind: ConfigMap\nmetadata:\n  creationTimestamp: \"{}\"\n  name: c\n  namespace: default\n  resourceVersion: \"{}\"\n  uid: {}\n",
+        of("creationTimestamp"),
+        of("resourceVersion"),
+        of("uid")
     );
+    // A uid that begins with a digit may need quotes.
+    let yaml = bench.foil(&["get", "cm", "c", "-o", "yaml"]).ok();
+    assert_eq!(yaml.replace(&format!("\"{}\"", of("uid")), of("uid")), want);
     let list: Value = serde_json::from_str(&bench.foil(&["get", "cm", "-o", "json"]).ok()).unwrap();
     assert_eq!(
         (&list["kind"], &list["items"][0]["metadata"]["name"]),
@@ -72,8 +164,56 @@ fn whole_objects() {
 }
 
 #[test]
+fn lists_of_several_pages() {
+    let bench = Bench::new();
+    let maps = (0..501).map(|number| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("c{number:03}")}}));
+    let texts: Vec<String> = maps.map(|map| map.to_string()).collect();
+    bench
+        .foil_with(&["apply", "-f", "-"], &texts.join("\n---\n"))
+        .ok();
+    let names = bench.foil(&["get", "cm", "-o", "name"]).ok();
+    assert_eq!(names.lines().count(), 501);
+    assert!(names.ends_with("configmap/c500\n"));
+}
+
+#[test]
+fn by_manifest() {
+    let bench = Bench::new();
+    bench.foil(&["create", "ns", "team"]).ok();
+    for (name, namespace) in [("a", "team"), ("b", "default")] {
+        bench.put(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}}));
+    }
+    // A manifest says which namespace it means; one that does not means that of -n.
+    bench.write("both.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: team}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\n");
+    let shown = [
+        "get",
+        "-f",
+        "both.yaml",
+        "-o",
+        "jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {end}",
+    ];
+    assert_eq!(bench.foil(&shown).ok(), "team/a default/b ");
+    let ended = bench.foil(&["get", "-f", "both.yaml", "-n", "team", "-o", "name"]);
+    assert_eq!(
+        (ended.code, ended.out.as_str(), ended.err.as_str()),
+        (
+            1,
+            "configmap/a\n",
+            "Error from server (NotFound): configmaps \"b\" not found\n"
+        )
+    );
+    assert!(
+        bench
+            .foil(&["get", "-f", "both.yaml", "-n", "default"])
+            .refused()
+            .contains("configmap/a is in namespace \"team\"")
+    );
+    bench.foil(&["get", "-f", "both.yaml", "-A"]).refused();
+}
+
+#[test]
 fn what_is_not_there() {
-    let bench = three_pods();
+    let (bench, _nodes) = three_pods();
     let ended = bench.foil(&["get", "pods", "web-a", "nope", "-o", "name"]);
     assert_eq!(
         (ended.code, ended.out.as_str(), ended.err.as_str()),
@@ -91,14 +231,7 @@ fn what_is_not_there() {
     );
     assert_eq!(
         bench.foil(&["get", "gadgets"]).refused(),
-        "error: the control plane doesn't have a resource type \"gadgets\"; `foil api-resources` lists those that it has\n"
-    );
-    // A kind that only the control plane knows is asked for there.
-    assert!(
-        bench
-            .foil(&["get", "gz"])
-            .refused()
-            .contains("there is no such kind")
+        "error: the control plane doesn't have a resource type \"gadgets\"; see `foil api-resources`\n"
     );
     assert!(
         bench
@@ -110,37 +243,23 @@ fn what_is_not_there() {
 
 #[test]
 fn a_watch_prints_rows_as_they_come() {
-    let bench = three_pods();
+    let (bench, nodes) = three_pods();
     let mut child = bench.spawn(&["get", "pods", "-w"]);
     let mut lines = BufReader::new(child.stdout.take().unwrap())
         .lines()
         .map(Result::unwrap);
     let first: Vec<String> = lines.by_ref().take(4).collect();
-    assert!(first[3].starts_with("other"), "{first:?}");
-    // The watch begins after the list was printed: changes are repeated until one is seen.
-    let store = bench.control.store.clone();
-    let (seen, stop) = std::sync::mpsc::channel::<()>();
-    let changing = std::thread::spawn(move || {
-        for restarts in 1.. {
-            let changed = pod("other", json!({}), "n1", restarts);
-            store.lock().unwrap().put(changed);
-            let pause = stop.recv_timeout(std::time::Duration::from_millis(20));
-            if pause != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                return;
-            }
-        }
-    });
+    assert!(first[1].starts_with("other"), "{first:?}");
+    nodes[0].set(|script| script.restarts.extend([("other".to_owned(), 1)]));
     let row = lines.next().unwrap();
-    drop(seen);
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(row.starts_with("other   1/1     Running   "), "{row}");
-    changing.join().unwrap();
+    assert_eq!(rows(&row), ["other|1/1|Running|1|AGE"]);
 }
 
 #[test]
 fn wait_for_conditions() {
-    let bench = three_pods();
+    let (bench, _nodes) = three_pods();
     assert_eq!(
         bench
             .foil(&["wait", "po/other", "--for=condition=Ready"])
@@ -194,9 +313,10 @@ fn wait_for_conditions() {
         "error: pod/nope: not found\n"
     );
     // A manifest says which namespace it means.
-    let there = json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": "there", "namespace": "team"}, "spec": {"containers": []}});
-    bench.put(there.clone());
+    bench.foil(&["create", "ns", "team"]).ok();
+    let mut there = pod("there", &json!({}), "n1");
+    there["metadata"]["namespace"] = json!("team");
+    bench.put(&there);
     assert_eq!(
         bench
             .foil_with(&["wait", "-f", "-", "--for=create"], &there.to_string())
@@ -205,7 +325,7 @@ fn wait_for_conditions() {
     );
     // One that comes about while we wait.
     let child = bench.spawn(&["wait", "po/late", "--for=create", "--timeout=30s"]);
-    bench.put(pod("late", json!({}), "n1", 0));
+    bench.put(&pod("late", &json!({}), "n1"));
     let output = child.wait_with_output().unwrap();
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
@@ -215,25 +335,71 @@ fn wait_for_conditions() {
 
 #[test]
 fn events_in_order() {
-    let bench = three_pods();
-    let event = |name: &str, of: &str, reason: &str, time: &str| {
-        json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": name}, "involvedObject": {"kind": "Pod", "name": of}, "type": "Normal",
-            "reason": reason, "message": "m", "lastTimestamp": time})
+    let bench = Bench::new();
+    let event = |name: &str, of: &str, reason: &str, more: Value| {
+        let mut event = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": name},
+            "involvedObject": {"kind": "Pod", "namespace": "default", "name": of},
+            "type": "Normal", "reason": reason, "message": "m"});
+        let fields = more.as_object().unwrap().clone();
+        event.as_object_mut().unwrap().extend(fields);
+        bench.put(&event);
     };
-    bench.put(event("e2", "web-a", "Started", "2026-01-01T00:00:02Z"));
-    bench.put(event("e1", "web-a", "Pulled", "2026-01-01T00:00:01Z"));
-    bench.put(event("e3", "other", "Killing", "2026-01-01T00:00:03Z"));
+    // Older events are removed.
+    let begin = jiff::Timestamp::now().as_second() - 60;
+    let at = |seconds: i64| {
+        jiff::Timestamp::from_second(begin + seconds)
+            .unwrap()
+            .to_string()
+    };
+    event("e2", "web-a", "Started", json!({"lastTimestamp": at(2)}));
+    event("e1", "web-a", "Pulled", json!({"lastTimestamp": at(1)}));
+    // Within a second by the finer time, and those without one by their revision.
+    for (name, reason, micros) in [
+        ("f1", "Third", 900),
+        ("f3", "First", 7),
+        ("f2", "Second", 80),
+    ] {
+        let fine = at(3).replace('Z', &format!(".{micros:06}Z"));
+        event(
+            name,
+            "other",
+            reason,
+            json!({"lastTimestamp": at(3), "eventTime": fine}),
+        );
+    }
+    event("e3", "other", "Killing", json!({"lastTimestamp": at(4)}));
+    event("e0", "other", "Killed", json!({"lastTimestamp": at(4)}));
     let reasons = |words: &[&str]| -> Vec<String> {
         let table = bench.foil(words).ok();
-        table
-            .lines()
-            .skip(1)
-            .map(|line| line.split_whitespace().nth(2).unwrap().to_string())
+        let rows = table.lines().skip(1);
+        rows.map(|line| line.split_whitespace().nth(2).unwrap().to_string())
             .collect()
     };
-    assert_eq!(reasons(&["events"]), ["Pulled", "Started", "Killing"]);
+    assert_eq!(
+        reasons(&["events"]),
+        [
+            "Pulled", "Started", "First", "Second", "Third", "Killing", "Killed"
+        ]
+    );
     assert_eq!(
         reasons(&["events", "--for", "pod/web-a"]),
         ["Pulled", "Started"]
     );
+}
+
+/// A node tells much at once: the order is kept.
+#[test]
+fn events_of_a_node_in_order() {
+    let bench = Bench::new();
+    let node = bench.node("n1");
+    let reasons: Vec<String> = (10..30).map(|number| format!("Reason{number}")).collect();
+    bench.with_server(async |_| node.tell(&reasons).await);
+    bench.until("events", "all events", |events| {
+        let of_node = |event: &&Value| event["reason"].as_str().unwrap().starts_with("Reason");
+        events.iter().filter(of_node).count() == reasons.len()
+    });
+    let table = bench.foil(&["events"]).ok();
+    let words = table.split_whitespace().map(str::to_owned);
+    let shown: Vec<String> = words.filter(|word| word.starts_with("Reason")).collect();
+    assert_eq!(shown, reasons);
 }

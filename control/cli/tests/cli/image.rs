@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::run::Bench;
+use crate::run::Workdir;
 
 /// Puts a document where a layout has it; gives its descriptor.
 fn blob(layout: &Path, media_type: &str, document: &Value) -> Value {
@@ -32,16 +32,23 @@ fn layout(at: &Path, name: &str) {
 
 #[test]
 fn import_list_remove() {
-    let bench = Bench::new();
+    let bench = Workdir::new();
     layout(&bench.folder.path().join("image"), "example.com/a/b:1");
     // Neither a context nor an agent is needed.
-    bench.write("config", "");
     let image = |words: &[&str]| bench.foil(&[&["image", "--root", "store"], words].concat());
     assert!(
         image(&["list"])
             .refused()
-            .contains("no image store is there")
+            .contains("there is no image store")
     );
+    // Nor is one made in a folder that no agent uses.
+    assert!(
+        image(&["import", "image"])
+            .refused()
+            .contains("there is no image store")
+    );
+    assert!(!bench.folder.path().join("store").exists());
+    std::fs::create_dir_all(bench.folder.path().join("store/images")).unwrap();
     assert_eq!(
         image(&["import", "image"]).ok(),
         "image imported as example.com/a/b:1\n"
@@ -60,8 +67,8 @@ fn import_list_remove() {
         "docker.io/library/busybox:latest removed\n"
     );
     assert_eq!(
-        image(&["rm", "busybox"]).refused(),
-        "error: docker.io/library/busybox:latest is not here\n"
+        image(&["remove", "busybox"]).refused(),
+        "error: image docker.io/library/busybox:latest not found\n"
     );
     let rows = image(&["list", "--no-headers"]).ok();
     assert!(

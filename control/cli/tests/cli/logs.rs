@@ -1,21 +1,26 @@
 //! `logs`: which pods and containers are asked, and with what.
 
 use serde_json::json;
+use tests_control::deployment;
 
+use crate::node::Node;
 use crate::run::Bench;
 
-fn bench() -> Bench {
+/// Two pods, and a deployment that selects them.
+fn bench() -> (Bench, Node) {
     let bench = Bench::new();
+    let node = bench.node("n1");
     for name in ["web-1", "web-2"] {
-        bench.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "web"}}, "spec": {"containers": [{"name": "app"}]}}));
+        bench.put(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "web"}}, "spec": {"containers": [{"name": "app", "image": "i"}]}}));
     }
-    bench.put(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {}}}));
-    bench
+    bench.put(&deployment("web", 0, "i"));
+    bench.until_ready(2);
+    (bench, node)
 }
 
 #[test]
 fn of_pods_and_of_what_has_pods() {
-    let bench = bench();
+    let (bench, _node) = bench();
     assert_eq!(
         bench.foil(&["logs", "web-1"]).ok(),
         "web-1/app one\nweb-1/app two\n"
@@ -49,8 +54,8 @@ fn of_pods_and_of_what_has_pods() {
 }
 
 #[test]
-fn options_reach_the_server() {
-    let bench = bench();
+fn options_reach_the_node() {
+    let (bench, node) = bench();
     bench
         .foil(&[
             "logs",
@@ -61,7 +66,7 @@ fn options_reach_the_server() {
             "--timestamps",
         ])
         .ok();
-    let asked = bench.control.logs.lock().unwrap().pop().unwrap();
+    let asked = node.asked_for_logs();
     assert_eq!(
         (
             asked.tail_lines,
@@ -72,18 +77,15 @@ fn options_reach_the_server() {
         (Some(5), Some(60), true, true)
     );
     bench.foil(&["logs", "web-1", "--tail=-1"]).ok();
-    assert_eq!(
-        bench.control.logs.lock().unwrap().pop().unwrap().tail_lines,
-        None
-    );
+    assert_eq!(node.asked_for_logs().tail_lines, None);
 }
 
 #[test]
 fn refused() {
-    let bench = bench();
+    let (bench, _node) = bench();
     assert_eq!(
         bench.foil(&["logs", "web-1", "-c", "x"]).refused(),
-        "error: container x is not in pod web-1; it has: app\n"
+        "error: container x is not valid for pod web-1; choose one of: app\n"
     );
     assert_eq!(
         bench.foil(&["logs", "-l", "app=none"]).refused(),

@@ -1,21 +1,21 @@
-//! The real `foil` against a control plane in this process, over real TLS.
+//! The real `foil` against the real control plane in this process, over mutual TLS.
 //!
-//! The control plane is a small one (`fake.rs`): objects in memory, judged by the
-//! same code as in the real one, and statuses as a test sets them. What is proved
-//! here is what `foil` sends, prints and ends with; not what a cluster does.
+//! Nodes are played by the tests (`node.rs`): they speak the agents' protocol, report what a
+//! test sets, and run no containers. What is proved here is what `foil` sends, prints and ends
+//! with.
 #![cfg(test)]
 
 mod apply;
+mod conflict;
 mod delete;
 mod describe;
 mod errors;
 mod exec;
-mod fake;
 mod get;
 mod image;
 mod logs;
 mod manifests;
-mod pki;
+mod node;
 mod rollout;
 mod run;
-mod store;
+mod watch;

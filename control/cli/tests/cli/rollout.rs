@@ -2,39 +2,31 @@
 
 use std::io::{BufRead as _, BufReader};
 
-use serde_json::{Value, json};
+use serde_json::Value;
+use tests_control::deployment;
 
+use crate::node::Node;
 use crate::run::Bench;
 
-fn template(image: &str, hash: Option<&str>) -> Value {
-    let mut labels = json!({"app": "web"});
-    if let Some(hash) = hash {
-        labels["pod-template-hash"] = json!(hash);
-    }
-    json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "app", "image": image}]}})
-}
-
-fn bench() -> Bench {
+/// A deployment in its second revision.
+fn bench() -> (Bench, Node) {
     let bench = Bench::new();
-    let spec = |template: Value| json!({"replicas": 3, "selector": {"matchLabels": {"app": "web"}}, "template": template});
-    bench.put(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "uid": "d", "generation": 2},
-        "spec": spec(template("foil/app:2", None)),
-        "status": {"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3}}));
-    for (name, image, revision, cause) in [
-        ("web-1", "foil/app:1", "1", "first"),
-        ("web-2", "foil/app:2", "2", ""),
-    ] {
-        bench.put(json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
-            "metadata": {"name": name, "annotations": {"deployment.kubernetes.io/revision": revision, "kubernetes.io/change-cause": cause},
-                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "d"}]},
-            "spec": spec(template(image, Some(name)))}));
-    }
-    bench
+    let node = bench.node("n1");
+    let mut web = deployment("web", 3, "foil/app:1");
+    web["metadata"]["annotations"]["kubernetes.io/change-cause"] = "first".into();
+    bench.put(&web);
+    let rolled_out = ["rollout", "status", "deploy/web", "--timeout=60s"];
+    assert_eq!(bench.foil(&rolled_out).code, 0);
+    web["metadata"]["annotations"] = Value::Null;
+    web["spec"]["template"]["spec"]["containers"][0]["image"] = "foil/app:2".into();
+    bench.put(&web);
+    assert_eq!(bench.foil(&rolled_out).code, 0);
+    (bench, node)
 }
 
 #[test]
 fn status_and_history() {
-    let bench = bench();
+    let (bench, _node) = bench();
     assert_eq!(
         bench.foil(&["rollout", "status", "deploy/web"]).ok(),
         "deployment \"web\" successfully rolled out\n"
@@ -59,25 +51,31 @@ fn status_and_history() {
 
 #[test]
 fn undo_takes_the_older_template() {
-    let bench = bench();
+    let (bench, _node) = bench();
     assert_eq!(
         bench.foil(&["rollout", "undo", "deploy/web"]).ok(),
         "deployment.apps/web rolled back\n"
     );
-    let words = ["get", "deploy", "web", "-o", "jsonpath={.spec.template}"];
-    let now: Value = serde_json::from_str(&bench.foil(&words).ok()).unwrap();
-    assert_eq!(now, template("foil/app:1", None));
+    let template = &bench.get("deployments", "web")["spec"]["template"];
+    assert_eq!(template["spec"]["containers"][0]["image"], "foil/app:1");
+    assert!(
+        template["metadata"]["labels"]
+            .get("pod-template-hash")
+            .is_none()
+    );
+    // The revision that is gone back to is the newest now.
+    bench.foil(&["rollout", "status", "deploy/web", "--timeout=60s"]);
     assert_eq!(
         bench
-            .foil(&["rollout", "undo", "deploy/web", "--to-revision=1"])
+            .foil(&["rollout", "undo", "deploy/web", "--to-revision=3"])
             .ok(),
-        "deployment.apps/web skipped rollback (current template already matches revision 1)\n"
+        "deployment.apps/web skipped rollback (current template already matches revision 3)\n"
     );
 }
 
 #[test]
 fn pause_resume_restart() {
-    let bench = bench();
+    let (bench, _node) = bench();
     let paused = || {
         bench
             .foil(&["get", "deploy", "web", "-o", "jsonpath={.spec.paused}"])
@@ -120,23 +118,20 @@ fn pause_resume_restart() {
 
 #[test]
 fn status_follows_to_the_end() {
-    let bench = bench();
-    let mut deployment = bench.control.store.lock().unwrap().objects[0].clone();
-    deployment["status"]["availableReplicas"] = json!(2);
-    bench.put(deployment.clone());
+    let (bench, node) = bench();
+    node.set(|script| script.broken_images.extend(["foil/app:3".to_owned()]));
+    bench.put(&deployment("web", 3, "foil/app:3"));
     let mut child = bench.spawn(&["rollout", "status", "deploy/web", "--timeout=60s"]);
     let mut lines = BufReader::new(child.stdout.take().unwrap())
         .lines()
         .map(Result::unwrap);
-    assert_eq!(
-        lines.next().unwrap(),
-        "Waiting for deployment \"web\" rollout to finish: 2 of 3 updated replicas are available..."
-    );
+    // One new pod, which does not become ready.
+    let stuck = "Waiting for deployment \"web\" rollout to finish: 1 out of 3 new replicas have been updated...";
+    assert!(lines.by_ref().any(|line| line == stuck));
     // Seen waiting: only now may it come to its end.
-    deployment["status"]["availableReplicas"] = json!(3);
-    bench.put(deployment);
+    node.set(|script| script.broken_images.clear());
     assert_eq!(
-        lines.next().unwrap(),
+        lines.last().unwrap(),
         "deployment \"web\" successfully rolled out"
     );
     assert!(child.wait().unwrap().success());

@@ -272,7 +272,10 @@ pub(super) async fn delete(
         ));
     }
     if kind.kind == "Namespace" && BUILTIN.contains(&request.name.as_str()) {
-        let message = format!("namespace {:?} is always there", request.name);
+        let message = format!(
+            "namespaces {:?} is forbidden: this namespace may not be deleted",
+            request.name
+        );
         return Err(Refusal::Forbidden(message));
     }
     let options = DeleteOptions {
