@@ -13,7 +13,8 @@
 //! - A connection that is silent for longer loses its entries, as by eviction: the next packet
 //!   of the client is given a backend by its hash, the same one as long as the backends are.
 //!
-//! Called by `stage/conntrack.rs`, `stage/established.rs`, `hook/flow_sweep.rs` and `agent-sys`.
+//! Called by `stage/create.rs`, `stage/follow.rs`, `stage/established.rs`, `reply_tuple` and
+//! `agent-sys`.
 
 use crate::parse::flag;
 use ebpf_common::conntrack::{Flow, state};

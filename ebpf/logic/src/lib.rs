@@ -5,7 +5,7 @@
 //!
 //! Reading order: `parse` (what a packet is), `service` (which backend), `nat` (which port),
 //! `checksum` (what a translation does to the sums), `conntrack` (where a connection stands),
-//! `icmp` (errors about flows), `refuse` (the packet that says no).
+//! `reply_tuple` (whether it still needs its entries), `icmp` (errors about flows), `refuse` (the packet that says no).
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -16,4 +16,5 @@ pub mod icmp;
 pub mod nat;
 pub mod parse;
 pub mod refuse;
+pub mod reply_tuple;
 pub mod service;

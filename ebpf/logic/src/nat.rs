@@ -1,6 +1,6 @@
 //! Which source port a flow takes when its own would make its answers another flow's.
 //!
-//! Called by `stage/conntrack.rs`.
+//! Called by `stage/reply_tuple.rs`.
 
 /// How many ports are tried before the packet is dropped.
 pub const ATTEMPTS: u32 = 8;

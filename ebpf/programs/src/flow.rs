@@ -131,12 +131,18 @@ pub(crate) struct PacketContext {
     pub(crate) route: Route,
     /// Route of the answers.
     pub(crate) back: Route,
+    /// Interface that it was seen on.
+    pub(crate) ifindex: u32,
     /// `Hook` as a number.
-    pub(crate) hook: u16,
+    pub(crate) hook: u8,
+    /// `state::*` of the answers.
+    pub(crate) other_state: u8,
     /// Endpoint id of the sender, 0 for none.
     pub(crate) endpoint: u16,
     /// Generation of `endpoint`, read before it was looked up.
     pub(crate) endpoint_gen: u32,
+    /// Named padding.
+    pub(crate) pad: u32,
 }
 
 const _: () = assert!(
@@ -146,14 +152,14 @@ const _: () = assert!(
             + size_of::<FlowKey4>()
             + size_of::<Target>()
             + 2 * size_of::<Route>()
-            + 8
+            + 16
 );
 
 impl PacketContext {
     /// The hook; a number that is none, which cannot be, reads as the first.
     #[inline(always)]
     pub(crate) const fn hook(&self) -> Hook {
-        match Hook::from_u8(self.hook as u8) {
+        match Hook::from_u8(self.hook) {
             Some(hook) => hook,
             None => Hook::FromPod,
         }

@@ -25,9 +25,10 @@ mod stage;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use ebpf_common::conntrack::Flow;
+use ebpf_common::conntrack::{Flow, FlowKey4};
 use ebpf_common::drop::Drop;
 use ebpf_logic::parse::Packet;
+use ebpf_logic::reply_tuple::Life;
 use flow::{PacketContext, Verdict};
 use packet::{Skb, borrowed, borrowed_mut};
 
@@ -105,17 +106,47 @@ stages! {
     /// Forwards a packet without ports.
     forward_other = |skb, context| stage::transit::forward_other(skb, context);
     /// Forwards a packet of a known flow.
-    follow_flow = |skb, context| stage::conntrack::follow(skb, context);
+    follow_flow = |skb, context| stage::follow::follow(skb, context);
     /// Chooses the backend.
     choose_target = |skb, context| stage::service::target(skb, context);
     /// Finds the route to it.
     find_route = |skb, context| stage::route::find(skb, context);
     /// Makes the flow's entry.
-    begin_flow = |skb, context| stage::conntrack::begin(skb, context);
+    begin_flow = |skb, context| stage::create::begin(skb, context);
     /// Writes the direction of the answers.
-    write_answers = |_skb, context| stage::conntrack::answers(context);
+    write_answers = |_skb, context| stage::reply_tuple::write(context);
     /// Writes the packet's own direction.
-    write_flow = |skb, context| stage::conntrack::write(skb, context);
+    write_flow = |skb, context| stage::create::write(skb, context);
+}
+
+/// Writes the direction of the answers to a known flow again.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn restore_answers(context: *mut PacketContext) -> u32 {
+    match borrowed_mut(context) {
+        Some(context) => Verdict::of(stage::reply_tuple::restore(context)).number(),
+        None => NO_MEMORY,
+    }
+}
+
+/// Finds another source port, see `stage::reply_tuple`; 0 if there is none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_port(context: *const PacketContext, key: *mut FlowKey4) -> u32 {
+    match (borrowed(context), borrowed_mut(key)) {
+        (Some(context), Some(key)) => stage::reply_tuple::find_port(context, key),
+        (Some(_) | None, _) => 0,
+    }
+}
+
+/// `Life` of the other connection that has a reply tuple.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn life_of_owner(context: *const PacketContext, key: *const FlowKey4) -> u32 {
+    match (borrowed(context), borrowed(key)) {
+        (Some(context), Some(key)) => stage::reply_tuple::owner(context, key) as u32,
+        (Some(_) | None, _) => Life::Alive as u32,
+    }
 }
 
 /// Translates a packet and sends it as its flow says.

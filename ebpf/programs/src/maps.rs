@@ -4,6 +4,7 @@
 //! another CPU writes to it meanwhile is plain data, and no decision rests on two reads of
 //! one field being equal.
 
+use crate::flow::PacketContext;
 use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use ebpf_common::ABI_VERSION;
@@ -90,6 +91,9 @@ static BACKEND_STATS: Array<BackendStats, MAX_BACKENDS> = Array::new();
 static FLOWS: LruHashMap<FlowKey4, Flow, FLOW_COUNT> = LruHashMap::new();
 #[btf_map(name = "counters")]
 static COUNTERS: PerCpuArray<Count, COUNTER_COUNT> = PerCpuArray::new();
+/// Not pinned: each load of the object has its own.
+#[btf_map(name = "scratch")]
+static SCRATCH: PerCpuArray<PacketContext, 1> = PerCpuArray::new();
 #[btf_map(name = "events")]
 static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
 /// For tools only: no program reads it, but it is made with the others and has its BTF.
@@ -223,6 +227,15 @@ pub(crate) fn put_flow(key: &FlowKey4, flow: &Flow, flags: u64) -> bool {
 pub(crate) fn remove_flow(key: &FlowKey4) {
     // Not there any more is what was wanted.
     if FLOWS.remove(key).is_err() {}
+}
+
+/// Memory of the packet that this CPU handles. It holds what the one before it has left.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut PacketContext> {
+    let at = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own element. Hooks run with softirqs disabled, do not nest, and take it
+    // once for each packet.
+    Some(unsafe { &mut *at })
 }
 
 #[inline(always)]

@@ -251,11 +251,11 @@ impl<const N: usize> Headers<'_, N> {
     }
 }
 
-/// A value of zero bytes.
+/// Makes all bytes of a value zero, in place.
 #[inline(always)]
-pub(crate) fn zeroed<T: Zero>() -> T {
+pub(crate) fn clear<T: Zero>(value: &mut T) {
     // SAFETY: `Zero` says that zero bytes are a value.
-    unsafe { core::mem::zeroed() }
+    unsafe { core::ptr::write_bytes(value, 0, 1) }
 }
 
 /// Types for which zero bytes are a value.

@@ -266,4 +266,12 @@ fn a_syn_that_is_sent_again() {
     let flow = key(node.pods[0].ifindex, TCP, at(CLIENT, 40_000), at(VIP, PORT));
     let flow = node.datapath.maps().flow(&flow).unwrap().unwrap();
     assert_eq!((flow.state, flow.packets), (state::SYN_SENT, 2));
+    // The answer was on its way already.
+    let answer = tcp(at(SERVER, 8080), at(CLIENT, 40_000), SYN | ACK, b"");
+    node.from_pod(1, &answer);
+    for _ in 0..2 {
+        assert_eq!(see(&node.from_pod(0, &syn).packet).to, at(SERVER, 8080));
+        assert_eq!(see(&node.from_pod(1, &answer).packet).from, at(VIP, PORT));
+    }
+    assert_eq!((node.connections(3), node.connections(4)), (1, 0));
 }

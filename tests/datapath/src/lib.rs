@@ -37,6 +37,8 @@ mod pins;
 #[cfg(test)]
 mod refuse;
 #[cfg(test)]
+mod reply_tuple;
+#[cfg(test)]
 mod route;
 #[cfg(test)]
 mod service;

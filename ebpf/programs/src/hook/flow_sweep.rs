@@ -8,14 +8,13 @@
 
 use crate::maps;
 use crate::packet::{self, Skb, borrowed_mut};
+use crate::stage::reply_tuple;
 use ebpf_common::conntrack::FlowKey4;
-use ebpf_logic::conntrack::is_expired;
 use ebpf_logic::parse::ETHERNET;
+use ebpf_logic::reply_tuple::Life;
 
 struct Sweep<'a> {
     skb: &'a Skb,
-    now: u32,
-    jiffies_per_second: u32,
     removed: u32,
 }
 
@@ -23,15 +22,9 @@ struct Sweep<'a> {
 /// judgement.
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> i32 {
-    let now = packet::jiffies();
-    skb.set_mark(now);
+    skb.set_mark(packet::jiffies());
     let keys = (skb.len() - ETHERNET as u32) / size_of::<FlowKey4>() as u32;
-    let mut sweep = Sweep {
-        skb,
-        now,
-        jiffies_per_second: maps::jiffies_per_second(),
-        removed: 0,
-    };
+    let mut sweep = Sweep { skb, removed: 0 };
     packet::repeat(keys, one, &mut sweep);
     sweep.removed as i32
 }
@@ -47,13 +40,7 @@ extern "C" fn one(index: u32, sweep: *mut Sweep<'_>) -> i64 {
     let Some(flow) = maps::flow(&key) else {
         return 0;
     };
-    if !is_expired(flow, sweep.now, sweep.jiffies_per_second) {
-        return 0;
-    }
-    // Silent in one direction only: the other still needs its answers to be translated.
-    if let Some(other) = maps::flow(&flow.answer_key(&key))
-        && !is_expired(other, sweep.now, sweep.jiffies_per_second)
-    {
+    if reply_tuple::life_of(&key, flow) != Life::Expired {
         return 0;
     }
     if flow.backend != 0 && !flow.is_reply() {

@@ -7,16 +7,22 @@ pub(crate) mod tc_from_pod;
 pub(crate) mod tc_to_netdev;
 pub(crate) mod tc_to_pod;
 
-use crate::flow::{PacketContext, Verdict};
+use crate::flow::{PacketContext, SHOT, Verdict};
+use crate::maps;
 use crate::packet::{self, Skb};
 
 /// Decides a packet.
 #[inline(always)]
 pub(crate) fn slow_path(skb: &Skb, hook: u32) -> i32 {
-    let mut context: PacketContext = packet::zeroed();
-    context.hook = hook as u16;
-    let verdict = decide(skb, &mut context);
-    finish::finish(skb, &context, verdict)
+    // Not on the stack, of which a chain of functions has 512 bytes.
+    let Some(context) = maps::scratch() else {
+        return SHOT;
+    };
+    packet::clear(context);
+    context.hook = hook as u8;
+    context.ifindex = skb.ifindex();
+    let verdict = decide(skb, context);
+    finish::finish(skb, context, verdict)
 }
 
 /// The stages in order: each either leaves it open, or ends it with where the packet goes or

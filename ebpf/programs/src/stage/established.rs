@@ -1,13 +1,13 @@
 //! The fast path: a packet of a flow that is decided costs one hash lookup.
 //!
 //! Asks only whether the packet is the plain context: IPv4 without options or fragments, TCP
-//! without SYN, FIN or RST, or UDP, of a flow whose generations stand. All else, malformed
+//! with ACK and without SYN, FIN or RST, or UDP, of a flow whose generations stand. All else, malformed
 //! packets included, is the slow path's.
 
 use crate::flow::NEXT;
 use crate::maps;
 use crate::packet::{self, Skb};
-use crate::stage::{nat, origin, send};
+use crate::stage::{nat, origin, reply_tuple, route, send};
 use ebpf_common::conntrack::{FlowKey4, state};
 use ebpf_common::counter::Hook;
 use ebpf_common::net::{Be16, Be32, protocol};
@@ -18,8 +18,10 @@ use ebpf_logic::parse::{ETHERNET, flag};
 const IPV4: u16 = 0x0800u16.to_be();
 /// Everything but "do not fragment".
 const FRAGMENT: u16 = 0xbfffu16.to_be();
-/// TCP flags that move a connection, in the byte behind the data offset, as loaded.
-const MOVES: u16 = ((flag::SYN | flag::FIN | flag::RST) as u16).to_be();
+/// TCP flags that move a connection, and ACK, in the byte behind the data offset, as loaded.
+const FLAGS: u16 = ((flag::SYN | flag::FIN | flag::RST | flag::ACK) as u16).to_be();
+/// What is set of them in all other packets.
+const ACK: u16 = (flag::ACK as u16).to_be();
 
 /// Forwards the packet, or hands it to the slow path.
 #[inline(always)]
@@ -46,7 +48,7 @@ fn known(skb: &Skb, from: u32, hook: Hook) -> Option<i32> {
         let head = skb.headers::<54>()?;
         let offset_flags = head.u16::<46>();
         let offset = (offset_flags.to_ne_bytes()[0] >> 4) as u32 * 4;
-        if offset_flags & MOVES != 0 || offset < 20 || offset + 20 > total {
+        if offset_flags & FLAGS != ACK || offset < 20 || offset + 20 > total {
             return None;
         }
     } else if protocol == protocol::UDP {
@@ -72,11 +74,8 @@ fn known(skb: &Skb, from: u32, hook: Hook) -> Option<i32> {
         scope: FlowKey4::scope(from, protocol),
     };
     let Some(flow) = maps::flow(&key) else {
-        // The host's own connections: the stack's, without asking further.
-        let host = matches!(hook, Hook::FromNetdev)
-            && maps::node_v4().be == key.dst.be
-            && origin::spoofed(key.src).is_none();
-        return host.then_some(NEXT);
+        let passes = matches!(hook, Hook::FromNetdev) && has_no_flow(&key);
+        return passes.then_some(NEXT);
     };
     if flow.state & state::FAST == 0
         || flow.backend_gen != maps::backend_gen(flow.backend)
@@ -88,6 +87,13 @@ fn known(skb: &Skb, from: u32, hook: Hook) -> Option<i32> {
     let now = packet::jiffies();
     if elapsed(now, flow.last_seen) >= maps::jiffies_per_second() {
         flow.last_seen = now;
+        // Once a second: the next answer needs its own entry, which may have been evicted.
+        if !matches!(hook, Hook::FromNetdev)
+            && !flow.is_reply()
+            && reply_tuple::other(&key, flow).is_none()
+        {
+            return None;
+        }
     }
     flow.packets += 1;
     flow.bytes += (len - ETHERNET as u32) as u64;
@@ -96,4 +102,14 @@ fn known(skb: &Skb, from: u32, hook: Hook) -> Option<i32> {
         return None;
     }
     Some(send::out(skb, flow))
+}
+
+/// Whether a packet from the network is the stack's alone: for the host itself, or from outside
+/// of the cluster to a pod.
+#[inline(always)]
+fn has_no_flow(key: &FlowKey4) -> bool {
+    if maps::node_v4().be == key.dst.be {
+        return origin::spoofed(key.src).is_none();
+    }
+    maps::local(key.dst).is_some() && !route::is_pod(key.src) && origin::spoofed(key.src).is_none()
 }

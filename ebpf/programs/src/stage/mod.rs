@@ -1,11 +1,13 @@
 //! One file per stage of the path, in the order in which a packet meets them.
 
-pub(crate) mod conntrack;
+pub(crate) mod create;
 pub(crate) mod established;
+pub(crate) mod follow;
 pub(crate) mod icmp;
 pub(crate) mod nat;
 pub(crate) mod origin;
 pub(crate) mod parse;
+pub(crate) mod reply_tuple;
 pub(crate) mod route;
 pub(crate) mod send;
 pub(crate) mod service;

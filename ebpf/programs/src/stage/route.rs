@@ -23,7 +23,7 @@ const PASS: Route = Route {
 };
 
 #[inline(always)]
-fn is_pod(addr: Be32) -> bool {
+pub(crate) fn is_pod(addr: Be32) -> bool {
     maps::network(addr) == network::PODS
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
 
 /// The route of the answers: back to where this packet came from.
 #[inline(always)]
-pub(crate) fn back(skb: &Skb, context: &mut PacketContext) {
+pub(crate) fn back(context: &mut PacketContext) {
     let hook = context.hook();
     let out = &mut context.back;
     *out = PASS;
@@ -96,10 +96,10 @@ pub(crate) fn back(skb: &Skb, context: &mut PacketContext) {
         if context.route.action != action::PASS {
             out.action = action::PEER;
         }
-        out.ifindex = skb.ifindex();
+        out.ifindex = context.ifindex;
     }
     if matches!(hook, Hook::ToNetdev) {
         out.action = action::SERVICE;
-        out.ifindex = skb.ifindex();
+        out.ifindex = context.ifindex;
     }
 }

@@ -1,0 +1,71 @@
+//! Makes the entry of a new flow: its own direction. That of the answers is `reply_tuple`'s.
+
+use crate::flow::{PacketContext, Verdict};
+use crate::maps::{self, ANY};
+use crate::packet::{self, Skb};
+use crate::stage::route;
+use ebpf_common::config::FLOW_EVENTS;
+use ebpf_common::conntrack::{Flow, FlowKey4, action};
+use ebpf_common::drop::Drop;
+use ebpf_common::event::DECIDED;
+use ebpf_logic::checksum::{addr_delta, port_delta};
+use ebpf_logic::conntrack::{Step, first};
+
+/// Makes the entry of the packet's own direction.
+#[inline(always)]
+pub(crate) fn begin(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+    route::back(context);
+    let Step { own, other } = first(context.packet.protocol, context.packet.flags);
+    context.other_state = other;
+    context.flow = Flow {
+        packets: 1,
+        bytes: (skb.len() - 14) as u64,
+        backend: context.target.backend,
+        backend_gen: context.target.backend_gen,
+        peer_gen: context.flow.peer_gen,
+        node_gen: context.flow.node_gen,
+        last_seen: packet::jiffies(),
+        ifindex: context.route.ifindex,
+        nexthop: context.route.nexthop,
+        src: context.target.src,
+        dst: context.target.dst,
+        sport: context.key.sport,
+        dport: context.target.dport,
+        peer: context.route.peer,
+        addr_delta: 0,
+        port_delta: 0,
+        action: context.route.action,
+        state: own,
+    };
+    Ok(Verdict::OPEN)
+}
+
+/// Writes the packet's own direction.
+#[inline(always)]
+pub(crate) fn write(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+    translate(&context.key, &mut context.flow);
+    if !maps::put_flow(&context.key, &context.flow, ANY) && context.flow.translates() {
+        return Err(Drop::NoFlowEntry);
+    }
+    if context.target.backend != 0 {
+        maps::count_connection(context.target.backend);
+    }
+    if maps::flags() & FLOW_EVENTS != 0 {
+        crate::report_event(skb.raw(), context, DECIDED as u32, 0);
+    }
+    Ok(Verdict::OPEN)
+}
+
+/// Differences of a translation; none if nothing changes.
+#[inline(always)]
+pub(crate) fn translate(key: &FlowKey4, flow: &mut Flow) {
+    if flow.src.be != key.src.be
+        || flow.dst.be != key.dst.be
+        || flow.sport.be != key.sport.be
+        || flow.dport.be != key.dport.be
+    {
+        flow.action |= action::NAT;
+        flow.addr_delta = addr_delta(key, flow);
+        flow.port_delta = port_delta(key, flow);
+    }
+}

@@ -1,0 +1,191 @@
+//! The entry of the answers, and which connection may have its tuple.
+//!
+//! The tuple (receiver, sender) may be that of another connection's answers, through another
+//! service or directly. `ebpf-logic` judges whether that one is alive; if it is, this one takes
+//! another source port, which depends on its tuple alone, so that it is found again.
+
+use crate::flow::{PacketContext, Verdict};
+use crate::maps::{self, ANY, NOEXIST};
+use crate::packet;
+use crate::stage::create::translate;
+use crate::stage::route;
+use ebpf_common::conntrack::{Flow, FlowKey4, action};
+use ebpf_common::counter::Hook;
+use ebpf_common::drop::Drop;
+use ebpf_common::net::{Be16, protocol};
+use ebpf_logic::nat::{ATTEMPTS, pick_port};
+use ebpf_logic::reply_tuple::{Life, Moment, is_other, life, same_connection};
+use ebpf_logic::service::hash;
+
+/// The other direction's entry, if it is the other direction of this flow.
+#[inline(always)]
+pub(crate) fn other(key: &FlowKey4, flow: &Flow) -> Option<&'static mut Flow> {
+    let other_key = flow.answer_key(key);
+    let other = maps::flow(&other_key)?;
+    if is_other(key, other, &other_key) {
+        Some(other)
+    } else {
+        None
+    }
+}
+
+/// How much the connection of an entry needs its entries.
+#[inline(always)]
+pub(crate) fn life_of(key: &FlowKey4, flow: &Flow) -> Life {
+    let at = Moment {
+        now: packet::jiffies(),
+        jiffies_per_second: maps::jiffies_per_second(),
+        backend_gen: maps::backend_gen(flow.backend),
+    };
+    match other(key, flow) {
+        Some(other) => life(flow, Some(other), at),
+        None => life(flow, None, at),
+    }
+}
+
+/// The entry of the answers to the flow in the context.
+#[inline(always)]
+fn answer_of(context: &PacketContext) -> Flow {
+    Flow {
+        packets: 0,
+        bytes: 0,
+        backend: context.flow.backend,
+        backend_gen: context.flow.backend_gen,
+        peer_gen: context.endpoint_gen,
+        node_gen: context.flow.node_gen,
+        last_seen: context.flow.last_seen,
+        ifindex: context.back.ifindex,
+        nexthop: context.back.nexthop,
+        src: context.key.dst,
+        dst: context.key.src,
+        sport: context.key.dport,
+        dport: context.key.sport,
+        peer: context.back.peer,
+        addr_delta: 0,
+        port_delta: 0,
+        action: context.back.action | action::REPLY,
+        state: context.other_state,
+    }
+}
+
+/// Writes the direction of the answers of a new flow, which may have to take another source
+/// port for it.
+#[inline(always)]
+pub(crate) fn write(context: &mut PacketContext) -> Result<Verdict, Drop> {
+    // From the network nothing is translated here, and the answers decide for themselves. Those
+    // of an earlier connection with the same ports begin again with this one.
+    if matches!(context.hook(), Hook::FromNetdev) {
+        if context.packet.opens()
+            && let Some(answers) = other(&context.key, &context.flow)
+        {
+            answers.state = context.other_state;
+        }
+        return Ok(Verdict::OPEN);
+    }
+    let mut key = context.flow.answer_key(&context.key);
+    let mut answer = answer_of(context);
+    translate(&key, &mut answer);
+    // A TCP connection that began earlier must have the port that it had, even if its own is
+    // free by now.
+    let began_earlier = context.packet.protocol == protocol::TCP && !context.packet.opens();
+    if !began_earlier {
+        if maps::put_flow(&key, &answer, NOEXIST) {
+            return Ok(Verdict::OPEN);
+        }
+        if !keeps(context, &key, Life::PickedUp) {
+            return replace(&key, &answer);
+        }
+    }
+    let own = key.dport;
+    let port = crate::find_port(context, &mut key);
+    if began_earlier && port & HAD == 0 {
+        key.dport = own;
+        if !keeps(context, &key, Life::PickedUp) {
+            return replace(&key, &answer);
+        }
+    }
+    if port == 0 {
+        return Err(Drop::NoPort);
+    }
+    key.dport = Be16 { be: port as u16 };
+    answer.action &= !action::NAT;
+    translate(&key, &mut answer);
+    context.flow.sport = key.dport;
+    replace(&key, &answer)
+}
+
+/// Set in the result of `find_port` if the connection has the port already.
+const HAD: u32 = 1 << 16;
+
+/// The source port (network order) that the connection took before, or else the first one that
+/// is free; 0 if none is. `key` is the tuple, whose port is lost.
+#[inline(always)]
+pub(crate) fn find_port(context: &PacketContext, key: &mut FlowKey4) -> u32 {
+    let start = hash(&context.key, maps::seed());
+    let mut free = 0;
+    let mut attempt = 0;
+    while attempt < ATTEMPTS {
+        key.dport = Be16::new(pick_port(start, attempt));
+        let port = key.dport.be as u32;
+        match maps::flow(key) {
+            Some(there) if same_connection(&there.answer_key(key), &context.key) => {
+                return port | HAD;
+            }
+            None if free == 0 => free = port,
+            Some(_) | None => {}
+        }
+        attempt += 1;
+    }
+    free
+}
+
+#[inline(always)]
+fn replace(key: &FlowKey4, answer: &Flow) -> Result<Verdict, Drop> {
+    if maps::put_flow(key, answer, ANY) {
+        Ok(Verdict::OPEN)
+    } else {
+        Err(Drop::NoFlowEntry)
+    }
+}
+
+/// Writes the entry of the answers to a known flow again, because it was lost. Not if another
+/// connection has its tuple: `NoPort`.
+#[inline(always)]
+pub(crate) fn restore(context: &mut PacketContext) -> Result<Verdict, Drop> {
+    context.route.action = context.flow.action & action::MASK;
+    route::back(context);
+    let key = context.flow.answer_key(&context.key);
+    if keeps(context, &key, Life::Alive) {
+        return Err(Drop::NoPort);
+    }
+    let mut answer = answer_of(context);
+    translate(&key, &mut answer);
+    replace(&key, &answer)
+}
+
+#[inline(always)]
+fn keeps(context: &PacketContext, key: &FlowKey4, least: Life) -> bool {
+    crate::life_of_owner(context, key) >= least as u32
+}
+
+/// How much another connection that has the tuple needs it, as a number; `Expired` if none has.
+/// The entry of one that does not is removed.
+#[inline(always)]
+pub(crate) fn owner(context: &PacketContext, key: &FlowKey4) -> Life {
+    let Some(there) = maps::flow(key) else {
+        return Life::Expired;
+    };
+    let owner_key = there.answer_key(key);
+    if same_connection(&owner_key, &context.key) {
+        // It came by an interface that its pod had before.
+        if owner_key.scope != context.key.scope {
+            maps::remove_flow(&owner_key);
+        }
+        return Life::Expired;
+    }
+    let life = life_of(key, there);
+    if !life.keeps_tuple() && other(key, there).is_some() {
+        maps::remove_flow(&owner_key);
+    }
+    life
+}

@@ -1,0 +1,289 @@
+//! Whose a reply tuple is: what may take it, and how it is written again when it is lost.
+
+use crate::node::{Node, OTHER_VIP, PORT, TCP, UDP, VIP};
+use crate::packet::{At, REDIRECT, at, key, see, tcp, udp};
+use agent_sys::bpf::{Program, Ran};
+use ebpf_common::conntrack::{FlowKey4, SCOPE_NETDEV};
+use ebpf_logic::parse::flag::{ACK, FIN, RST, SYN};
+use std::net::Ipv4Addr;
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 6);
+const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
+const REMOTE_BLOCK: &str = "10.244.2.0/24";
+const OTHER_NODE: &str = "172.31.0.12";
+
+/// A node with a client, a service in front of `server`, and one connection to it: the function
+/// runs the program that packets of the server meet.
+fn opened(server: Ipv4Addr) -> (Node, impl Fn(&Node, &[u8]) -> Ran) {
+    let node = Node::new(&[CLIENT, SERVER]);
+    node.netns
+        .ip(&["route", "add", REMOTE_BLOCK, "via", OTHER_NODE]);
+    node.put_service(VIP, 1, TCP, &[(3, server, 8080)]);
+    let answer = move |node: &Node, packet: &[u8]| {
+        if server == SERVER {
+            node.from_pod(1, packet)
+        } else {
+            node.run(Program::FromNetdev, node.uplink, packet)
+        }
+    };
+    let (client, vip, server) = (at(CLIENT, 40_000), at(VIP, PORT), at(server, 8080));
+    node.from_pod(0, &tcp(client, vip, SYN, b""));
+    answer(&node, &tcp(server, client, SYN | ACK, b""));
+    node.from_pod(0, &tcp(client, vip, ACK, b""));
+    assert_eq!(node.states(&forward(&node)), ["ESTAB", "ESTAB"]);
+    (node, answer)
+}
+
+/// Key of the client's direction.
+fn forward(node: &Node) -> FlowKey4 {
+    let (client, vip) = (at(CLIENT, 40_000), at(VIP, PORT));
+    key(node.pods[0].ifindex, TCP, client, vip)
+}
+
+fn sent_from(ran: &Ran) -> At {
+    assert_eq!(ran.verdict, REDIRECT);
+    see(&ran.packet).from
+}
+
+fn sent_to(ran: &Ran) -> At {
+    assert_eq!(ran.verdict, REDIRECT);
+    see(&ran.packet).to
+}
+
+/// A SYN with the tuple of the answers, forged or late, is forwarded as a packet of the
+/// connection, so that the client judges it (RFC 5961, 4), and changes nothing.
+#[test]
+fn a_syn_does_not_take_the_tuple_of_a_live_connection() {
+    for server in [REMOTE, SERVER] {
+        let (node, answer) = opened(server);
+        let (client, vip, server) = (at(CLIENT, 40_000), at(VIP, PORT), at(server, 8080));
+        let flows = node.datapath.maps().flows().unwrap().len();
+        for _ in 0..2 {
+            let ran = answer(&node, &tcp(server, client, SYN, b""));
+            assert_eq!(sent_from(&ran), vip);
+            assert_eq!(node.states(&forward(&node)), ["ESTAB", "ESTAB"]);
+            let ran = answer(&node, &tcp(server, client, ACK, b"data"));
+            assert_eq!(sent_from(&ran), vip);
+            let ran = node.from_pod(0, &tcp(client, vip, ACK, b""));
+            assert_eq!(sent_to(&ran), server);
+        }
+        assert_eq!(node.datapath.maps().flows().unwrap().len(), flows);
+    }
+}
+
+/// When the connection is over the server may use its own port for a connection to the client;
+/// late packets of the old one do not take the tuple back.
+#[test]
+fn a_syn_takes_the_tuple_of_a_connection_that_is_over() {
+    for server in [REMOTE, SERVER] {
+        let (node, answer) = opened(server);
+        let (client, vip, server) = (at(CLIENT, 40_000), at(VIP, PORT), at(server, 8080));
+        node.from_pod(0, &tcp(client, vip, FIN | ACK, b""));
+        answer(&node, &tcp(server, client, FIN | ACK, b""));
+        assert_eq!(node.states(&forward(&node)), ["TIME-WAIT", "TIME-WAIT"]);
+        let ran = answer(&node, &tcp(server, client, SYN, b""));
+        assert_eq!(sent_from(&ran), server);
+        node.from_pod(0, &tcp(client, vip, ACK, b""));
+        let ran = answer(&node, &tcp(server, client, SYN, b""));
+        assert_eq!(sent_from(&ran), server);
+    }
+}
+
+/// One of the two entries is evicted: it is written again by the next packet of the client that
+/// comes a second after the one before it.
+#[test]
+fn a_reply_entry_that_was_lost_is_written_again() {
+    for server in [REMOTE, SERVER] {
+        let (node, answer) = opened(server);
+        let maps = node.datapath.maps();
+        let (client, vip, server) = (at(CLIENT, 40_000), at(VIP, PORT), at(server, 8080));
+        let forward = forward(&node);
+        for flags in [ACK, FIN | ACK] {
+            let flow = maps.flow(&forward).unwrap().unwrap();
+            node.change(&forward, |flow| {
+                flow.last_seen = flow.last_seen.wrapping_sub(1_000);
+            });
+            maps.delete_flow(&flow.answer_key(&forward)).unwrap();
+            let ran = node.from_pod(0, &tcp(client, vip, flags, b"data"));
+            assert_eq!(sent_to(&ran), server);
+            let ran = answer(&node, &tcp(server, client, ACK, b"data"));
+            assert_eq!(sent_from(&ran), vip);
+        }
+        assert_eq!(node.states(&forward), ["FIN-WAIT", "CLOSE-WAIT"]);
+        // The server goes on sending.
+        let slow = node.slow();
+        let ran = answer(&node, &tcp(server, client, ACK, b"data"));
+        assert_eq!((sent_from(&ran), node.slow()), (vip, slow));
+    }
+}
+
+/// The server's packet came first and was taken for one of a connection between the pods.
+#[test]
+fn a_lost_reply_entry_is_taken_back_from_a_packet_without_a_connection() {
+    let (node, answer) = opened(SERVER);
+    let (client, vip, server) = (at(CLIENT, 40_000), at(VIP, PORT), at(SERVER, 8080));
+    let forward = forward(&node);
+    let maps = node.datapath.maps();
+    let flow = maps.flow(&forward).unwrap().unwrap();
+    maps.delete_flow(&flow.answer_key(&forward)).unwrap();
+    answer(&node, &tcp(server, client, ACK, b"data"));
+    let mut aged = maps.flow(&forward).unwrap().unwrap();
+    aged.last_seen = aged.last_seen.wrapping_sub(1_000);
+    maps.put_flows(&[(forward, aged)]).unwrap();
+    node.from_pod(0, &tcp(client, vip, ACK, b""));
+    let ran = answer(&node, &tcp(server, client, ACK, b"data"));
+    assert_eq!(sent_from(&ran), vip);
+}
+
+/// The client's interface is another one, its connections are the same: they keep their ports.
+#[test]
+fn a_link_that_was_made_anew_keeps_its_ports() {
+    let (mut node, answer) = opened(SERVER);
+    node.put_service(VIP, 2, UDP, &[(4, SERVER, 8080)]);
+    let (client, vip, server) = (at(CLIENT, 40_000), at(VIP, PORT), at(SERVER, 8080));
+    node.from_pod(0, &udp(client, vip, b"query"));
+    let old = node.pods[0].ifindex;
+    node.datapath.maps().delete_endpoint(old).unwrap();
+    node.datapath.detach(old).unwrap();
+    node.netns.ip(&["link", "del", "foilp0"]);
+    node.add_pod(CLIENT);
+    assert_ne!(node.pods[2].ifindex, old);
+    for _ in 0..2 {
+        let ran = node.from_pod(2, &tcp(client, vip, ACK, b"data"));
+        assert_eq!((sent_from(&ran), sent_to(&ran)), (client, server));
+        let ran = answer(&node, &tcp(server, client, ACK, b"data"));
+        assert_eq!(sent_from(&ran), vip);
+        let ran = node.from_pod(2, &udp(client, vip, b"query"));
+        assert_eq!((sent_from(&ran), sent_to(&ran)), (client, server));
+    }
+    // Nothing is left of the old interface.
+    let flows = node.datapath.maps().flows().unwrap();
+    assert!(flows.iter().all(|(key, _)| key.from() != old), "{flows:?}");
+}
+
+/// A connection that had to take another source port has the same one after its entry was
+/// evicted, also when its own port is free by then.
+#[test]
+fn a_moved_port_is_found_again() {
+    let node = Node::new(&[CLIENT, SERVER]);
+    for (protocol, first) in [(TCP, 10), (UDP, 20)] {
+        node.put_service(VIP, first, protocol, &[(first, SERVER, 8080)]);
+        node.put_service(OTHER_VIP, first + 1, protocol, &[(first + 1, SERVER, 8080)]);
+    }
+    let maps = node.datapath.maps();
+    let (client, vip, other) = (at(CLIENT, 40_000), at(VIP, PORT), at(OTHER_VIP, PORT));
+    type Make = fn(At, At) -> Vec<u8>;
+    let kinds: [(u8, Make, Make); 2] = [
+        (
+            TCP,
+            |from, to| tcp(from, to, SYN, b""),
+            |from, to| tcp(from, to, ACK, b"data"),
+        ),
+        (
+            UDP,
+            |from, to| udp(from, to, b"1"),
+            |from, to| udp(from, to, b"2"),
+        ),
+    ];
+    for (protocol, open, next) in kinds {
+        node.from_pod(0, &open(client, vip));
+        let moved = sent_from(&node.from_pod(0, &open(client, other)));
+        assert_ne!(moved, client);
+        let key = key(node.pods[0].ifindex, protocol, client, other);
+        for _ in 0..3 {
+            maps.delete_flow(&key).unwrap();
+            assert_eq!(sent_from(&node.from_pod(0, &next(client, other))), moved);
+            maps.delete_flow(&key).unwrap();
+            assert_eq!(sent_from(&node.from_pod(0, &open(client, other))), moved);
+        }
+    }
+    // The connection through the first service ends, the second one goes on.
+    let moved = sent_from(&node.from_pod(0, &tcp(client, other, ACK, b"data")));
+    node.from_pod(0, &tcp(client, vip, RST, b""));
+    let key = key(node.pods[0].ifindex, TCP, client, other);
+    maps.delete_flow(&key).unwrap();
+    let ran = node.from_pod(0, &tcp(client, other, ACK, b"data"));
+    assert_eq!(sent_from(&ran), moved);
+    let ran = node.from_pod(1, &tcp(at(SERVER, 8080), moved, ACK, b"data"));
+    assert_eq!((sent_from(&ran), sent_to(&ran)), (other, client));
+}
+
+/// Datagrams that only the server sends keep the tuple, as they keep the entry from the sweep.
+#[test]
+fn a_stream_of_answers_keeps_its_tuple() {
+    let node = Node::new(&[CLIENT, SERVER]);
+    node.put_service(VIP, 1, UDP, &[(3, SERVER, 8080)]);
+    node.put_service(OTHER_VIP, 2, UDP, &[(4, SERVER, 8080)]);
+    let (client, vip, server) = (at(CLIENT, 40_000), at(VIP, PORT), at(SERVER, 8080));
+    node.from_pod(0, &udp(client, vip, b"subscribe"));
+    let forward = key(node.pods[0].ifindex, UDP, client, vip);
+    let maps = node.datapath.maps();
+    let mut flow = maps.flow(&forward).unwrap().unwrap();
+    flow.last_seen = flow.last_seen.wrapping_sub(200_000);
+    maps.put_flows(&[(forward, flow)]).unwrap();
+    assert_eq!(node.sweep().removed, 0);
+    let ran = node.from_pod(0, &udp(client, at(OTHER_VIP, PORT), b"query"));
+    assert_ne!(sent_from(&ran), client);
+    let ran = node.from_pod(1, &udp(server, client, b"news"));
+    assert_eq!(sent_from(&ran), vip);
+}
+
+/// A connection from another node whose ports were used before takes the fast path like the
+/// one before it.
+#[test]
+fn a_tuple_that_is_used_again_from_another_node() {
+    let node = Node::new(&[SERVER]);
+    node.netns
+        .ip(&["route", "add", REMOTE_BLOCK, "via", OTHER_NODE]);
+    let (client, server) = (at(REMOTE, 40_000), at(SERVER, 8080));
+    let netdev = |flags| {
+        let packet = tcp(client, server, flags, b"");
+        let ran = node.run(Program::FromNetdev, node.uplink, &packet);
+        assert_eq!(ran.verdict, REDIRECT);
+    };
+    let pod = |flags| {
+        let ran = node.from_pod(0, &tcp(server, client, flags, b""));
+        assert_eq!(ran.verdict, REDIRECT);
+    };
+    let key = key(SCOPE_NETDEV, TCP, client, server);
+    for _ in 0..3 {
+        netdev(SYN);
+        pod(SYN | ACK);
+        for _ in 0..2 {
+            netdev(ACK);
+            pod(ACK);
+        }
+        assert_eq!(node.states(&key), ["ESTAB", "ESTAB"]);
+        let slow = node.slow();
+        for _ in 0..5 {
+            netdev(ACK);
+            pod(ACK);
+        }
+        assert_eq!(node.slow(), slow);
+        pod(FIN | ACK);
+        netdev(FIN | ACK);
+        pod(ACK);
+        assert_eq!(node.states(&key), ["TIME-WAIT", "TIME-WAIT"]);
+    }
+}
+
+/// A route that changed and is the same for this flow: its entry is stamped where it is, and
+/// the next packet is fast.
+#[test]
+fn a_route_that_is_found_again_keeps_the_entry() {
+    let (node, _) = opened(REMOTE);
+    let (client, vip) = (at(CLIENT, 40_000), at(VIP, PORT));
+    let data = tcp(client, vip, ACK, b"data");
+    node.from_pod(0, &data);
+    for _ in 0..3 {
+        node.datapath.maps().bump_node_generation().unwrap();
+        let slow = node.slow();
+        for _ in 0..3 {
+            node.from_pod(0, &data);
+        }
+        assert_eq!(node.slow(), slow + 1);
+    }
+    let flow = node.datapath.maps().flow(&forward(&node)).unwrap().unwrap();
+    assert_eq!(flow.packets, 2 + 1 + 9);
+}
