@@ -61,16 +61,21 @@ pub struct Node {
 }
 
 /// What nodes differ in.
-#[derive(Clone, Copy)]
 struct Settings {
+    object: PathBuf,
     flow_events: bool,
     flow_entries: u32,
 }
 
-const DEFAULT: Settings = Settings {
-    flow_events: true,
-    flow_entries: FLOWS as u32,
-};
+impl Settings {
+    fn new() -> Self {
+        Self {
+            object: binary("hydrofoil.bpf.o"),
+            flow_events: true,
+            flow_entries: FLOWS as u32,
+        }
+    }
+}
 
 /// A folder for pins, removed with all that is in it.
 pub struct Folder {
@@ -158,17 +163,19 @@ impl Node {
     /// # Panics
     /// If anything of it cannot be made.
     pub fn with(addr: Ipv4Addr, pods: &[Ipv4Addr], folder: Folder) -> Self {
-        Self::build(addr, pods, folder, DEFAULT)
+        Self::build(addr, pods, folder, Settings::new())
     }
 
     /// A node whose programs report drops only, as agents set it up.
     pub fn quiet(pods: &[Ipv4Addr]) -> Self {
-        Self::quiet_sized(pods, DEFAULT.flow_entries)
+        let settings = Settings::new();
+        Self::measured(pods, &settings.object, settings.flow_entries)
     }
 
-    /// The same with a flow map of this size.
-    pub fn quiet_sized(pods: &[Ipv4Addr], flow_entries: u32) -> Self {
+    /// The same with the programs of this object and a flow map of this size.
+    pub fn measured(pods: &[Ipv4Addr], object: &Path, flow_entries: u32) -> Self {
         let settings = Settings {
+            object: object.to_owned(),
             flow_events: false,
             flow_entries,
         };
@@ -208,7 +215,7 @@ impl Node {
         let (uplink, _) = link(&netns, "eth0");
         let (service, mac) = link(&netns, "foil0");
         let config = Config {
-            object: binary("hydrofoil.bpf.o"),
+            object: settings.object.clone(),
             folder: folder.path().to_owned(),
             flow_entries: settings.flow_entries,
             node: NodeFacts {
@@ -259,7 +266,7 @@ impl Node {
     pub fn config(&self) -> Config {
         let (service, mac) = link(&self.netns, "foil0");
         Config {
-            object: binary("hydrofoil.bpf.o"),
+            object: self.settings.object.clone(),
             folder: self.folder.path().to_owned(),
             flow_entries: self.settings.flow_entries,
             node: NodeFacts {

@@ -3,12 +3,17 @@
 //! One JSON object a line on standard output; what happens on standard error. The kernel does
 //! the timing. Rounds of all rows are interleaved, because machines change speed for minutes;
 //! `marked` counts the rounds in which the empty program took twice its median.
-//! `cargo xtask bench pkt` runs it.
+//! `cargo xtask bench pkt` runs it. With paths of BPF objects of the same ABI version as
+//! arguments, it measures those beside each other.
+//!
+//! Each packet that is counted is known to have taken the path that the row is named after: the
+//! programs count their slow path.
 #![forbid(unsafe_code)]
 
 use agent_sys::bpf::Program;
 use agent_sys::clock::thread_cpu;
 use ebpf_common::conntrack::{Flow, FlowKey4};
+use ebpf_common::maps::FLOWS;
 use ebpf_common::net::{Addr, Be16, Be32};
 use ebpf_common::service::{ACTIVE, Backend, Frontend, FrontendKey};
 use ebpf_logic::checksum::{addr_delta, port_delta};
@@ -16,8 +21,10 @@ use ebpf_logic::parse::flag::{ACK, SYN};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use tests_datapath::node::{Node, TCP};
-use tests_datapath::packet::{REDIRECT, at, key, tcp};
+use tests_datapath::packet::{At, REDIRECT, at, key, tcp};
+use tests_harness::binary;
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
 const PODS: [Ipv4Addr; 3] = [
@@ -33,93 +40,144 @@ const ROUNDS: usize = 60;
 const REPEAT: u32 = 200_000;
 /// First packets in a round, each a run of its own.
 const FIRST: usize = 200;
-const MANY_FLOWS: u32 = 50_000;
-const MOST_FLOWS: u32 = 500_000;
+/// Flows that packets meet, in random order.
+const MANY_FLOWS: [u32; 2] = [50_000, 200_000];
+/// Backends that they have.
+const BACKENDS: u32 = 5_000;
+/// Flows that are passed over by the sweep.
+const SWEPT_FLOWS: [u32; 2] = [50_000, 500_000];
 /// Entries that expire between two passes.
 const EXPIRED: u32 = 5_000;
 /// Ticks since they were seen; two days, at 1,000 in a second.
 const EXPIRED_SINCE: u32 = 2 * 86_400 * 1_000;
 
+/// A node to measure on.
+struct Case {
+    object: usize,
+    services: u32,
+    flows: u32,
+    node: Node,
+}
+
+impl Case {
+    fn row(&self, id: &'static str, repeat: u32) -> Row {
+        Row {
+            id,
+            object: self.object,
+            services: self.services,
+            flows: self.flows,
+            repeat,
+            samples: Vec::new(),
+        }
+    }
+}
+
 fn main() {
-    let nodes: Vec<(u32, u32, Node)> = [(1, 1), (10_000, 1), (1, MANY_FLOWS), (10_000, MANY_FLOWS)]
-        .into_iter()
-        .map(|(services, flows)| {
+    let mut objects: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    if objects.is_empty() {
+        objects.push(binary("hydrofoil.bpf.o"));
+    }
+    let [many, most] = MANY_FLOWS;
+    let sizes = [(1, 1), (10_000, 1), (1, many), (10_000, many), (1, most)];
+    let mut cases = Vec::new();
+    for (services, flows) in sizes {
+        for (number, object) in objects.iter().enumerate() {
             eprintln!("a node with {services} services and {flows} flows");
-            let node = Node::quiet(&PODS);
+            // Two entries each; half as many again, so that none is evicted.
+            let entries = (flows * 3).next_power_of_two().max(FLOWS as u32);
+            let node = Node::measured(&PODS, object, entries);
             fill(&node, services);
             connect(&node);
             if flows > 1 {
                 chain(&node, flows);
             }
-            (services, flows, node)
-        })
-        .collect();
-    let sizes = [(MANY_FLOWS, 1 << 17), (MOST_FLOWS, 1 << 19)];
-    let full = sizes.map(|(flows, entries)| {
-        eprintln!("a node with {flows} flows that stay");
-        let node = Node::quiet_sized(&PODS, entries);
-        fill(&node, 1);
-        connect(&node);
-        crowd(&node, flows, 0);
-        (flows, node)
-    });
-    let mut rows = Vec::new();
-    for (services, flows, _) in &nodes {
-        rows.push(Row::new("pkt.empty", *services, *flows, REPEAT));
-        rows.push(Row::new("pkt.established", *services, *flows, REPEAT));
-        if *flows == 1 {
-            rows.push(Row::new("pkt.empty", *services, *flows, 1));
-            rows.push(Row::new("pkt.first", *services, *flows, 1));
+            cases.push(Case {
+                object: number,
+                services,
+                flows,
+                node,
+            });
         }
     }
-    let mut sweeps = full
-        .each_ref()
-        .map(|(flows, _)| ["sweep.longest", "sweep.pass"].map(|id| Row::new(id, 1, *flows, 1)));
+    let mut rows = Vec::new();
+    for case in &cases {
+        rows.push(case.row("pkt.empty", REPEAT));
+        rows.push(case.row("pkt.established", REPEAT));
+        if case.flows == 1 {
+            rows.push(case.row("pkt.empty", 1));
+            rows.push(case.row("pkt.first", 1));
+        }
+    }
     let mut port = 10_000;
     for round in 0..ROUNDS {
         if round % 10 == 0 {
             eprintln!("round {round} of {ROUNDS}");
         }
         let mut rows = rows.iter_mut();
-        for (_, flows, node) in &nodes {
+        for Case { flows, node, .. } in &cases {
             let mut next = || rows.next().expect("a row for each measurement");
             let (empty, established) = (next(), next());
             let packet = tcp(at(CLIENT, 40_000), at(CYCLE[0].0, CYCLE[0].1), ACK, b"");
             pinned(node, || {
                 empty.push(run(node, Program::Empty, &packet, REPEAT, 0));
+                let slow = node.slow();
                 established.push(run(node, Program::FromPod, &packet, REPEAT, REDIRECT));
+                assert_eq!(node.slow(), slow, "established packets took the slow path");
             });
             if *flows > 1 {
                 continue;
             }
             let (empty, first) = (next(), next());
             pinned(node, || {
+                let slow = node.slow();
                 for _ in 0..FIRST {
                     port = if port == 60_000 { 10_000 } else { port + 1 };
                     let packet = tcp(at(CLIENT, port), at(service(0), 80), SYN, b"");
                     empty.push(run(node, Program::Empty, &packet, 1, 0));
                     first.push(run(node, Program::FromPod, &packet, 1, REDIRECT));
                 }
+                let slow = node.slow() - slow;
+                assert_eq!(slow, FIRST as u64, "first packets took the fast path");
             });
         }
     }
-    for ((flows, node), [longest, pass]) in full.iter().zip(&mut sweeps) {
+    drop(cases);
+    rows.extend(objects.iter().enumerate().flat_map(sweeps));
+    for row in &rows {
+        println!("{}", row.line(&objects));
+    }
+}
+
+/// Passes of the sweep over many flows, of which some are expired.
+fn sweeps((number, object): (usize, &PathBuf)) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for flows in SWEPT_FLOWS {
         eprintln!("passes over {flows} flows");
+        let node = Node::measured(&PODS, object, (flows * 2).next_power_of_two());
+        fill(&node, 1);
+        connect(&node);
+        crowd(&node, flows, 0);
+        let case = Case {
+            object: number,
+            services: 1,
+            flows,
+            node,
+        };
+        let [mut longest, mut pass] = ["sweep.longest", "sweep.pass"].map(|id| case.row(id, 1));
         for _ in 0..ROUNDS {
             // Some of each pass are expired: those are handed to the program.
-            crowd(node, EXPIRED, EXPIRED_SINCE);
-            pinned(node, || {
+            crowd(&case.node, EXPIRED, EXPIRED_SINCE);
+            pinned(&case.node, || {
                 let began = thread_cpu();
-                let swept = node.sweep();
+                let swept = case.node.sweep();
                 pass.push((thread_cpu() - began).as_nanos() as f64);
                 longest.push(swept.longest.as_nanos() as f64);
                 assert_eq!(swept.removed, EXPIRED);
             });
         }
+        rows.extend([longest, pass]);
     }
-    for row in rows.iter().chain(sweeps.iter().flatten()) {
-        println!("{}", row.line());
-    }
+    rows
 }
 
 /// Address of a service by number.
@@ -215,57 +273,75 @@ fn crowd(node: &Node, flows: u32, ago: u32) {
     maps.put_flows(&all).expect("put flows");
 }
 
-/// Flows each of which translates into the next one's packet, in random order: what a repeat
-/// of `test_run` meets is never what the one before it met.
-fn chain(node: &Node, flows: u32) {
-    // A linear congruence that meets every number once, and in no order that a cache knows.
-    let mut order: Vec<u32> = (0..flows).collect();
-    let mut random = 1u32;
+/// The numbers below `count`, each once, in no order that a cache knows.
+fn shuffled(count: u32, mut random: u32) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..count).collect();
     for last in (1..order.len()).rev() {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         order.swap(last, ((random as u64 * (last as u64 + 1)) >> 32) as usize);
     }
-    // The first one is the packet that is run.
-    let start = order.iter().position(|port| *port == 0).unwrap_or(0);
-    order.rotate_left(start);
-    let from = node.pods[0].ifindex;
-    // One that the programs wrote: its generations and its way are those of all others.
-    let client = at(CLIENT, 40_000);
-    let like = key(from, TCP, client, at(CYCLE[0].0, CYCLE[0].1));
-    let like = node.datapath.maps().flow(&like).expect("read a flow");
-    let like = like.expect("the flow that was opened");
-    let place = |position: usize| {
-        let number = order[position % order.len()];
-        let client = if number == 0 {
-            40_000
-        } else {
-            number_to_port(number)
-        };
-        let to = CYCLE[position % 2];
-        key(from, TCP, at(CLIENT, client), at(to.0, to.1))
-    };
-    let all: Vec<(FlowKey4, Flow)> = (0..order.len())
-        .map(|position| {
-            let (key, next) = (place(position), place(position + 1));
-            let mut flow = Flow {
-                src: next.src,
-                dst: next.dst,
-                sport: next.sport,
-                dport: next.dport,
-                ..like
-            };
-            flow.addr_delta = addr_delta(&key, &flow);
-            flow.port_delta = port_delta(&key, &flow);
-            (key, flow)
-        })
-        .collect();
-    node.datapath.maps().put_flows(&all).expect("put flows");
+    order
 }
 
-/// Every number another port, none of them the first packet's.
-fn number_to_port(number: u32) -> u16 {
-    let port = 1_000 + number as u16;
-    if port >= 40_000 { port + 1 } else { port }
+/// Flows each of which translates into the next one's packet, in random order: what a repeat
+/// of `test_run` meets is never what the one before it met. They were made in another order,
+/// and have many backends.
+fn chain(node: &Node, flows: u32) {
+    let mut order = shuffled(flows, 1);
+    // The first one is the packet that is run.
+    let start = order.iter().position(|number| *number == 0).unwrap_or(0);
+    order.rotate_left(start);
+    let from = node.pods[0].ifindex;
+    // One that the programs wrote: its generations and its route are those of all others.
+    let client = at(CLIENT, 40_000);
+    let like_key = key(from, TCP, client, at(CYCLE[0].0, CYCLE[0].1));
+    let maps = node.datapath.maps();
+    let like = maps.flow(&like_key).expect("read a flow");
+    let like = like.expect("the flow that was opened");
+    let back = maps.flow(&like.answer_key(&like_key)).expect("read a flow");
+    let back = back.expect("its answers' flow");
+    let place = |position: usize| {
+        let number = order[position % order.len()];
+        let to = CYCLE[position % 2];
+        key(from, TCP, client_of(number), at(to.0, to.1))
+    };
+    let all = shuffled(flows, 2).into_iter().flat_map(|position| {
+        let position = position as usize;
+        let (key, next) = (place(position), place(position + 1));
+        // Their generation is that of all: none of them was ever removed.
+        let backend = 1 + order[position] % BACKENDS;
+        let mut flow = Flow {
+            src: next.src,
+            dst: next.dst,
+            sport: next.sport,
+            dport: next.dport,
+            backend,
+            ..like
+        };
+        let answer_key = flow.answer_key(&key);
+        let mut answer = Flow {
+            src: key.dst,
+            dst: key.src,
+            sport: key.dport,
+            dport: key.sport,
+            backend,
+            ..back
+        };
+        for (key, flow) in [(key, &mut flow), (answer_key, &mut answer)] {
+            flow.addr_delta = addr_delta(&key, flow);
+            flow.port_delta = port_delta(&key, flow);
+        }
+        [(key, flow), (answer_key, answer)]
+    });
+    let all: Vec<(FlowKey4, Flow)> = all.collect();
+    maps.put_flows(&all).expect("put flows");
+}
+
+/// Every number another client, the first one that of the packet that is run.
+fn client_of(number: u32) -> At {
+    let port = (40_000 + number % 25_000) as u16;
+    let host = number / 25_000;
+    at(Ipv4Addr::from(u32::from(CLIENT) + host * 256), port)
 }
 
 /// Runs something inside of the node, on one CPU.
@@ -290,6 +366,7 @@ fn run(node: &Node, program: Program, packet: &[u8], repeat: u32, verdict: i32) 
 /// Samples of one measurement.
 struct Row {
     id: &'static str,
+    object: usize,
     services: u32,
     flows: u32,
     repeat: u32,
@@ -297,21 +374,11 @@ struct Row {
 }
 
 impl Row {
-    fn new(id: &'static str, services: u32, flows: u32, repeat: u32) -> Self {
-        Self {
-            id,
-            services,
-            flows,
-            repeat,
-            samples: Vec::new(),
-        }
-    }
-
     fn push(&mut self, sample: f64) {
         self.samples.push(sample);
     }
 
-    fn line(&self) -> serde_json::Value {
+    fn line(&self, objects: &[PathBuf]) -> serde_json::Value {
         let mut sorted = self.samples.clone();
         sorted.sort_by(f64::total_cmp);
         let at = |part: f64| sorted[((sorted.len() - 1) as f64 * part) as usize];
@@ -324,7 +391,7 @@ impl Row {
         } else {
             0
         };
-        serde_json::json!({
+        let mut line = serde_json::json!({
             "id": self.id,
             "unit": "ns",
             "n": sorted.len(),
@@ -335,6 +402,10 @@ impl Row {
             "flows": self.flows,
             "repeat": self.repeat,
             "marked": marked,
-        })
+        });
+        if objects.len() > 1 {
+            line["object"] = objects[self.object].display().to_string().into();
+        }
+        line
     }
 }
