@@ -3,6 +3,7 @@
 use crate::node::{HAIRPIN, Node, OTHER_VIP, PORT, TCP, VIP, decided, dropped};
 use crate::packet::{NEXT, REDIRECT, SHOT, at, echo, key, see, tcp, udp};
 use agent_sys::bpf::Program;
+use agent_sys::maps::Counted;
 use ebpf_common::conntrack::{SCOPE_HOST, SCOPE_NETDEV, action, state};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
@@ -335,6 +336,67 @@ fn martian_sources() {
         }
     }
     assert!(node.datapath.maps().flows().unwrap().is_empty());
+}
+
+/// IP options do not hide such a source; a packet for the node from elsewhere passes with them.
+#[test]
+fn sources_of_packets_with_options() {
+    let node = Node::new(&[CLIENT]);
+    let packet = |source: Ipv4Addr| {
+        let mut packet = tcp(at(source, 40_000), at(node.addr, 22), SYN, b"");
+        // Four options of one byte: no operation.
+        packet.splice(34..34, [1; 4]);
+        (packet[14], packet[17]) = (0x46, 44);
+        packet
+    };
+    for (source, reason) in [
+        (node.addr, Some(Drop::MartianSource)),
+        (VIP, Some(Drop::MartianSource)),
+        (HAIRPIN, Some(Drop::MartianSource)),
+        (CLIENT, Some(Drop::SpoofedSource)),
+        (OUTSIDE, None),
+        (REMOTE, None),
+    ] {
+        let counted = |counters: Vec<(Counted, Hook, u64)>| {
+            let of = counters.into_iter().filter(|(what, _, _)| {
+                reason.is_some_and(|reason| *what == Counted::Dropped(reason))
+            });
+            of.map(|(_, _, packets)| packets).sum::<u64>()
+        };
+        let before = counted(node.counters());
+        let packet = packet(source);
+        let ran = node.run(Program::FromNetdev, node.uplink, &packet);
+        let (verdict, dropped) = if reason.is_some() {
+            (SHOT, 1)
+        } else {
+            (NEXT, 0)
+        };
+        assert_eq!((ran.verdict, &ran.packet), (verdict, &packet), "{source}");
+        assert_eq!(counted(node.counters()), before + dropped, "{source}");
+    }
+}
+
+/// Packets from outside to a pod have no flow at the uplink, and take no slow path for it.
+#[test]
+fn packets_from_outside_to_a_pod_are_fast() {
+    let node = Node::new(&[CLIENT]);
+    for packet in [
+        tcp(at(OUTSIDE, 1_000), at(CLIENT, 8080), ACK, b"data"),
+        udp(at(OUTSIDE, 1_000), at(CLIENT, 8080), b"query"),
+    ] {
+        for _ in 0..3 {
+            let ran = node.run(Program::FromNetdev, node.uplink, &packet);
+            assert_eq!((ran.verdict, &ran.packet), (NEXT, &packet));
+        }
+    }
+    assert_eq!(node.slow(), 0);
+    // To no pod, or from another node's: decided.
+    for (from, to) in [(OUTSIDE, REMOTE), (REMOTE, CLIENT)] {
+        let slow = node.slow();
+        let packet = tcp(at(from, 1_000), at(to, 8080), ACK, b"data");
+        node.run(Program::FromNetdev, node.uplink, &packet);
+        assert_eq!(node.slow(), slow + 1, "{from} {to}");
+    }
 }
 
 /// A service address is for the inside of the cluster.

@@ -3,6 +3,7 @@
 use crate::flow::{NEXT, PacketContext, Verdict};
 use crate::maps;
 use crate::packet::Skb;
+use crate::stage::origin;
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::Be32;
@@ -38,18 +39,36 @@ pub(crate) fn read(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
             Ok(Verdict::OPEN)
         }
         Ok(Parsed::Arp) => Ok(Verdict::goes(NEXT)),
-        // The host judges what is not for a pod: its IPv6, its IGMP with options.
-        Err(_) if !matches!(context.hook(), Hook::FromPod) && !for_a_pod(&bytes, len) => {
-            Ok(Verdict::goes(NEXT))
-        }
-        Err(reason) => Err(reason),
+        Err(reason) => unread(context, &bytes, len, reason),
     }
 }
 
-/// Whether a packet that could not be read has the address of a pod where an IPv4 header has
-/// the destination.
+/// A packet that could not be read, or has options: dropped if a pod has sent it or it is for
+/// one. The host judges all others, its IPv6 and its IGMP, unless it takes their addresses for
+/// its own.
 #[inline(always)]
-fn for_a_pod(bytes: &[u8; HEADERS], len: u32) -> bool {
-    let dst = Be32::from_octets([bytes[30], bytes[31], bytes[32], bytes[33]]);
-    len >= L4 as u32 && bytes[12] == 0x08 && bytes[13] == 0x00 && maps::local(dst).is_some()
+fn unread(
+    context: &PacketContext,
+    bytes: &[u8; HEADERS],
+    len: u32,
+    reason: Drop,
+) -> Result<Verdict, Drop> {
+    let hook = context.hook();
+    if matches!(hook, Hook::FromPod) {
+        return Err(reason);
+    }
+    // Addresses where an IPv4 header has them, also if its version or length is wrong.
+    if len >= L4 as u32 && bytes[12] == 0x08 && bytes[13] == 0x00 {
+        let src = Be32::from_octets([bytes[26], bytes[27], bytes[28], bytes[29]]);
+        let dst = Be32::from_octets([bytes[30], bytes[31], bytes[32], bytes[33]]);
+        if maps::local(dst).is_some() {
+            return Err(reason);
+        }
+        if matches!(hook, Hook::FromNetdev)
+            && let Some(spoofed) = origin::spoofed(src)
+        {
+            return Err(spoofed);
+        }
+    }
+    Ok(Verdict::goes(NEXT))
 }
