@@ -104,6 +104,7 @@ async fn pods(layout: &Layout, groups: &Groups, netlink: &Netlink, removed: &mut
         groups: groups.clone(),
         netlink: netlink.clone(),
         images,
+        host: Default::default(),
         endpoints: Vec::new(),
         shim: Default::default(),
         settings: nobody(),

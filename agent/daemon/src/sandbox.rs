@@ -4,7 +4,9 @@
 //! Called by `apply.rs`. The kernel verbs are `agent-sys`'s.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_plan::link::{Cidr, Hop, PodLink, Route};
 use agent_plan::outcome::{Outcome, Part};
@@ -16,6 +18,10 @@ use proto::v1;
 use crate::record;
 use crate::shims;
 use crate::startup::Sys;
+
+/// How long the file system of a hostPath may take to answer; then the pod waits, with an
+/// event, and asks again.
+pub(crate) const HOST_PATH: Duration = Duration::from_secs(10);
 
 /// Runs something blocking for a part of a pod.
 fn part(
@@ -134,19 +140,48 @@ pub(crate) fn start_shim(sys: &Arc<Sys>, uid: &str) {
     });
 }
 
-/// Makes the volumes and the node's own files.
+/// Makes the volumes and the node's own files. Host paths come first, as their file
+/// systems may not answer: without them nothing else is of use.
 pub(crate) fn make_volumes(sys: &Arc<Sys>, uid: &str, spec: &Arc<v1::PodSpec>) {
-    let spec = spec.clone();
-    part(sys, uid, Part::Volumes, move |sys| {
-        let folder = sys.layout.pod(&spec.uid);
-        let group = spec.security.as_ref().and_then(|s| s.fs_group);
-        let group = group.and_then(|g| u32::try_from(g).ok());
-        for volume in volume::volumes(&spec) {
+    let (sys, uid, spec) = (sys.clone(), uid.to_owned(), spec.clone());
+    tokio::spawn(async move {
+        let result = match check_host_paths(&sys, &spec).await {
+            Ok(()) => sys.blocking(move |sys| make_own(sys, &spec)).await,
+            Err(error) => Err(error),
+        };
+        let part = Part::Volumes;
+        sys.tell(Outcome::Part { uid, part, result }).await;
+    });
+}
+
+async fn check_host_paths(sys: &Sys, spec: &v1::PodSpec) -> Result<(), String> {
+    let folder = sys.layout.pod(&spec.uid);
+    for volume in volume::volumes(spec) {
+        if let Some(v1::volume::Source::HostPath(host)) = &volume.source {
+            let (path, folder, name) = (PathBuf::from(&host.path), folder.clone(), &volume.name);
+            let of = format!("volume {name:?}");
+            let check = move || volumes::make(&folder, &volume, None);
+            let checked = sys.host.run(&path, HOST_PATH, check).await;
+            let made = checked.map_err(|e| format!("{of}: hostPath {e}"))?;
+            made.map_err(|e| e.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+fn make_own(sys: &Sys, spec: &v1::PodSpec) -> Result<(), String> {
+    let folder = sys.layout.pod(&spec.uid);
+    let group = spec.security.as_ref().and_then(|s| s.fs_group);
+    let group = group.and_then(|g| u32::try_from(g).ok());
+    let is_host = |source: &v1::volume::Source| matches!(source, v1::volume::Source::HostPath(_));
+    for volume in volume::volumes(spec) {
+        if !volume.source.as_ref().is_some_and(is_host) {
             volumes::make(&folder, &volume, group).map_err(|e| e.to_string())?;
         }
-        volumes::etc::write(&folder, &spec).map_err(|e| e.to_string())?;
-        Ok(())
-    });
+    }
+    volumes::etc::write(&folder, spec)
+        .map(drop)
+        .map_err(|e| e.to_string())
 }
 
 /// Removes all of a sandbox. Does all that it can and tells all that failed.

@@ -16,6 +16,7 @@ use agent_plan::settings::{Resources, Settings};
 use agent_sys::bpf::{BpfError, Config as BpfConfig, Datapath, NodeFacts, Role};
 use agent_sys::cgroup::{GroupError, Groups};
 use agent_sys::clock;
+use agent_sys::host_calls::HostCalls;
 use agent_sys::image::{self, Image, ImageError, ImageStore};
 use agent_sys::link::{LinkError, Netlink, set_sysctl};
 use agent_sys::resources;
@@ -121,6 +122,8 @@ pub(crate) struct Sys {
     pub(crate) netlink: Netlink,
     /// Images.
     pub(crate) images: ImageStore,
+    /// Calls for paths that pods name.
+    pub(crate) host: HostCalls,
     /// Where to ask for which registry's images.
     pub(crate) endpoints: Vec<image::Endpoint>,
     /// The shim's program.
@@ -357,6 +360,7 @@ pub(crate) async fn open(
         groups,
         netlink,
         images,
+        host: HostCalls::default(),
         endpoints,
         shim,
         settings,

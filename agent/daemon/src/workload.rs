@@ -3,6 +3,8 @@
 //!
 //! Called by `apply.rs`.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent_plan::action::Instance;
@@ -14,7 +16,8 @@ use agent_plan::volume::{Mount, Source};
 use agent_plan::world::{Pod, container_id};
 use agent_sys::image::{rootfs, user};
 use agent_sys::shim::{Client, ShimError};
-use agent_sys::volume as volumes;
+use agent_sys::volume::sub_path::Part;
+use agent_sys::volume::{self as volumes, VolumeError};
 use proto::v1;
 use proto::v1::shim_error::Kind;
 
@@ -22,6 +25,7 @@ use crate::clock;
 use crate::images;
 use crate::last_words;
 use crate::log_file;
+use crate::sandbox::HOST_PATH;
 use crate::shims;
 use crate::startup::Sys;
 
@@ -54,9 +58,12 @@ pub(crate) fn create(sys: &Arc<Sys>, make: Make, pod: Option<&Pod>) {
     let sys = sys.clone();
     tokio::spawn(async move {
         let instance = make.instance.clone();
-        let prepared = match sys.blocking(move |sys| Ok(prepare(sys, make, &spec))).await {
-            Ok(prepared) => prepared,
-            Err(message) => Err(Refusal::Runtime(message)),
+        let prepared = match host_parts(&sys, &make.mounts).await {
+            Ok(parts) => {
+                let work = sys.blocking(move |sys| Ok(prepare(sys, make, parts, &spec)));
+                work.await.map_err(Refusal::Runtime).flatten()
+            }
+            Err(refusal) => Err(refusal),
         };
         let result = match prepared {
             Ok(create) => ask(&sys, &instance.uid, create).await,
@@ -65,6 +72,24 @@ pub(crate) fn create(sys: &Arc<Sys>, make: Make, pod: Option<&Pod>) {
         // What there is of one that was not made is removed by the plan.
         sys.tell(Outcome::Created { instance, result }).await;
     });
+}
+
+/// The parts of host paths that are mounted, by the index of the mount: opened here, as
+/// their file system may not answer.
+async fn host_parts(sys: &Sys, mounts: &[Mount]) -> Result<HashMap<usize, Part>, Refusal> {
+    let mut parts = HashMap::new();
+    for (index, mount) in mounts.iter().enumerate() {
+        if let Source::Host { path, sub_path } = &mount.source
+            && !sub_path.is_empty()
+        {
+            let (volume, sub_path) = (PathBuf::from(path), sub_path.clone());
+            let find = move || volumes::sub_path::find(&volume, &sub_path);
+            let asked = sys.host.run(Path::new(path), HOST_PATH, find).await;
+            let found = asked.map_err(|e| Refusal::Config(e.to_string()))?;
+            parts.insert(index, found.map_err(|e| Refusal::Config(e.to_string()))?);
+        }
+    }
+    Ok(parts)
 }
 
 async fn ask(sys: &Sys, uid: &str, create: v1::ShimCreate) -> Result<Vec<String>, Refusal> {
@@ -102,7 +127,12 @@ fn refusal(error: ShimError) -> Refusal {
     }
 }
 
-fn prepare(sys: &Sys, make: Make, spec: &v1::PodSpec) -> Result<v1::ShimCreate, Refusal> {
+fn prepare(
+    sys: &Sys,
+    make: Make,
+    parts: HashMap<usize, Part>,
+    spec: &v1::PodSpec,
+) -> Result<v1::ShimCreate, Refusal> {
     let runtime = |error: &dyn std::fmt::Display| Refusal::Runtime(error.to_string());
     let instance = &make.instance;
     let uid = instance.uid.as_str();
@@ -180,7 +210,7 @@ fn prepare(sys: &Sys, make: Make, spec: &v1::PodSpec) -> Result<v1::ShimCreate, 
     create.log_path = log.to_string_lossy().into_owned();
     create
         .mounts
-        .extend(mounts(sys, spec, instance, &make.mounts)?);
+        .extend(mounts(sys, spec, instance, &make.mounts, parts)?);
     Ok(create)
 }
 
@@ -189,24 +219,31 @@ fn mounts(
     spec: &v1::PodSpec,
     instance: &Instance,
     wanted: &[Mount],
+    mut parts: HashMap<usize, Part>,
 ) -> Result<Vec<v1::ShimMount>, Refusal> {
     let folder = sys.layout.pod(&instance.uid);
     let etc = volumes::etc::paths(&folder);
     let mut mounts = Vec::with_capacity(wanted.len());
     for (index, mount) in wanted.iter().enumerate() {
-        let part = |volume: &str, path: std::path::PathBuf, sub_path: &str| {
-            if sub_path.is_empty() {
-                return Ok(path);
-            }
+        let config = |e: VolumeError| Refusal::Config(e.to_string());
+        let bind = |volume: &str, part: &Part| {
             let container = format!("{}_{}", instance.container, instance.attempt);
-            volumes::sub_path::bind(&folder, volume, &path, sub_path, &container, index)
-                .map_err(|e| Refusal::Config(e.to_string()))
+            volumes::sub_path::bind(&folder, volume, part, &container, index).map_err(config)
         };
         let source = match &mount.source {
             Source::Volume { volume, sub_path } => {
-                part(volume, sys.layout.volume(&instance.uid, volume), sub_path)?
+                let path = sys.layout.volume(&instance.uid, volume);
+                if sub_path.is_empty() {
+                    path
+                } else {
+                    let part = volumes::sub_path::find(&path, sub_path).map_err(config)?;
+                    bind(volume, &part)?
+                }
             }
-            Source::Host { path, sub_path } => part("host", path.into(), sub_path)?,
+            Source::Host { path, .. } => match parts.remove(&index) {
+                Some(part) => bind("host", &part)?,
+                None => path.into(),
+            },
             Source::File("hosts") => etc.hosts.clone(),
             Source::File("hostname") => etc.hostname.clone(),
             Source::File(_) => etc.resolv_conf.clone(),

@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod clock;
 pub mod heap;
+pub mod host_calls;
 pub mod image;
 pub mod journal;
 pub mod link;

@@ -84,7 +84,7 @@ impl From<RootfsError> for VolumeError {
 /// `pod_dir/volumes/NAME`, or the host's own path. Again for a volume that is
 /// there: files (configMap and so on) are brought up to date, atomically;
 /// others are left as they are. `fs_group` owns what is made here, never a
-/// host path.
+/// host path, for which it may block as long as the file system there does.
 ///
 /// # Errors
 /// [`VolumeError`].

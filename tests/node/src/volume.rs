@@ -1,16 +1,19 @@
 //! Volumes and container roots: what a container's root may do to them, and what the node's
 //! root does below them meanwhile.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use agent_sys::volume;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use proto::v1;
 use proto::v1::ShimMount;
 use proto::v1::change::Change;
 use proto::v1::open::What;
 use proto::v1::volume::{Files, Source};
+use tests_harness::wait_until;
 
 use crate::node::{self, Node, ready};
 use crate::pod::Pod;
@@ -233,4 +236,82 @@ fn what_the_node_writes_is_read_only_and_devices_open_nothing() {
         text if text == "two" => Ok(()),
         text => Err(text),
     });
+}
+
+/// A file system whose server does not answer, as NFS of a server that is gone.
+struct Unanswered {
+    /// The server's end: while it is open, the kernel waits for answers.
+    server: Option<File>,
+    at: PathBuf,
+}
+
+impl Unanswered {
+    fn mount(at: PathBuf) -> Self {
+        fs::create_dir(&at).unwrap();
+        let server = File::options().read(true).write(true).open("/dev/fuse");
+        let server = server.unwrap();
+        let fd = server.as_raw_fd();
+        let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0");
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("foil"), &at, Some("fuse"), flags, Some(&*options)).unwrap();
+        Self {
+            server: Some(server),
+            at,
+        }
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        // Ends what waits.
+        drop(self.server.take());
+        umount2(&self.at, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+#[test]
+fn a_host_path_that_does_not_answer_holds_up_no_other_pod() {
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    let dead = Unanswered::mount(node.folder.join("dead"));
+    let alive = node.folder.join("alive");
+    fs::create_dir(&alive).unwrap();
+    let with = |uid: &str, last, path: &Path, sub_path: &str| {
+        let mut spec = node::pod(uid, last, "exec sleep 1000");
+        spec.volumes = vec![v1::Volume {
+            name: "host".into(),
+            source: Some(Source::HostPath(v1::volume::HostPath {
+                path: path.display().to_string(),
+                r#type: "Directory".into(),
+            })),
+        }];
+        spec.containers[0].mounts = vec![v1::VolumeMount {
+            volume: "host".into(),
+            mount_path: "/host".into(),
+            sub_path: sub_path.into(),
+            ..Default::default()
+        }];
+        Change::Pod(spec)
+    };
+    // More than the agent has threads for blocking calls; several paths, and one.
+    let several = (0..20).map(|n| (format!("dead-{n}"), dead.at.join(n.to_string())));
+    let one = (20..40).map(|n| (format!("dead-{n}"), dead.at.clone()));
+    let pods = several.chain(one).enumerate();
+    let pods = pods.map(|(n, (uid, path))| with(&uid, 50 + n as u8, &path, ""));
+    node.control.push(pods.collect());
+    for uid in ["dead-0", "dead-39"] {
+        wait_until("the event", || match node.control.reasons(uid) {
+            reasons if reasons.contains(&"FailedMount".to_owned()) => Ok(()),
+            reasons => Err(format!("{reasons:?}")),
+        });
+    }
+    node.control.push(vec![with("alive", 5, &alive, "sub")]);
+    node.control.status("alive", ready);
+    assert!(alive.join("sub").is_dir());
+    let tasks = format!("/proc/{}/task", node.agent.as_ref().unwrap().pid());
+    let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm"));
+    let names = fs::read_dir(tasks).unwrap().map(|task| name(task.unwrap()));
+    let waiting = names.filter(|name| matches!(name.as_deref(), Ok("host-path\n")));
+    assert_eq!(waiting.count(), 21, "one for each path");
 }

@@ -18,21 +18,20 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::{VolumeError, by_descriptor, is_mounted};
 use crate::beneath::{Beneath, Links};
 
-/// Binds `volume_path/sub_path` at `pod_dir/subpaths/VOLUME/CONTAINER/INDEX` and
-/// returns that path, to be used as the source of the container's mount.
-/// `index`: place of the mount in the container. A missing folder is made.
+/// A part of a volume, held: what its path leads to later does not matter.
+#[derive(Debug)]
+pub struct Part {
+    file: File,
+    is_dir: bool,
+}
+
+/// Opens `volume_path/sub_path`. A missing folder is made. May block for as long as the
+/// file system of a hostPath does.
 ///
 /// # Errors
 /// [`VolumeError::Escapes`] when `sub_path` or a link in it leads out of the
 /// volume; [`VolumeError::Io`].
-pub fn bind(
-    pod_dir: &Path,
-    volume: &str,
-    volume_path: &Path,
-    sub_path: &str,
-    container: &str,
-    index: usize,
-) -> Result<PathBuf, VolumeError> {
+pub fn find(volume_path: &Path, sub_path: &str) -> Result<Part, VolumeError> {
     let escapes = || VolumeError::Escapes {
         sub_path: sub_path.to_owned(),
     };
@@ -48,19 +47,38 @@ pub fn bind(
             VolumeError::io("open", &volume_path.join(wanted))(error)
         }
     })?;
+    let metadata = found.metadata();
+    let metadata = metadata.map_err(VolumeError::io("read", &volume_path.join(wanted)))?;
+    Ok(Part {
+        file: found,
+        is_dir: metadata.is_dir(),
+    })
+}
 
+/// Binds a part of a volume at `pod_dir/subpaths/VOLUME/CONTAINER/INDEX` and returns that
+/// path, to be used as the source of the container's mount. `index`: place of the mount in
+/// the container.
+///
+/// # Errors
+/// [`VolumeError::Io`].
+pub fn bind(
+    pod_dir: &Path,
+    volume: &str,
+    part: &Part,
+    container: &str,
+    index: usize,
+) -> Result<PathBuf, VolumeError> {
     let place = Path::new("subpaths").join(volume).join(container);
     let name = index.to_string();
     let target = pod_dir.join(&place).join(&name);
     let failed = |verb| VolumeError::io(verb, &target);
-    let is_dir = found.metadata().map_err(failed("read"))?.is_dir();
     let parent = std::fs::create_dir_all(pod_dir)
         .and_then(|()| Beneath::open(pod_dir))
         .and_then(|pod| pod.make_dirs(&place, Links::Refused, |_, _| Ok(())))
         .map(Beneath::from)
         .map_err(failed("make"))?;
     clear(&parent, &name).map_err(failed("clear"))?;
-    let made = if is_dir {
+    let made = if part.is_dir {
         parent.make_child(name.as_str(), 0o755).map(drop)
     } else {
         parent.create(name.as_str()).map(drop)
@@ -69,7 +87,10 @@ pub fn bind(
     let onto = parent
         .open_held(name.as_str(), OFlag::O_PATH)
         .map_err(failed("open"))?;
-    let (source, onto) = (by_descriptor(found.as_fd()), by_descriptor(onto.as_fd()));
+    let (source, onto) = (
+        by_descriptor(part.file.as_fd()),
+        by_descriptor(onto.as_fd()),
+    );
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
     nix::mount::mount(Some(&source), &onto, None::<&str>, flags, None::<&str>)
         .map_err(|errno| failed("bind")(errno.into()))?;

@@ -258,8 +258,10 @@ fn sub_paths_do_not_leave_the_volume() {
     symlink("in", volume.join("inside")).unwrap();
     symlink("../secret", volume.join("up")).unwrap();
     symlink("/etc", volume.join("absolute")).unwrap();
-    let bind =
-        |sub_path: &str, index| sub_path::bind(&pod.dir(), "v", &volume, sub_path, "c", index);
+    let bind = |sub_path: &str, index| {
+        let part = sub_path::find(&volume, sub_path)?;
+        sub_path::bind(&pod.dir(), "v", &part, "c", index)
+    };
     for escape in [
         "../secret",
         "/etc",
