@@ -20,6 +20,9 @@ use crate::startup::Sys;
 
 /// How long a shim may take to end all of a pod that is being removed.
 const END: Duration = Duration::from_secs(10);
+/// How often a shim that refuses to end is asked again, and after which pause.
+const TRIES: u32 = 100;
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Opens the connection on which a shim tells how its containers end.
 pub(crate) async fn watch(sys: &Sys, uid: &str) -> Result<Watch, ShimError> {
@@ -198,7 +201,24 @@ pub(crate) async fn end(sys: &Arc<Sys>, uid: &str) -> Result<(), String> {
     killed.await
 }
 
+/// Ends all that a shim has, then the shim. A container that is being made, as an agent
+/// that died has asked for it, is there only after the list: the shim then refuses to end,
+/// and is asked again.
 async fn shut_down(sys: &Sys, uid: &str) -> Result<(), ShimError> {
+    let mut tries = 0;
+    loop {
+        match shut_down_once(sys, uid).await {
+            Err(error) if error.is_answer() && tries < TRIES => {
+                tracing::debug!(pod = uid, %error, "asked again");
+                tries += 1;
+                tokio::time::sleep(AGAIN).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn shut_down_once(sys: &Sys, uid: &str) -> Result<(), ShimError> {
     let mut client = Client::connect(&sys.layout, uid).await?;
     let (containers, _) = client.list().await?;
     for container in &containers {
