@@ -83,7 +83,7 @@ impl Steps {
         for line in BufReader::new(output).lines() {
             let line = line.context("output of cargo")?;
             let message: Value = serde_json::from_str(&line).context("output of cargo")?;
-            if message["fresh"] != true {
+            if message["reason"] == "compiler-artifact" && message["fresh"] != true {
                 let kind = kind_of(root, &message);
                 self.add(name, kind, last.elapsed());
                 last = Instant::now();
@@ -102,9 +102,7 @@ impl Steps {
 /// Whose crate a message of cargo is about.
 fn kind_of(root: &Path, message: &Value) -> Kind {
     let package = message["package_id"].as_str().unwrap_or_default();
-    let ours = package.starts_with(&format!("path+file://{}", root.display()));
-    let ends = message["reason"] == "build-finished";
-    if ours || ends {
+    if package.starts_with(&format!("path+file://{}", root.display())) {
         Kind::Ours
     } else {
         Kind::Dependencies
