@@ -10,6 +10,7 @@ mod circles;
 mod command;
 mod demo;
 mod deps;
+mod host;
 mod initramfs;
 mod kernels;
 mod object;
@@ -83,7 +84,7 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
-            let lacks = error.downcast_ref::<setup::Missing>().is_some();
+            let lacks = error.downcast_ref::<host::Missing>().is_some();
             ExitCode::from(if lacks { 2 } else { 1 })
         }
     }

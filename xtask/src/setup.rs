@@ -4,9 +4,10 @@
 //! commands and gives [`Missing`], which `main` turns into exit code 2.
 //! Called first by `build`, `demo`, `test` and `bench`; it is quick when nothing is missing.
 
-use crate::command::{self, succeeds};
+use crate::host::Missing;
 use crate::packages::{DEBIAN_RUSTC, LLVM, PACKAGES, Package, When, program};
 use crate::steps::{Kind, Steps};
+use crate::{command, host};
 use anyhow::Context as _;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -56,29 +57,18 @@ pub(crate) struct Tools {
     pub(crate) linker: PathBuf,
 }
 
-/// The machine lacks something that we cannot, or may not, put there.
-#[derive(Debug)]
-pub(crate) struct Missing(String);
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Missing {}
-
 /// Installs what is missing and gives the tools.
 pub(crate) fn run(root: &Path, purpose: For, steps: &mut Steps) -> anyhow::Result<Tools> {
     if purpose == For::Test {
-        kernel_and_rights()?;
+        host::rights_and_kernel()?;
     }
+    host::space(root)?;
     let missing = missing_packages(root, purpose);
     if !missing.is_empty() {
         steps.time("packages", Kind::Tools, || install(root, &missing))?;
     }
     let compiler = find_compiler().ok_or_else(|| {
-        Missing("no BPF compiler: neither Debian's rustc-web nor rustup's nightly".to_owned())
+        Missing::new("no BPF compiler: neither Debian's rustc-web nor rustup's nightly")
     })?;
     let linker = match find_linker(root) {
         Some(path) => path,
@@ -111,8 +101,10 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<bool> {
             complete = false;
         }
     }
-    if let Err(error) = kernel_and_rights() {
-        println!("{:<11} {:<24} {error}", "MISSING", "kernel and rights");
+    let space = host::space(root).map_err(|error| ("space", error));
+    let rights = host::rights_and_kernel().map_err(|error| ("rights and kernel", error));
+    for (name, error) in [space, rights].into_iter().filter_map(Result::err) {
+        println!("{:<11} {name:<24} {error}", "MISSING");
         complete = false;
     }
     Ok(complete)
@@ -133,55 +125,85 @@ fn missing_packages(root: &Path, purpose: For) -> Vec<&'static Package> {
         .collect()
 }
 
-fn install(root: &Path, missing: &[&Package]) -> anyhow::Result<()> {
-    eprintln!("Missing on this machine:");
-    for package in missing {
-        eprintln!("  {:<24} {}", package.name, package.why);
-    }
-    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
-    let commands = [
-        "apt-get update".to_owned(),
-        format!(
-            "apt-get install -y --no-install-recommends {}",
-            names.join(" ")
-        ),
-    ];
-    let apt = program("apt-get").is_some();
-    if !apt || !nix::unistd::geteuid().is_root() {
-        let who = if apt {
-            "Run as root"
-        } else {
-            "This machine has no apt-get; on Debian 12 as root"
+/// Why apt does not install what is missing.
+#[derive(Clone, Copy)]
+enum Obstacle {
+    NotRoot,
+    NoApt,
+    Failed,
+}
+
+/// What is missing, as commands name it.
+struct Needs {
+    packages: Vec<&'static str>,
+    /// Whether there is no BPF compiler at all.
+    compiler: bool,
+    /// How bpf-linker is compiled, if it has to be.
+    linker: Option<String>,
+}
+
+impl Needs {
+    /// The commands that the user has to run instead of us.
+    fn commands(&self, obstacle: Obstacle) -> String {
+        let why = match obstacle {
+            Obstacle::NotRoot => "Run as root, then try again",
+            Obstacle::NoApt => {
+                "This machine has no apt-get: install the same with its own package manager; on \
+                 Debian 12 the commands are, as root"
+            }
+            Obstacle::Failed => {
+                "apt-get did not get them: is there a network, and is this Debian 12 with the \
+                 suites bookworm and bookworm-security? The commands are, as root"
+            }
         };
-        let mut text = format!("{who}, then try again:\n");
-        for line in &commands {
-            text.push_str(&format!("    {line}\n"));
-        }
-        if find_compiler().is_none() {
+        let mut text = format!(
+            "{why}:\n    apt-get update\n    apt-get install -y --no-install-recommends {}\n",
+            self.packages.join(" ")
+        );
+        if self.compiler {
             text.push_str(
                 "Instead of rustc-web and libstd-rust-web-dev-bpf, rustup's nightly will do:\n    \
                  rustup toolchain install nightly --component rust-src\n",
             );
         }
-        if find_linker(root).is_none() {
+        if let Some(line) = &self.linker {
             text.push_str(&format!(
-                "After that, this compiles bpf-linker:\n    {}\n",
-                command::line_of(&linker_command(root))
+                "After that, this compiles bpf-linker:\n    {line}\n"
             ));
         }
-        return Err(Missing(text).into());
+        text
+    }
+}
+
+fn install(root: &Path, missing: &[&'static Package]) -> anyhow::Result<()> {
+    eprintln!("Missing on this machine:");
+    for package in missing {
+        eprintln!("  {:<24} {}", package.name, package.why);
+    }
+    let needs = Needs {
+        packages: missing.iter().map(|package| package.name).collect(),
+        compiler: find_compiler().is_none(),
+        linker: find_linker(root)
+            .is_none()
+            .then(|| command::line_of(&linker_command(root))),
+    };
+    let stop = |obstacle| anyhow::Error::from(Missing::new(needs.commands(obstacle)));
+    if program("apt-get").is_none() {
+        return Err(stop(Obstacle::NoApt));
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Err(stop(Obstacle::NotRoot));
     }
     eprintln!("Installing them now (apt-get as root).");
-    let registry = names.contains(&"docker-registry");
-    let mut update = Command::new("apt-get");
-    command::run(update.arg("update"))?;
+    command::run(Command::new("apt-get").arg("update"))
+        .map_err(|error| stop(Obstacle::Failed).context(error))?;
     let mut install = Command::new("apt-get");
-    install.env("DEBIAN_FRONTEND", "noninteractive");
-    command::run(
-        install
-            .args(["install", "-y", "--no-install-recommends"])
-            .args(&names),
-    )?;
+    install
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(&needs.packages);
+    command::run(&mut install).map_err(|error| stop(Obstacle::Failed).context(error))?;
+    let registry = needs.packages.contains(&"docker-registry");
     if registry && Path::new("/run/systemd/system").exists() {
         eprintln!("The package starts a registry of its own on port 5000; ours runs elsewhere.");
         command::run(Command::new("systemctl").args(["disable", "--now", "docker-registry"]))?;
@@ -191,7 +213,7 @@ fn install(root: &Path, missing: &[&Package]) -> anyhow::Result<()> {
             "{} is installed, but what it brings is not there",
             still.name
         );
-        return Err(Missing(text).into());
+        return Err(Missing::new(text).into());
     }
     Ok(())
 }
@@ -240,67 +262,19 @@ fn linker_command(root: &Path) -> Command {
     cargo
         .args(["--features", "llvm-22", "--root"])
         .arg("target/tools")
-        .env("LLVM_PREFIX", LLVM);
+        .env("LLVM_PREFIX", LLVM)
+        // Its own profile takes three times as long, and the linker spends its time in LLVM.
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     cargo
 }
 
 fn install_linker(root: &Path) -> anyhow::Result<PathBuf> {
-    eprintln!("Compiling bpf-linker {LINKER_VERSION} into target/tools (once, some minutes).");
+    eprintln!("Compiling bpf-linker {LINKER_VERSION} into target/tools (once, about a minute).");
     command::run(&mut linker_command(root))?;
     find_linker(root).context("bpf-linker was compiled, but does not run")
-}
-
-/// Kernel features by name, and root, without which there are no namespaces.
-fn kernel_and_rights() -> Result<(), Missing> {
-    let uname = nix::sys::utsname::uname().map_err(|error| Missing(format!("uname: {error}")))?;
-    let release = uname.release().to_string_lossy().into_owned();
-    if version_of(&release) < (6, 6) {
-        return Err(Missing(format!(
-            "Linux {release} has no tcx links, which need 6.6 or later (Debian 12: linux-image-amd64 \
-             from bookworm-backports)"
-        )));
-    }
-    let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    let known = |name: &str| {
-        filesystems
-            .lines()
-            .any(|line| line.trim_start_matches("nodev").trim() == name)
-    };
-    for (name, option) in [
-        ("bpf", "CONFIG_BPF_SYSCALL"),
-        ("overlay", "CONFIG_OVERLAY_FS"),
-    ] {
-        if !known(name) && !succeeds(Command::new("modprobe").arg(name)) {
-            return Err(Missing(format!(
-                "this kernel has no {name} file system ({option})"
-            )));
-        }
-    }
-    if !Path::new("/sys/fs/cgroup")
-        .read_dir()
-        .is_ok_and(|mut entries| entries.next().is_some())
-    {
-        return Err(Missing(
-            "no cgroups are mounted on /sys/fs/cgroup".to_owned(),
-        ));
-    }
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Missing(
-            "tests and demo make network namespaces, cgroups and BPF programs: run as root, for \
-             example\n    sudo --preserve-env=PATH,HOME cargo xtask demo"
-                .to_owned(),
-        ));
-    }
-    Ok(())
-}
-
-/// "6.18.44-cloud" is (6, 18).
-fn version_of(release: &str) -> (u32, u32) {
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|text| text.parse().ok());
-    let mut next = || numbers.next().flatten().unwrap_or(0);
-    (next(), next())
 }
 
 #[cfg(test)]
@@ -308,14 +282,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernel_versions() {
-        for (release, version) in [
-            ("6.18.44-fc-v595", (6, 18)),
-            ("6.6.0", (6, 6)),
-            ("5.10-rc1", (5, 10)),
-            ("x", (0, 0)),
-        ] {
-            assert_eq!(version_of(release), version, "{release}");
+    fn without_rights_or_apt_the_commands_are_printed() {
+        let needs = Needs {
+            packages: vec!["rustc-web", "skopeo"],
+            compiler: true,
+            linker: Some("cargo install bpf-linker".to_owned()),
+        };
+        // (apt, what went wrong, begins with)
+        let rows = [
+            (Obstacle::NotRoot, "Run as root"),
+            (Obstacle::NoApt, "This machine has no apt-get"),
+            (Obstacle::Failed, "apt-get did not get them"),
+        ];
+        for (obstacle, begin) in rows {
+            let text = needs.commands(obstacle);
+            assert!(text.starts_with(begin), "{text}");
+            for line in [
+                "    apt-get update\n",
+                "    apt-get install -y --no-install-recommends rustc-web skopeo\n",
+                "    rustup toolchain install nightly --component rust-src\n",
+                "    cargo install bpf-linker\n",
+            ] {
+                assert!(text.contains(line), "{line} is not in {text}");
+            }
         }
     }
 }
