@@ -34,6 +34,14 @@ pub(crate) struct Losses {
     pub(crate) created: Timestamp,
 }
 
+/// Why the pods of a replica set could not be made or deleted when that was tried last.
+#[derive(Clone, Debug)]
+pub(crate) struct ReplicaFailure {
+    /// "FailedCreate" or "FailedDelete".
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
 /// Region and zone of a node.
 pub(crate) type Zone = (String, String);
 
@@ -132,6 +140,8 @@ pub struct Indexes {
     pub(crate) terminated_most: usize,
     /// What became of the pods of replica sets, by the sets' uids.
     pub(crate) losses: HashMap<String, Losses>,
+    /// Replica sets whose last writes were refused, by their uids.
+    pub(crate) replica_failures: HashMap<String, ReplicaFailure>,
     /// Objects of the store that cannot be read, with their uids where these can.
     pub(crate) unreadable: BTreeMap<Key, Option<String>>,
     pub(crate) due: BTreeSet<Task>,

@@ -26,6 +26,7 @@ mod podgc;
 pub mod pool;
 pub mod progress;
 pub mod queue;
+mod refused;
 pub mod registry;
 pub mod replicaset;
 pub mod rollout;

@@ -1,5 +1,5 @@
-//! What a Deployment's status says: counts, and the conditions Available and
-//! Progressing, with the reasons that `rollout status` reads.
+//! What a Deployment's status says: counts, and the conditions Available, Progressing
+//! and ReplicaFailure, with the reasons that `rollout status` reads.
 //!
 //! Called by `deployment.rs` with each plan.
 
@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::action::Plan;
 use crate::member::{Member, REVISION};
+use crate::refused::{self, REPLICA_FAILURE};
 use crate::registry::Object;
 use crate::rollout::{self, Limits};
 use crate::time::after;
@@ -53,6 +54,7 @@ pub(crate) fn write_status(
         if let Some(next) = progressing(deployment, &limits, new, old, &status, now, plan) {
             set(&mut status, next, now);
         }
+        show_failure(&mut status, new, old, now);
     }
     changed.status = Some(status);
     if changed != **deployment {
@@ -201,6 +203,31 @@ fn progressing(
     }
     plan.again(deadline);
     None
+}
+
+/// Copies condition ReplicaFailure of the new set, else of an old one.
+fn show_failure(
+    status: &mut DeploymentStatus,
+    new: Option<&Member>,
+    old: &[Member],
+    now: Timestamp,
+) {
+    let mut sets = new.into_iter().chain(old);
+    let failure = sets.find_map(|m| refused::of(&m.set));
+    let conditions = status.conditions.get_or_insert_default();
+    let known = conditions.iter().find(|c| c.type_ == REPLICA_FAILURE);
+    if known.map(|c| &c.reason) == failure.map(|f| &f.reason) {
+        return;
+    }
+    conditions.retain(|c| c.type_ != REPLICA_FAILURE);
+    conditions.extend(failure.map(|failure| DeploymentCondition {
+        type_: REPLICA_FAILURE.to_owned(),
+        status: failure.status.clone(),
+        reason: failure.reason.clone(),
+        message: failure.message.clone(),
+        last_update_time: Some(Time(now)),
+        last_transition_time: failure.last_transition_time.clone(),
+    }));
 }
 
 fn set(status: &mut DeploymentStatus, said: Said, now: Timestamp) {

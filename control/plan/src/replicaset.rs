@@ -20,7 +20,7 @@ use crate::task::Task;
 use crate::time::after;
 use crate::watched::Watched;
 use crate::world::World;
-use crate::{select, victim};
+use crate::{refused, select, victim};
 
 /// Pods made in one plan at most; the next plan makes the rest, so that one
 /// huge set does not hold up the others.
@@ -57,7 +57,9 @@ impl Watched for ReplicaSet {
 
     fn changed(_name: &Name, old: Option<&Self>, new: Option<&Self>, indexes: &mut Indexes) {
         if let (Some(old), None) = (old, new) {
-            indexes.losses.remove(object::uid(&old.metadata));
+            let uid = object::uid(&old.metadata);
+            indexes.losses.remove(uid);
+            indexes.replica_failures.remove(uid);
         }
     }
 }
@@ -93,7 +95,12 @@ pub fn plan(world: &World, name: &Name, now: Timestamp) -> Plan {
         }
     }
 
-    let status = status(set, &active, now, &mut plan);
+    let mut status = status(set, &active, now, &mut plan);
+    let failure = world
+        .indexes
+        .replica_failures
+        .get(object::uid(&set.metadata));
+    refused::show(&mut status, failure, active.len() != wanted, now);
     if set.status.as_ref() != Some(&status) {
         let mut changed = ReplicaSet::clone(set);
         changed.status = Some(status);
@@ -406,6 +413,59 @@ mod tests {
             held_back(&world, &world.replica_sets[&Name::new("default", "rs")]),
             None
         );
+    }
+
+    /// As in Kubernetes: True from the first refusal until the number of pods is right.
+    #[test]
+    fn a_set_whose_pods_are_refused_says_so() {
+        let mut world = world();
+        let name = Name::new("default", "rs");
+        world.put(Object::ReplicaSet(Arc::new(set(1, "n1"))));
+        let carry_out = |world: &mut World, time| {
+            let outcome = plan(world, &name, time);
+            for write in outcome.writes {
+                if let Write::Put { object, .. } = write
+                    && object.revision() != 0
+                {
+                    world.put(object);
+                }
+            }
+            let said = refused::of(&world.replica_sets[&name]).cloned();
+            said.map(|c| (c.status, c.reason.unwrap(), c.message.unwrap()))
+        };
+        assert_eq!(carry_out(&mut world, now()), None);
+        let told = world.replicas_refused(&name, false, "no").unwrap();
+        assert_eq!(
+            (told.severity, told.reason),
+            (Severity::Warning, "FailedCreate")
+        );
+        assert_eq!(told.message, "Error creating: no");
+        let failed = Some((
+            "True".to_owned(),
+            "FailedCreate".to_owned(),
+            "no".to_owned(),
+        ));
+        assert_eq!(carry_out(&mut world, now()), failed);
+        // Refused again, in other words: that is no news, and writes nothing.
+        world.replicas_refused(&name, false, "no again");
+        let again = plan(&world, &name, after(now(), 5));
+        assert!(
+            again.writes.iter().all(|w| matches!(
+                w,
+                Write::Put {
+                    object: Object::Pod(_),
+                    ..
+                }
+            )),
+            "{again:?}"
+        );
+        // Controllers that have just started know of no refusal: the set is short still.
+        world.replicas_written(&name);
+        assert_eq!(carry_out(&mut world, now()), failed);
+        let mut made: Pod = crate::for_tests::pod("rs-1", "0", "rs");
+        made.metadata.labels = Some([("app".to_owned(), "web".to_owned())].into());
+        put_pod(&mut world, made);
+        assert_eq!(carry_out(&mut world, now()), None);
     }
 
     #[test]

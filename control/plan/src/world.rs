@@ -15,11 +15,12 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::action::Plan;
+use crate::action::{Notice, Plan};
 use crate::claim::{Claim, ClaimKey};
 use crate::index::{Indexes, add, labels, sub};
 use crate::object::{self, Key, Name};
 use crate::pool::{Claims, Pool};
+use crate::refused;
 use crate::registry::{self, Object, Tables};
 use crate::task::Task;
 use crate::time::after;
@@ -147,6 +148,24 @@ impl World {
     pub fn bindings_conflicted(&mut self) {
         if self.indexes.queue.forget_all() {
             self.indexes.wake_pods(true);
+        }
+    }
+
+    /// The pods of a replica set could not be made (or `deleted`), as `message` says. To
+    /// be planned again. What is to be told of it; `None`: the set is gone.
+    pub fn replicas_refused(&mut self, set: &Name, deleted: bool, message: &str) -> Option<Notice> {
+        let set = self.tables.replica_sets.get(set)?;
+        let failure = refused::remembered(deleted, message);
+        let failures = &mut self.indexes.replica_failures;
+        failures.insert(object::uid(&set.metadata).to_owned(), failure);
+        Some(refused::told(set, deleted, message))
+    }
+
+    /// The writes of a replica set's plan were all carried out.
+    pub fn replicas_written(&mut self, set: &Name) {
+        if let Some(set) = self.tables.replica_sets.get(set) {
+            let failures = &mut self.indexes.replica_failures;
+            failures.remove(object::uid(&set.metadata));
         }
     }
 

@@ -21,6 +21,16 @@ pub(crate) struct Done {
     pub(crate) failed: bool,
     /// Pods that could not be bound, with their uids.
     pub(crate) unbound: Vec<(Key, String)>,
+    /// The first object that could not be created or deleted.
+    pub(crate) refused: Option<Denied>,
+}
+
+/// A creation or deletion that was refused.
+pub(crate) struct Denied {
+    /// It was to delete an object.
+    pub(crate) deletes: bool,
+    /// The refusal's words.
+    pub(crate) message: String,
 }
 
 /// Carries out a task's writes, and tells of those that took place. Of one that did
@@ -43,6 +53,7 @@ pub(crate) async fn carry_out(
         revision: 0,
         failed: made.len() < creates.len(),
         unbound: Vec::new(),
+        refused: None,
     };
     let mut carried = BTreeSet::new();
     let made = creates.into_iter().zip(made);
@@ -85,6 +96,12 @@ impl Done {
             return;
         }
         tracing::warn!(?task, "a controller's write failed: {refusal}");
+        let deletes = matches!(write, Write::Delete { .. });
+        if deletes || creates(write) {
+            let message = refusal.to_string();
+            self.refused
+                .get_or_insert_with(|| Denied { deletes, message });
+        }
         if *task == Task::Schedule
             && let Write::Put { object, .. } = write
         {
@@ -124,9 +141,52 @@ async fn slow_start(objects: &Objects, creates: &[(usize, &Write)]) -> Vec<Resul
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use control_plan::{Name, Severity};
+    use control_store::{Embedded, Options};
+    use serde_json::json;
 
     use super::*;
+
+    /// How many of these pods are tried, and how many of them are made.
+    async fn tried(good: impl Fn(usize) -> bool, count: usize) -> (usize, usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            history: 100,
+            cache_bytes: 1 << 20,
+        };
+        let store = Embedded::open(&folder.path().join("store"), options).unwrap();
+        let config = crate::Config::parse("data = \"/d\"").unwrap();
+        let objects = Objects::new(Arc::new(store), config.settings());
+        objects.make_builtin().await.unwrap();
+        let pod = |n: usize| {
+            let image = if good(n) { "busybox" } else { "" };
+            let pod = json!({
+                "metadata": {"name": format!("p{n}"), "namespace": "default"},
+                "spec": {"containers": [{"name": "main", "image": image}]},
+            });
+            Write::Put {
+                object: Object::Pod(Arc::new(serde_json::from_value(pod).unwrap())),
+                claims: Vec::new(),
+            }
+        };
+        let writes: Vec<Write> = (0..count).map(pod).collect();
+        let writes: Vec<(usize, &Write)> = writes.iter().enumerate().collect();
+        let results = slow_start(&objects, &writes).await;
+        let made = results.iter().filter(|r| r.is_ok()).count();
+        (results.len(), made)
+    }
+
+    #[tokio::test]
+    async fn creation_starts_slowly_and_stops_at_a_refusal() {
+        assert_eq!(tried(|_| true, 20).await, (20, 20));
+        assert_eq!(tried(|_| false, 20).await, (1, 0));
+        // Batches of 1, 2, 4: the whole batch with a refusal is tried, and no other.
+        assert_eq!(tried(|n| n != 3, 20).await, (7, 6));
+        assert_eq!(tried(|n| n != 19, 20).await, (20, 19));
+        assert_eq!(tried(|_| true, 0).await, (0, 0));
+    }
 
     #[test]
     fn what_took_place_is_told_also_where_another_write_was_refused() {

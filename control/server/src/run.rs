@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::agenda::Agenda;
-use crate::carry::{Done, carry_out};
+use crate::carry::{Denied, Done, carry_out};
 use crate::drain::Drain;
 use crate::health::{Hearing, LOOK, Verdict};
 use crate::hub::Hub;
@@ -343,6 +343,14 @@ impl Controllers {
         if done.failed && done.task == Task::Schedule {
             self.world.bindings_conflicted();
         }
+        if let Task::ReplicaSet(set) = &done.task {
+            if let Some(Denied { deletes, message }) = &done.refused {
+                let told = self.world.replicas_refused(set, *deletes, message);
+                self.recorder.record(told.into_iter().collect());
+            } else if !done.failed {
+                self.world.replicas_written(set);
+            }
+        }
         if done.failed {
             self.agenda.failed(done.task, done.revision, Instant::now());
         } else {
@@ -434,6 +442,7 @@ impl Controllers {
                 revision,
                 failed: written.is_err(),
                 unbound: Vec::new(),
+                refused: None,
             };
             if done.send(finished).await.is_err() {
                 tracing::debug!("the controllers ended before their writes");

@@ -130,3 +130,54 @@ async fn what_cannot_be_read_is_refused_by_name_or_left_alone() {
 fn text_of(object: &serde_json::Value) -> String {
     text(object, "/metadata/name").to_owned()
 }
+
+/// A Deployment that an older version accepted: its pods are refused now, and that is
+/// said by it, by its set and by an event, until an operator mends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_whose_pods_are_refused_says_why() {
+    let mut server = server().await;
+    server.apply(&deployment("web", 0, "a")).await;
+    let sets = |sets: &[serde_json::Value]| sets.len() == 1;
+    server.until("replicasets", "", "its set", sets).await;
+    server.running.take().unwrap().stop().await.unwrap();
+    let store = open(server.folder.path()).await;
+    for (resource, kind) in [
+        ("deployments.apps", "deployments"),
+        ("replicasets.apps", "replicasets"),
+    ] {
+        let list = control_store::ListRequest::all(format!("{resource}/default/"));
+        let page = store.list(list).await.unwrap();
+        let entry = &page.entries[0];
+        let mut value: serde_json::Value = serde_json::from_slice(&entry.value).unwrap();
+        value["spec"]["replicas"] = json!(2);
+        value["spec"]["template"]["spec"]["containers"][0]["image"] = json!("");
+        let bytes = serde_json::to_vec(&value).unwrap();
+        let changed = store
+            .put(entry.key.clone(), bytes.into(), Condition::Any)
+            .await;
+        changed.unwrap_or_else(|error| panic!("{kind}: {error}"));
+    }
+    drop(store);
+    server.run_with("").await;
+    let failed = |objects: &[serde_json::Value]| {
+        control_api::condition::is_true(&objects[0], "ReplicaFailure")
+    };
+    for word in ["replicasets", "deployments"] {
+        let found = server.until(word, "", "a failure", failed).await;
+        let failure = control_api::condition::get(&found[0], "ReplicaFailure").unwrap();
+        assert_eq!(text(failure, "/reason"), "FailedCreate");
+        assert!(text(failure, "/message").contains("image"), "{failure}");
+    }
+    server
+        .until("events", "", "an event", |all| {
+            let mut all = all.iter();
+            all.any(|e| text(e, "/reason") == "FailedCreate" && text(e, "/type") == "Warning")
+        })
+        .await;
+    let _n1 = server.agent("n1").await;
+    server.apply(&deployment("web", 2, "b")).await;
+    let pods = |pods: &[serde_json::Value]| pods.len() == 2 && pods.iter().all(is_ready);
+    server.until("pods", "", "2 ready pods", pods).await;
+    let mended = |objects: &[serde_json::Value]| !failed(objects);
+    server.until("deployments", "", "no failure", mended).await;
+}
