@@ -25,6 +25,18 @@ const REMEMBERED: usize = 10_000;
 struct At<T> {
     value: Arc<T>,
     revision: u64,
+    /// Of the message, in bytes.
+    length: usize,
+}
+
+impl<T: proto::Message> At<T> {
+    fn new(value: T, revision: u64) -> Self {
+        Self {
+            length: value.encoded_len(),
+            value: Arc::new(value),
+            revision,
+        }
+    }
 }
 
 /// What one node is to have for itself, and who brings it.
@@ -262,13 +274,7 @@ impl Hub {
                     return;
                 }
                 pod.generation = revision;
-                view.pods.insert(
-                    uid.to_owned(),
-                    At {
-                        value: Arc::new(pod),
-                        revision: stamp,
-                    },
-                );
+                view.pods.insert(uid.to_owned(), At::new(pod, stamp));
                 view.post(&item);
             }
             None if old.is_none() => return,
@@ -383,13 +389,13 @@ impl Hub {
             // which may have nothing for it.
             inner.posted.nodes.insert(node.to_owned());
         }
+        let mut part = None;
         if let Some(mut step) = waiting.step.take() {
-            let part = inner.part(node, &mut step, &self.cluster_id);
+            part = inner.part(node, &mut step);
             let named = part.as_ref().map_or(0, |part| part.revision);
             if let Some(session) = inner.session_of(node, mailbox) {
                 session.sent = session.sent.max(named);
             }
-            messages.extend(part.map(|part| down(node_down::Down::Update(part))));
             waiting.step = Some(step).filter(|step| !step.is_sent());
         }
         let next = if waiting.step.is_some() {
@@ -399,6 +405,8 @@ impl Hub {
         };
         drop(waiting);
         self.look_at(inner, node, had);
+        let update = part.map(|part| part.into_update(&self.cluster_id));
+        messages.extend(update.map(|update| down(node_down::Down::Update(update))));
         Collected { messages, next }
     }
 }
@@ -444,11 +452,8 @@ impl Inner {
         }
     }
 
-    fn now<T>(&self, value: T) -> At<T> {
-        At {
-            value: Arc::new(value),
-            revision: self.stamp(),
-        }
+    fn now<T: proto::Message>(&self, value: T) -> At<T> {
+        At::new(value, self.stamp())
     }
 
     fn remember(&mut self, node: Option<&str>, item: Item) {

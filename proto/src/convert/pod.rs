@@ -8,6 +8,8 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, PodSpec};
 
 use super::input::PodInput;
 use super::{container, pull, volume};
+use crate::Message as _;
+use crate::limits::CHANGE_BYTES;
 use crate::v1;
 
 /// Names of the objects that a pod's message is made of besides the pod.
@@ -66,8 +68,32 @@ pub fn references(pod: &Pod) -> References {
     found
 }
 
-/// The message. Total: a pod without a spec gives one without containers.
+/// The message. Total: a pod without a spec gives one without containers; one that
+/// is too long for a node with what it names gives containers that are not created.
 pub fn pod_spec(input: &PodInput<'_>) -> v1::PodSpec {
+    bounded(resolved(input), CHANGE_BYTES)
+}
+
+/// Leaves out of a message of more than `most` bytes what was resolved for it. Objects
+/// have a largest size, but many containers may each take the whole of one.
+fn bounded(mut pod: v1::PodSpec, most: usize) -> v1::PodSpec {
+    let length = pod.encoded_len();
+    if length <= most {
+        return pod;
+    }
+    let error = format!(
+        "the pod has {length} bytes with its environment and volumes, at most {most} are allowed"
+    );
+    pod.volumes.clear();
+    for container in pod.containers.iter_mut().chain(&mut pod.init_containers) {
+        container.env.clear();
+        container.mounts.clear();
+        container.config_error.clone_from(&error);
+    }
+    pod
+}
+
+fn resolved(input: &PodInput<'_>) -> v1::PodSpec {
     let meta = &input.pod.metadata;
     let none = PodSpec::default();
     let spec = input.pod.spec.as_ref().unwrap_or(&none);
@@ -226,5 +252,37 @@ fn security(context: Option<&PodSecurityContext>) -> v1::PodSecurity {
             .as_ref()
             .map(|p| p.type_.clone())
             .unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_is_too_long_says_so_and_is_not_created() {
+        let container = |name: &str, length: usize| v1::ContainerSpec {
+            name: name.to_owned(),
+            env: vec![v1::EnvVar {
+                name: "X".to_owned(),
+                value: "x".repeat(length),
+            }],
+            ..v1::ContainerSpec::default()
+        };
+        for (length, fits) in [(100, true), (600, false)] {
+            let pod = v1::PodSpec {
+                uid: "u".to_owned(),
+                init_containers: vec![container("init", length)],
+                containers: vec![container("main", length)],
+                ..v1::PodSpec::default()
+            };
+            let sent = bounded(pod.clone(), 1000);
+            assert_eq!(sent == pod, fits);
+            assert!(sent.encoded_len() < 1000);
+            for container in sent.init_containers.iter().chain(&sent.containers) {
+                let said = &container.config_error;
+                assert_eq!(said.contains("at most 1000 are allowed"), !fits, "{said}");
+            }
+        }
     }
 }

@@ -8,6 +8,8 @@ use control_api::service::HEADLESS;
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
+use crate::Message as _;
+use crate::limits::CHANGE_BYTES;
 use crate::v1;
 use crate::v1::backend::State;
 
@@ -49,14 +51,31 @@ pub fn service(
             name,
         }
     });
-    Some(v1::Service {
+    let message = v1::Service {
         namespace: service.metadata.namespace.clone().unwrap_or_default(),
         name: service.metadata.name.clone().unwrap_or_default(),
         id: ids.service,
         generation,
         ports: ports.collect(),
         cluster_ips: ips,
-    })
+    };
+    Some(bounded(message, CHANGE_BYTES))
+}
+
+/// Leaves out backends, the same part of each port, until the message has at most
+/// `most` bytes. Kubernetes likewise cuts its Endpoints at 1,000 addresses.
+fn bounded(mut service: v1::Service, most: usize) -> v1::Service {
+    loop {
+        let length = service.encoded_len();
+        let left: usize = service.ports.iter().map(|p| p.backends.len()).sum();
+        if length <= most || left == 0 {
+            return service;
+        }
+        for port in &mut service.ports {
+            let keep = port.backends.len() * most / (length + 1);
+            port.backends.truncate(keep);
+        }
+    }
 }
 
 /// Backends of one port, each once, in the order of their addresses. Ready ones take
@@ -152,5 +171,40 @@ fn backend(endpoint: &Endpoint, address: &str, port: u32) -> v1::Backend {
             .map(|r| format!("{}/{}", text(Some(&r.namespace)), text(Some(&r.name))))
             .unwrap_or_default(),
         state: State::Unspecified.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_is_too_long_has_fewer_backends_at_each_port() {
+        let port = |count: usize| v1::ServicePort {
+            backends: vec![
+                v1::Backend {
+                    address: "192.0.2.1".to_owned(),
+                    ..v1::Backend::default()
+                };
+                count
+            ],
+            ..v1::ServicePort::default()
+        };
+        let service = v1::Service {
+            ports: vec![port(1000), port(10), port(0)],
+            ..v1::Service::default()
+        };
+        let counts = |most: usize| -> Vec<usize> {
+            let sent = bounded(service.clone(), most);
+            assert!(sent.encoded_len() <= most, "{most}");
+            sent.ports.iter().map(|p| p.backends.len()).collect()
+        };
+        assert_eq!(counts(1 << 20), [1000, 10, 0]);
+        let half = counts(service.encoded_len() / 2);
+        assert!(
+            (400..=500).contains(&half[0]) && (4..=5).contains(&half[1]),
+            "{half:?}"
+        );
+        assert_eq!(counts(20), [1, 0, 0]);
     }
 }

@@ -80,9 +80,11 @@ impl Hub {
         view.session.as_ref().is_some_and(|s| s.id == id)
     }
 
-    /// When something came from the node last; `None`: never since the start.
-    pub fn last_heard(&self, node: &str) -> Option<Instant> {
-        self.lock().views.get(node).and_then(|v| v.heard)
+    /// When something came from each of these nodes last; `None`: never since the start.
+    pub fn last_heard<'a>(&self, nodes: impl Iterator<Item = &'a String>) -> Vec<Option<Instant>> {
+        let inner = self.lock();
+        let heard = |node: &String| inner.views.get(node).and_then(|v| v.heard);
+        nodes.map(heard).collect()
     }
 
     /// Namespace and name of a pod that the node is to have; `None` for another's.

@@ -2,9 +2,9 @@
 //! revision, what they are now, and how a step of them is cut into parts.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use proto::Message as _;
-use proto::limits::{PART_BYTES, UPDATE_BYTES};
+use proto::limits::PART_BYTES;
 use proto::v1::{self, change};
 
 use super::Inner;
@@ -49,62 +49,104 @@ impl Inner {
     /// The next part of a step: changes up to [`PART_BYTES`], at least one. The last
     /// part alone names the revision, so that a node whose stream breaks before it
     /// gets the step again. `None`: the step has nothing for this node.
-    pub(super) fn part(&self, node: &str, step: &mut Step, cluster_id: &str) -> Option<v1::Update> {
-        let (mut changes, mut bytes) = (Vec::new(), 0);
+    pub(super) fn part(&self, node: &str, step: &mut Step) -> Option<Part> {
+        let (mut picked, mut bytes) = (Vec::new(), 0);
         while let Some(item) = step.items.pop_first() {
-            let Some(change) = self.change(node, &item) else {
+            let Some((length, change)) = self.pick(node, &item) else {
                 continue;
             };
-            let length = change.encoded_len();
-            if length > UPDATE_BYTES - PART_BYTES {
-                tracing::error!(node, ?item, length, "too large for a node: not sent");
-                continue;
-            }
             if bytes > 0 && bytes + length > PART_BYTES {
                 step.items.insert(item);
                 break;
             }
-            changes.push(change);
+            picked.push(change);
             bytes += length;
         }
         let last = step.items.is_empty();
         let first = !std::mem::replace(&mut step.begun, true);
-        if first && last && changes.is_empty() && !step.snapshot {
+        if first && last && picked.is_empty() && !step.snapshot {
             return None;
         }
-        Some(v1::Update {
-            cluster_id: cluster_id.to_owned(),
+        Some(Part {
             revision: if last { step.revision } else { 0 },
             snapshot_begin: step.snapshot && first,
             snapshot_end: step.snapshot && last,
-            changes,
+            picked,
         })
     }
 
-    /// An item as it is now, or its removal.
-    fn change(&self, node: &str, item: &Item) -> Option<v1::Change> {
+    /// An item as it is now, or its removal; and its length in bytes, about.
+    fn pick(&self, node: &str, item: &Item) -> Option<(usize, Picked)> {
         let view = self.views.get(node);
-        let change = match item {
+        let picked = match item {
             Item::Config => {
-                let config = view.and_then(|v| v.config.as_ref())?;
-                change::Change::Config(v1::ClusterConfig::clone(&config.value))
+                let at = view.and_then(|v| v.config.as_ref())?;
+                (at.length, Picked::Config(at.value.clone()))
             }
             Item::Route(other) if other == node => return None,
             Item::Route(other) => match self.routes.get(other) {
-                Some(at) => change::Change::Route(v1::NodeRoute::clone(&at.value)),
-                None => change::Change::RouteRemoved(other.clone()),
+                Some(at) => (at.length, Picked::Route(at.value.clone())),
+                None => removed(other, change::Change::RouteRemoved),
             },
             Item::Service(name) => match self.services.get(name) {
-                Some(at) => change::Change::Service(v1::Service::clone(&at.value)),
-                None => change::Change::ServiceRemoved(name.clone()),
+                Some(at) => (at.length, Picked::Service(at.value.clone())),
+                None => removed(name, change::Change::ServiceRemoved),
             },
             Item::Pod(uid) => match view.and_then(|v| v.pods.get(uid)) {
-                Some(at) => change::Change::Pod(v1::PodSpec::clone(&at.value)),
-                None => change::Change::PodRemoved(uid.clone()),
+                Some(at) => (at.length, Picked::Pod(at.value.clone())),
+                None => removed(uid, change::Change::PodRemoved),
             },
         };
-        Some(v1::Change {
-            change: Some(change),
-        })
+        Some(picked)
+    }
+}
+
+fn removed(name: &str, change: fn(String) -> change::Change) -> (usize, Picked) {
+    (name.len(), Picked::Removed(change(name.to_owned())))
+}
+
+/// A change that was picked under the hub's lock: it is copied into a message after it.
+enum Picked {
+    Config(Arc<v1::ClusterConfig>),
+    Route(Arc<v1::NodeRoute>),
+    Service(Arc<v1::Service>),
+    Pod(Arc<v1::PodSpec>),
+    Removed(change::Change),
+}
+
+impl Picked {
+    fn into_change(self) -> change::Change {
+        match self {
+            Picked::Config(config) => change::Change::Config(Arc::unwrap_or_clone(config)),
+            Picked::Route(route) => change::Change::Route(Arc::unwrap_or_clone(route)),
+            Picked::Service(service) => change::Change::Service(Arc::unwrap_or_clone(service)),
+            Picked::Pod(pod) => change::Change::Pod(Arc::unwrap_or_clone(pod)),
+            Picked::Removed(change) => change,
+        }
+    }
+}
+
+/// A part of a step, before it is a message.
+pub(super) struct Part {
+    /// 0: more parts follow.
+    pub(super) revision: u64,
+    snapshot_begin: bool,
+    snapshot_end: bool,
+    picked: Vec<Picked>,
+}
+
+impl Part {
+    /// The message; not to be made while the hub is locked.
+    pub(super) fn into_update(self, cluster_id: &str) -> v1::Update {
+        let changes = self.picked.into_iter().map(|picked| v1::Change {
+            change: Some(picked.into_change()),
+        });
+        v1::Update {
+            cluster_id: cluster_id.to_owned(),
+            revision: self.revision,
+            snapshot_begin: self.snapshot_begin,
+            snapshot_end: self.snapshot_end,
+            changes: changes.collect(),
+        }
     }
 }
