@@ -8,12 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::action::{Plan, Write};
+use crate::endpoint::{Ports, endpoint, publishes};
 use crate::hash::{fnv64, letters};
 use crate::index::{Indexes, add, sub};
 use crate::object::{self, Key, Name};
@@ -29,9 +29,6 @@ pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const CONTROLLER: &str = "endpointslice-controller.hydrofoil.dev";
 /// Endpoints in one slice (Kubernetes' default).
 const MOST: usize = 100;
-
-/// What all endpoints of a slice have in common: port name, protocol, number.
-type Ports = Vec<(String, String, i32)>;
 
 /// The service that a slice is of.
 fn service_of(slice: &EndpointSlice, namespace: &str) -> Option<Name> {
@@ -151,89 +148,6 @@ fn selected<'a>(
                 .iter()
                 .all(|(k, v)| labels.is_some_and(|l| l.get(k) == Some(v)))
         })
-}
-
-/// True when the service has addresses of pods that are not ready.
-fn publishes(service: &Service) -> bool {
-    let spec = service.spec.as_ref();
-    spec.is_some_and(|s| s.publish_not_ready_addresses == Some(true))
-}
-
-/// Where the pod answers for this service; `None` while it has no address, or
-/// when it has come to its end.
-fn endpoint(service: &Service, pod: &Pod) -> Option<(Ports, Endpoint)> {
-    if object::pod_finished(pod) {
-        return None;
-    }
-    let status = pod.status.as_ref()?;
-    let address = status.pod_ip.clone().filter(|ip| !ip.is_empty())?;
-    let spec = service.spec.as_ref()?;
-    let ports = (spec.ports.iter().flatten())
-        .filter_map(|port| Some((name(port), protocol(port), target(port, pod)?)))
-        .collect();
-    let terminating = object::deleting(&pod.metadata);
-    let serving = object::pod_ready(pod);
-    // A service that publishes addresses before they are ready does so to the end.
-    let published = publishes(service);
-    let hostname = pod.spec.as_ref().and_then(|s| {
-        let here = s.subdomain.as_deref() == service.metadata.name.as_deref();
-        s.hostname.clone().filter(|_| here)
-    });
-    let endpoint = Endpoint {
-        addresses: vec![address],
-        conditions: Some(EndpointConditions {
-            ready: Some(published || (serving && !terminating)),
-            serving: Some(serving),
-            terminating: Some(terminating),
-        }),
-        hostname,
-        node_name: object::pod_node(pod).map(str::to_owned),
-        target_ref: Some(ObjectReference {
-            kind: Some("Pod".to_owned()),
-            namespace: pod.metadata.namespace.clone(),
-            name: pod.metadata.name.clone(),
-            uid: pod.metadata.uid.clone(),
-            ..ObjectReference::default()
-        }),
-        ..Endpoint::default()
-    };
-    Some((ports, endpoint))
-}
-
-fn name(port: &ServicePort) -> String {
-    port.name.clone().unwrap_or_default()
-}
-
-fn protocol(port: &ServicePort) -> String {
-    port.protocol.clone().unwrap_or_default()
-}
-
-/// The pod's port number: as it stands, by the name of a container's port, or
-/// the service's own.
-fn target(port: &ServicePort, pod: &Pod) -> Option<i32> {
-    let named = match &port.target_port {
-        None => return Some(port.port),
-        Some(IntOrString::Int(0)) => return Some(port.port),
-        Some(IntOrString::Int(number)) => return Some(*number),
-        Some(IntOrString::String(named)) if named.is_empty() => return Some(port.port),
-        Some(IntOrString::String(named)) => named,
-    };
-    let spec = pod.spec.as_ref()?;
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let found = spec
-        .containers
-        .iter()
-        .chain(sidecars)
-        .flat_map(|c| c.ports.iter().flatten());
-    found
-        .filter(|p| p.protocol == port.protocol)
-        .find(|p| p.name.as_deref() == Some(named))
-        .map(|p| p.container_port)
-        .or_else(|| named.parse().ok())
 }
 
 fn ports_of(slice: &EndpointSlice) -> Ports {

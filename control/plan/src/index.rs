@@ -124,6 +124,8 @@ pub struct Indexes {
     /// Nodes that do not exist and have pods, and when that was found.
     pub(crate) absent_nodes: BTreeMap<String, Timestamp>,
     pub(crate) zones: BTreeMap<Zone, Health>,
+    /// Nodes that are not ready, or have a taint for that.
+    pub(crate) troubled: BTreeMap<Zone, BTreeSet<String>>,
     /// No node was ready before the last change.
     pub(crate) were_all_lost: bool,
     pub(crate) identities: HashMap<String, u32>,

@@ -1,30 +1,27 @@
 //! Nodes: their range of pod addresses, their taints, and what becomes of the
 //! pods of a node that is lost.
 //!
-//! Whether a node is heard of is known to control-server alone, which says so
-//! with [`unheard`]; all else follows from the Node object. Which nodes their pods
-//! are driven off is `zone.rs`; pods of nodes that do not exist are `podgc.rs`.
-//! Called by [`crate::plan`].
+//! What conditions say is `readiness.rs`; which nodes their pods are driven off
+//! `zone.rs`; pods of nodes that do not exist are `podgc.rs`. Called by
+//! [`crate::plan`].
 
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::Node;
 
 use crate::action::{Notice, Plan, Severity, Write};
 use crate::index::{Indexes, Offer, Zone};
 use crate::object::{self, Key, Name};
 use crate::pool::Pool;
+use crate::readiness::{is_lost, is_ready, ready_status};
 use crate::registry::Object;
-use crate::taint::{self, NOT_READY, PRESSURES, UNREACHABLE, UNSCHEDULABLE};
 use crate::task::Task;
-use crate::time::after;
 use crate::usage::Usage;
 use crate::watched::Watched;
 use crate::world::World;
-use crate::{ipam, podgc};
+use crate::{eviction, ipam, podgc, readiness, taint};
 
 const COMPONENT: &str = "node-controller";
 
@@ -51,11 +48,21 @@ impl Watched for Node {
             let zone = indexes.zones.entry(zone(self)).or_default();
             *zone.of(is_ready(self)) += 1;
         }
+        if readiness::is_troubled(self) {
+            let troubled = indexes.troubled.entry(zone(self)).or_default();
+            troubled.insert(name.name.clone());
+        }
     }
 
     fn unindex(&self, name: &Name, indexes: &mut Indexes) {
         indexes.nodes.remove(&name.name);
         let key = zone(self);
+        if let Some(troubled) = indexes.troubled.get_mut(&key) {
+            troubled.remove(&name.name);
+            if troubled.is_empty() {
+                indexes.troubled.remove(&key);
+            }
+        }
         if counts(self)
             && let Some(zone) = indexes.zones.get_mut(&key)
         {
@@ -158,7 +165,7 @@ pub fn plan(world: &World, name: &str, now: Timestamp) -> Plan {
             }),
         }
     }
-    taint(&mut changed);
+    readiness::taint(&mut changed);
     if changed != **node {
         plan.writes.push(Write::Put {
             object: Object::Node(Arc::new(changed.clone())),
@@ -174,33 +181,13 @@ pub fn plan(world: &World, name: &str, now: Timestamp) -> Plan {
         if is_lost(node) && believed > now {
             plan.again(believed);
         } else if !serves {
-            not_ready(pod, now, &mut plan);
+            eviction::not_ready(pod, now, &mut plan);
         }
         if !object::deleting(&pod.metadata) {
-            evict(world, &changed, pod, now, &mut plan);
+            eviction::evict(world, &changed, pod, now, &mut plan);
         }
     }
     plan
-}
-
-/// Status of condition Ready: "True", "False", "Unknown"; "" when there is none.
-pub(crate) fn ready_status(node: &Node) -> &str {
-    let conditions = node
-        .status
-        .iter()
-        .flat_map(|s| s.conditions.iter().flatten());
-    let mut ready = conditions.filter(|c| c.type_ == "Ready");
-    ready.next().map_or("", |c| c.status.as_str())
-}
-
-/// True when condition Ready is True.
-pub fn is_ready(node: &Node) -> bool {
-    ready_status(node) == "True"
-}
-
-/// True when the node counts as lost: it is not heard of.
-pub fn is_lost(node: &Node) -> bool {
-    ready_status(node) == "Unknown"
 }
 
 /// The address that the node is reached by.
@@ -213,155 +200,15 @@ pub fn address(node: &Node) -> Option<&str> {
         .map(|a| a.address.as_str())
 }
 
-/// Sets the taints that follow from conditions and from `spec.unschedulable`; those
-/// of people stay. Taints that drive pods off are given by `zone.rs`, and taken
-/// off here when the node is ready.
-fn taint(node: &mut Node) {
-    let mut wanted = Vec::new();
-    match ready_status(node) {
-        "True" => {}
-        "Unknown" => wanted.push(UNREACHABLE),
-        _ => wanted.push(NOT_READY),
-    }
-    let conditions = node
-        .status
-        .iter()
-        .flat_map(|s| s.conditions.iter().flatten());
-    for condition in conditions.filter(|c| c.status == "True") {
-        let pressure = PRESSURES.iter().find(|(kind, _)| *kind == condition.type_);
-        wanted.extend(pressure.map(|(_, key)| *key));
-    }
-    let ready = is_ready(node);
-    let spec = node.spec.get_or_insert_default();
-    if spec.unschedulable == Some(true) {
-        wanted.push(UNSCHEDULABLE);
-    }
-    let mut taints = spec.taints.take().unwrap_or_default();
-    taints.retain(|t| {
-        if taint::evicts_from_lost(t) {
-            return !ready;
-        }
-        let named = [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&t.key.as_str());
-        let ours = named || PRESSURES.iter().any(|(_, key)| *key == t.key);
-        t.effect != "NoSchedule" || !ours || wanted.contains(&t.key.as_str())
-    });
-    for key in wanted {
-        let has = |t: &Taint| t.key == key && t.effect == "NoSchedule";
-        if !taints.iter().any(has) {
-            taints.push(Taint {
-                key: key.to_owned(),
-                effect: "NoSchedule".to_owned(),
-                ..Taint::default()
-            });
-        }
-    }
-    spec.taints = Some(taints).filter(|t| !t.is_empty());
-}
-
-/// Deletes the pod when it has tolerated a NoExecute taint for long enough.
-fn evict(world: &World, node: &Node, pod: &Arc<Pod>, now: Timestamp, plan: &mut Plan) {
-    let Some(spec) = &pod.spec else { return };
-    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
-    for taint in taints.filter(|t| t.effect == "NoExecute") {
-        let lost = taint::evicts_from_lost(taint);
-        if lost && world.indexes.all_lost() {
-            continue;
-        }
-        let seconds = match taint::toleration(spec, taint) {
-            Some(None) => continue,
-            Some(Some(seconds)) => seconds.max(0),
-            None if lost => world.settings.eviction_seconds,
-            None => 0,
-        };
-        let mut since = taint.time_added.as_ref().map_or(now, |t| t.0);
-        if lost {
-            // While nothing could be heard, nobody's patience ran out.
-            since = since.max(world.lost_since());
-        }
-        let end = after(since, seconds);
-        if end > now {
-            plan.again(end);
-            continue;
-        }
-        podgc::delete(pod, None, plan);
-        plan.tell(Notice {
-            about: Key::new("", "Pod", Name::of(&pod.metadata)),
-            uid: object::uid(&pod.metadata).to_owned(),
-            severity: Severity::Normal,
-            reason: "TaintManagerEviction",
-            message: format!("Deleting pod {}", Name::of(&pod.metadata)),
-            component: COMPONENT,
-            write: None,
-        });
-        return;
-    }
-}
-
-/// A pod of a node that is not heard of serves nobody.
-fn not_ready(pod: &Arc<Pod>, now: Timestamp, plan: &mut Plan) {
-    if !object::pod_ready(pod) {
-        return;
-    }
-    let mut changed = Pod::clone(pod);
-    let conditions = changed
-        .status
-        .iter_mut()
-        .flat_map(|s| s.conditions.iter_mut().flatten());
-    for ready in conditions.filter(|c| c.type_ == "Ready") {
-        ready.status = "False".to_owned();
-        ready.reason = Some("NodeNotReady".to_owned());
-        ready.message = None;
-        ready.last_transition_time = Some(Time(now));
-    }
-    plan.put(Object::Pod(Arc::new(changed)));
-    plan.tell(Notice {
-        about: Key::new("", "Pod", Name::of(&pod.metadata)),
-        uid: object::uid(&pod.metadata).to_owned(),
-        severity: Severity::Warning,
-        reason: "NodeNotReady",
-        message: "Node is not ready".to_owned(),
-        component: COMPONENT,
-        write: None,
-    });
-}
-
-/// The node as it is to be written when nothing was heard of it for too long.
-/// `None`: that is known already.
-pub fn unheard(node: &Node, now: Timestamp) -> Option<Node> {
-    if ready_status(node) == "Unknown" {
-        return None;
-    }
-    let mut changed = node.clone();
-    let conditions = changed
-        .status
-        .get_or_insert_default()
-        .conditions
-        .get_or_insert_default();
-    if !conditions.iter().any(|c| c.type_ == "Ready") {
-        conditions.push(NodeCondition {
-            type_: "Ready".to_owned(),
-            ..NodeCondition::default()
-        });
-    }
-    let reported = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
-    for condition in conditions {
-        if !reported.contains(&condition.type_.as_str()) {
-            continue;
-        }
-        condition.status = "Unknown".to_owned();
-        condition.reason = Some("NodeStatusUnknown".to_owned());
-        condition.message = Some("The agent stopped reporting.".to_owned());
-        condition.last_transition_time = Some(Time(now));
-    }
-    Some(changed)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
     use crate::for_tests::{node, now, pod, put_node, put_pod, running, typed, world};
+    use crate::readiness::unheard;
+    use crate::taint::{NOT_READY, UNREACHABLE, UNSCHEDULABLE};
+    use crate::time::after;
 
     /// Names of the pods that are deleted.
     fn deleted(plan: &Plan) -> Vec<&str> {
@@ -514,43 +361,6 @@ mod tests {
         assert_eq!(steps(&mut world, after(now(), 10_339)), (vec![], 1, 1));
         let last = steps(&mut world, after(now(), 10_340));
         assert_eq!(last.0, ["n1"]);
-    }
-
-    #[test]
-    fn conditions_make_taints() {
-        let rows: [(&str, &str, &[&str]); 6] = [
-            (
-                "MemoryPressure",
-                "True",
-                &["node.kubernetes.io/memory-pressure"],
-            ),
-            (
-                "DiskPressure",
-                "True",
-                &["node.kubernetes.io/disk-pressure"],
-            ),
-            ("PIDPressure", "True", &["node.kubernetes.io/pid-pressure"]),
-            ("PIDPressure", "Unknown", &[]),
-            ("Ready", "False", &[NOT_READY]),
-            ("Ready", "Unknown", &[UNREACHABLE]),
-        ];
-        for (kind, status, expected) in rows {
-            let mut node = node("n1", 1);
-            let conditions = node.status.as_mut().unwrap().conditions.as_mut().unwrap();
-            conditions.retain(|c| c.type_ != kind);
-            conditions.push(typed(json!({"type": kind, "status": status})));
-            taint(&mut node);
-            let keys = |node: &Node| -> Vec<String> {
-                let taints = node.spec.as_ref().unwrap().taints.iter().flatten();
-                taints.map(|t| t.key.clone()).collect()
-            };
-            assert_eq!(keys(&node), expected, "{kind} {status}");
-            let conditions = node.status.as_mut().unwrap().conditions.as_mut().unwrap();
-            conditions.retain(|c| c.type_ != kind);
-            conditions.push(typed(json!({"type": "Ready", "status": "True"})));
-            taint(&mut node);
-            assert_eq!(keys(&node), [""; 0], "{kind} {status}");
-        }
     }
 
     #[test]

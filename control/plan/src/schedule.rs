@@ -1,30 +1,30 @@
 //! The scheduler: a node, an address and an identity for each pod that has none.
 //!
-//! Filter (readiness, taints, selector, requests, ports of the host, addresses),
-//! then score (least allocated, and few pods of the same owner); many pods in one
-//! pass, each seeing what the ones before it took. Which ones is `queue.rs`.
-//! Called by [`crate::plan`].
+//! Filter (`filter.rs`), then score (`score.rs`); many pods in one pass, each seeing
+//! what the ones before it took (`place.rs`). Which ones is `queue.rs`. Called by
+//! [`crate::plan`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{HostIP, Node, Pod, PodCondition, PodIP, PodStatus};
+use k8s_openapi::api::core::v1::{HostIP, Pod, PodCondition, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::action::{Notice, Plan, Severity, Unschedulable, Write};
 use crate::claim::{ClaimKey, ClaimWrite};
+use crate::filter::{Nowhere, Unfit, nowhere, unfit};
 use crate::hash::fnv64;
 use crate::identity::Numbers;
 use crate::index::HostPort;
 use crate::object::{self, Key, Name};
+use crate::place::Places;
 use crate::pod::{host_ports, lacks_address};
-use crate::pool::{Draw, Pool};
 use crate::registry::Object;
 use crate::usage::Usage;
 use crate::world::World;
-use crate::{identity, node, taint};
+use crate::{identity, node, score};
 
 /// Pods in one pass at most: bindings become visible after each pass.
 const MOST: usize = 1000;
@@ -33,28 +33,10 @@ const MOST: usize = 1000;
 const LOOKS: usize = 200_000;
 const COMPONENT: &str = "default-scheduler";
 
-/// A node during one pass.
-struct Place<'a> {
-    node: &'a Arc<Node>,
-    name: &'a str,
-    offered: Usage,
-    used: Usage,
-    /// Its free pod addresses, and how many there are.
-    free: Vec<Draw<'a>>,
-    addresses: u64,
-    ready: bool,
-    /// Pods of each owner bound in this pass.
-    bound: BTreeMap<String, u32>,
-    /// Ports of the host that its pods have, before this pass and in it.
-    host_ports: Option<&'a BTreeMap<HostPort, u32>>,
-    new_ports: BTreeSet<HostPort>,
-}
-
 /// Binds what fits; says why the others do not.
 pub fn plan(world: &World, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    let most = (LOOKS / world.nodes.len().max(1)).clamp(1, MOST);
-    let turn = world.indexes.queue.turn(now, most);
+    let turn = world.indexes.queue.turn(now, MOST);
     if let Some(next) = turn.next {
         plan.again(next);
     }
@@ -64,90 +46,29 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
     let mut pass = Pass {
         world,
         now,
-        places: world
-            .nodes
-            .iter()
-            .map(|(n, node)| place(world, n, node))
-            .collect(),
+        places: Places::of(world),
         taken: BTreeSet::new(),
         numbers: Numbers::of(world),
     };
     for pod in turn.pods.iter().filter_map(|name| world.pods.get(name)) {
+        if pass.places.looks > LOOKS {
+            plan.again(now);
+            break;
+        }
         pass.try_pod(pod, &mut plan);
     }
     plan
 }
 
-fn place<'a>(world: &'a World, name: &'a str, node: &'a Arc<Node>) -> Place<'a> {
-    let pools: Vec<Pool> = node::ranges(node).map(Pool::PodAddresses).collect();
-    let offer = world.indexes.nodes.get(name);
-    Place {
-        node,
-        name,
-        offered: offer.map(|o| o.allocatable).unwrap_or_default(),
-        used: world.indexes.usage.get(name).copied().unwrap_or_default(),
-        addresses: pools.iter().map(|pool| world.claims().left(*pool)).sum(),
-        free: pools
-            .iter()
-            .map(|pool| world.claims().draw(*pool))
-            .collect(),
-        ready: node::is_ready(node),
-        bound: BTreeMap::new(),
-        host_ports: world.indexes.host_ports.get(name),
-        new_ports: BTreeSet::new(),
-    }
-}
-
-/// What keeps a pod off a node, in Kubernetes' words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Unfit<'a> {
-    /// However much is left there.
-    Never(&'static str),
-    /// The key and value of a taint.
-    Taint(&'a str, &'a str),
-    /// It has too little left.
-    Full(&'static str),
-}
-
-impl std::fmt::Display for Unfit<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Unfit::Never(text) | Unfit::Full(text) => f.write_str(text),
-            Unfit::Taint(key, value) => {
-                write!(f, "node(s) had untolerated taint {{{key}: {value}}}")
-            }
-        }
-    }
-}
-
-const NO_ADDRESS: Unfit<'static> = Unfit::Full("node(s) had no free pod IP addresses");
-
-/// Why no node can take a pod.
-struct Nowhere {
-    message: String,
-    /// Some node would take it if it had more left.
-    room: bool,
-}
-
-fn nowhere(nodes: usize, reasons: &BTreeMap<Unfit<'_>, u32>) -> Nowhere {
-    let mut parts: Vec<String> = reasons
-        .iter()
-        .map(|(why, n)| format!("{n} {why}"))
-        .collect();
-    parts.sort_unstable();
-    let message = if nodes == 0 {
-        "no nodes available to schedule pods".to_owned()
-    } else {
-        format!("0/{nodes} nodes are available: {}.", parts.join(", "))
-    };
-    Nowhere {
-        message,
-        room: reasons.keys().any(|why| matches!(why, Unfit::Full(_))),
-    }
+/// How many nodes that can take a pod are found before the best of them is taken
+/// (Kubernetes' numFeasibleNodesToFind): all of a small cluster, a part of a large one.
+fn enough(nodes: usize) -> usize {
+    let percent = 50_usize.saturating_sub(nodes / 125).max(5);
+    (nodes * percent / 100).max(100)
 }
 
 /// Index of the node that is best for a pod.
-fn choose(world: &World, pod: &Pod, places: &[Place<'_>]) -> Result<usize, Nowhere> {
+fn choose(world: &World, pod: &Pod, places: &mut Places<'_>) -> Result<usize, Nowhere> {
     if let Some(name) = object::pod_node(pod) {
         return named(name, places);
     }
@@ -156,7 +77,11 @@ fn choose(world: &World, pod: &Pod, places: &[Place<'_>]) -> Result<usize, Nowhe
     let owner = object::controller(&pod.metadata).map_or("", |o| o.uid.as_str());
     let mut reasons: BTreeMap<Unfit<'_>, u32> = BTreeMap::new();
     let mut fit: Vec<(usize, u32)> = Vec::new();
-    for (at, place) in places.iter().enumerate() {
+    // Not from the same node each time: not all of them are looked at.
+    let from = fnv64(&[object::uid(&pod.metadata).as_bytes()]) % places.len().max(1) as u64;
+    let from = usize::try_from(from).unwrap_or(0);
+    for at in (from..places.len()).chain(0..from) {
+        let place = places.get(at);
         let mut fits = true;
         unfit(pod, &asked, &ports, place, &mut |why| {
             fits = false;
@@ -167,30 +92,23 @@ fn choose(world: &World, pod: &Pod, places: &[Place<'_>]) -> Result<usize, Nowhe
             let before = world.indexes.spread.get(&key).copied().unwrap_or(0);
             let now = place.bound.get(owner).copied().unwrap_or(0);
             fit.push((at, if owner.is_empty() { 0 } else { before + now }));
+            if fit.len() >= enough(places.len()) {
+                break;
+            }
         }
     }
-    let most = fit.iter().map(|(_, same)| *same).max().unwrap_or(0);
-    let best = fit.into_iter().max_by_key(|(at, same)| {
-        let place = &places[*at];
-        let spread = (most - same) * 100 / most.max(1);
-        let score = least_allocated(place, &asked) + u64::from(spread) * 2;
-        // Equal nodes: the one with fewer pods, then any, but not always the same.
-        let any = fnv64(&[object::uid(&pod.metadata).as_bytes(), place.name.as_bytes()]);
-        (score, std::cmp::Reverse(place.used.pods), any)
-    });
-    best.map(|(at, _)| at)
-        .ok_or_else(|| nowhere(places.len(), &reasons))
+    score::best(pod, &asked, fit, places).ok_or_else(|| nowhere(places.len(), &reasons))
 }
 
 /// A pod whose spec names its node lacks an address of that node, no more.
-fn named(name: &str, places: &[Place<'_>]) -> Result<usize, Nowhere> {
-    let Ok(at) = places.binary_search_by(|place| place.name.cmp(name)) else {
+fn named(name: &str, places: &mut Places<'_>) -> Result<usize, Nowhere> {
+    let Some(at) = places.find(name) else {
         return Err(Nowhere {
             message: format!("node {name:?} not found"),
             room: false,
         });
     };
-    if places[at].addresses == 0 {
+    if places.get(at).addresses == 0 {
         return Err(Nowhere {
             message: format!("node {name:?} has no free pod IP addresses"),
             room: true,
@@ -199,96 +117,11 @@ fn named(name: &str, places: &[Place<'_>]) -> Result<usize, Nowhere> {
     Ok(at)
 }
 
-/// 0 to 100: the mean of the parts of CPU and memory that would be left.
-fn least_allocated(place: &Place<'_>, asked: &Usage) -> u64 {
-    let left = |offered: u64, used: u64, asked: u64| {
-        let free = offered.saturating_sub(used.saturating_add(asked));
-        u128::from(free) * 100 / u128::from(offered.max(1))
-    };
-    let cpu = left(
-        place.offered.scored_cpu,
-        place.used.scored_cpu,
-        asked.scored_cpu,
-    );
-    let memory = left(
-        place.offered.scored_memory,
-        place.used.scored_memory,
-        asked.scored_memory,
-    );
-    u64::try_from(u128::midpoint(cpu, memory)).unwrap_or(0)
-}
-
-/// Says all that keeps the pod off this node; nothing: it fits.
-fn unfit<'a>(
-    pod: &Pod,
-    asked: &Usage,
-    ports: &[HostPort],
-    place: &Place<'a>,
-    say: &mut impl FnMut(Unfit<'a>),
-) {
-    let Some(spec) = &pod.spec else {
-        return say(Unfit::Never("node(s) cannot run an empty pod"));
-    };
-    if let Some(found) = taint::untolerated(place.node, spec, |t| t.effect != "PreferNoSchedule") {
-        let value = found.value.as_deref().unwrap_or("");
-        return say(Unfit::Taint(&found.key, value));
-    }
-    if place.node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true)
-        && !taint::tolerates(spec, &taint::unschedulable())
-    {
-        return say(Unfit::Never("node(s) were unschedulable"));
-    }
-    if !place.ready || place.free.is_empty() {
-        return say(Unfit::Never("node(s) were not ready"));
-    }
-    let labels = place.node.metadata.labels.as_ref();
-    let wanted = spec.node_selector.iter().flatten();
-    if wanted
-        .into_iter()
-        .any(|(k, v)| labels.and_then(|l| l.get(k)) != Some(v))
-    {
-        return say(Unfit::Never(
-            "node(s) didn't match Pod's node affinity/selector",
-        ));
-    }
-    let taken = |port: &HostPort| {
-        place.host_ports.is_some_and(|had| had.contains_key(port)) || place.new_ports.contains(port)
-    };
-    if ports.iter().any(taken) {
-        say(Unfit::Full(
-            "node(s) didn't have free ports for the requested pod ports",
-        ));
-    }
-    if place.addresses == 0 && lacks_address(pod) {
-        say(NO_ADDRESS);
-    }
-    let mut short = |asked: u64, used: u64, offered: u64, text| {
-        if asked > 0 && used.saturating_add(asked) > offered {
-            say(Unfit::Full(text));
-        }
-    };
-    let (used, offered) = (&place.used, &place.offered);
-    short(
-        asked.cpu_millis,
-        used.cpu_millis,
-        offered.cpu_millis,
-        "Insufficient cpu",
-    );
-    short(
-        asked.memory_bytes,
-        used.memory_bytes,
-        offered.memory_bytes,
-        "Insufficient memory",
-    );
-    short(asked.pods, used.pods, offered.pods, "Too many pods");
-}
-
 /// What the bindings of one pass have in common.
 struct Pass<'a> {
     world: &'a World,
     now: Timestamp,
-    /// In the order of their names.
-    places: Vec<Place<'a>>,
+    places: Places<'a>,
     taken: BTreeSet<ClaimKey>,
     numbers: Numbers<'a>,
 }
@@ -297,14 +130,14 @@ impl Pass<'_> {
     /// Binds the pod to the best node that can be bound to.
     fn try_pod(&mut self, pod: &Arc<Pod>, plan: &mut Plan) {
         loop {
-            let at = match choose(self.world, pod, &self.places) {
+            let at = match choose(self.world, pod, &mut self.places) {
                 Ok(at) => at,
                 Err(why) => return unschedulable(pod, &why, self.now, plan),
             };
             let address = if lacks_address(pod) {
                 let Some(address) = self.address(at, object::uid(&pod.metadata)) else {
                     // Its ranges are another node's as well. The next node, then.
-                    self.places[at].addresses = 0;
+                    self.places.get(at).addresses = 0;
                     continue;
                 };
                 Some(address)
@@ -317,7 +150,7 @@ impl Pass<'_> {
 
     /// The next free address of a node. Ranges may overlap if people gave them.
     fn address(&mut self, at: usize, uid: &str) -> Option<(IpAddr, ClaimWrite)> {
-        let place = &mut self.places[at];
+        let place = self.places.get(at);
         for (key, revision) in place.free.iter_mut().flatten() {
             let ClaimKey::PodAddress(address) = key else {
                 continue;
@@ -343,7 +176,7 @@ impl Pass<'_> {
         address: Option<(IpAddr, ClaimWrite)>,
         plan: &mut Plan,
     ) {
-        let place = &mut self.places[at];
+        let place = self.places.get(at);
         let mut changed = Pod::clone(pod);
         let mut claims: Vec<ClaimWrite> = Vec::new();
         let (number, claim) = self.numbers.of_pod(pod);
@@ -446,6 +279,8 @@ fn notice(pod: &Pod, severity: Severity, reason: &'static str, message: String) 
 mod tests {
     use serde_json::json;
 
+    use k8s_openapi::api::core::v1::Node;
+
     use super::*;
     use crate::claim::Claim;
     use crate::for_tests::{node as node_of, now, pod, put_node, put_pod, running, typed, world};
@@ -482,6 +317,39 @@ mod tests {
             .iter()
             .filter(|n| n.reason == "FailedScheduling");
         failed.map(|n| n.message.as_str()).collect()
+    }
+
+    /// Work for one pod does not grow with the cluster for ever, and all nodes get pods.
+    #[test]
+    fn a_part_of_a_large_cluster_is_looked_at() {
+        for (nodes, expected) in [
+            (1, 100),
+            (250, 120),
+            (1000, 420),
+            (5000, 500),
+            (20_000, 1000),
+        ] {
+            assert_eq!(enough(nodes), expected, "{nodes}");
+        }
+        let mut world = world();
+        for n in 0..1000 {
+            put_node(&mut world, node_of(&format!("n{n:04}"), 1));
+        }
+        let mut first = BTreeSet::new();
+        for n in 0..20 {
+            let mut places = Places::of(&world);
+            let small = pod(&format!("p{n}"), "1", "");
+            first.insert(choose(&world, &small, &mut places).ok().unwrap());
+            assert_eq!(places.looked_at(), 420);
+            let large = pod("large", "3", "");
+            let why = choose(&world, &large, &mut places).err().unwrap();
+            assert_eq!(
+                why.message,
+                "0/1000 nodes are available: 1000 Insufficient cpu."
+            );
+            assert_eq!(places.looked_at(), 1000);
+        }
+        assert!(first.len() > 10, "{first:?}");
     }
 
     #[test]

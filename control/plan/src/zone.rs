@@ -5,7 +5,7 @@
 //! lost; and none while no node of the cluster is ready, as it is then more likely
 //! that the control plane was cut off. Called by [`crate::plan`].
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -13,11 +13,11 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::action::Plan;
-use crate::index::{Health, Zone};
-use crate::node::{self, ready_status};
+use crate::index::Health;
 use crate::object;
+use crate::readiness::evicting_key;
 use crate::registry::Object;
-use crate::taint::{self, NOT_READY, UNREACHABLE};
+use crate::taint;
 use crate::time::after;
 use crate::world::World;
 
@@ -44,34 +44,24 @@ fn pace(health: Health) -> Option<i64> {
     }
 }
 
-/// The taint that the node is to have; `None`: it is ready, or was never there.
-fn wanted(node: &Node) -> Option<&'static str> {
-    match ready_status(node) {
-        "True" | "" => None,
-        "Unknown" => Some(UNREACHABLE),
-        _ => Some(NOT_READY),
-    }
-}
-
 /// Gives the next node of each zone the taint that drives its pods off.
 pub fn plan(world: &World, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    if world.indexes.all_lost() {
-        for node in world.nodes.values() {
-            if taint::evicting(node).is_some() {
-                put(node, None, &mut plan);
-            }
+    let named = |names: &BTreeSet<String>| -> Vec<&Arc<Node>> {
+        let nodes = names.iter().filter_map(|name| world.nodes.get(name));
+        nodes
+            .filter(|node| !object::deleting(&node.metadata))
+            .collect()
+    };
+    for (zone, names) in &world.indexes.troubled {
+        let nodes = named(names);
+        if world.indexes.all_lost() {
+            let tainted = nodes.into_iter().filter(|n| taint::evicting(n).is_some());
+            tainted.for_each(|node| put(node, None, &mut plan));
+        } else {
+            let health = world.indexes.zones.get(zone).copied().unwrap_or_default();
+            next(world, health, &nodes, now, &mut plan);
         }
-        return plan;
-    }
-    let mut zones: BTreeMap<Zone, Vec<&Arc<Node>>> = BTreeMap::new();
-    let alive = |node: &&Arc<Node>| !object::deleting(&node.metadata);
-    for node in world.nodes.values().filter(alive) {
-        zones.entry(node::zone(node)).or_default().push(node);
-    }
-    for (zone, nodes) in zones {
-        let health = world.indexes.zones.get(&zone).copied().unwrap_or_default();
-        next(world, health, &nodes, now, &mut plan);
     }
     plan
 }
@@ -80,7 +70,9 @@ fn next(world: &World, health: Health, nodes: &[&Arc<Node>], now: Timestamp, pla
     let mut last: Option<Timestamp> = None;
     let mut waiting = Vec::new();
     for node in nodes {
-        let Some(key) = wanted(node) else { continue };
+        let Some(key) = evicting_key(node) else {
+            continue;
+        };
         let Some(has) = taint::evicting(node) else {
             waiting.push((since(node), *node, key));
             continue;
@@ -139,7 +131,7 @@ fn put(node: &Arc<Node>, taint: Option<(&str, Timestamp)>, plan: &mut Plan) {
 mod tests {
     use super::*;
     use crate::for_tests::{node as node_of, now, put_node, world};
-    use crate::node::unheard;
+    use crate::readiness::unheard;
 
     fn put_all(world: &mut World, plan: &Plan) {
         for write in &plan.writes {

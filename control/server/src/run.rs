@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plan::claim::ClaimKey;
-use control_plan::{Key, Notice, Object, Task, World, Write, node, plan};
+use control_plan::{Key, Notice, Object, Task, World, Write, plan, readiness};
 use control_store::{Event, EventKind, ListRequest, Store, StoreError, Watch};
 use futures::FutureExt as _;
 use jiff::Timestamp;
@@ -388,22 +388,21 @@ impl Controllers {
     /// of those that are heard of again that they are back.
     fn look_at_nodes(&mut self) {
         let (now, wall) = (Instant::now(), Timestamp::now());
-        let heard = |name: &String| self.hub.last_heard(name);
-        let mut nodes = self.world.nodes.keys();
-        let any = nodes.any(|name| self.hearing.is_heard(heard(name), now));
+        let heard = self.hub.last_heard(self.world.nodes.keys());
+        let any = heard.iter().any(|at| self.hearing.is_heard(*at, now));
         if self.hearing.interrupted(now, wall, any) {
             self.world.hear(wall);
         }
         let mut lost = Vec::new();
         let mut back = Vec::new();
-        for (name, node) in &self.world.nodes {
-            if self.agenda.is_busy(&Task::Node(name.clone())) {
+        for ((name, node), heard) in self.world.nodes.iter().zip(heard) {
+            let verdict = self.hearing.judge(readiness::is_lost(node), heard, now);
+            if verdict == Verdict::Unchanged || self.agenda.is_busy(&Task::Node(name.clone())) {
                 continue;
             }
-            let heard = self.hub.last_heard(name);
-            match self.hearing.judge(node::is_lost(node), heard, now) {
+            match verdict {
                 Verdict::Unchanged => {}
-                Verdict::Lost => lost.extend(node::unheard(node, wall)),
+                Verdict::Lost => lost.extend(readiness::unheard(node, wall)),
                 Verdict::Back => back.push(name.clone()),
             }
         }

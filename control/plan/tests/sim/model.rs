@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use control_plan::claim::{Claim, ClaimKey, ClaimWrite};
-use control_plan::{Key, Name, Object, Settings, Task, World, Write, node, object, plan};
+use control_plan::{Key, Name, Object, Settings, Task, World, Write, object, plan, readiness};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
 use k8s_openapi::api::core::v1::{
@@ -392,7 +392,7 @@ impl Cluster {
         }
         let key = Key::new("", "Node", Name::new("", &name));
         match self.objects.get(&key).cloned() {
-            Some(Object::Node(mut found)) if node::is_lost(&found) => {
+            Some(Object::Node(mut found)) if readiness::is_lost(&found) => {
                 make_ready(Arc::make_mut(&mut found));
                 self.put(Object::Node(found));
             }
@@ -423,7 +423,7 @@ impl Cluster {
             let since = since.max(self.started);
             if let Some(Object::Node(found)) = self.objects.get(&key).cloned()
                 && self.now.duration_since(since) >= lost_after
-                && let Some(lost) = node::unheard(&found, self.now)
+                && let Some(lost) = readiness::unheard(&found, self.now)
             {
                 self.put(Object::Node(Arc::new(lost)));
             }
