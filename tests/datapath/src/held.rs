@@ -1,36 +1,84 @@
 //! Connections that are held and used now and then, while others are opened and the sweep runs.
 
-use crate::live::{Raise, connect, serve_tcp};
-use crate::node::{Node, PORT, TCP, VIP};
+use crate::live::{PATIENCE, Raise, connect};
+use crate::node::{Node, OTHER_VIP, PORT, TCP, VIP};
 use ebpf_common::conntrack::FlowKey4;
 use ebpf_common::net::Be32;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::Scope;
 use std::time::Duration;
+use tests_harness::{NetNs, binary};
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 6);
-/// Connections that are held.
-const HELD: usize = 300;
-/// Times that each of them is used.
-const ROUNDS: u32 = 6;
-/// Silence between them: the time of an entry is written once a second at most.
+/// Silence of a held connection: the time of an entry is written once a second at most.
 const SILENCE: Duration = Duration::from_millis(1_100);
 /// Other entries, so that a pass over all takes its time.
 const OTHERS: u32 = 60_000;
+/// Entries that the map has: none is evicted.
+const ENTRIES: u32 = 1 << 19;
 
-/// No connection that is in use is ever removed, whenever the sweep has read its clock.
+/// How much is done.
+struct Load {
+    /// Connections that are held.
+    held: usize,
+    /// Times that each of them is used, at least.
+    rounds: u32,
+    /// Connections that are opened meanwhile, at least.
+    opened: u32,
+    /// Threads that open them.
+    openers: u32,
+}
+
+const SHORT: Load = Load {
+    held: 300,
+    rounds: 6,
+    opened: 1_000,
+    openers: 1,
+};
+/// A minute or more.
+const LONG: Load = Load {
+    held: 2_000,
+    rounds: 55,
+    opened: 500_000,
+    openers: 8,
+};
+
+/// `$FOIL_LONG`: tests with a long form run that.
+fn load() -> Load {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the arguments of a test program are libtest's"
+    )]
+    let long = std::env::var_os("FOIL_LONG").is_some();
+    if long { LONG } else { SHORT }
+}
+
+/// No connection that is in use is ever removed, whenever the sweep has read its clock, and
+/// no new one takes its reply tuple, although both services have one backend.
 #[test]
 fn held_connections_survive_the_sweep() {
-    let node = Node::quiet(&[CLIENT, SERVER]);
+    let load = load();
+    let pods = [CLIENT, SERVER];
+    let node = Node::measured(&pods, &binary("hydrofoil.bpf.o"), ENTRIES);
     node.put_service(VIP, 1, TCP, &[(3, SERVER, 8080)]);
+    node.put_service(OTHER_VIP, 2, TCP, &[(4, SERVER, 8080)]);
     let client = &node.pods[0].netns;
+    // Ports are used again as soon as their connection is closed.
+    client.enter(|| {
+        let settings = [("tcp_tw_reuse", "1"), ("ip_local_port_range", "1024 65535")];
+        for (name, value) in settings {
+            std::fs::write(format!("/proc/sys/net/ipv4/{name}"), value).expect(name);
+        }
+    });
     let stop = AtomicBool::new(false);
+    let opened = AtomicU32::new(0);
     std::thread::scope(|scope| {
         let _stop = Raise(&stop);
-        serve_tcp(scope, &node.pods[1].netns, &stop);
-        let mut held: Vec<TcpStream> = (0..HELD)
+        serve(scope, &node.pods[1].netns, &stop);
+        let mut held: Vec<TcpStream> = (0..load.held)
             .map(|number| {
                 connect(client, (VIP, PORT)).unwrap_or_else(|error| panic!("{number}: {error}"))
             })
@@ -41,29 +89,76 @@ fn held_connections_survive_the_sweep() {
                 node.sweep();
             }
         });
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                let asked = connect(client, (VIP, PORT)).and_then(|mut stream| ask(&mut stream));
-                // The server ends with the test.
-                let stopped = stop.load(Ordering::Relaxed);
-                assert!(asked.is_ok() || stopped, "{asked:?}");
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        });
-        for round in 0..ROUNDS {
+        for _ in 0..load.openers {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let asked =
+                        connect(client, (OTHER_VIP, PORT)).and_then(|mut stream| ask(&mut stream));
+                    // The server ends with the test.
+                    let stopped = stop.load(Ordering::Relaxed);
+                    let number = opened.fetch_add(1, Ordering::Relaxed);
+                    assert!(
+                        asked.is_ok() || stopped,
+                        "new connection {number}: {asked:?}"
+                    );
+                }
+            });
+        }
+        let mut round = 0;
+        while round < load.rounds || opened.load(Ordering::Relaxed) < load.opened {
             for (number, stream) in held.iter_mut().enumerate() {
                 ask(stream).unwrap_or_else(|error| {
                     panic!("connection {number} died in round {round}: {error}")
                 });
             }
             std::thread::sleep(SILENCE);
+            round += 1;
         }
+        println!("{round} rounds, {} opened", opened.load(Ordering::Relaxed));
     });
+    // A new connection had the client port of a held one, and another source port for it.
+    let moved = node.datapath.maps().flows().expect("flows");
+    let moved = moved
+        .iter()
+        .filter(|(key, flow)| !flow.is_reply() && flow.sport != key.sport);
+    println!("{} took another port", moved.count());
 }
 
 fn ask(stream: &mut TcpStream) -> std::io::Result<()> {
     stream.write_all(b"ping")?;
     stream.read_exact(&mut [0; 4])
+}
+
+/// Serves TCP on 8080 until told to stop: many connections, a thread each.
+fn serve<'s>(scope: &'s Scope<'s, '_>, netns: &'s NetNs, stop: &'s AtomicBool) {
+    let listener = netns.enter(|| TcpListener::bind(("0.0.0.0", 8080)).expect("listen"));
+    listener.set_nonblocking(true).expect("non-blocking");
+    scope.spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    let thread = std::thread::Builder::new().stack_size(64 << 10);
+                    let thread = thread.spawn_scoped(scope, move || echo(stream));
+                    thread.expect("a thread");
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => panic!("accept: {error}"),
+            }
+        }
+    });
+}
+
+fn echo(mut stream: TcpStream) {
+    stream.set_nonblocking(false).expect("blocking");
+    stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
+    let mut buffer = [0; 64];
+    while let Ok(read @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..read]).is_err() {
+            return;
+        }
+    }
 }
 
 /// Entries like one of the connections, of clients that send nothing.

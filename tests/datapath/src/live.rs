@@ -16,7 +16,7 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 6);
 const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
 
 /// Long enough for any machine; a test that waits this long fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Two nodes on a bridge.
 pub(crate) struct Cluster {
