@@ -98,6 +98,7 @@ pub struct Maps {
     endpoint_gens: Table<u32, u32>,
     networks: Table<NetworkKey, Network>,
     node_gen: Table<u32, u32>,
+    epoch: Table<u32, u32>,
     frontends: Table<FrontendKey, Frontend>,
     choices: Table<u32, u32>,
     backends: Table<u32, Backend>,
@@ -110,6 +111,30 @@ pub struct Maps {
 
 fn abi_version() -> Name {
     Name::new(&ABI_VERSION.to_string())
+}
+
+/// Refuses maps that another version has made; a folder without maps is right. To be called
+/// before any of them is made or opened, as versions differ in which maps there are.
+pub(crate) fn check_version(folder: &Path) -> Result<(), MapsError> {
+    let names: Table<NameKey, Name> = match Table::open(folder, map::NAMES) {
+        Ok(names) => names,
+        Err(MapsError::NotPinned { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let key = NameKey {
+        kind: name::ABI,
+        id: 0,
+    };
+    match names.get(&key)? {
+        Some(version) if version != abi_version() => Err(MapsError::AbiVersion {
+            path: folder.to_owned(),
+            found: version.as_str().to_owned(),
+            wanted: ABI_VERSION,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// What a counter counts.
@@ -155,15 +180,8 @@ impl Maps {
     /// # Errors
     /// Names the map that is missing or that differs, and how.
     pub fn open(folder: &Path) -> Result<Self, MapsError> {
-        let this = Self::open_unchecked(folder)?;
-        match this.name(name::ABI, 0)? {
-            Some(version) if version != abi_version() => Err(MapsError::AbiVersion {
-                path: folder.to_owned(),
-                found: version.as_str().to_owned(),
-                wanted: ABI_VERSION,
-            }),
-            _ => Ok(this),
-        }
+        check_version(folder)?;
+        Self::open_unchecked(folder)
     }
 
     /// Opens them and, if they are new, writes into them which version made them. Every flow
@@ -183,6 +201,7 @@ impl Maps {
             endpoint_gens: Table::open(folder, map::ENDPOINT_GENS)?,
             networks: Table::open(folder, map::NETWORKS)?,
             node_gen: Table::open(folder, map::NODE_GEN)?,
+            epoch: Table::open(folder, map::EPOCH)?,
             frontends: Table::open(folder, map::FRONTENDS)?,
             choices: Table::open(folder, map::CHOICES)?,
             backends: Table::open(folder, map::BACKENDS)?,
@@ -216,7 +235,7 @@ impl Maps {
         }
         let before = self.local_addrs.get(&endpoint.addr)?;
         self.put_name(name::ENDPOINT, endpoint.id.into(), pod)?;
-        self.endpoint_gens.around(endpoint.id.into(), || {
+        self.around(&self.endpoint_gens, endpoint.id.into(), || {
             self.local_addrs.put(&endpoint.addr, endpoint)?;
             self.endpoints.put(&endpoint.ifindex, endpoint)
         })?;
@@ -227,8 +246,9 @@ impl Maps {
                 if before.id != endpoint.id {
                     self.delete_name(name::ENDPOINT, before.id.into())?;
                 }
-                self.endpoint_gens
-                    .around(before.id.into(), || self.endpoints.delete(&before.ifindex))
+                self.around(&self.endpoint_gens, before.id.into(), || {
+                    self.endpoints.delete(&before.ifindex)
+                })
             }
             Some(_) | None => Ok(()),
         }
@@ -243,7 +263,7 @@ impl Maps {
             return Ok(());
         };
         self.delete_name(name::ENDPOINT, endpoint.id.into())?;
-        self.endpoint_gens.around(endpoint.id.into(), || {
+        self.around(&self.endpoint_gens, endpoint.id.into(), || {
             // Its successor may have the address already.
             if let Some(other) = self.local_addrs.get(&endpoint.addr)?
                 && other.ifindex == ifindex
@@ -286,7 +306,27 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn bump_node_generation(&self) -> Result<(), MapsError> {
-        self.node_gen.bump(0)
+        self.bump(&self.node_gen, 0)
+    }
+
+    /// Moves a generation on, and then the epoch.
+    fn bump(&self, generations: &Table<u32, u32>, id: u32) -> Result<(), MapsError> {
+        generations.bump(id)?;
+        self.epoch.bump(0)
+    }
+
+    /// Runs a change of what `id` stands for between two moves of its generation. The one after
+    /// it makes all stale that was decided before; the one in front of it is for an agent that
+    /// dies before the second.
+    fn around(
+        &self,
+        generations: &Table<u32, u32>,
+        id: u32,
+        change: impl FnOnce() -> Result<(), MapsError>,
+    ) -> Result<(), MapsError> {
+        self.bump(generations, id)?;
+        change()?;
+        self.bump(generations, id)
     }
 
     /// Flows, both directions of each.

@@ -53,6 +53,10 @@ map_abi! {
 
     /// What happens to a packet of the flow: 64 bytes, one cache line.
     pub struct Flow {
+        /// Epoch in which the decision was known to stand; see `ebpf_logic::generation`.
+        pub epoch: u32,
+        /// Low 32 bits of jiffies, written at most once a second.
+        pub last_seen: u32,
         /// Packets that took this entry. Not atomic: two CPUs at once may lose one.
         pub packets: u64,
         /// Their bytes (skb length without Ethernet header), likewise.
@@ -61,14 +65,10 @@ map_abi! {
         pub backend: u32,
         /// Its generation then.
         pub backend_gen: u32,
-        /// Generation of `peer` then.
-        pub peer_gen: u32,
-        /// Generation of the node's routing then.
-        pub node_gen: u32,
-        /// Low 32 bits of jiffies, written at most once a second.
-        pub last_seen: u32,
-        /// Where it goes: the interface that `action` is about. With `PASS`, which is about
-        /// none: whose packets the answers are, as in `FlowKey4::scope`.
+        /// Generations of `peer` and of the node's routes then, as one number.
+        pub route_gen: u32,
+        /// The interface that `action` is about; with `PASS`, that of the pod that answers, if
+        /// it is a pod of this node.
         pub ifindex: u32,
         /// Next hop on `ifindex`, for `NEIGH` and `POD_NEIGH`.
         pub nexthop: Be32,
@@ -86,7 +86,7 @@ map_abi! {
         pub addr_delta: u16,
         /// Ones' complement difference that the ports make.
         pub port_delta: u16,
-        /// `action::*`, and `NAT`, `REPLY`.
+        /// `action::*`, and `NAT`, `REPLY`, `ANSWERS_*`.
         pub action: u8,
         /// `state::*`.
         pub state: u8,
@@ -113,6 +113,14 @@ pub mod action {
     pub const NAT: u8 = 0x10;
     /// Written as the reply direction of another entry.
     pub const REPLY: u8 = 0x20;
+    /// The answers come from the node itself.
+    pub const ANSWERS_HOST: u8 = 0x40;
+    /// The answers come in from a network device.
+    pub const ANSWERS_NETDEV: u8 = 0x80;
+    /// The bits of these two; without either the answers come from the pod behind `ifindex`.
+    pub const ANSWERS: u8 = ANSWERS_HOST | ANSWERS_NETDEV;
+    /// The bits that are a route's.
+    pub const ROUTE: u8 = MASK | ANSWERS;
 
     /// The word for it.
     pub const fn text(action: u8) -> &'static str {
@@ -207,11 +215,10 @@ impl Flow {
     /// Whose packets the answers will be: the `from` of the other direction's key.
     #[inline(always)]
     pub const fn answered_from(&self) -> u32 {
-        match self.action & action::MASK {
-            action::PEER | action::POD_NEIGH => self.ifindex,
-            action::PASS => self.ifindex,
-            action::NEIGH => SCOPE_NETDEV,
-            _ => SCOPE_HOST,
+        match self.action & action::ANSWERS {
+            action::ANSWERS_NETDEV => SCOPE_NETDEV,
+            action::ANSWERS_HOST => SCOPE_HOST,
+            _ => self.ifindex,
         }
     }
 

@@ -36,6 +36,9 @@ pub const NO_PREALLOC: usize = 1;
 /// `BPF_F_INNER_MAP`: arrays of different length may stand in one outer map.
 pub const INNER_MAP: usize = 1 << 12;
 
+/// Section of the object that is the map `epoch`: programs read it as a variable.
+pub const EPOCH_SECTION: &str = ".bss.epoch";
+
 /// Kinds of map (`enum bpf_map_type` of the kernel's `uapi/linux/bpf.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -121,6 +124,8 @@ pub mod name {
     pub const NETWORKS: &str = "networks";
     /// 0 -> generation of the node's routing
     pub const NODE_GEN: &str = "node_gen";
+    /// 0 -> epoch
+    pub const EPOCH: &str = "epoch";
     /// `FrontendKey` -> `Frontend`
     pub const FRONTENDS: &str = "frontends";
     /// service port id -> array of backend ids
@@ -142,7 +147,7 @@ pub mod name {
 }
 
 /// Every map that is pinned.
-pub const MAPS: [Shape; 14] = [
+pub const MAPS: [Shape; 15] = [
     shape::<u32, Endpoint>(
         name::ENDPOINTS,
         Kind::Hash,
@@ -177,6 +182,13 @@ pub const MAPS: [Shape; 14] = [
         1,
         0,
         "agent writes; moves when the node's routes change",
+    ),
+    shape::<u32, u32>(
+        name::EPOCH,
+        Kind::Array,
+        1,
+        0,
+        "agent writes; moves after each of the generations",
     ),
     shape::<FrontendKey, Frontend>(
         name::FRONTENDS,

@@ -126,6 +126,14 @@ pub const fn elapsed(now: u32, then: u32) -> u32 {
     if ticks < 0 { 0 } else { ticks as u32 }
 }
 
+/// Whether the other direction's entry is to be looked for again: in the first packet after
+/// each 4,096 ticks (4 to 41 seconds), and so in the first one after a longer silence. A lookup
+/// with each write of `last_seen` would cost as much as the packet's own.
+#[inline(always)]
+pub const fn is_quiet(now: u32, last_seen: u32) -> bool {
+    (now ^ last_seen) >> 12 != 0
+}
+
 /// Whether the entry was silent for too long.
 #[inline(always)]
 pub const fn is_expired(flow: &Flow, now: u32, jiffies_per_second: u32) -> bool {
@@ -276,6 +284,21 @@ mod tests {
             (1 << 31, 0, 0),
         ] {
             assert_eq!(elapsed(now, then), ticks, "{now} {then}");
+        }
+    }
+
+    /// A flow with a packet in each second looks for its other direction now and then, one that
+    /// was silent at once.
+    #[test]
+    fn quiet_flows_are_found() {
+        for hz in [100u32, 250, 1_000] {
+            let start = u32::MAX - 5 * hz;
+            let seconds = (1..=60).map(|second| start.wrapping_add(second * hz));
+            let checks = seconds
+                .filter(|now| is_quiet(*now, now.wrapping_sub(hz)))
+                .count();
+            assert!((1..=15).contains(&checks), "{hz}: {checks}");
+            assert!(is_quiet(start.wrapping_add(4_096), start));
         }
     }
 

@@ -5,13 +5,14 @@
 //!
 //! Reading order: `parse` (what a packet is), `service` (which backend), `nat` (which port),
 //! `checksum` (what a translation does to the sums), `conntrack` (where a connection stands),
-//! `reply_tuple` (whether it still needs its entries), `icmp` (errors about flows), `refuse` (the packet that says no).
+//! `generation` (whether a decision still stands), `reply_tuple` (whether it still needs its entries), `icmp` (errors about flows), `refuse` (the packet that says no).
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 pub mod checksum;
 pub mod conntrack;
+pub mod generation;
 pub mod icmp;
 pub mod nat;
 pub mod parse;

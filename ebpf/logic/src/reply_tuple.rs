@@ -228,7 +228,7 @@ mod tests {
             assert!(!is_other(&another, &reply, &reply_key));
         }
         let passed = Flow {
-            action: action::NEIGH,
+            action: action::NEIGH | action::ANSWERS_NETDEV,
             ..reply
         };
         assert!(!is_other(&forward, &passed, &reply_key));

@@ -103,7 +103,7 @@ pub(crate) struct Target {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Route {
-    /// `action::*`
+    /// `action::*` and `action::ANSWERS_*`
     pub(crate) action: u8,
     /// Named padding.
     pub(crate) pad: u8,
@@ -118,8 +118,7 @@ pub(crate) struct Route {
 /// All that is known about a packet so far; made of zeros, and without padding between fields.
 #[repr(C)]
 pub(crate) struct PacketContext {
-    /// The entry that will be written. Until then, the generations of `route`: they are read
-    /// before the route is looked for, so that a change in between makes the entry stale.
+    /// The entry that will be written.
     pub(crate) flow: Flow,
     /// Its headers.
     pub(crate) packet: Packet,
@@ -141,8 +140,13 @@ pub(crate) struct PacketContext {
     pub(crate) endpoint: u16,
     /// Generation of `endpoint`, read before it was looked up.
     pub(crate) endpoint_gen: u32,
-    /// Named padding.
-    pub(crate) pad: u32,
+    /// The epoch, read before everything else.
+    pub(crate) epoch: u32,
+    /// `Flow::route_gen` of `route`, read before the route was looked for, so that a change in
+    /// between makes the entry stale.
+    pub(crate) route_gen: u32,
+    /// Generation of the node's routes, read likewise.
+    pub(crate) node_gen: u32,
 }
 
 const _: () = assert!(
@@ -152,7 +156,7 @@ const _: () = assert!(
             + size_of::<FlowKey4>()
             + size_of::<Target>()
             + 2 * size_of::<Route>()
-            + 16
+            + 24
 );
 
 impl PacketContext {

@@ -119,10 +119,10 @@ stages! {
     write_flow = |skb, context| stage::create::write(skb, context);
 }
 
-/// Writes the direction of the answers to a known flow again.
+/// Writes the other direction of a known flow again.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn restore_answers(context: *mut PacketContext) -> u32 {
+extern "C" fn restore_other(context: *mut PacketContext) -> u32 {
     match borrowed_mut(context) {
         Some(context) => Verdict::of(stage::reply_tuple::restore(context)).number(),
         None => NO_MEMORY,

@@ -21,6 +21,7 @@ use ebpf_common::name::{Name, NameKey};
 use ebpf_common::net::{Addr, Be32};
 use ebpf_common::network::Network;
 use ebpf_common::service::{Backend, BackendStats, Frontend, FrontendKey};
+use ebpf_logic::generation::Current;
 
 /// Facts of the node; the loader writes over it.
 #[unsafe(no_mangle)]
@@ -38,6 +39,11 @@ static NODE_CONFIG: NodeConfig = NodeConfig {
     jiffies_per_second: 250,
     seed: 0,
 };
+
+/// Moves with each change that flows must notice; the agent writes it.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.epoch")]
+static mut EPOCH: u32 = 0;
 
 /// A field of the facts, as the loader left it: the compiler must not think that it knows it,
 /// and only that field is read.
@@ -136,7 +142,7 @@ pub(crate) fn with_generation(
 }
 
 /// A generation that no element has for as long as a kernel runs.
-const NEVER: u32 = u32::MAX;
+pub(crate) const NEVER: u32 = u32::MAX;
 
 /// What block of the cluster an address is in; 0 for none.
 #[inline(always)]
@@ -198,6 +204,36 @@ pub(crate) fn endpoint_gen(id: u16) -> u32 {
 #[inline(always)]
 pub(crate) fn node_gen() -> u32 {
     generation(NODE_GEN.get_ptr(0))
+}
+
+/// To be read before the generations that a decision is stamped with.
+#[inline(always)]
+pub(crate) fn epoch() -> u32 {
+    let at = &raw const EPOCH;
+    // SAFETY: a number in a map, which is always mapped.
+    unsafe { at.read_volatile() }
+}
+
+/// The numbers in the maps.
+pub(crate) struct Now;
+
+impl Current for Now {
+    #[inline(always)]
+    fn epoch(&self) -> u32 {
+        epoch()
+    }
+    #[inline(always)]
+    fn backend_gen(&self, id: u32) -> u32 {
+        backend_gen(id)
+    }
+    #[inline(always)]
+    fn endpoint_gen(&self, id: u16) -> u32 {
+        endpoint_gen(id)
+    }
+    #[inline(always)]
+    fn node_gen(&self) -> u32 {
+        node_gen()
+    }
 }
 
 #[inline(always)]

@@ -7,6 +7,7 @@ use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup, bpf_redir_neigh};
 use aya_ebpf::helpers;
 use core::marker::PhantomData;
 use ebpf_common::abi::MapType;
+use ebpf_common::conntrack::FlowKey4;
 use ebpf_common::net::Be32;
 
 /// `BPF_F_PSEUDO_HDR`
@@ -290,6 +291,14 @@ pub(crate) fn borrowed<'a, T>(from: *const T) -> Option<&'a T> {
 pub(crate) fn borrowed_mut<'a, T>(from: *mut T) -> Option<&'a mut T> {
     // SAFETY: as above, and the caller does not touch it meanwhile.
     unsafe { from.as_mut() }
+}
+
+/// A key from addresses, ports and scope as they are loaded: four stores of four bytes. The hash
+/// reads the key in such words, and waits for a word that was stored in two halves.
+#[inline(always)]
+pub(crate) fn flow_key(words: [u32; 4]) -> FlowKey4 {
+    // SAFETY: a `MapType` of this size, and any bytes are one.
+    unsafe { core::mem::transmute(words) }
 }
 
 /// Low 32 bits of the kernel's ticks.

@@ -113,7 +113,8 @@ fn the_flow_map_keeps_its_size() {
     assert_eq!(datapath.maps().flow_entries().unwrap(), 8192);
 }
 
-/// The same sizes, but fields that mean something else.
+/// The same sizes, but fields that mean something else, and a map that the other version does
+/// not have: it is refused by its version, and nothing is added to its maps.
 #[test]
 fn maps_of_another_version_are_refused() {
     let folder = Folder::new();
@@ -131,9 +132,14 @@ fn maps_of_another_version_are_refused() {
             .args(value),
     )
     .success();
+    let epoch = folder.path().join("epoch");
+    std::fs::remove_file(&epoch).unwrap();
+    let error = Maps::open(folder.path()).unwrap_err();
+    assert!(matches!(error, MapsError::AbiVersion { .. }), "{error}");
     let error = Datapath::open(&config(folder.path())).unwrap_err();
+    assert!(!epoch.exists());
     let text = error.to_string();
-    assert!(text.contains("ABI version 9, this build needs 2"), "{text}");
+    assert!(text.contains("ABI version 9, this build needs 3"), "{text}");
 }
 
 #[test]

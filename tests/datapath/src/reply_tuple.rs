@@ -12,6 +12,8 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 6);
 const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
 const REMOTE_BLOCK: &str = "10.244.2.0/24";
 const OTHER_NODE: &str = "172.31.0.12";
+/// Ticks of silence after which a flow looks for its other direction.
+const QUIET: u32 = 4_096;
 
 /// A node with a client, a service in front of `server`, and one connection to it: the function
 /// runs the program that packets of the server meet.
@@ -90,8 +92,8 @@ fn a_syn_takes_the_tuple_of_a_connection_that_is_over() {
     }
 }
 
-/// One of the two entries is evicted: it is written again by the next packet of the client that
-/// comes a second after the one before it.
+/// One of the two entries is evicted: it is written again by the first packet of the client after
+/// a silence.
 #[test]
 fn a_reply_entry_that_was_lost_is_written_again() {
     for server in [REMOTE, SERVER] {
@@ -102,7 +104,7 @@ fn a_reply_entry_that_was_lost_is_written_again() {
         for flags in [ACK, FIN | ACK] {
             let flow = maps.flow(&forward).unwrap().unwrap();
             node.change(&forward, |flow| {
-                flow.last_seen = flow.last_seen.wrapping_sub(1_000);
+                flow.last_seen = flow.last_seen.wrapping_sub(QUIET);
             });
             maps.delete_flow(&flow.answer_key(&forward)).unwrap();
             let ran = node.from_pod(0, &tcp(client, vip, flags, b"data"));
@@ -118,6 +120,35 @@ fn a_reply_entry_that_was_lost_is_written_again() {
     }
 }
 
+/// The same for the client's own entry, by packets of the server: its backend stays, although a
+/// new decision would find another one.
+#[test]
+fn a_forward_entry_that_was_lost_is_written_again() {
+    for server in [REMOTE, SERVER] {
+        let (node, answer) = opened(server);
+        node.put_service(VIP, 1, TCP, &[(4, SERVER, 9090)]);
+        let maps = node.datapath.maps();
+        let (client, vip, server) = (at(CLIENT, 40_000), at(VIP, PORT), at(server, 8080));
+        let forward = forward(&node);
+        for flags in [ACK, FIN | ACK] {
+            node.change(&forward, |flow| {
+                flow.last_seen = flow.last_seen.wrapping_sub(QUIET);
+            });
+            maps.delete_flow(&forward).unwrap();
+            let ran = answer(&node, &tcp(server, client, flags, b"data"));
+            assert_eq!(sent_from(&ran), vip);
+            for _ in 0..2 {
+                let ran = node.from_pod(0, &tcp(client, vip, ACK, b"data"));
+                assert_eq!((sent_from(&ran), sent_to(&ran)), (client, server));
+            }
+        }
+        assert_eq!(node.states(&forward), ["CLOSE-WAIT", "FIN-WAIT"]);
+        let slow = node.slow();
+        let ran = node.from_pod(0, &tcp(client, vip, ACK, b"data"));
+        assert_eq!((sent_to(&ran), node.slow()), (server, slow));
+    }
+}
+
 /// The server's packet came first and was taken for one of a connection between the pods.
 #[test]
 fn a_lost_reply_entry_is_taken_back_from_a_packet_without_a_connection() {
@@ -129,7 +160,7 @@ fn a_lost_reply_entry_is_taken_back_from_a_packet_without_a_connection() {
     maps.delete_flow(&flow.answer_key(&forward)).unwrap();
     answer(&node, &tcp(server, client, ACK, b"data"));
     let mut aged = maps.flow(&forward).unwrap().unwrap();
-    aged.last_seen = aged.last_seen.wrapping_sub(1_000);
+    aged.last_seen = aged.last_seen.wrapping_sub(QUIET);
     maps.put_flows(&[(forward, aged)]).unwrap();
     node.from_pod(0, &tcp(client, vip, ACK, b""));
     let ran = answer(&node, &tcp(server, client, ACK, b"data"));

@@ -157,7 +157,10 @@ fn a_process_of_the_node_and_a_backend_in_its_host_network() {
         let key = key(SCOPE_HOST, TCP, client, vip);
         assert_eq!(node.states(&key), ["ESTAB", "ESTAB"]);
         let flow = node.datapath.maps().flow(&key).unwrap().unwrap();
-        assert_eq!(flow.action, action::SERVICE | action::NAT);
+        assert_eq!(
+            flow.action,
+            action::SERVICE | action::NAT | action::ANSWERS_HOST
+        );
         assert_eq!(flow.src, Be32::from(HAIRPIN));
     }
 }

@@ -137,7 +137,10 @@ fn a_backend_of_another_node() {
     assert_eq!((out.verdict, see(&out.packet).to), (REDIRECT, server));
     let forward = key(node.pods[0].ifindex, TCP, client, vip);
     let flow = node.datapath.maps().flow(&forward).unwrap().unwrap();
-    assert_eq!(flow.action, action::NEIGH | action::NAT);
+    assert_eq!(
+        flow.action,
+        action::NEIGH | action::NAT | action::ANSWERS_NETDEV
+    );
     assert_eq!(flow.ifindex, node.uplink);
     assert_eq!(Ipv4Addr::from(flow.nexthop), Ipv4Addr::new(172, 31, 0, 12));
     let reverse = key(SCOPE_NETDEV, TCP, server, client);

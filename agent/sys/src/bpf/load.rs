@@ -4,12 +4,12 @@
 //! `Datapath::open`.
 
 use super::{BpfError, Config, NodeFacts};
-use crate::maps::{Raw, check_pins};
+use crate::maps::{Raw, check_pins, check_version};
 use aya::programs::{Program as AyaProgram, SchedClassifier};
 use aya::{EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use ebpf_common::config::{FLOW_EVENTS, HAIRPIN, NODE_CONFIG, NodeConfig};
-use ebpf_common::maps::{MAPS, name};
+use ebpf_common::maps::{EPOCH_SECTION, MAPS, name};
 use ebpf_common::net::{Addr, Be32};
 use ebpf_common::{ABI_VERSION, abi::MapType as _, program};
 use nix::time::{ClockId, clock_getres};
@@ -111,6 +111,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
     };
     let bytes = std::fs::read(&config.object).map_err(read_failed)?;
     check_abi(config, &bytes)?;
+    check_version(&config.folder)?;
     check_pins(&config.folder, config.flow_entries)?;
 
     let jiffies_per_second = jiffies_per_second().map_err(read_failed)?;
@@ -121,7 +122,12 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
         .override_global(NODE_CONFIG, &facts, true)
         .map_max_entries(name::FLOWS, config.flow_entries);
     for shape in &MAPS {
-        loader.map_pin_path(shape.name, config.folder.join(shape.name));
+        // Its name in the object is that of its section.
+        let symbol = match shape.name {
+            name::EPOCH => EPOCH_SECTION,
+            other => other,
+        };
+        loader.map_pin_path(symbol, config.folder.join(shape.name));
     }
     let mut object = loader.load(&bytes).map_err(|source| BpfError::Load {
         path: config.object.clone(),

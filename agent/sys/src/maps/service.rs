@@ -167,8 +167,7 @@ impl Maps {
             return self.backends.put(&id, backend);
         }
         self.backend_stats.put(&id, &BackendStats::default())?;
-        self.backend_gens
-            .around(id, || self.backends.put(&id, backend))
+        self.around(&self.backend_gens, id, || self.backends.put(&id, backend))
     }
 
     /// Many that were never used, at once.
@@ -184,8 +183,9 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn delete_backend(&self, id: u32) -> Result<(), MapsError> {
-        self.backend_gens
-            .around(id, || self.backends.put(&id, &Backend::zeroed()))?;
+        self.around(&self.backend_gens, id, || {
+            self.backends.put(&id, &Backend::zeroed())
+        })?;
         self.delete_name(name::BACKEND, id)
     }
 

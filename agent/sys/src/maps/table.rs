@@ -117,19 +117,6 @@ impl Table<u32, u32> {
         self.put(&id, &number.wrapping_add(1))
     }
 
-    /// Runs a change of what `id` stands for between two moves of its generation. The one after
-    /// it makes all stale that was decided before; the one in front of it is for an agent that
-    /// dies before the second.
-    pub(super) fn around(
-        &self,
-        id: u32,
-        change: impl FnOnce() -> Result<(), MapsError>,
-    ) -> Result<(), MapsError> {
-        self.bump(id)?;
-        change()?;
-        self.bump(id)
-    }
-
     fn full(&self, id: u32) -> MapsError {
         MapsError::Full {
             map: self.name,

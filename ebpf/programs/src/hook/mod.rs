@@ -19,6 +19,7 @@ pub(crate) fn slow_path(skb: &Skb, hook: u32) -> i32 {
         return SHOT;
     };
     packet::clear(context);
+    context.epoch = maps::epoch();
     context.hook = hook as u8;
     context.ifindex = skb.ifindex();
     let verdict = decide(skb, context);

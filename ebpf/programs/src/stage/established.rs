@@ -1,17 +1,18 @@
 //! The fast path: a packet of a flow that is decided costs one hash lookup.
 //!
 //! Asks only whether the packet is the plain context: IPv4 without options or fragments, TCP
-//! with ACK and without SYN, FIN or RST, or UDP, of a flow whose generations stand. All else, malformed
+//! with ACK and without SYN, FIN or RST, or UDP, of a flow whose decision stands. All else, malformed
 //! packets included, is the slow path's.
 
 use crate::flow::NEXT;
 use crate::maps;
-use crate::packet::{self, Skb};
+use crate::packet::{self, Skb, flow_key};
 use crate::stage::{nat, origin, reply_tuple, route, send};
 use ebpf_common::conntrack::{FlowKey4, state};
 use ebpf_common::counter::Hook;
-use ebpf_common::net::{Be16, Be32, protocol};
-use ebpf_logic::conntrack::elapsed;
+use ebpf_common::net::protocol;
+use ebpf_logic::conntrack::{elapsed, is_quiet};
+use ebpf_logic::generation::stands;
 use ebpf_logic::parse::{ETHERNET, flag};
 
 /// EtherType of IPv4 as it is loaded.
@@ -59,39 +60,26 @@ fn known(skb: &Skb, from: u32, hook: Hook) -> Option<i32> {
     } else {
         return None;
     }
-    let ports = head.u32::<34>();
-    let key = FlowKey4 {
-        src: Be32 {
-            be: head.u32::<26>(),
-        },
-        dst: Be32 {
-            be: head.u32::<30>(),
-        },
-        sport: Be16 { be: ports as u16 },
-        dport: Be16 {
-            be: (ports >> 16) as u16,
-        },
-        scope: FlowKey4::scope(from, protocol),
-    };
+    let key = flow_key([
+        head.u32::<26>(),
+        head.u32::<30>(),
+        head.u32::<34>(),
+        FlowKey4::scope(from, protocol),
+    ]);
     let Some(flow) = maps::flow(&key) else {
         let passes = matches!(hook, Hook::FromNetdev) && has_no_flow(&key);
         return passes.then_some(NEXT);
     };
-    if flow.state & state::FAST == 0
-        || flow.backend_gen != maps::backend_gen(flow.backend)
-        || flow.peer_gen != maps::endpoint_gen(flow.peer)
-        || flow.node_gen != maps::node_gen()
-    {
+    if flow.state & state::FAST == 0 || !stands(flow, &maps::Now) {
         return None;
     }
     let now = packet::jiffies();
     if elapsed(now, flow.last_seen) >= maps::jiffies_per_second() {
+        let quiet = is_quiet(now, flow.last_seen);
         flow.last_seen = now;
-        // Once a second: the next answer needs its own entry, which may have been evicted.
-        if !matches!(hook, Hook::FromNetdev)
-            && !flow.is_reply()
-            && reply_tuple::other(&key, flow).is_none()
-        {
+        // The other direction needs its entry, which may have been evicted; that it is looked
+        // up counts as its use.
+        if quiet && reply_tuple::has_other(flow, hook) && reply_tuple::other(&key, flow).is_none() {
             return None;
         }
     }

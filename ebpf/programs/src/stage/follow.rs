@@ -5,10 +5,10 @@ use crate::maps::{self, ANY};
 use crate::packet::{self, Skb};
 use crate::stage::{reply_tuple, service};
 use ebpf_common::conntrack::{Flow, action, state};
-use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::protocol;
 use ebpf_logic::conntrack::{Step, is_over, next};
+use ebpf_logic::generation::route_gen;
 
 /// Forwards a packet by its flow's entry, or refuses it because the backend was removed. Open:
 /// there is no entry, or it must be decided anew.
@@ -84,16 +84,16 @@ fn backend_removed(skb: &Skb, context: &mut PacketContext, flow: &Flow) -> Resul
 /// Puts the entry into the context, with a route that is current.
 #[inline(always)]
 fn current(skb: &Skb, context: &mut PacketContext, flow: &mut Flow) -> Result<Verdict, Drop> {
-    let node_gen = maps::node_gen();
-    let peer_gen = maps::endpoint_gen(flow.peer);
-    if flow.node_gen != node_gen || flow.peer_gen != peer_gen {
+    let now = route_gen(maps::endpoint_gen(flow.peer), maps::node_gen());
+    if flow.route_gen != now {
         // The service device needs no route.
         if flow.action & action::MASK != action::SERVICE {
             return reroute(skb, context, flow);
         }
-        flow.node_gen = node_gen;
-        flow.peer_gen = peer_gen;
+        flow.route_gen = now;
     }
+    // Its backend was found to be the same after the epoch was read.
+    flow.epoch = context.epoch;
     context.flow = *flow;
     Ok(Verdict::OPEN)
 }
@@ -114,27 +114,24 @@ fn reroute(skb: &Skb, context: &mut PacketContext, flow: &mut Flow) -> Result<Ve
             Ok(found)
         };
     }
-    let Flow {
-        node_gen, peer_gen, ..
-    } = context.flow;
     let route = &context.route;
-    if flow.action & action::MASK == route.action
+    if flow.action & action::ROUTE == route.action
         && flow.ifindex == route.ifindex
         && flow.nexthop.be == route.nexthop.be
         && flow.peer == route.peer
     {
-        flow.node_gen = node_gen;
-        flow.peer_gen = peer_gen;
+        flow.route_gen = context.route_gen;
+        flow.epoch = context.epoch;
         context.flow = *flow;
         return Ok(Verdict::OPEN);
     }
     context.flow = Flow {
-        action: route.action | flow.action & !action::MASK,
+        action: route.action | flow.action & !action::ROUTE,
         ifindex: route.ifindex,
         nexthop: route.nexthop,
         peer: route.peer,
-        peer_gen,
-        node_gen,
+        route_gen: context.route_gen,
+        epoch: context.epoch,
         ..*flow
     };
     // Without room for it the old entry stays outdated, and the next packet tries again.
@@ -142,8 +139,8 @@ fn reroute(skb: &Skb, context: &mut PacketContext, flow: &mut Flow) -> Result<Ve
     Ok(Verdict::OPEN)
 }
 
-/// Moves both directions on, and writes that of the answers again if it was lost; false if it
-/// cannot be because another connection has its tuple.
+/// Moves both directions on, and writes the other one again if it was lost; false if it cannot
+/// be because another connection has its tuple.
 #[inline(always)]
 fn advance(context: &mut PacketContext) -> bool {
     let Step { own, other } = next(context.flow.state, context.packet.flags);
@@ -154,13 +151,13 @@ fn advance(context: &mut PacketContext) -> bool {
             entry.state = own;
         }
     }
-    if let Some(answers) = reply_tuple::other(&context.key, &context.flow) {
-        answers.state = other;
+    if let Some(entry) = reply_tuple::other(&context.key, &context.flow) {
+        entry.state = other;
         return true;
     }
-    if context.flow.is_reply() || is_over(own) || matches!(context.hook(), Hook::FromNetdev) {
+    if is_over(own) || !reply_tuple::has_other(&context.flow, context.hook()) {
         return true;
     }
     context.other_state = other;
-    Verdict::from_number(crate::restore_answers(context)) == Verdict::OPEN
+    Verdict::from_number(crate::restore_other(context)) == Verdict::OPEN
 }

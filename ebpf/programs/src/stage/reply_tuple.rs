@@ -9,10 +9,11 @@ use crate::maps::{self, ANY, NOEXIST};
 use crate::packet;
 use crate::stage::create::translate;
 use crate::stage::route;
-use ebpf_common::conntrack::{Flow, FlowKey4, action};
+use ebpf_common::conntrack::{Flow, FlowKey4, SCOPE_HOST, SCOPE_NETDEV, action};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::{Be16, protocol};
+use ebpf_logic::generation::route_gen;
 use ebpf_logic::nat::{ATTEMPTS, pick_port};
 use ebpf_logic::reply_tuple::{Life, Moment, is_other, life, same_connection};
 use ebpf_logic::service::hash;
@@ -27,6 +28,13 @@ pub(crate) fn other(key: &FlowKey4, flow: &Flow) -> Option<&'static mut Flow> {
     } else {
         None
     }
+}
+
+/// Whether the other direction of this flow has an entry for as long as this one has. From the
+/// network only answers have: each direction of another flow makes its own entry.
+#[inline(always)]
+pub(crate) fn has_other(flow: &Flow, hook: Hook) -> bool {
+    flow.is_reply() || !matches!(hook, Hook::FromNetdev)
 }
 
 /// How much the connection of an entry needs its entries.
@@ -51,8 +59,8 @@ fn answer_of(context: &PacketContext) -> Flow {
         bytes: 0,
         backend: context.flow.backend,
         backend_gen: context.flow.backend_gen,
-        peer_gen: context.endpoint_gen,
-        node_gen: context.flow.node_gen,
+        route_gen: route_gen(context.endpoint_gen, context.node_gen),
+        epoch: context.epoch,
         last_seen: context.flow.last_seen,
         ifindex: context.back.ifindex,
         nexthop: context.back.nexthop,
@@ -148,19 +156,35 @@ fn replace(key: &FlowKey4, answer: &Flow) -> Result<Verdict, Drop> {
     }
 }
 
-/// Writes the entry of the answers to a known flow again, because it was lost. Not if another
-/// connection has its tuple: `NoPort`.
+/// Writes the entry of the other direction of a known flow again, because it was lost. Not if
+/// another connection has its tuple: `NoPort`.
 #[inline(always)]
 pub(crate) fn restore(context: &mut PacketContext) -> Result<Verdict, Drop> {
-    context.route.action = context.flow.action & action::MASK;
+    context.node_gen = maps::node_gen();
+    context.route.action = context.flow.action & action::ROUTE;
     route::back(context);
     let key = context.flow.answer_key(&context.key);
-    if keeps(context, &key, Life::Alive) {
+    let mut other = answer_of(context);
+    if context.flow.is_reply() {
+        // Another decision of the client's has come first.
+        if maps::flow(&key).is_some() {
+            return Ok(Verdict::OPEN);
+        }
+        // Its route is found by its own next packet, at its own hook.
+        other.action = match context.key.from() {
+            SCOPE_NETDEV => action::PASS | action::ANSWERS_NETDEV,
+            SCOPE_HOST => action::PASS | action::ANSWERS_HOST,
+            _ => action::PASS,
+        };
+        other.ifindex = context.key.from();
+        other.peer = 0;
+        other.epoch = context.epoch.wrapping_sub(1);
+        other.route_gen = maps::NEVER;
+    } else if keeps(context, &key, Life::Alive) {
         return Err(Drop::NoPort);
     }
-    let mut answer = answer_of(context);
-    translate(&key, &mut answer);
-    replace(&key, &answer)
+    translate(&key, &mut other);
+    replace(&key, &other)
 }
 
 #[inline(always)]

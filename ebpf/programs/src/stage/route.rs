@@ -8,17 +8,18 @@
 use crate::flow::{NEXT, PacketContext, Route, Verdict};
 use crate::maps;
 use crate::packet::{Fib, Skb};
-use ebpf_common::conntrack::{SCOPE_HOST, action};
+use ebpf_common::conntrack::action;
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::Be32;
 use ebpf_common::network;
+use ebpf_logic::generation::route_gen;
 
 const PASS: Route = Route {
-    action: action::PASS,
+    action: action::PASS | action::ANSWERS_HOST,
     pad: 0,
     peer: 0,
-    ifindex: SCOPE_HOST,
+    ifindex: 0,
     nexthop: Be32 { be: 0 },
 };
 
@@ -33,9 +34,9 @@ pub(crate) fn is_pod(addr: Be32) -> bool {
 pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
     let hook = context.hook();
     let dst = context.target.dst;
-    context.flow.node_gen = maps::node_gen();
-    // That of endpoint 0, which stands for none.
-    context.flow.peer_gen = 0;
+    context.node_gen = maps::node_gen();
+    // Without an endpoint: that of endpoint 0, which is always 0.
+    context.route_gen = route_gen(0, context.node_gen);
     let out = &mut context.route;
     *out = PASS;
     if let Some((endpoint, generation)) = maps::with_generation(|| maps::local(dst)) {
@@ -49,7 +50,7 @@ pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
         out.ifindex = endpoint.ifindex;
         out.nexthop = dst;
         out.peer = endpoint.id;
-        context.flow.peer_gen = generation;
+        context.route_gen = route_gen(generation, context.node_gen);
         return Ok(Verdict::OPEN);
     }
     match hook {
@@ -62,7 +63,7 @@ pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
     }
     match skb.fib_lookup(context.packet.src, dst) {
         Fib::Forward { ifindex, nexthop } => {
-            out.action = action::NEIGH;
+            out.action = action::NEIGH | action::ANSWERS_NETDEV;
             out.ifindex = ifindex;
             out.nexthop = nexthop;
             Ok(Verdict::OPEN)
@@ -70,7 +71,7 @@ pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
         // A backend in the host network of this node. With the client's address, which is the
         // node's as well, its answers would not come past here.
         Fib::Local if matches!(hook, Hook::ToNetdev) => {
-            out.action = action::SERVICE;
+            out.action = action::SERVICE | action::ANSWERS_HOST;
             out.ifindex = skb.ifindex();
             context.target.src = maps::hairpin();
             Ok(Verdict::OPEN)
@@ -93,13 +94,15 @@ pub(crate) fn back(context: &mut PacketContext) {
     out.peer = context.endpoint;
     if matches!(hook, Hook::FromPod) {
         // Answers that come by the stack are on their way to the pod already.
-        if context.route.action != action::PASS {
-            out.action = action::PEER;
-        }
+        out.action = if context.route.action & action::MASK == action::PASS {
+            action::PASS
+        } else {
+            action::PEER
+        };
         out.ifindex = context.ifindex;
     }
     if matches!(hook, Hook::ToNetdev) {
-        out.action = action::SERVICE;
+        out.action = action::SERVICE | action::ANSWERS_HOST;
         out.ifindex = context.ifindex;
     }
 }
