@@ -48,29 +48,45 @@ pub(crate) fn found(sys: &Sys, digest: &str) -> Option<Arc<Image>> {
     found.get(digest).cloned()
 }
 
-/// "SIGTERM", "TERM" or "15" as a number; 0 when it is none that is known.
+/// Signals from 1 on, but for the real-time ones; signal(7), x86 and ARM.
+const SIGNALS: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];
+/// SIGRTMIN as programs see it: the C library keeps the first two to itself.
+const RTMIN: i32 = 34;
+/// SIGRTMAX.
+const RTMAX: i32 = 64;
+
+/// "SIGTERM", "term", "15" or "SIGRTMIN+3" as a number; 0 when it is none that there is.
 fn signal(text: &str) -> i32 {
-    let names = [
-        ("HUP", 1),
-        ("INT", 2),
-        ("QUIT", 3),
-        ("ABRT", 6),
-        ("KILL", 9),
-        ("USR1", 10),
-        ("USR2", 12),
-        ("TERM", 15),
-        ("WINCH", 28),
-        ("PWR", 30),
-    ];
-    let name = text.strip_prefix("SIG").unwrap_or(text);
-    match names.iter().find(|(n, _)| *n == name) {
-        Some((_, number)) => *number,
-        None => text
-            .parse()
-            .ok()
-            .filter(|n| (1..=64).contains(n))
-            .unwrap_or(0),
-    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let named = SIGNALS.iter().zip(1..).find(|(n, _)| **n == name);
+    let offset = |base: i32, text: &str| match text {
+        "" => Some(base),
+        text if text.starts_with(['+', '-']) => base.checked_add(text.parse().ok()?),
+        _ => None,
+    };
+    let real_time = |number: &i32| (RTMIN..=RTMAX).contains(number);
+    let number = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+        (Some(rest), _) => offset(RTMIN, rest).filter(real_time),
+        (None, Some(rest)) => offset(RTMAX, rest).filter(real_time),
+        (None, None) => match named {
+            Some((_, number)) => Some(number),
+            None => text.parse().ok().filter(|n| (1..=RTMAX).contains(n)),
+        },
+    };
+    number.unwrap_or_else(|| {
+        if !text.is_empty() {
+            tracing::warn!(
+                signal = text,
+                "an image's stop signal is none; SIGTERM is sent"
+            );
+        }
+        0
+    })
 }
 
 /// Looks into the store.
@@ -131,6 +147,22 @@ mod tests {
             ("SIGTERM", 15),
             ("QUIT", 3),
             ("9", 9),
+            ("SIGSEGV", 11),
+            ("winch", 28),
+            ("sigSys", 31),
+            ("SIGRTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("RTMIN+30", 64),
+            ("RTMIN+31", 0),
+            ("RTMIN-1", 0),
+            ("RTMIN3", 0),
+            ("RTMIN+", 0),
+            ("RTMIN+2147483647", 0),
+            ("SIGRTMAX", 64),
+            ("SIGRTMAX-2", 62),
+            ("64", 64),
+            ("0", 0),
+            ("-9", 0),
             ("", 0),
             ("SIGNONE", 0),
             ("99", 0),

@@ -11,9 +11,6 @@ use std::time::Duration;
 use agent_cgroup::Group;
 use libcontainer::container::Container as Runtime;
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
-use nix::sys::signal::kill;
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use proto::v1::shim_container::State;
 use proto::v1::{ShimContainer, ShimCreate};
@@ -21,7 +18,7 @@ use proto::v1::{ShimContainer, ShimCreate};
 use crate::clock::{self, Moment};
 use crate::create::{Folders, Making};
 use crate::ends::{Ends, Piece, has_input, read_piece};
-use crate::exit::Exit;
+use crate::exit::{self, Exit};
 use crate::log::{Log, Stream};
 
 /// Where a container is in its life.
@@ -152,7 +149,6 @@ impl Container {
 
     /// Sends a signal. A container that has ended takes any.
     pub(crate) fn kill(&self, signal: i32, all: bool) -> Result<(), String> {
-        let signal = Signal::try_from(signal).map_err(|e| format!("signal {signal}: {e}"))?;
         let mut targets = if all {
             processes(&self.group)
         } else {
@@ -165,7 +161,7 @@ impl Container {
             targets.push(pid);
         }
         for pid in targets {
-            match kill(pid, signal) {
+            match exit::send(pid, signal) {
                 Ok(()) | Err(Errno::ESRCH) => {}
                 Err(e) => return Err(format!("signal {signal} to {pid}: {e}")),
             }
@@ -258,8 +254,8 @@ pub(crate) fn kill_rest(group: &Group) {
         }
         for pid in rest {
             // Orphans come to us, so the pid is of our group until we reap it.
-            kill(pid, Signal::SIGKILL).ok();
-            waitpid(pid, Some(WaitPidFlag::WNOHANG)).ok();
+            exit::send(pid, libc::SIGKILL).ok();
+            exit::reap(pid).ok();
         }
         thread::sleep(Duration::from_millis(2));
     }

@@ -1,7 +1,14 @@
-//! How processes of containers end.
+//! How processes of containers end: waited for, and signalled.
+//!
+//! Containers use real-time signals too, which nix's `Signal` has no names for: its
+//! `waitpid` fails for a process that ended by one, and forgets which it was.
 
-use nix::sys::wait::WaitStatus;
+use libc::c_int;
+use nix::errno::Errno;
 use nix::unistd::Pid;
+
+/// The highest signal of Linux: SIGRTMAX.
+const LAST_SIGNAL: c_int = 64;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,21 +20,47 @@ pub(crate) struct Exit {
 }
 
 impl Exit {
-    /// `None` for a process that has not ended.
-    pub(crate) fn of(status: WaitStatus) -> Option<(Pid, Self)> {
-        if let WaitStatus::Exited(pid, code) = status {
-            return Some((pid, Self { code, signal: 0 }));
+    /// From a status of wait(2); `None` for a process that has not ended.
+    fn of(status: c_int) -> Option<Self> {
+        if libc::WIFEXITED(status) {
+            let code = libc::WEXITSTATUS(status);
+            Some(Self { code, signal: 0 })
+        } else if libc::WIFSIGNALED(status) {
+            let signal = libc::WTERMSIG(status);
+            let code = 128 + signal;
+            Some(Self { code, signal })
+        } else {
+            None
         }
-        if let WaitStatus::Signaled(pid, signal, _) = status {
-            let signal = signal as i32;
-            return Some((
-                pid,
-                Self {
-                    code: 128 + signal,
-                    signal,
-                },
-            ));
-        }
-        None
     }
+}
+
+/// A child that has ended, which is reaped with that. -1: any child. `None`: none has.
+pub(crate) fn reap(pid: Pid) -> Result<Option<(Pid, Exit)>, Errno> {
+    wait(pid, libc::WNOHANG)
+}
+
+/// Waits for the end of a child.
+pub(crate) fn wait_for(pid: Pid) -> Result<Option<Exit>, Errno> {
+    Ok(wait(pid, 0)?.map(|(_, exit)| exit))
+}
+
+fn wait(pid: Pid, flags: c_int) -> Result<Option<(Pid, Exit)>, Errno> {
+    let mut status: c_int = 0;
+    // SAFETY: the kernel writes one integer, which outlives the call.
+    let found = Errno::result(unsafe { libc::waitpid(pid.as_raw(), &raw mut status, flags) })?;
+    Ok(match found {
+        0 => None,
+        found => Exit::of(status).map(|exit| (Pid::from_raw(found), exit)),
+    })
+}
+
+/// Sends a signal by its number.
+pub(crate) fn send(pid: Pid, signal: c_int) -> Result<(), Errno> {
+    // 0 would only ask whether the process is there.
+    if !(1..=LAST_SIGNAL).contains(&signal) {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: two numbers; no memory of ours is touched.
+    Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
 }

@@ -6,7 +6,6 @@ use std::io;
 use std::mem;
 
 use nix::errno::Errno;
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use proto::v1::shim_error::Kind;
 use proto::v1::shim_response::Response;
@@ -16,7 +15,7 @@ use crate::connection::Role;
 use crate::container::{Container, Phase, kill_rest, remove};
 use crate::create::Making;
 use crate::ends::Ends;
-use crate::exit::Exit;
+use crate::exit::{self, Exit};
 use crate::log::Stream;
 use crate::report;
 use crate::request::{error, ok};
@@ -29,11 +28,9 @@ impl Shim {
         // Signals are merged; what counts is who has ended.
         while self.signals.read_signal()?.is_some() {}
         loop {
-            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(status) => match Exit::of(status) {
-                    Some((pid, exit)) => self.ended(pid, exit),
-                    None => return Ok(()),
-                },
+            match exit::reap(Pid::from_raw(-1)) {
+                Ok(Some((pid, exit))) => self.ended(pid, exit),
+                Ok(None) => return Ok(()),
                 Err(Errno::ECHILD) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),

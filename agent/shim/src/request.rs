@@ -5,8 +5,6 @@ use std::io;
 use std::path::Path;
 
 use agent_cgroup::Group;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
 use proto::v1::shim_error::Kind;
 use proto::v1::shim_request::Request;
 use proto::v1::shim_response::Response;
@@ -15,7 +13,7 @@ use proto::v1::{ShimContainers, ShimCreate, ShimError, ShimExec, ShimOk, ShimRes
 use crate::connection::Role;
 use crate::container::{Container, Phase};
 use crate::create;
-use crate::exit::Exit;
+use crate::exit::{self, Exit};
 use crate::log::Log;
 use crate::serve::Shim;
 use crate::session::Session;
@@ -243,8 +241,8 @@ fn end(container: &mut Container) -> Result<(), String> {
         return Ok(());
     };
     let killed = || -> io::Result<Option<Exit>> {
-        kill(pid, Signal::SIGKILL)?;
-        Ok(Exit::of(waitpid(pid, None)?).map(|(_, exit)| exit))
+        exit::send(pid, libc::SIGKILL)?;
+        Ok(exit::wait_for(pid)?)
     };
     let exit = killed().map_err(|e| format!("end {}: {e}", container.create.id))?;
     container.ended(exit.unwrap_or(Exit {

@@ -9,7 +9,7 @@ use proto::v1::{self, ShimCreate, ShimMount};
 use agent_sys::shim::ShimError;
 use tests_harness::wait_until;
 
-use crate::pod::{Pod, log_lines};
+use crate::pod::{Pod, log_lines, logged};
 
 fn refusal<T: std::fmt::Debug>(result: Result<T, ShimError>) -> (Kind, String) {
     match result {
@@ -112,6 +112,29 @@ fn a_handler_sees_sigterm_before_sigkill() {
     assert_eq!(left.state(), State::Running);
     pod.kill(&deaf, libc::SIGKILL, false).unwrap();
     assert_eq!(pod.exited(&deaf).exit_code, 137);
+}
+
+#[test]
+fn real_time_signals_are_signals() {
+    let mut pod = Pod::new();
+    // What systemd ends by: SIGRTMIN+3.
+    let script = "trap 'exit 3' 37; echo ready; while :; do sleep 0.1; done";
+    let id = pod.run(pod.message("init", &["sh", "-c", script]));
+    logged(&pod.log_path("init"), "ready");
+    pod.kill(&id, 37, false).unwrap();
+    assert_eq!(pod.exited(&id).exit_code, 3);
+    // One that is not the first of a process namespace ends by it, and its shim sees that.
+    let mut create = pod.message("plain", &["sleep", "1000"]);
+    create.pid_ns = "host".into();
+    let id = pod.run(create);
+    for signal in [0, -1, 65] {
+        let refused = pod.kill(&id, signal, false);
+        assert_eq!(refusal(refused).0, Kind::Runtime, "{signal}");
+    }
+    pod.kill(&id, 64, false).unwrap();
+    let end = pod.exited(&id);
+    assert_eq!((end.exit_code, end.signal), (192, 64));
+    pod.delete(&id).unwrap();
 }
 
 #[test]

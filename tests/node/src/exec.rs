@@ -4,6 +4,7 @@ use std::fs;
 
 use agent_sys::cgroup::Version;
 use agent_sys::shim::{Exec, ExecEvent, ShimError};
+use proto::v1::shim_container::State;
 use proto::v1::shim_error::Kind;
 use proto::v1::{ShimCreate, ShimExec};
 use tests_harness::wait_until;
@@ -49,7 +50,13 @@ fn exit_code_output_and_namespaces() {
         pod.exec(&id, &["sh", "-c", "echo hi; exit 5"]).unwrap(),
         (5, "hi\n".into())
     );
-    assert_eq!(pod.exec(&id, &["sh", "-c", "kill -9 $$"]).unwrap().0, 137);
+    // The last two are real-time signals.
+    for signal in [9, 34, 64] {
+        let command = format!("kill -{signal} $$");
+        let ended = pod.exec(&id, &["sh", "-c", &command]).unwrap();
+        assert_eq!(ended.0, 128 + signal, "{signal}");
+    }
+    assert_eq!(pod.list().0[0].state(), State::Running);
     let namespaces = |text: &str| {
         text.split_whitespace()
             .map(str::to_owned)
