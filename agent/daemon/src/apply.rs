@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use agent_plan::action::Action;
 use agent_plan::link::Cidr;
-use agent_plan::outcome::Outcome;
+use agent_plan::outcome::{Outcome, Part};
 use agent_plan::world::Observed;
 use agent_sys::bpf::Datapath;
 use agent_sys::maps::MapsError;
@@ -109,8 +109,8 @@ impl Apply {
                 sandbox::create_cgroup(sys, uid, *limits);
                 Applied::Later
             }
-            Action::StartShim { uid } => {
-                sandbox::start_shim(sys, uid);
+            Action::StartShim { uid, again } => {
+                sandbox::start_shim(sys, uid, *again);
                 Applied::Later
             }
             Action::AskShim { uid, listen } => {
@@ -193,7 +193,12 @@ impl Apply {
             }
             Action::RemoveSandbox { uid, link } => {
                 let ifindex = observed.pods.get(uid).and_then(|p| p.ifindex);
-                sandbox::remove(sys, &self.datapath, uid, link, ifindex);
+                sandbox::remove(sys, &self.datapath, (uid, Part::NoSandbox), link, ifindex);
+                Applied::Later
+            }
+            Action::RemoveLeftovers { uid, link } => {
+                let ifindex = observed.pods.get(uid).and_then(|p| p.ifindex);
+                sandbox::remove(sys, &self.datapath, (uid, Part::NoLeftovers), link, ifindex);
                 Applied::Later
             }
             Action::RemoveFolders {

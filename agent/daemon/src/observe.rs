@@ -98,7 +98,7 @@ pub(crate) async fn observe(
         found.desired.complete = true;
     }
     for mut pod in record::pods(&sys.layout, &sys.boot_id, now) {
-        adopt(sys, &mut pod, &links, &attached);
+        adopt(sys, &mut pod, &links, &attached, now);
         // The disk may be behind, if the last agent died.
         pod.record.touch();
         found
@@ -125,7 +125,7 @@ pub(crate) async fn observe(
     Ok(found)
 }
 
-fn adopt(sys: &Arc<Sys>, pod: &mut Pod, links: &Links, attached: &BTreeSet<u32>) {
+fn adopt(sys: &Arc<Sys>, pod: &mut Pod, links: &Links, attached: &BTreeSet<u32>, now: Moment) {
     let uid = pod.spec.uid.clone();
     let mut sandbox = plan_record::Sandbox {
         namespaces: netns::exists(&sys.layout.namespace(&uid)),
@@ -145,15 +145,11 @@ fn adopt(sys: &Arc<Sys>, pod: &mut Pod, links: &Links, attached: &BTreeSet<u32>)
         sandbox.ifindex = Some(link.index);
         sandbox.programs = attached.contains(&link.index);
     }
-    plan_record::adopt_sandbox(pod, &sandbox);
+    plan_record::adopt_sandbox(pod, &sandbox, now);
     for id in state::list(&sys.layout.bundles(&uid)).unwrap_or_default() {
         if let Some((_, container, attempt)) = parse_container_id(&id) {
             plan_record::adopt_bundle(pod, container, attempt);
         }
-    }
-    if pod.finished.is_some() {
-        // It has ended for good: what is left of its sandbox is to go.
-        pod.teardown.sandbox = Step::Absent;
     }
 }
 

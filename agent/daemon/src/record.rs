@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_plan::outcome::{Outcome, Part};
+use agent_plan::record::{self, Kept};
 use agent_plan::time::Moment;
+use agent_plan::withhold;
 use agent_plan::world::Pod;
-use agent_plan::{record, withhold};
 use agent_sys::state::{Layout, StateError};
 use proto::Message;
 use proto::file::replace;
@@ -125,15 +126,19 @@ pub(crate) fn pods(layout: &Layout, boot_id: &str, now: Moment) -> Vec<Pod> {
     uids.sort();
     uids.dedup();
     let pod = |uid: &String| {
-        let on_disk = layout.pod(uid).join(POD);
-        [layout.record(uid), on_disk]
-            .iter()
-            .find_map(|path| restore(path, uid, boot_id, now))
+        let (whole, on_disk) = (layout.record(uid), layout.pod(uid).join(POD));
+        // One that is there and cannot be read is not lost.
+        let kept = match whole.try_exists() {
+            Ok(false) => Kept::OnDisk,
+            Ok(true) | Err(_) => Kept::Whole,
+        };
+        let mut paths = [whole, on_disk].into_iter();
+        paths.find_map(|path| restore(&path, uid, kept, boot_id, now))
     };
     uids.iter().filter_map(pod).collect()
 }
 
-fn restore(path: &Path, uid: &str, boot_id: &str, now: Moment) -> Option<Pod> {
+fn restore(path: &Path, uid: &str, kept: Kept, boot_id: &str, now: Moment) -> Option<Pod> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         // A folder without a record was being removed, or never got one.
@@ -150,7 +155,7 @@ fn restore(path: &Path, uid: &str, boot_id: &str, now: Moment) -> Option<Pod> {
             return None;
         }
     };
-    let pod = record::restore(record, boot_id, now).filter(|pod| pod.spec.uid == uid);
+    let pod = record::restore(record, kept, boot_id, now).filter(|pod| pod.spec.uid == uid);
     if pod.is_none() {
         tracing::error!(path = %path.display(), "not the record of this pod");
     }

@@ -105,15 +105,16 @@ pub(crate) fn create_cgroup(sys: &Arc<Sys>, uid: &str, limits: v1::ShimResources
     });
 }
 
-/// Starts the shim and listens to it.
-pub(crate) fn start_shim(sys: &Arc<Sys>, uid: &str) {
+/// Starts the shim and listens to it. `again`: there was one before, whose folder may
+/// be lost.
+pub(crate) fn start_shim(sys: &Arc<Sys>, uid: &str, again: bool) {
     let (sys, uid) = (sys.clone(), uid.to_owned());
     tokio::spawn(async move {
         let id = uid.clone();
         let spawned = sys.blocking(move |sys| {
             // What one before it left running must not run beside its successor, nor
             // may it itself, should its start have taken too long.
-            if sys.layout.shim(&id).exists() {
+            if again || sys.layout.shim(&id).exists() {
                 shim::kill(&sys.layout, &id).map_err(|e| format!("end the shim: {e}"))?;
             }
             sys.groups.kill(&id).map_err(|e| e.to_string())?;
@@ -184,11 +185,12 @@ fn make_own(sys: &Sys, spec: &v1::PodSpec) -> Result<(), String> {
         .map_err(|e| e.to_string())
 }
 
-/// Removes all of a sandbox. Does all that it can and tells all that failed.
+/// Removes all of a sandbox, for `part` of its pod. Does all that it can and tells all
+/// that failed.
 pub(crate) fn remove(
     sys: &Arc<Sys>,
     datapath: &Arc<Datapath>,
-    uid: &str,
+    (uid, part): (&str, Part),
     link: &str,
     ifindex: Option<u32>,
 ) {
@@ -196,12 +198,7 @@ pub(crate) fn remove(
     let datapath = datapath.clone();
     tokio::spawn(async move {
         let result = take_down(&sys, datapath, &uid, &link, ifindex).await;
-        sys.tell(Outcome::Part {
-            uid,
-            part: Part::NoSandbox,
-            result,
-        })
-        .await;
+        sys.tell(Outcome::Part { uid, part, result }).await;
     });
 }
 

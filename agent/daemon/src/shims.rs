@@ -85,13 +85,13 @@ async fn heard(
     Ok((found, watch))
 }
 
-/// Tells how a shim's containers end, until the connection for that does.
+/// Tells how a shim's containers start and end, until the connection for that does.
 pub(crate) async fn listen(sys: Arc<Sys>, uid: String, mut states: Watch) {
     loop {
         match states.next().await {
             Ok(Some(container)) => {
-                if let Some((instance, exit)) = ended(&sys, &container).await {
-                    sys.tell(Outcome::Exited { instance, exit }).await;
+                if let Some(outcome) = told(&sys, &container).await {
+                    sys.tell(outcome).await;
                 }
             }
             Ok(None) => break,
@@ -104,18 +104,34 @@ pub(crate) async fn listen(sys: Arc<Sys>, uid: String, mut states: Watch) {
     sys.tell(Outcome::ShimLost { uid }).await;
 }
 
-/// How a container that has ended did so.
-async fn ended(sys: &Arc<Sys>, container: &v1::ShimContainer) -> Option<(Instance, Exit)> {
-    if container.state() != State::Exited {
-        return None;
+/// What the news of a container are.
+async fn told(sys: &Arc<Sys>, container: &v1::ShimContainer) -> Option<Outcome> {
+    match container.state() {
+        State::Running => Some(Outcome::Started {
+            instance: instance(container)?,
+            result: Ok(started(container)),
+        }),
+        State::Exited => {
+            let (instance, exit) = ended(sys, container).await?;
+            Some(Outcome::Exited { instance, exit })
+        }
+        State::Unspecified | State::Created | State::Starting => None,
     }
+}
+
+fn instance(container: &v1::ShimContainer) -> Option<Instance> {
     let (uid, name, attempt) = parse_container_id(&container.id)?;
-    let instance = Instance {
+    Some(Instance {
         uid: uid.into(),
         container: name.into(),
         attempt,
-    };
-    let mut exit = exit(container, attempt);
+    })
+}
+
+/// How a container that has ended did so.
+async fn ended(sys: &Arc<Sys>, container: &v1::ShimContainer) -> Option<(Instance, Exit)> {
+    let instance = instance(container)?;
+    let mut exit = exit(container, instance.attempt);
     let of = instance.clone();
     exit.message = sys
         .blocking(move |sys| Ok(last_words::read(sys, &of)))
@@ -166,6 +182,7 @@ pub(crate) fn started(container: &v1::ShimContainer) -> Moment {
 async fn life(sys: &Arc<Sys>, container: &v1::ShimContainer) -> Life {
     match container.state() {
         State::Created => Life::Created,
+        State::Starting => Life::Starting,
         State::Running => Life::Running {
             started: started(container),
         },

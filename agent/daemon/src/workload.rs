@@ -264,7 +264,14 @@ fn mounts(
 pub(crate) fn start(sys: &Arc<Sys>, instance: &Instance) {
     let (sys, instance) = (sys.clone(), instance.clone());
     tokio::spawn(async move {
-        let result = started(&sys, &instance).await.map_err(refusal);
+        let result = match started(&sys, &instance).await {
+            Ok(started) => Ok(started),
+            Err(ShimError::Refused {
+                kind: Kind::Invalid,
+                message,
+            }) => Err(Refusal::Begun(message)),
+            Err(error) => Err(refusal(error)),
+        };
         sys.tell(Outcome::Started { instance, result }).await;
     });
 }

@@ -84,7 +84,7 @@ pub enum Action {
         why: Why,
         /// When its grace period began.
         since: Monotonic,
-        /// When its grace period is over; not after `since`: SIGKILL at once.
+        /// When its grace period is over; not after `since`: no hook.
         deadline: Monotonic,
     },
     /// The image is not here and may not be pulled.
@@ -154,6 +154,8 @@ pub enum Action {
     StartShim {
         /// The pod.
         uid: String,
+        /// It had one before, which may still run and be out of reach.
+        again: bool,
     },
     /// Ask a shim whether it lives and what it has.
     AskShim {
@@ -247,8 +249,17 @@ pub enum Action {
         /// How long it may take, milliseconds.
         timeout_ms: i64,
     },
-    /// Remove shim, link, namespaces, roots and cgroup of a pod: all that is left.
+    /// Remove shim, link, namespaces, roots and cgroup of a pod that ends: all that is
+    /// left but its folders.
     RemoveSandbox {
+        /// The pod.
+        uid: String,
+        /// Name of the host's end of its link.
+        link: String,
+    },
+    /// As [`Action::RemoveSandbox`], of a sandbox that the pod has lost, before another
+    /// one is made for it.
+    RemoveLeftovers {
         /// The pod.
         uid: String,
         /// Name of the host's end of its link.

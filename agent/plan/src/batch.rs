@@ -87,6 +87,7 @@ impl Sorted {
             | Action::RunHook { .. }
             | Action::Probe { .. }
             | Action::RemoveSandbox { .. }
+            | Action::RemoveLeftovers { .. }
             | Action::RemoveFolders { .. }
             | Action::RemoveStray { .. }
             | Action::ReportGone { .. }

@@ -10,7 +10,6 @@ use crate::action::{Action, HookKind, Instance};
 use crate::image;
 use crate::restart::Backoff;
 use crate::settings::Settings;
-use crate::step::Step;
 use crate::world::{
     Contact, Container, Hook, Image, ImageReason, Kill, Life, Observed, Pod, Refused,
     container_spec,
@@ -84,7 +83,6 @@ impl Observed {
                         backoff: *backoff,
                         last: c.last.take(),
                         image_id: std::mem::take(&mut c.image_id),
-                        made_from: std::mem::take(&mut c.made_from),
                         passed: c.passed,
                         remains: std::mem::take(&mut c.remains),
                         ..Container::default()
@@ -138,7 +136,7 @@ impl Observed {
             Action::CreateLink { uid, .. } => self.with_pod(uid, |p| p.link.start()),
             Action::AttachPrograms { uid, .. } => self.with_pod(uid, |p| p.programs.start()),
             Action::CreateCgroup { uid, .. } => self.with_pod(uid, |p| p.cgroup.start()),
-            Action::StartShim { uid } => self.with_pod(uid, |p| p.shim.start()),
+            Action::StartShim { uid, .. } => self.with_pod(uid, |p| p.shim.start()),
             Action::AskShim { uid, .. } => self.with_pod(uid, |p| {
                 if let Contact::Unknown(silence) = &mut p.contact {
                     silence.asking = true;
@@ -201,12 +199,10 @@ impl Observed {
             Action::Probe { instance, kind, .. } => {
                 self.with_container(instance, |c| c.probes.get_mut(*kind).running = true);
             }
-            Action::RemoveSandbox { uid, .. } => self.with_pod(uid, |p| match p.leftovers {
-                Step::Ready => p.teardown.sandbox.start(),
-                Step::Absent | Step::Busy(_) | Step::Stale(_) | Step::Failed { .. } => {
-                    p.leftovers.start();
-                }
-            }),
+            Action::RemoveSandbox { uid, .. } => {
+                self.with_pod(uid, |p| p.teardown.sandbox.start());
+            }
+            Action::RemoveLeftovers { uid, .. } => self.with_pod(uid, |p| p.leftovers.start()),
             Action::RemoveStray { uid, .. } => {
                 if let Some(step) = self.strays.get_mut(uid) {
                     step.start();
@@ -284,8 +280,9 @@ impl Pod {
                 container.life = Life::None;
                 container.image = Image::Unknown;
                 container.image_delay_ms = 0;
-                container.backoff = Backoff::default();
             }
+            // Delays are those of a container as it was (GetBackoffKey in kubelet).
+            container.backoff = Backoff::default();
         }
     }
 }

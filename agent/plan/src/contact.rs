@@ -6,12 +6,12 @@
 //! The values are a part of `Observed`; `take.rs` hands the outcomes on to here.
 
 use crate::action::{Action, HookKind, Instance};
-use crate::container::Steps;
 use crate::event::{self, Note};
 use crate::lost;
 use crate::outcome::{Answer, Call};
 use crate::record;
 use crate::step::Step;
+use crate::steps::Steps;
 use crate::time::{Moment, Monotonic};
 use crate::world::{Contact, Hook, Life, Observed, Pod, Silence};
 
@@ -147,17 +147,17 @@ impl Observed {
                 for (name, c) in &mut pod.containers {
                     let known = listed.iter().any(|(n, a)| n == name && *a == c.attempt);
                     match c.life {
-                        Life::Running { .. } if !known => {
+                        Life::Starting | Life::Running { .. } if !known => {
                             lost::end(c, moment, "when its shim was asked for it");
                             pod.record.touch();
                         }
                         // Never started: it is made again under the same number.
                         Life::Created if !known => c.life = Life::None,
                         Life::Created
+                        | Life::Starting
                         | Life::Running { .. }
                         | Life::None
                         | Life::Creating
-                        | Life::Starting
                         | Life::Exited(_)
                         | Life::Refused { .. } => {}
                     }
@@ -168,7 +168,9 @@ impl Observed {
             }
             Answer::Dead => {
                 pod.contact = Contact::Heard;
-                if pod.shim == Step::Ready {
+                // One of a pod that ends is not made anew.
+                let ends = pod.stop.is_some() || pod.finished.is_some();
+                if pod.shim == Step::Ready && !ends {
                     notes.push(event::sandbox_changed(&pod.spec));
                 }
                 pod.shim = Step::Absent;

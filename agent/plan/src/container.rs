@@ -1,62 +1,23 @@
 //! One container's next step: image, create, start, hooks, probes, restart, end.
 //!
 //! It knows nothing of the order among a pod's containers: `pod.rs` does, and
-//! calls [`plan`] for those that may run and [`end`] for those that shall not.
+//! calls [`plan`] for those that may run. Those that shall not are `kill.rs`'s.
 
 use proto::v1;
 
 use crate::action::{Action, HookKind, Instance};
 use crate::create;
 use crate::image;
-use crate::probe::{self, Kind};
+use crate::kill::killing;
+use crate::probe::Kind;
+use crate::probing;
 use crate::restart::{self, Backoff, Restart};
 use crate::settings::Settings;
+use crate::steps::{Steps, instance};
 use crate::time::Monotonic;
 use crate::user;
 use crate::volume;
-use crate::world::{Container, Hook, Image, Kill, Life, Pod, Stop, Why};
-
-/// SIGTERM.
-const TERM: i32 = 15;
-/// SIGKILL.
-const KILL: i32 = 9;
-/// A SIGKILL that showed no effect is sent again after this, milliseconds.
-const KILL_AGAIN_MS: i64 = 10_000;
-/// From SIGTERM to SIGKILL at the least, where a hook or the wait for the others used
-/// the grace period up, milliseconds; kubelet's minimumGracePeriodInSeconds.
-const LEAST_GRACE_MS: i64 = 2_000;
-
-/// What a plan has gathered: actions, and when time alone makes more of them due.
-#[derive(Debug, Default)]
-pub struct Steps {
-    /// In the order in which they are to be begun.
-    pub actions: Vec<Action>,
-    /// The soonest.
-    pub wake: Option<Monotonic>,
-}
-
-impl Steps {
-    /// Nothing before that, but then.
-    pub fn wake(&mut self, at: Monotonic) {
-        self.wake = Some(self.wake.map_or(at, |w| w.min(at)));
-    }
-
-    /// As [`Steps::wake`] for what may be waiting.
-    pub fn wake_if(&mut self, at: Option<Monotonic>) {
-        if let Some(at) = at {
-            self.wake(at);
-        }
-    }
-}
-
-/// The instance that a container is at.
-pub fn instance(pod: &Pod, name: &str, container: &Container) -> Instance {
-    Instance {
-        uid: pod.spec.uid.clone(),
-        container: name.into(),
-        attempt: container.attempt,
-    }
-}
+use crate::world::{Container, Hook, Image, Life, Pod, Why};
 
 /// How far the sandbox is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,9 +51,10 @@ pub fn plan(
                 since: now,
                 deadline: now,
             }),
-            None => steps
+            None if ready.start => steps
                 .actions
                 .push(Action::StartContainer { instance: this() }),
+            None => {}
         },
         Life::Running { started } => {
             running(
@@ -133,8 +95,7 @@ pub fn plan(
     }
 }
 
-/// True when an instance was made from another image than the spec names now. Nothing
-/// is said of one that was made by an agent that did not note the name.
+/// True when an instance was made from another image than the spec names now.
 fn is_outdated(spec: &v1::ContainerSpec, container: &Container) -> bool {
     !container.made_from.is_empty() && container.made_from != spec.image
 }
@@ -296,144 +257,7 @@ fn running(
         });
         return;
     }
-    for kind in [Kind::Startup, Kind::Liveness, Kind::Readiness] {
-        let Some(wanted) = kind.of(spec) else {
-            continue;
-        };
-        let started = container.probes.started(spec);
-        if started == (kind == Kind::Startup) {
-            // Startup ends with its success; the others wait for it.
-            continue;
-        }
-        let probe = container.probes.get(kind);
-        if probe.running {
-            continue;
-        }
-        let due = probe::due(kind, wanted, probe, since);
-        if now < due {
-            steps.wake(due);
-            continue;
-        }
-        steps.actions.push(Action::Probe {
-            instance: this(),
-            kind,
-            handler: wanted.handler.clone().unwrap_or_default(),
-            address,
-            timeout_ms: i64::from(wanted.timeout_seconds.max(1)) * 1000,
-        });
-    }
-}
-
-/// When SIGKILL is due; `None` while SIGTERM has to come before it.
-fn sigkill(kill: &Kill) -> Option<Monotonic> {
-    if kill.deadline <= kill.since {
-        return Some(kill.since);
-    }
-    let asked = kill.asked?;
-    Some(if asked > kill.since {
-        kill.deadline.max(asked + LEAST_GRACE_MS)
-    } else {
-        kill.deadline
-    })
-}
-
-/// The next step towards the end of an instance that runs: its hook, SIGTERM on its
-/// turn, SIGKILL. The hook and the turn are not waited for beyond the grace period.
-fn killing(
-    pod: &Pod,
-    spec: &v1::ContainerSpec,
-    container: &Container,
-    (kill, turn): (&Kill, bool),
-    settings: &Settings,
-    now: Monotonic,
-    steps: &mut Steps,
-) {
-    let this = || instance(pod, &spec.name, container);
-    let again = kill.killed.map(|killed| killed + KILL_AGAIN_MS);
-    if let Some(due) = again.or(sigkill(kill)) {
-        if now >= due {
-            steps.actions.push(Action::Signal {
-                instance: this(),
-                signal: KILL,
-                all: true,
-                now,
-            });
-        } else {
-            steps.wake(due);
-        }
-        return;
-    }
-    if now < kill.deadline {
-        steps.wake(kill.deadline);
-        match (&spec.pre_stop, kill.pre_stop) {
-            (Some(handler), Hook::Waiting) => {
-                steps.actions.push(Action::RunHook {
-                    instance: this(),
-                    kind: HookKind::PreStop,
-                    handler: handler.clone(),
-                    address: pod.address().unwrap_or(settings.node_ip),
-                    timeout_ms: kill.deadline - now,
-                });
-                return;
-            }
-            (Some(_), Hook::Running) => return,
-            (Some(_), Hook::Done) | (None, _) if !turn => return,
-            (Some(_), Hook::Done) | (None, _) => {}
-        }
-    }
-    let signal = match &container.image {
-        Image::Ready(facts) if facts.stop_signal != 0 => facts.stop_signal,
-        Image::Unknown
-        | Image::Looking
-        | Image::Missing
-        | Image::Pulling
-        | Image::Ready(_)
-        | Image::Failed { .. } => TERM,
-    };
-    steps.actions.push(Action::Signal {
-        instance: this(),
-        signal,
-        all: false,
-        now,
-    });
-}
-
-/// The next step towards the end of a container that shall not run (any more), within
-/// the pod's grace period. `turn`: those that end before it have ended.
-pub fn end(
-    pod: &Pod,
-    spec: &v1::ContainerSpec,
-    container: &Container,
-    (stop, turn): (Stop, bool),
-    settings: &Settings,
-    now: Monotonic,
-    steps: &mut Steps,
-) {
-    let mut begin = |since, deadline| {
-        steps.actions.push(Action::BeginKill {
-            instance: instance(pod, &spec.name, container),
-            why: Why::Pod,
-            since,
-            deadline,
-        });
-    };
-    match (&container.life, &container.kill) {
-        // Never ran: nothing to ask, and the shim deletes only what has ended.
-        (Life::Created, None) => begin(now, now),
-        (Life::Running { .. }, None) => begin(stop.since, stop.deadline),
-        (Life::Running { .. }, Some(kill))
-            if kill.deadline > stop.deadline && kill.killed.is_none() =>
-        {
-            begin(stop.since, stop.deadline);
-        }
-        (Life::Created | Life::Running { .. }, Some(kill)) => {
-            killing(pod, spec, container, (kill, turn), settings, now, steps);
-        }
-        (
-            Life::None | Life::Creating | Life::Starting | Life::Exited(_) | Life::Refused { .. },
-            _,
-        ) => {}
-    }
+    probing::all(pod, spec, container, since, settings, now, steps);
 }
 
 /// True while an instance is, or may become, a process.

@@ -7,6 +7,7 @@ use proto::v1;
 use crate::action::{Action, HookKind, Instance};
 use crate::outcome::{ImageFailure, Part, Refusal};
 use crate::probe::Kind;
+use crate::step::Step;
 use crate::world::{ImageReason, Observed, Why};
 
 /// An event without its time, which the daemon adds.
@@ -78,6 +79,9 @@ pub fn begun(action: &Action, observed: &Observed) -> Option<Note> {
         let (pod, container) = found(instance)?;
         let refusal = Refusal::Config(message.clone());
         Some(refused(&pod.spec, container, &refusal))
+    } else if let Action::RemoveLeftovers { uid, .. } = action {
+        let pod = observed.pods.get(uid)?;
+        (pod.leftovers == Step::Absent).then(|| sandbox_changed(&pod.spec))
     } else {
         None
     }
@@ -93,7 +97,7 @@ pub fn part_failed(pod: &v1::PodSpec, part: Part, message: &str) -> Option<Note>
         Part::Record | Part::Namespaces | Part::Programs | Part::Cgroup | Part::Shim => {
             Some(sandbox_failed(pod, message))
         }
-        Part::NoSandbox | Part::NoFolders => {
+        Part::NoSandbox | Part::NoLeftovers | Part::NoFolders => {
             let message = format!("error killing pod: {message}");
             Some(of_pod(pod, true, "FailedKillPod", message))
         }
@@ -108,7 +112,7 @@ pub fn sandbox_failed(pod: &v1::PodSpec, message: &str) -> Note {
     of_pod(pod, true, "FailedCreatePodSandBox", message)
 }
 
-/// The shim died.
+/// The shim died, or all of the sandbox is lost.
 pub fn sandbox_changed(pod: &v1::PodSpec) -> Note {
     let message = "Pod sandbox changed, it will be killed and re-created.".into();
     of_pod(pod, false, "SandboxChanged", message)
@@ -239,7 +243,8 @@ pub fn refused(pod: &v1::PodSpec, container: &v1::ContainerSpec, refusal: &Refus
         | Refusal::Command(message)
         | Refusal::Memory(message)
         | Refusal::Runtime(message)
-        | Refusal::Unanswered(message) => message,
+        | Refusal::Unanswered(message)
+        | Refusal::Begun(message) => message,
     };
     of(pod, container, true, "Failed", format!("Error: {message}"))
 }

@@ -2,8 +2,9 @@
 //! clock, no randomness, and nothing that can fail.
 //!
 //! Reading order: `settings` and `world` (the arguments), with the values in `time`,
-//! `step`, `link`, `endpoint`, `maps`; `action` (the answer); `pod` with `container`,
-//! `init`, `restart`, `image`, `probe`, `contact`, `lost`, then `create` with
+//! `step`, `link`, `endpoint`, `maps`; `action` (the answer) and `steps`; `pod` with
+//! `container`, `init`, `restart`, `image`, `probe`, `probing`, `contact`, `lost`, its
+//! end in `ending` and `kill`, then `create` with
 //! `capability` and `mount`, `user`, `volume`, `cgroup`, `route`, `service` with
 //! `batch`; `begin`, `outcome` and `take` take in what came of it, `seen` what others
 //! did, `status` and `event` say so, `pressure` speaks of the node, `record` and
@@ -21,10 +22,12 @@ pub mod cgroup;
 pub mod contact;
 pub mod container;
 pub mod create;
+pub mod ending;
 pub mod endpoint;
 pub mod event;
 pub mod image;
 pub mod init;
+pub mod kill;
 pub mod link;
 pub mod lost;
 pub mod maps;
@@ -34,6 +37,7 @@ pub mod outcome;
 pub mod pod;
 pub mod pressure;
 pub mod probe;
+pub mod probing;
 pub mod reboot;
 pub mod record;
 pub mod restart;
@@ -44,6 +48,7 @@ pub mod settings;
 pub mod simulate;
 pub mod status;
 pub mod step;
+pub mod steps;
 pub mod stray;
 pub mod take;
 pub mod time;

@@ -1,10 +1,36 @@
-//! Instances that have ended without anything that could tell how.
+//! Instances that have ended without anything that could tell how, and sandboxes that
+//! are there no more.
 //!
 //! Called by `contact.rs`, `take.rs` and `reboot.rs`.
 
+use crate::container::alive;
 use crate::probe::Probes;
+use crate::step::Step;
 use crate::time::{Moment, Wall};
-use crate::world::{Container, Exit, Hook, Kill, Life, Why};
+use crate::world::{Contact, Container, Exit, Hook, Kill, Life, Pod, Why};
+
+/// Takes in that nothing of a pod's sandbox is left, but for its folders.
+pub fn sandbox(pod: &mut Pod, moment: Moment) {
+    for step in [
+        &mut pod.cgroup,
+        &mut pod.namespaces,
+        &mut pod.link,
+        &mut pod.programs,
+        &mut pod.shim,
+        &mut pod.volumes,
+    ] {
+        *step = Step::Absent;
+    }
+    pod.ifindex = None;
+    pod.contact = Contact::Heard;
+    pod.leftovers = Step::Ready;
+    for c in pod.containers.values_mut().filter(|c| alive(c)) {
+        end(c, moment, "when its pod's sandbox was removed");
+    }
+    if pod.stop.is_none() {
+        pod.record.touch();
+    }
+}
 
 /// An instance that no shim knows any more has ended; how is not known.
 pub fn end(c: &mut Container, moment: Moment, when: &str) {

@@ -26,8 +26,10 @@ pub enum Part {
     Shim,
     /// Volumes and files.
     Volumes,
-    /// All of the sandbox, removed.
+    /// All of the sandbox of a pod that ends, removed.
     NoSandbox,
+    /// What was left of a sandbox that the pod has lost, removed.
+    NoLeftovers,
     /// All folders, removed.
     NoFolders,
     /// All that was left of a pod that is not known, removed.
@@ -47,6 +49,8 @@ pub enum Refusal {
     Runtime(String),
     /// The shim did not answer: it may be done, now or later.
     Unanswered(String),
+    /// It was asked before: the shim is at it, or has done it.
+    Begun(String),
 }
 
 /// What came of asking a shim what it has.

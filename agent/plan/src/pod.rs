@@ -1,5 +1,5 @@
-//! The life of a pod: taken in, sandbox, init containers in order, containers,
-//! the end, removal.
+//! The life of a pod: taken in, sandbox, init containers in order, containers. Its end
+//! is `ending.rs`.
 //!
 //! One call plans the next steps of one pod; what a step waits for comes back as
 //! an `Outcome`, after which the pod is planned again. Nothing is done here.
@@ -11,14 +11,16 @@ use proto::v1;
 use crate::action::{Action, Problem};
 use crate::cgroup;
 use crate::contact;
-use crate::container::{self, Ready, Steps, alive};
+use crate::container::{self, Ready, alive};
 use crate::create::{self, role};
+use crate::ending;
 use crate::endpoint;
 use crate::init;
 use crate::link;
 use crate::restart::{self, Role};
 use crate::settings::Settings;
 use crate::step::Step;
+use crate::steps::{Steps, instance};
 use crate::time::{Moment, Monotonic};
 use crate::world::{Contact, Container, Desired, Finished, Life, Observed, Pod, Stop};
 
@@ -85,7 +87,9 @@ pub fn plan(
         return plan;
     }
     let mut steps = Steps::default();
-    if !matches!(pod.record, Step::Ready) && pod.teardown.folders == Step::Absent {
+    // Of a pod whose folders go nothing is written into them any more.
+    let leaves = pod.stop.is_some() && pod.teardown.sandbox == Step::Ready;
+    if pod.record != Step::Ready && !leaves {
         if pod.record.due(now) {
             steps.actions.push(Action::Record { uid: uid.into() });
         }
@@ -98,9 +102,14 @@ pub fn plan(
         contact::plan(pod, silence, now, &mut steps);
     }
     if pod.stop.is_some() || pod.finished.is_some() {
-        ending(pod, observed, settings, recorded, now, &mut steps);
+        ending::plan(pod, observed, settings, recorded, now, &mut steps);
+    } else if pod.contact == Contact::Heard
+        && let Some(finished) = finished(pod)
+    {
+        let uid = uid.into();
+        steps.actions.push(Action::Finish { uid, finished });
     } else if pod.leftovers != Step::Ready {
-        remove_sandbox(pod, &pod.leftovers, observed, now, &mut steps);
+        ending::leftovers(pod, observed, now, &mut steps);
     } else if recorded && !pod.withheld && pod.contact == Contact::Heard {
         let ready = sandbox(pod, observed, settings, now, &mut steps, &mut plan.problems);
         containers(pod, ready, settings, now, &mut steps);
@@ -122,7 +131,7 @@ fn stop(
         None if complete => REMOVED_GRACE_S,
         None => return None,
     };
-    let grace_ms = grace_s.max(0).saturating_mul(1000);
+    let grace_ms = grace_s.max(ending::LEAST_GRACE_S).saturating_mul(1000);
     match pod.stop {
         None => Some(Stop {
             since: now,
@@ -167,7 +176,10 @@ fn sandbox(
         });
     }
     if pod.shim.due(now) {
-        steps.actions.push(Action::StartShim { uid: uid() });
+        steps.actions.push(Action::StartShim {
+            uid: uid(),
+            again: pod.has_begun(),
+        });
     }
     if pod.volumes.due(now) {
         steps.actions.push(Action::MakeVolumes {
@@ -242,13 +254,6 @@ fn network(
 }
 
 fn containers(pod: &Pod, ready: Ready, settings: &Settings, now: Monotonic, steps: &mut Steps) {
-    if let Some(finished) = finished(pod) {
-        steps.actions.push(Action::Finish {
-            uid: pod.spec.uid.clone(),
-            finished,
-        });
-        return;
-    }
     let mut blocked = false;
     for spec in &pod.spec.init_containers {
         let Some(state) = pod.containers.get(&spec.name) else {
@@ -259,7 +264,7 @@ fn containers(pod: &Pod, ready: Ready, settings: &Settings, now: Monotonic, step
         }
         remains(pod, &spec.name, state, now, steps);
         if !blocked && !state.passed && init::done(spec, state) {
-            let instance = container::instance(pod, &spec.name, state);
+            let instance = instance(pod, &spec.name, state);
             steps.actions.push(Action::Pass { instance });
         }
         blocked = blocked || !state.passed;
@@ -285,7 +290,7 @@ fn remains(pod: &Pod, name: &str, container: &Container, now: Monotonic, steps: 
             continue;
         }
         if step.due(now) {
-            let mut instance = container::instance(pod, name, container);
+            let mut instance = instance(pod, name, container);
             instance.attempt = *attempt;
             steps.actions.push(Action::DeleteContainer { instance });
         }
@@ -334,145 +339,4 @@ fn finished(pod: &Pod) -> Option<Finished> {
     } else {
         Finished::Succeeded
     })
-}
-
-/// Ends containers, then removes the sandbox, then, for a pod that was asked to
-/// stop, its folders.
-fn ending(
-    pod: &Pod,
-    observed: &Observed,
-    settings: &Settings,
-    recorded: bool,
-    now: Monotonic,
-    steps: &mut Steps,
-) {
-    let uid = || pod.spec.uid.clone();
-    if pod.teardown.sandbox != Step::Ready {
-        let until = until(pod, now);
-        if pod.contact == Contact::Heard {
-            if !end_containers(pod, until, settings, now, steps) {
-                return;
-            }
-        } else if now < until.deadline {
-            // What it has can neither be asked to end nor be said to have ended.
-            steps.wake(until.deadline);
-            return;
-        }
-        // Their ends are on disk before the shim that remembers them goes; a pod
-        // that is to go tells no more of itself.
-        if !recorded && pod.stop.is_none() {
-            return;
-        }
-        remove_sandbox(pod, &pod.teardown.sandbox, observed, now, steps);
-        return;
-    }
-    if pod.stop.is_none() {
-        return;
-    }
-    if pod.teardown.folders == Step::Ready {
-        let gone = v1::PodGone {
-            uid: uid(),
-            namespace: pod.spec.namespace.clone(),
-            name: pod.spec.name.clone(),
-        };
-        steps.actions.push(Action::ReportGone { gone });
-    } else if pod.teardown.folders.due(now) && !pod.record.busy() {
-        steps.actions.push(Action::RemoveFolders {
-            uid: uid(),
-            namespace: pod.spec.namespace.clone(),
-            name: pod.spec.name.clone(),
-        });
-    }
-    steps.wake_if(pod.teardown.folders.wake());
-}
-
-/// Containers but for sidecars, with their states.
-fn others(pod: &Pod) -> impl Iterator<Item = (&v1::ContainerSpec, &Container)> {
-    let init = pod.spec.init_containers.iter();
-    init.filter(|c| restart::init_role(c) == Role::Init)
-        .chain(&pod.spec.containers)
-        .filter_map(|spec| Some((spec, pod.containers.get(&spec.name)?)))
-}
-
-/// Since when a pod ends, and until when it may take.
-fn until(pod: &Pod, now: Monotonic) -> Stop {
-    pod.stop.unwrap_or_else(|| {
-        // A pod that finished: from the moment at which its last container ended.
-        let since = others(pod).filter_map(|(_, c)| ended(c)).max();
-        let since = since.unwrap_or(now);
-        let grace = pod.spec.termination_grace_period_seconds.max(0);
-        Stop {
-            since,
-            deadline: since + grace.saturating_mul(1000),
-        }
-    })
-}
-
-/// True when nothing runs any more.
-fn end_containers(
-    pod: &Pod,
-    until: Stop,
-    settings: &Settings,
-    now: Monotonic,
-    steps: &mut Steps,
-) -> bool {
-    for (spec, state) in others(pod) {
-        container::end(pod, spec, state, (until, true), settings, now, steps);
-    }
-    // Sidecars serve the others to their end, and go in reverse order. Their hooks run
-    // at once, as kubelet has it.
-    let mut before = others(pod).any(|(_, c)| alive(c));
-    let sidecars = pod.spec.init_containers.iter().rev();
-    for spec in sidecars.filter(|c| restart::init_role(c) == Role::Sidecar) {
-        let Some(state) = pod.containers.get(&spec.name) else {
-            continue;
-        };
-        container::end(pod, spec, state, (until, !before), settings, now, steps);
-        before |= alive(state);
-    }
-    !pod.containers.values().any(alive)
-}
-
-fn ended(container: &Container) -> Option<Monotonic> {
-    match &container.life {
-        Life::Exited(exit) => Some(exit.finished.monotonic),
-        Life::None
-        | Life::Creating
-        | Life::Created
-        | Life::Starting
-        | Life::Running { .. }
-        | Life::Refused { .. } => None,
-    }
-}
-
-fn remove_sandbox(pod: &Pod, step: &Step, observed: &Observed, now: Monotonic, steps: &mut Steps) {
-    // What is still being made must have come back, or it would be left over.
-    let busy = [
-        &pod.cgroup,
-        &pod.namespaces,
-        &pod.link,
-        &pod.programs,
-        &pod.shim,
-        &pod.volumes,
-    ]
-    .iter()
-    .any(|s| s.busy());
-    if busy {
-        return;
-    }
-    if let Some(endpoint) = pod.address().and_then(|a| observed.endpoints.of(a))
-        // The address may be another pod's by now.
-        && pod.ifindex == Some(endpoint.ifindex)
-    {
-        steps.actions.push(Action::DeleteEndpoint {
-            endpoint: *endpoint,
-        });
-    }
-    if step.due(now) {
-        steps.actions.push(Action::RemoveSandbox {
-            uid: pod.spec.uid.clone(),
-            link: link::name(&pod.spec.uid),
-        });
-    }
-    steps.wake_if(step.wake());
 }

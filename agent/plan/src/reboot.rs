@@ -1,7 +1,7 @@
-//! A pod that a record of another boot speaks of. Nothing of it runs, nothing of its
-//! sandbox is there: what the record says of ends and restarts is its history, and the
-//! pod begins anew in a new sandbox, init containers first, as kubelet has it
-//! (computePodActions in pkg/kubelet/kuberuntime).
+//! A pod that has lost its sandbox: by a reboot, or because the folder of what lives as
+//! long as the machine is up was emptied. What the record says of ends and restarts is
+//! its history, and the pod begins anew in a new sandbox, init containers first, as
+//! kubelet has it (computePodActions in pkg/kubelet/kuberuntime).
 //!
 //! Called by `record.rs`.
 
@@ -11,14 +11,18 @@ use crate::step::Step;
 use crate::time::Moment;
 use crate::world::{Image, Life, Pod};
 
-/// Makes a restored pod one that has yet to begin in this boot. What is left on disk of
-/// its sandbox is to be removed first.
+/// Makes a restored pod one that has yet to begin. What is left of its sandbox is to be
+/// removed first.
 pub fn begin_anew(pod: &mut Pod, now: Moment) {
     pod.record.touch();
+    if pod.teardown.sandbox == Step::Ready {
+        // It has ended, and was removed then.
+        return;
+    }
     pod.leftovers = Step::Absent;
     for c in pod.containers.values_mut() {
         if matches!(c.life, Life::Running { .. }) {
-            lost::end(c, now, "after the node had started anew");
+            lost::end(c, now, "after its sandbox was lost");
         }
         c.image = Image::Unknown;
         c.remains.clear();
@@ -34,7 +38,7 @@ pub fn begin_anew(pod: &mut Pod, now: Moment) {
         // Not run a second time: what it has not come to, it does not come to any more.
         let rest = pod.containers.values_mut();
         for c in rest.filter(|c| !matches!(c.life, Life::Exited(_))) {
-            lost::end(c, now, "after the node had started anew");
+            lost::end(c, now, "after its sandbox was lost");
         }
         return;
     }

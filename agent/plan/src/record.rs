@@ -2,6 +2,7 @@
 //!
 //! The bytes are written by `apply.rs` of the daemon, and read by its `observe.rs`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto::v1;
@@ -32,6 +33,7 @@ pub fn of(pod: &Pod, boot_id: &str) -> v1::PodRecord {
         }),
         boot_id: boot_id.into(),
         leftovers: pod.leftovers != Step::Ready,
+        sandbox_removed: pod.teardown.sandbox == Step::Ready,
         finished: finished_text(pod.finished).into(),
         containers,
         conditions: pod.conditions.clone(),
@@ -126,12 +128,22 @@ fn exit(of: &v1::container_state::Terminated, ended: Monotonic) -> Exit {
     }
 }
 
+/// Which of a pod's two records there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// The complete one, which lives as long as what it speaks of.
+    Whole,
+    /// The one on the disk alone: whatever lay beside the complete one is lost with it
+    /// (pins of namespaces, the shim's socket).
+    OnDisk,
+}
+
 /// A pod as it was remembered: nothing of its sandbox is known to be there yet.
 /// `None` when the record names no pod.
 ///
 /// After a reboot the times of the record mean nothing: ends are taken for ends of
 /// now, a stop has no grace left, and back-offs begin anew, as kubelet's do.
-pub fn restore(record: v1::PodRecord, boot_id: &str, moment: Moment) -> Option<Pod> {
+pub fn restore(record: v1::PodRecord, kept: Kept, boot_id: &str, moment: Moment) -> Option<Pod> {
     let now = moment.monotonic;
     let same_boot = record.boot_id == boot_id;
     // A time in the future would be of another time namespace: never wait for it.
@@ -152,6 +164,9 @@ pub fn restore(record: v1::PodRecord, boot_id: &str, moment: Moment) -> Option<P
         "Failed" => Some(Finished::Failed),
         _ => None,
     };
+    if record.sandbox_removed {
+        pod.teardown.sandbox = Step::Ready;
+    }
     pod.stop = record.stop.map(|stop| Stop {
         since: past(stop.since_monotonic_ms),
         deadline: if same_boot {
@@ -160,6 +175,9 @@ pub fn restore(record: v1::PodRecord, boot_id: &str, moment: Moment) -> Option<P
             now
         },
     });
+    let all = pod.spec.init_containers.iter().chain(&pod.spec.containers);
+    let mut images: BTreeMap<String, String> =
+        all.map(|c| (c.name.clone(), c.image.clone())).collect();
     for kept in record.containers {
         let Some(c) = pod.containers.get_mut(&kept.name) else {
             continue;
@@ -191,7 +209,12 @@ pub fn restore(record: v1::PodRecord, boot_id: &str, moment: Moment) -> Option<P
             }));
         }
         c.image_id = kept.image_id;
-        c.made_from = kept.made_from;
+        // An instance is made from what is recorded, and nothing is recorded of it before
+        // it is there.
+        c.made_from = match kept.made_from {
+            noted if !noted.is_empty() => noted,
+            _ => images.remove(&kept.name).unwrap_or_default(),
+        };
         c.passed = kept.passed;
         c.replace = kept.replace;
         if kept.hooked {
@@ -209,7 +232,7 @@ pub fn restore(record: v1::PodRecord, boot_id: &str, moment: Moment) -> Option<P
             }
         }
     }
-    if !same_boot {
+    if !same_boot || kept == Kept::OnDisk {
         reboot::begin_anew(&mut pod, moment);
     } else if record.leftovers {
         pod.leftovers = Step::Absent;
@@ -231,11 +254,13 @@ pub fn adopt(pod: &mut Pod, name: &str, attempt: u32, found: Life) {
         // The record is older than the instance: a crash between the two.
         c.attempt = attempt;
         c.life = Life::None;
-        c.made_from.clear();
     }
     match (&c.life, &found) {
         // Known already, or a call on its way that will say so.
-        (Life::Exited(_) | Life::Creating, _) | (Life::Starting, Life::Created) => return,
+        (Life::Exited(_) | Life::Creating, _)
+        | (Life::Starting, Life::Created)
+        // The list is older than what was told since.
+        | (Life::Running { .. }, Life::Created | Life::Starting) => return,
         (
             Life::None
             | Life::Created
@@ -245,8 +270,8 @@ pub fn adopt(pod: &mut Pod, name: &str, attempt: u32, found: Life) {
             _,
         ) => {}
     }
-    if matches!(found, Life::Exited(_)) {
-        // On disk before the instance that knows of it is deleted.
+    if c.life != found {
+        // An end is on disk before the instance that knows of it is deleted.
         pod.record.touch();
     }
     c.life = found;
@@ -275,8 +300,19 @@ pub struct Sandbox {
 /// no single one of them tells that the last was done, or that what changed while
 /// there was no agent was written: both are made again, which changes nothing
 /// where they are whole.
-pub fn adopt_sandbox(pod: &mut Pod, found: &Sandbox) {
+///
+/// Without the pins of its namespaces nothing new could join the containers that run:
+/// the sandbox is lost.
+pub fn adopt_sandbox(pod: &mut Pod, found: &Sandbox, moment: Moment) {
+    if pod.teardown.sandbox == Step::Ready {
+        return;
+    }
+    if !found.namespaces && pod.has_begun() && pod.leftovers == Step::Ready {
+        reboot::begin_anew(pod, moment);
+    }
     if pod.leftovers != Step::Ready {
+        // Its programs and its endpoint go by this number.
+        pod.ifindex = found.ifindex;
         return;
     }
     let step = |there: bool| if there { Step::Ready } else { Step::Absent };
@@ -347,14 +383,27 @@ mod tests {
             ..Exit::default()
         });
         c.image_id = "i@sha256:1".into();
+        c.made_from = "busybox".into();
         c.probes.readiness.passing = true;
-        let back = restore(of(&pod, "boot"), "boot", Moment::from_ms(99, 99)).unwrap();
+        let back = restore(
+            of(&pod, "boot"),
+            Kept::Whole,
+            "boot",
+            Moment::from_ms(99, 99),
+        )
+        .unwrap();
         assert_eq!(of(&back, "boot"), of(&pod, "boot"));
         assert_eq!(back.containers["c0"].life, pod.containers["c0"].life);
         assert_eq!(back.containers["c0"].last, pod.containers["c0"].last);
         assert!(back.containers["c0"].probes.readiness.passing);
         // After a reboot its clock is at 50 ms: nothing waits for a time of the other boot.
-        let back = restore(of(&pod, "boot"), "another", Moment::from_ms(50, 50)).unwrap();
+        let back = restore(
+            of(&pod, "boot"),
+            Kept::Whole,
+            "another",
+            Moment::from_ms(50, 50),
+        )
+        .unwrap();
         let stop = Stop {
             since: at(50),
             deadline: at(50),
@@ -369,6 +418,88 @@ mod tests {
     }
 
     #[test]
+    fn a_sandbox_that_was_removed_stays_so() {
+        for boot in ["boot", "another"] {
+            let mut pod = pod();
+            pod.finished = Some(Finished::Succeeded);
+            pod.containers.get_mut("c0").unwrap().life = Life::Exited(Exit::default());
+            pod.teardown.sandbox = Step::Ready;
+            let now = Moment::from_ms(9, 9);
+            let mut back = restore(of(&pod, "boot"), Kept::Whole, boot, now).unwrap();
+            adopt_sandbox(&mut back, &Sandbox::default(), now);
+            assert_eq!(back.teardown.sandbox, Step::Ready, "{boot}");
+            assert_eq!(back.contact, Contact::Heard, "{boot}");
+        }
+    }
+
+    /// What is left where nothing was rebooted: both records or one, the pins or none.
+    #[test]
+    fn a_sandbox_that_is_lost_in_the_same_boot_is_made_anew() {
+        // (records, namespaces, a container was made, the pod begins anew)
+        let rows = [
+            (Kept::Whole, true, true, false),
+            (Kept::Whole, false, true, true),
+            // The last agent had not come to its pins yet.
+            (Kept::Whole, false, false, false),
+            (Kept::OnDisk, true, true, true),
+            (Kept::OnDisk, false, true, true),
+        ];
+        for (kept, namespaces, begun, anew) in rows {
+            let mut spec = simulate::pod_spec("u", 1);
+            spec.init_containers = simulate::pod_spec("x", 1).containers;
+            spec.init_containers[0].name = "i0".into();
+            let mut pod = Pod::new(Arc::new(spec), Wall::from_ms(5));
+            if begun {
+                let started = Moment::from_ms(4, 4);
+                let init = pod.containers.get_mut("i0").unwrap();
+                init.life = Life::Exited(Exit::default());
+                init.passed = true;
+                pod.containers.get_mut("c0").unwrap().life = Life::Running { started };
+            }
+            let now = Moment::from_ms(9, 9);
+            let mut back = restore(of(&pod, "boot"), kept, "boot", now).unwrap();
+            let found = Sandbox {
+                namespaces,
+                ifindex: Some(7),
+                programs: true,
+            };
+            adopt_sandbox(&mut back, &found, now);
+            let row = (kept, namespaces, begun);
+            assert_eq!(back.leftovers == Step::Absent, anew, "{row:?}");
+            assert_eq!(!back.containers["i0"].passed, anew || !begun, "{row:?}");
+            let runs = matches!(back.containers["c0"].life, Life::Running { .. });
+            assert_eq!(runs, begun && !anew, "{row:?}");
+            if anew {
+                assert_eq!(back.ifindex, Some(7), "its endpoint has to go: {row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_told_late_takes_nothing_back() {
+        let started = Moment::from_ms(4, 4);
+        let running = || Life::Running { started };
+        let ended = || Life::Exited(Exit::default());
+        // (known, listed, then)
+        let rows = [
+            (Life::None, Life::Starting, Life::Starting),
+            (Life::Created, Life::Starting, Life::Starting),
+            (Life::Starting, Life::Created, Life::Starting),
+            (Life::Starting, running(), running()),
+            (running(), Life::Created, running()),
+            (running(), Life::Starting, running()),
+            (running(), ended(), ended()),
+            (ended(), running(), ended()),
+        ];
+        for (known, listed, then) in rows {
+            let mut pod = pod();
+            pod.containers.get_mut("c0").unwrap().life = known.clone();
+            adopt(&mut pod, "c0", 0, listed.clone());
+            assert_eq!(pod.containers["c0"].life, then, "{known:?} {listed:?}");
+        }
+    }
+
+    #[test]
     fn what_may_be_half_made_is_made_again() {
         let whole = Sandbox {
             namespaces: true,
@@ -376,7 +507,7 @@ mod tests {
             programs: true,
         };
         let mut pod = pod();
-        adopt_sandbox(&mut pod, &whole);
+        adopt_sandbox(&mut pod, &whole, Moment::default());
         let ready = [&pod.namespaces, &pod.link, &pod.programs, &pod.shim];
         assert!(ready.iter().all(|step| **step == Step::Ready), "{ready:?}");
         // A crash in the middle of these leaves their folders without all that is in them.
@@ -385,7 +516,7 @@ mod tests {
             namespaces: false,
             ..whole
         };
-        adopt_sandbox(&mut pod, &other);
+        adopt_sandbox(&mut pod, &other, Moment::default());
         let link = (&pod.link, &pod.programs, pod.ifindex);
         assert_eq!(link, (&Step::Absent, &Step::Absent, None));
     }

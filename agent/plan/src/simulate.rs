@@ -120,9 +120,10 @@ pub fn success(action: &Action, now: Moment) -> Option<Outcome> {
         Action::PinNamespaces { uid, .. } => part(uid, Part::Namespaces),
         Action::AttachPrograms { uid, .. } => part(uid, Part::Programs),
         Action::CreateCgroup { uid, .. } => part(uid, Part::Cgroup),
-        Action::StartShim { uid } => part(uid, Part::Shim),
+        Action::StartShim { uid, .. } => part(uid, Part::Shim),
         Action::MakeVolumes { uid, .. } => part(uid, Part::Volumes),
         Action::RemoveSandbox { uid, .. } => part(uid, Part::NoSandbox),
+        Action::RemoveLeftovers { uid, .. } => part(uid, Part::NoLeftovers),
         Action::RemoveFolders { uid, .. } => part(uid, Part::NoFolders),
         Action::RemoveStray { uid, .. } => part(uid, Part::NoStray),
         Action::CreateLink { uid, .. } => Some(Outcome::Link {

@@ -46,7 +46,9 @@ pub fn of(pod: &Pod, settings: &Settings, now: Moment) -> v1::PodStatus {
         .zip(&spec.init_containers)
         .filter(|(_, c)| c.restart_policy == "Always")
         .all(|(status, _)| status.ready);
-    let ready = ready && sidecars && !terminal && pod.stop.is_none();
+    // One that is to stop is ready for as long as its probes say so: control marks its
+    // endpoints as terminating, and they may still serve.
+    let ready = ready && sidecars && !terminal;
     let sandboxed = pod.namespaces == Step::Ready
         && pod.shim == Step::Ready
         && (spec.host_network || pod.programs == Step::Ready);
@@ -54,24 +56,35 @@ pub fn of(pod: &Pod, settings: &Settings, now: Moment) -> v1::PodStatus {
     // A link that is made anew leaves the pod its address.
     let ran = pod.containers.values().any(|c| c.life != Life::None);
     let addressed = spec.host_network || pod.link == Step::Ready || ran || terminal;
-    let not_ready = if terminal {
-        "PodCompleted"
-    } else {
-        "ContainersNotReady"
+    let unready = match pod.finished {
+        Some(Finished::Succeeded) => Unmet::Completed,
+        Some(Finished::Failed) => Unmet::Failed,
+        None => Unmet::Containers(unready(&containers)),
     };
+    let gated = if ready {
+        Unmet::Gates(spec.readiness_gates.clone())
+    } else {
+        unready.clone()
+    };
+    let initialized = initialized || pod.finished == Some(Finished::Succeeded);
     let wanted = [
-        ("PodReadyToStartContainers", sandboxed, ""),
+        (
+            "PodReadyToStartContainers",
+            (!sandboxed).then_some(Unmet::Sandbox),
+        ),
         (
             "Initialized",
-            initialized || pod.finished == Some(Finished::Succeeded),
-            "ContainersNotInitialized",
+            (!initialized).then(|| Unmet::Init(incomplete(pod))),
         ),
-        ("ContainersReady", ready, not_ready),
-        ("Ready", ready && spec.readiness_gates.is_empty(), not_ready),
+        ("ContainersReady", (!ready).then_some(unready)),
+        (
+            "Ready",
+            (!ready || !spec.readiness_gates.is_empty()).then_some(gated),
+        ),
     ];
     let conditions = wanted
         .into_iter()
-        .map(|(kind, holds, reason)| condition(pod, kind, holds, reason, now.wall, &containers))
+        .map(|(kind, unmet)| condition(pod, kind, unmet.as_ref(), now.wall))
         .collect();
     let (reason, message) = trouble(pod);
     v1::PodStatus {
@@ -103,40 +116,83 @@ fn trouble(pod: &Pod) -> (String, String) {
     }
 }
 
-fn condition(
-    pod: &Pod,
-    kind: &str,
-    holds: bool,
-    reason: &str,
-    now: Wall,
-    containers: &[v1::ContainerStatus],
-) -> v1::Condition {
-    let status = if holds { "True" } else { "False" };
+/// Why a condition does not hold.
+#[derive(Debug, Clone)]
+enum Unmet {
+    /// The sandbox is not there.
+    Sandbox,
+    /// These init containers have yet to do their work.
+    Init(Vec<String>),
+    /// These containers are not ready.
+    Containers(Vec<String>),
+    /// The pod has ended well.
+    Completed,
+    /// The pod has failed.
+    Failed,
+    /// Others have to set these conditions.
+    Gates(Vec<String>),
+}
+
+impl Unmet {
+    /// In Kubernetes' words: reason and message (pkg/kubelet/status/generate.go).
+    fn text(&self) -> (&'static str, String) {
+        match self {
+            Unmet::Sandbox => ("", String::new()),
+            Unmet::Init(names) => (
+                "ContainersNotInitialized",
+                format!("containers with incomplete status: [{}]", names.join(" ")),
+            ),
+            Unmet::Containers(names) => (
+                "ContainersNotReady",
+                format!("containers with unready status: [{}]", names.join(" ")),
+            ),
+            Unmet::Completed => ("PodCompleted", String::new()),
+            Unmet::Failed => ("PodFailed", String::new()),
+            Unmet::Gates(conditions) => {
+                let texts = conditions.iter().map(|condition| {
+                    format!(
+                        "corresponding condition of pod readiness gate {condition:?} does not exist."
+                    )
+                });
+                let texts: Vec<String> = texts.collect();
+                ("ReadinessGatesNotReady", texts.join(", "))
+            }
+        }
+    }
+}
+
+fn unready(containers: &[v1::ContainerStatus]) -> Vec<String> {
+    let unready = containers.iter().filter(|c| !c.ready);
+    unready.map(|c| c.name.clone()).collect()
+}
+
+fn incomplete(pod: &Pod) -> Vec<String> {
+    let passed = |c: &&v1::ContainerSpec| pod.containers.get(&c.name).is_some_and(|c| c.passed);
+    let init = pod.spec.init_containers.iter();
+    init.filter(|c| !passed(c))
+        .map(|c| c.name.clone())
+        .collect()
+}
+
+fn condition(pod: &Pod, kind: &str, unmet: Option<&Unmet>, now: Wall) -> v1::Condition {
+    let status = if unmet.is_none() { "True" } else { "False" };
     let before = pod
         .conditions
         .iter()
         .find(|c| c.r#type == kind && c.status == status);
-    let message = if holds || reason != "ContainersNotReady" {
-        String::new()
-    } else {
-        let names: Vec<&str> = containers
-            .iter()
-            .filter(|c| !c.ready)
-            .map(|c| c.name.as_str())
-            .collect();
-        format!("containers with unready status: [{}]", names.join(" "))
-    };
+    let (reason, message) = unmet.map(Unmet::text).unwrap_or_default();
     v1::Condition {
         r#type: kind.into(),
         status: status.into(),
-        reason: if holds { String::new() } else { reason.into() },
+        reason: reason.into(),
         message,
         last_transition_ms: before.map_or(now.ms(), |c| c.last_transition_ms),
     }
 }
 
 fn phase(pod: &Pod, containers: &[v1::ContainerStatus]) -> &'static str {
-    if pod.finished.is_some() {
+    // Who reads a final phase takes the pod's address and resources for free.
+    if pod.finished.is_some() && pod.teardown.sandbox == Step::Ready {
         return finished_text(pod.finished);
     }
     let (mut waiting, mut running, mut stopped) = (0, 0, 0);
@@ -151,7 +207,7 @@ fn phase(pod: &Pod, containers: &[v1::ContainerStatus]) -> &'static str {
     if waiting > 0 || running + stopped == 0 {
         return "Pending";
     }
-    // All ended counts as running until `Finish` makes the end final.
+    // All ended counts as running until nothing of the sandbox is left.
     "Running"
 }
 
@@ -432,20 +488,86 @@ mod tests {
     }
 
     #[test]
-    fn finished_pods_have_a_final_phase_and_are_not_ready() {
-        let mut pod = pod(1);
-        pod.containers.get_mut("c0").unwrap().life = exited(0, 5);
-        pod.finished = Some(Finished::Succeeded);
-        let status = of(&pod, &settings(), at(10));
-        assert_eq!(status.phase, "Succeeded");
-        let ready = status
-            .conditions
-            .iter()
-            .find(|c| c.r#type == "Ready")
-            .unwrap();
+    fn finished_pods_are_unready_at_once_and_have_a_final_phase_once_nothing_is_left() {
+        let failed = || Step::Failed {
+            message: "busy".into(),
+            tries: 1,
+            retry: at(9).monotonic,
+        };
+        // (how it finished, its sandbox, phase, why it is not ready)
+        let rows = [
+            (Finished::Succeeded, Step::Absent, "Running", "PodCompleted"),
+            (
+                Finished::Succeeded,
+                Step::Busy(0),
+                "Running",
+                "PodCompleted",
+            ),
+            (Finished::Succeeded, failed(), "Running", "PodCompleted"),
+            (
+                Finished::Succeeded,
+                Step::Ready,
+                "Succeeded",
+                "PodCompleted",
+            ),
+            (Finished::Failed, Step::Busy(0), "Running", "PodFailed"),
+            (Finished::Failed, Step::Ready, "Failed", "PodFailed"),
+        ];
+        for (finished, removed, phase, reason) in rows {
+            let mut pod = pod(1);
+            let code = i32::from(finished == Finished::Failed);
+            pod.containers.get_mut("c0").unwrap().life = exited(code, 5);
+            pod.finished = Some(finished);
+            pod.teardown.sandbox = removed.clone();
+            let status = of(&pod, &settings(), at(10));
+            assert_eq!(status.phase, phase, "{finished:?} {removed:?}");
+            for kind in ["Ready", "ContainersReady"] {
+                let ready = status.conditions.iter().find(|c| c.r#type == kind);
+                let ready = ready.map(|c| (c.status.as_str(), c.reason.as_str()));
+                assert_eq!(ready, Some(("False", reason)), "{finished:?} {removed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn why_a_pod_is_not_ready() {
+        let mut pod = pod(2);
+        let mut spec = (*pod.spec).clone();
+        spec.init_containers = simulate::pod_spec("x", 1).containers;
+        spec.init_containers[0].name = "i0".into();
+        spec.readiness_gates = vec!["example.com/gate".into()];
+        pod.containers.insert("i0".into(), Container::default());
+        pod.spec = Arc::new(spec);
+        let said = |pod: &Pod, kind: &str| {
+            let status = of(pod, &settings(), at(10));
+            let found = status.conditions.into_iter().find(|c| c.r#type == kind);
+            let found = found.unwrap();
+            (found.status, found.reason, found.message)
+        };
+        let text = |status: &str, reason: &str, message: &str| {
+            (status.to_owned(), reason.to_owned(), message.to_owned())
+        };
+        let incomplete = "containers with incomplete status: [i0]";
+        let unready = "containers with unready status: [c0 c1]";
         assert_eq!(
-            (ready.status.as_str(), ready.reason.as_str()),
-            ("False", "PodCompleted")
+            said(&pod, "Initialized"),
+            text("False", "ContainersNotInitialized", incomplete)
+        );
+        assert_eq!(
+            said(&pod, "Ready"),
+            text("False", "ContainersNotReady", unready)
+        );
+        pod.containers.get_mut("i0").unwrap().passed = true;
+        for name in ["c0", "c1"] {
+            pod.containers.get_mut(name).unwrap().life = Life::Running { started: at(1) };
+        }
+        assert_eq!(said(&pod, "Initialized"), text("True", "", ""));
+        assert_eq!(said(&pod, "ContainersReady"), text("True", "", ""));
+        let gate = "corresponding condition of pod readiness gate \"example.com/gate\" \
+                    does not exist.";
+        assert_eq!(
+            said(&pod, "Ready"),
+            text("False", "ReadinessGatesNotReady", gate)
         );
     }
 

@@ -9,7 +9,7 @@ use ebpf_common::net::Addr;
 use proto::v1;
 
 use crate::action::{Action, HookKind, Instance};
-use crate::container::{alive, next_backoff};
+use crate::container::next_backoff;
 use crate::create::role;
 use crate::event::{self, Note};
 use crate::image;
@@ -20,7 +20,7 @@ use crate::restart::{self, Restart};
 use crate::settings::Settings;
 use crate::step::Step;
 use crate::time::{Moment, Monotonic, Wall};
-use crate::world::{Contact, Container, Exit, Hook, Image, Kill, Life, Observed, Refused, Why};
+use crate::world::{Container, Exit, Hook, Image, Kill, Life, Observed, Refused, Why};
 
 impl Observed {
     /// Takes an outcome in; what users are to be told.
@@ -38,10 +38,8 @@ impl Observed {
                 if let Err(message) = &result {
                     notes.extend(event::part_failed(&pod.spec, part, message));
                 }
-                let gone = part == Part::NoSandbox && result.is_ok();
-                if gone && pod.leftovers.busy() {
-                    pod.record.touch();
-                }
+                let removed = matches!(part, Part::NoSandbox | Part::NoLeftovers);
+                let removed = removed && result.is_ok();
                 let step = match part {
                     Part::Record => &mut pod.record,
                     Part::Namespaces => &mut pod.namespaces,
@@ -49,17 +47,14 @@ impl Observed {
                     Part::Cgroup => &mut pod.cgroup,
                     Part::Shim => &mut pod.shim,
                     Part::Volumes => &mut pod.volumes,
-                    Part::NoSandbox if pod.leftovers.busy() => &mut pod.leftovers,
+                    Part::NoLeftovers => &mut pod.leftovers,
                     Part::NoSandbox => &mut pod.teardown.sandbox,
                     Part::NoFolders => &mut pod.teardown.folders,
                     Part::NoStray => return notes,
                 };
                 step.end(result, now);
-                if gone {
-                    pod.contact = Contact::Heard;
-                    for c in pod.containers.values_mut().filter(|c| alive(c)) {
-                        lost::end(c, moment, "when its pod's sandbox was removed");
-                    }
+                if removed {
+                    lost::sandbox(pod, moment);
                 }
             }
             Outcome::Link { uid, result } => notes.extend(self.linked(&uid, result, now)),
@@ -125,6 +120,11 @@ impl Observed {
                     c.life = Life::None;
                 }
             }
+            // It runs, or will: the shim tells which.
+            Outcome::Started {
+                instance,
+                result: Err(Refusal::Begun(_)),
+            } => self.unanswered(&instance.uid, now),
             Outcome::Started {
                 instance,
                 result: Err(Refusal::Unanswered(_)),
@@ -137,6 +137,10 @@ impl Observed {
                 }
             }
             Outcome::Created { instance, result } => {
+                let waits = self.container_mut(&instance);
+                if waits.is_none_or(|c| c.life != Life::Creating) {
+                    return notes;
+                }
                 match &result {
                     Ok(warnings) => {
                         notes.extend(self.note(&instance, event::created));
@@ -162,8 +166,18 @@ impl Observed {
                     Refusal::Config(message)
                     | Refusal::Command(message)
                     | Refusal::Runtime(message)
-                    | Refusal::Unanswered(message) => Refusal::Command(message),
+                    | Refusal::Unanswered(message)
+                    | Refusal::Begun(message) => Refusal::Command(message),
                 });
+                let waits = self.container_mut(&instance).is_some_and(|c| match result {
+                    // Told by the call and by the watch, whichever comes first; the call
+                    // may have been given up.
+                    Ok(_) => matches!(c.life, Life::Created | Life::Starting),
+                    Err(_) => c.life == Life::Starting,
+                });
+                if !waits {
+                    return notes;
+                }
                 match &result {
                     Ok(_) => notes.extend(self.note(&instance, event::started)),
                     Err(refusal) => {
@@ -303,22 +317,23 @@ impl Observed {
             return;
         };
         // It has ended meanwhile, or its shim has said more of it since.
-        if !matches!(c.life, Life::Creating | Life::Starting) {
+        if !matches!(c.life, Life::Creating | Life::Created | Life::Starting) {
             return;
         }
         let (reason, message) = match result {
             Ok(()) => return good(&mut c.life),
             Err(Refusal::Config(message)) => (Refused::Config, message),
-            Err(Refusal::Runtime(message) | Refusal::Unanswered(message)) => {
-                (Refused::Create, message)
-            }
+            Err(
+                Refusal::Runtime(message) | Refusal::Unanswered(message) | Refusal::Begun(message),
+            ) => (Refused::Create, message),
             Err(refusal @ (Refusal::Command(_) | Refusal::Memory(_))) => {
                 let (code, reason, message) = match refusal {
                     Refusal::Memory(message) => (137, "OOMKilled", message),
                     Refusal::Config(message)
                     | Refusal::Command(message)
                     | Refusal::Runtime(message)
-                    | Refusal::Unanswered(message) => (128, "StartError", message),
+                    | Refusal::Unanswered(message)
+                    | Refusal::Begun(message) => (128, "StartError", message),
                 };
                 // It counts as an instance that ran and failed, so that restarts are
                 // counted and held back.

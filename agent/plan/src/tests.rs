@@ -8,6 +8,7 @@ use proto::v1;
 
 use crate::action::{Action, Instance};
 use crate::outcome::{ImageFailure, Outcome, Refusal};
+use crate::record::Kept;
 use crate::simulate::{pod_spec, settings, simulate, success};
 use crate::status;
 use crate::time::{Moment, Monotonic, Wall};
@@ -15,6 +16,9 @@ use crate::world::{Desired, Exit, Finished, ImageReason, Life, Observed, Pod};
 use crate::{plan, pod};
 
 mod contact;
+mod late;
+mod life;
+mod machine;
 mod reboot;
 
 /// A node, its wishes and its clock.
@@ -97,7 +101,7 @@ impl Node {
     /// What an agent that starts anew makes of the pod's record, under a boot id.
     fn restored(&self, uid: &str, boot_id: &str) -> Pod {
         let record = crate::record::of(&self.observed.pods[uid], "boot");
-        crate::record::restore(record, boot_id, self.moment()).unwrap()
+        crate::record::restore(record, Kept::Whole, boot_id, self.moment()).unwrap()
     }
 
     /// Lets all happen that needs no time.
@@ -879,6 +883,15 @@ fn any_pod(policy: &str, inits: usize, sidecar: bool) -> v1::PodSpec {
     spec
 }
 
+/// What a record says, but for the images of instances of which nothing is known yet.
+fn told(mut record: v1::PodRecord) -> v1::PodRecord {
+    record
+        .containers
+        .iter_mut()
+        .for_each(|c| c.made_from.clear());
+    record
+}
+
 fn names(spec: &v1::PodSpec) -> Vec<String> {
     let all = spec.containers.iter().chain(&spec.init_containers);
     all.map(|c| c.name.clone()).collect()
@@ -941,11 +954,11 @@ proptest! {
                 prop_assert!(["Pending", "Running", "Succeeded", "Failed"].contains(&status.phase.as_str()));
                 // A record that is restored says the same of restarts and ends.
                 let record = crate::record::of(pod, "boot");
-                let back = crate::record::restore(record.clone(), "boot", node.moment()).unwrap();
+                let back = crate::record::restore(record.clone(), Kept::Whole, "boot", node.moment()).unwrap();
                 for (name, c) in &pod.containers {
                     prop_assert_eq!(back.containers[name].attempt, c.attempt);
                 }
-                prop_assert_eq!(crate::record::of(&back, "boot"), record);
+                prop_assert_eq!(told(crate::record::of(&back, "boot")), told(record));
             }
         }
         node.desired.pods.clear();
@@ -1081,10 +1094,13 @@ fn signals(list: &[(i64, &str, i32)]) -> Vec<(i64, String, i32)> {
 fn a_hook_leaves_sigterm_and_two_seconds() {
     // (grace, hook, expected)
     type Expected = &'static [(i64, &'static str, i32)];
-    let rows: [(i64, i64, Expected); 6] = [
+    let rows: [(i64, i64, Expected); 8] = [
         // No hook.
         (5, -1, &[(0, "c0", 15), (5_000, "c0", 9)]),
-        (1, -1, &[(0, "c0", 15), (1_000, "c0", 9)]),
+        (2, -1, &[(0, "c0", 15), (2_000, "c0", 9)]),
+        // The least that there is.
+        (1, -1, &[(0, "c0", 15), (2_000, "c0", 9)]),
+        (0, -1, &[(0, "c0", 15), (2_000, "c0", 9)]),
         (
             5,
             3_000,
@@ -1100,8 +1116,12 @@ fn a_hook_leaves_sigterm_and_two_seconds() {
             60_000,
             &[(0, "c0", 0), (5_000, "c0", 15), (7_000, "c0", 9)],
         ),
-        // Without grace there is neither a hook nor SIGTERM.
-        (0, 1_000, &[(0, "c0", 9)]),
+        // A pod has a second, as kubelet has it, whatever was asked for.
+        (
+            0,
+            60_000,
+            &[(0, "c0", 0), (1_000, "c0", 15), (3_000, "c0", 9)],
+        ),
     ];
     for (grace, hook_ms, expected) in rows {
         let mut ending = Ending::new(0, hook_ms >= 0);
@@ -1125,7 +1145,7 @@ fn a_second_stop_shortens_the_grace() {
         ending.hook_ms = 60_000;
         ending.run(30, Some(again))
     };
-    let at_once = [(0, "c0", 0), (3_000, "c0", 9)];
+    let at_once = [(0, "c0", 0), (3_000, "c0", 15), (5_000, "c0", 9)];
     assert_eq!(hook((3_000, 0)), signals(&at_once));
     let sooner = [(0, "c0", 0), (5_000, "c0", 15), (7_000, "c0", 9)];
     assert_eq!(hook((3_000, 5)), signals(&sooner));
@@ -1166,8 +1186,17 @@ fn sidecars_end_after_the_others_in_reverse_order() {
         (7_000, "s0", 9),
     ];
     assert_eq!(hooks.run(5, None), signals(&expected));
-    let at_once = Ending::new(1, true).run(0, None);
-    assert_eq!(at_once, signals(&[(0, "c0", 9), (0, "s0", 9)]));
+    let at_once = [
+        (0, "c0", 0),
+        (0, "s0", 0),
+        (1_000, "c0", 15),
+        (1_000, "s0", 15),
+        (3_000, "c0", 9),
+        (3_000, "s0", 9),
+    ];
+    let mut none = Ending::new(1, true);
+    none.hook_ms = 60_000;
+    assert_eq!(none.run(0, None), signals(&at_once));
 }
 
 #[test]
@@ -1183,7 +1212,7 @@ fn a_pod_whose_secrets_were_not_kept_waits_for_the_control_plane() {
     // A reboot: nothing is left but what the disk has.
     let record = crate::record::of(&node.observed.pods["u"], "boot");
     let record = crate::withhold::for_disk(record);
-    let pod = crate::record::restore(record, "another", node.moment()).unwrap();
+    let pod = crate::record::restore(record, Kept::Whole, "another", node.moment()).unwrap();
     let mut rebooted = Node::new();
     rebooted.desired.pods.insert("u".into(), pod.spec.clone());
     rebooted.observed.pods.insert("u".into(), pod);

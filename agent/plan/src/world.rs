@@ -104,8 +104,8 @@ pub struct Pod {
     pub conditions: Vec<v1::Condition>,
     /// What is left to remove, once nothing runs.
     pub teardown: Teardown,
-    /// `Ready` unless something of a sandbox of another boot may be left on disk, which
-    /// is removed before anything is made.
+    /// `Ready` unless something may be left of a sandbox that the pod has lost (by a
+    /// reboot, say), which is removed before anything is made.
     pub leftovers: Step,
 }
 
@@ -205,6 +205,13 @@ impl Pod {
         }
     }
 
+    /// True once an instance of any of its containers was made, in this sandbox or in
+    /// one before it.
+    pub fn has_begun(&self) -> bool {
+        let mut all = self.containers.values();
+        all.any(|c| c.attempt > 0 || c.life != Life::None || !c.image_id.is_empty())
+    }
+
     /// The pod's own IPv4 address; `None` on the host's network.
     pub fn address(&self) -> Option<Ipv4Addr> {
         address(&self.spec)
@@ -238,8 +245,8 @@ pub struct Container {
     pub attempt: u32,
     /// Where the current instance is in its life.
     pub life: Life,
-    /// As the manifest named the image that the current or last instance was made from;
-    /// empty: none was.
+    /// As the manifest named the image that the current instance was made from; empty: it
+    /// was not made yet.
     pub made_from: String,
     /// Of an init container: those after it wait for it no more, whatever becomes of it.
     pub passed: bool,

@@ -80,7 +80,8 @@ impl Container {
     pub(crate) fn status(&self) -> Option<ShimContainer> {
         let (state, exit) = match self.phase {
             Phase::Making(_) => return None,
-            Phase::Created | Phase::Starting => (State::Created, None),
+            Phase::Created => (State::Created, None),
+            Phase::Starting => (State::Starting, None),
             Phase::Running => (State::Running, None),
             Phase::Exited(exit) => (State::Exited, Some(exit)),
         };

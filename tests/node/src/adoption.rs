@@ -110,7 +110,7 @@ fn a_shim_survives_kill_9_of_its_agent_and_is_adopted() {
     wait_until("its end", || {
         match pod.wait(client.list()).unwrap().0.remove(0).state() {
             State::Exited => Ok(()),
-            other @ (State::Unspecified | State::Created | State::Running) => {
+            other @ (State::Unspecified | State::Created | State::Starting | State::Running) => {
                 Err(format!("{other:?}"))
             }
         }

@@ -1,11 +1,13 @@
 //! Containers from create to delete: how they end, and what is left of them.
 
 use std::fs;
+use std::time::Duration;
 
 use proto::v1::shim_container::State;
 use proto::v1::shim_error::Kind;
 use proto::v1::{self, ShimCreate, ShimMount};
 
+use agent_sys::process::Pidfd;
 use agent_sys::shim::ShimError;
 use tests_harness::wait_until;
 
@@ -135,6 +137,41 @@ fn real_time_signals_are_signals() {
     let end = pod.exited(&id);
     assert_eq!((end.exit_code, end.signal), (192, 64));
     pod.delete(&id).unwrap();
+}
+
+/// The program is held between the order to execute it and its execution.
+#[test]
+fn a_container_that_is_slow_to_start_is_listed_as_starting_and_started_once() {
+    let mut pod = Pod::new();
+    let create = pod.message("slow", &["sleep", "1000"]);
+    let id = create.id.clone();
+    pod.create(create).unwrap();
+    let process = Pidfd::open(pod.list().0[0].pid).unwrap();
+    process.signal(libc::SIGSTOP).unwrap();
+    let mut watch = pod.wait(pod.client().watch()).unwrap();
+    // Another agent, or the same one after its call was given up.
+    let (mut caller, mut other) = (pod.client(), pod.client());
+    pod.wait(async {
+        let start = caller.start(&id);
+        let held = async {
+            while other.list().await.unwrap().0[0].state() != State::Starting {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            let again = other.start(&id).await;
+            assert_eq!(refusal(again).0, Kind::Invalid);
+            process.signal(libc::SIGCONT).unwrap();
+        };
+        let (started, ()) = tokio::join!(start, held);
+        started.unwrap();
+    });
+    assert_eq!(pod.list().0[0].state(), State::Running);
+    // Who watches hears of it.
+    let states: Vec<State> = (0..2)
+        .map(|_| pod.wait(watch.next()).unwrap().unwrap().state())
+        .collect();
+    assert_eq!(states, [State::Created, State::Running]);
+    pod.kill(&id, libc::SIGKILL, false).unwrap();
+    assert_eq!(pod.exited(&id).exit_code, 137);
 }
 
 #[test]

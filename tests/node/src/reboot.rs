@@ -1,6 +1,7 @@
 //! A node that starts anew: its state folder in other namespaces, under another boot.
 
 use std::fs;
+use std::path::Path;
 
 use agent_sys::cgroup::Groups;
 use agent_sys::image::rootfs;
@@ -12,7 +13,20 @@ use proto::v1::change::Change;
 use proto::v1::open::What;
 use tests_harness::wait_until;
 
-use crate::node::{Node, pod, ready};
+use crate::node::{Node, pod, ready, started_ms};
+
+/// Whether all containers of a pod are in its record on the disk.
+fn recorded(node: &Node, uid: &str) -> Result<(), String> {
+    let layout = Layout::new(node.folder.join("lib"), node.folder.join("run"));
+    let bytes = fs::read(layout.pod(uid).join("record")).map_err(|e| e.to_string())?;
+    let record = v1::PodRecord::decode(&bytes[..]).map_err(|e| e.to_string())?;
+    let mut containers = record.containers.iter();
+    if containers.all(|c| c.running.is_some() || c.ended.is_some()) {
+        Ok(())
+    } else {
+        Err(format!("{record:?}"))
+    }
+}
 
 /// The machine of a node loses power, and what was on its disk comes up in another set
 /// of namespaces. The boot id of this machine stays, so that of the records is changed.
@@ -20,16 +34,7 @@ fn reboot(mut before: Node, uids: &[&str]) -> Node {
     let lib = before.folder.join("lib");
     let layout = Layout::new(&lib, before.folder.join("run"));
     for uid in uids {
-        wait_until("a record of what runs, on disk", || {
-            let bytes = fs::read(layout.pod(uid).join("record")).map_err(|e| e.to_string())?;
-            let record = v1::PodRecord::decode(&bytes[..]).map_err(|e| e.to_string())?;
-            let mut containers = record.containers.iter();
-            if containers.all(|c| c.running.is_some() || c.ended.is_some()) {
-                Ok(())
-            } else {
-                Err(format!("{record:?}"))
-            }
-        });
+        wait_until("a record of what runs, on disk", || recorded(&before, uid));
     }
     before.kill();
     let groups = Groups::open(&format!("/{}", before.name)).expect("cgroups");
@@ -51,6 +56,81 @@ fn reboot(mut before: Node, uids: &[&str]) -> Node {
     // It is for another control plane.
     fs::remove_dir_all(new.join("pki")).expect("the certificate");
     after
+}
+
+/// What lies under `run` goes while the node is up: its tmpfs is unmounted, or it is
+/// emptied by hand. The agent is not there at that time.
+fn lose_run(node: &mut Node) {
+    node.kill();
+    let run = node.folder.join("run");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    let below = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    for pin in below.filter(|path| Path::new(path).starts_with(&run)) {
+        nix::mount::umount(pin).expect("unmount a pin");
+    }
+    fs::remove_dir_all(&run).expect("remove what is in memory");
+}
+
+#[test]
+fn a_pod_whose_run_folder_is_lost_begins_anew_and_nothing_of_it_runs_twice() {
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    let mut spec = pod("bereft", 62, "echo $$ > /seen/main; exec sleep 1000");
+    spec.volumes = vec![v1::Volume {
+        name: "seen".into(),
+        source: Some(v1::volume::Source::EmptyDir(Default::default())),
+    }];
+    let mount = v1::VolumeMount {
+        volume: "seen".into(),
+        mount_path: "/seen".into(),
+        ..Default::default()
+    };
+    let mut init = pod("x", 0, "echo begun >> /seen/init").containers.remove(0);
+    init.name = "first".into();
+    init.mounts = vec![mount.clone()];
+    spec.init_containers = vec![init];
+    spec.containers[0].mounts = vec![mount];
+    let mut once = pod("over", 63, "exit 0");
+    once.restart_policy = "Never".into();
+    node.control
+        .push([spec.clone(), once].map(Change::Pod).to_vec());
+    let before = node.control.status("bereft", ready);
+    node.control.status("over", |s| s.phase == "Succeeded");
+    let group = format!("/{}", node.name);
+    let groups = Groups::open(&group).expect("cgroups");
+    wait_until("a record of what runs, on disk", || {
+        recorded(&node, "bereft")
+    });
+
+    lose_run(&mut node);
+    node.start();
+    let anew = |s: &v1::PodStatus| ready(s) && started_ms(s) > started_ms(&before);
+    let status = node.control.status("bereft", anew);
+    assert_eq!(status.init_containers[0].restart_count, 1, "{status:#?}");
+    assert_eq!(status.containers[0].restart_count, 1, "{status:#?}");
+    let exec = v1::OpenExec {
+        pod_uid: "bereft".into(),
+        command: vec!["cat".into(), "/seen/init".into()],
+        ..Default::default()
+    };
+    let seen = node.control.open("cat", What::Exec(exec));
+    assert_eq!(String::from_utf8_lossy(&seen.output), "begun\nbegun\n");
+    let reasons = node.control.reasons("bereft");
+    assert!(
+        reasons.contains(&"SandboxChanged".to_owned()),
+        "{reasons:?}"
+    );
+    // One shim, one container, and what has ended is as it was.
+    let layout = Layout::new(node.folder.join("lib"), node.folder.join("run"));
+    assert_eq!(shim::kill(&layout, "bereft").expect("its shim"), 1);
+    groups.kill("bereft").expect("what it left");
+    node.control.status("over", |s| s.phase == "Succeeded");
+    let reasons = node.control.reasons("over");
+    assert!(
+        !reasons.contains(&"SandboxChanged".to_owned()),
+        "{reasons:?}"
+    );
 }
 
 fn files_of(node: &Node, folder: &str) -> Vec<String> {

@@ -14,7 +14,7 @@ pub(super) fn restart_agent(node: &mut Node, uid: &str) {
         ifindex: node.observed.pods[uid].ifindex,
         programs: true,
     };
-    crate::record::adopt_sandbox(&mut back, &found);
+    crate::record::adopt_sandbox(&mut back, &found, node.moment());
     node.observed.pods.insert(uid.into(), back);
 }
 

@@ -9,7 +9,7 @@ use crate::step;
 
 pub(super) fn reboot(node: &mut Node, uid: &str) {
     let mut back = node.restored(uid, "another boot");
-    record::adopt_sandbox(&mut back, &Sandbox::default());
+    record::adopt_sandbox(&mut back, &Sandbox::default(), node.moment());
     node.observed = Observed::default();
     node.observed.pods.insert(uid.into(), back);
     node.log.clear();
@@ -34,7 +34,7 @@ fn after_a_reboot_init_containers_run_again() {
         "nothing of the old boot is asked whether it lives"
     );
     // What is left on disk goes first.
-    let first = node.places(|a| matches!(a, Action::RemoveSandbox { .. }));
+    let first = node.places(|a| matches!(a, Action::RemoveLeftovers { .. }));
     let made = node.places(|a| matches!(a, Action::StartShim { .. } | Action::MakeVolumes { .. }));
     assert_eq!(first.len(), 1);
     assert!(made.iter().all(|at| *at > first[0]), "{:?}", node.log);
@@ -102,6 +102,39 @@ fn after_a_reboot_restart_policies_hold() {
             (first, second),
             "{policy} {ended:?}"
         );
+    }
+}
+
+/// A removal takes longer than a plan.
+#[test]
+fn after_a_reboot_what_is_left_of_a_pod_that_ends_is_removed_once() {
+    for finished in [true, false] {
+        let mut node = Node::new();
+        let mut spec = pod_spec("u", 1);
+        spec.restart_policy = "Never".into();
+        node.want(spec);
+        node.settle();
+        if finished {
+            node.exit("u", "c0", 0);
+            let removes = |a: &Action| matches!(a, Action::RemoveSandbox { .. });
+            while node.begin(removes).is_empty() {}
+        } else {
+            node.change("u", |spec| spec.stop_grace_seconds = Some(30));
+            while node.observed.pods["u"].stop.is_none() {
+                node.begin(|_| true);
+            }
+        }
+        reboot(&mut node, "u");
+        let removes = |a: &Action| {
+            matches!(
+                a,
+                Action::RemoveSandbox { .. } | Action::RemoveLeftovers { .. }
+            )
+        };
+        let begun: usize = (0..64).map(|_| node.begin(removes).len()).sum();
+        assert_eq!(begun, 1, "finished: {finished}");
+        let made = node.places(|a| matches!(a, Action::StartShim { .. }));
+        assert!(made.is_empty(), "for nothing");
     }
 }
 
