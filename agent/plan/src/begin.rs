@@ -159,6 +159,9 @@ impl Observed {
                 instance, image, ..
             } => {
                 let named = self.image_of(instance);
+                // Its image and stop signal are on disk before its program runs: an agent
+                // that finds it has nobody else to ask.
+                self.with_pod(&instance.uid, |pod| pod.record.touch());
                 self.with_container(instance, |c| {
                     c.life = Life::Creating;
                     c.made_from = named;

@@ -2,7 +2,6 @@
 //!
 //! The bytes are written by `apply.rs` of the daemon, and read by its `observe.rs`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto::v1;
@@ -175,9 +174,6 @@ pub fn restore(record: v1::PodRecord, kept: Kept, boot_id: &str, moment: Moment)
             now
         },
     });
-    let all = pod.spec.init_containers.iter().chain(&pod.spec.containers);
-    let mut images: BTreeMap<String, String> =
-        all.map(|c| (c.name.clone(), c.image.clone())).collect();
     for kept in record.containers {
         let Some(c) = pod.containers.get_mut(&kept.name) else {
             continue;
@@ -209,12 +205,7 @@ pub fn restore(record: v1::PodRecord, kept: Kept, boot_id: &str, moment: Moment)
             }));
         }
         c.image_id = kept.image_id;
-        // An instance is made from what is recorded, and nothing is recorded of it before
-        // it is there.
-        c.made_from = match kept.made_from {
-            noted if !noted.is_empty() => noted,
-            _ => images.remove(&kept.name).unwrap_or_default(),
-        };
+        c.made_from = kept.made_from;
         c.passed = kept.passed;
         c.replace = kept.replace;
         if kept.hooked {
@@ -254,8 +245,12 @@ pub fn adopt(pod: &mut Pod, name: &str, attempt: u32, found: Life) {
         // The record is older than the instance: a crash between the two.
         c.attempt = attempt;
         c.life = Life::None;
+        c.made_from.clear();
     }
     match (&c.life, &found) {
+        // Made before its image was recorded, so that nothing is known of that: it is
+        // removed, and made again under the same number.
+        (Life::None, Life::Created) if c.made_from.is_empty() => return,
         // Known already, or a call on its way that will say so.
         (Life::Exited(_) | Life::Creating, _)
         | (Life::Starting, Life::Created)
@@ -482,6 +477,7 @@ mod tests {
         let ended = || Life::Exited(Exit::default());
         // (known, listed, then)
         let rows = [
+            (Life::None, Life::Created, Life::Created),
             (Life::None, Life::Starting, Life::Starting),
             (Life::Created, Life::Starting, Life::Starting),
             (Life::Starting, Life::Created, Life::Starting),
@@ -493,7 +489,9 @@ mod tests {
         ];
         for (known, listed, then) in rows {
             let mut pod = pod();
-            pod.containers.get_mut("c0").unwrap().life = known.clone();
+            let c = pod.containers.get_mut("c0").unwrap();
+            c.life = known.clone();
+            c.made_from = "busybox".into();
             adopt(&mut pod, "c0", 0, listed.clone());
             assert_eq!(pod.containers["c0"].life, then, "{known:?} {listed:?}");
         }

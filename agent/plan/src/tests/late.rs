@@ -165,6 +165,9 @@ impl Late {
                         disagree(&action, &flight.action) || disagree(&flight.action, &action);
                     assert!(!bad, "{action:?} beside {:?}", flight.action);
                 }
+                if let Action::StartContainer { instance } = &action {
+                    self.is_recorded(instance);
+                }
                 let node = &mut self.node;
                 node.log.push(action.clone());
                 node.observed.begin(&action, &settings());
@@ -181,6 +184,16 @@ impl Late {
         }
         let last: Vec<_> = self.node.log.iter().rev().take(6).collect();
         panic!("does not converge: {last:?}");
+    }
+
+    /// What only the image knows is on disk before an instance runs.
+    fn is_recorded(&self, instance: &Instance) {
+        let record = self.machine.record.as_ref().expect("a record");
+        let mut containers = record.containers.iter();
+        let c = containers.find(|c| c.name == instance.container);
+        let c = c.expect("a container");
+        let known = c.attempt == instance.attempt && !c.image_id.is_empty();
+        assert!(known && !c.made_from.is_empty(), "{instance:?} {c:?}");
     }
 
     fn finish(&mut self, at: usize, how: How) {
