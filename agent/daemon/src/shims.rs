@@ -196,24 +196,18 @@ async fn life(sys: &Arc<Sys>, container: &v1::ShimContainer) -> Life {
 
 /// Ends what is left in a shim, then the shim. No shim is success: its folder may
 /// be there after a crash, and what it left in the pod's cgroup is killed. One that
-/// does not answer is killed too.
+/// does not answer is killed too, and one that refuses: it may be making a container,
+/// which no list shows yet.
 pub(crate) async fn end(sys: &Arc<Sys>, uid: &str) -> Result<(), String> {
-    let failed = match tokio::time::timeout(END, shut_down(sys, uid)).await {
+    match tokio::time::timeout(END, shut_down(sys, uid)).await {
         Ok(Ok(())) => return Ok(()),
-        Ok(Err(error)) if error.is_answer() => Some(error.to_string()),
-        Ok(Err(error)) => {
-            tracing::debug!(pod = uid, %error, "the shim is killed");
-            None
-        }
-        Err(_elapsed) => None,
-    };
+        Ok(Err(error)) => tracing::debug!(pod = uid, %error, "the shim is killed"),
+        Err(_elapsed) => tracing::debug!(pod = uid, "the shim is killed: it takes too long"),
+    }
     let id = uid.to_owned();
     let killed = sys.blocking(move |sys| {
-        if failed.is_none() {
-            shim::kill(&sys.layout, &id).map_err(|e| format!("end the shim: {e}"))?;
-        }
-        sys.groups.kill(&id).map_err(|e| e.to_string())?;
-        failed.map_or(Ok(()), Err)
+        shim::kill(&sys.layout, &id).map_err(|e| format!("end the shim: {e}"))?;
+        sys.groups.kill(&id).map(drop).map_err(|e| e.to_string())
     });
     killed.await
 }
