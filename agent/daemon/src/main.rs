@@ -17,6 +17,7 @@ mod drops;
 mod event;
 mod exec;
 mod facts;
+mod failpoint;
 mod flows;
 mod health;
 mod images;

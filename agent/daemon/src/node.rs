@@ -22,6 +22,7 @@ use crate::answer;
 use crate::apply::{Applied, Apply, WriteError};
 use crate::clock;
 use crate::event::Event;
+use crate::failpoint;
 use crate::flows;
 use crate::health::Health;
 use crate::kernel::Kernel;
@@ -245,6 +246,7 @@ impl Node {
         let now = clock::moment();
         tracing::debug!(outcome = name_of(&outcome), "came back");
         if let Some(uid) = outcome.uid() {
+            failpoint::done(uid, &outcome);
             self.pods.insert(uid.to_owned());
         }
         if let Outcome::Route { result, route, .. } = &outcome {
@@ -367,6 +369,7 @@ impl Node {
             }
             for action in &plan.actions {
                 self.act(action, now);
+                failpoint::begun(uid, action);
             }
             if round + 1 == ROUNDS {
                 let first = plan.actions.first().map(name_of).unwrap_or_default();

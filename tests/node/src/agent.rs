@@ -267,56 +267,6 @@ fn probes_gate_readiness_and_end_what_does_not_live() {
 }
 
 #[test]
-fn the_agent_may_die_at_any_moment_of_a_pods_life() {
-    let mut node = Node::new();
-    node.start();
-    node.push_config();
-    node.control.hello(1);
-    let mut starts = 1;
-    // From before the record is written until after all has settled.
-    for after_ms in [0, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 160, 240] {
-        let uid = format!("mortal-{after_ms}");
-        let spec = pod(&uid, 30, "trap 'exit 0' TERM; while :; do sleep 0.1; done");
-        let mut die = |node: &mut Node| {
-            std::thread::sleep(Duration::from_millis(after_ms));
-            node.kill();
-            node.start();
-            starts += 1;
-            node.control.hello(starts);
-        };
-        node.control.push(vec![Change::Pod(spec.clone())]);
-        die(&mut node);
-        let status = node.control.status(&uid, ready);
-        assert_eq!(status.containers[0].restart_count, 0, "{status:#?}");
-        node.control.push(vec![stopped(spec, 30)]);
-        die(&mut node);
-        node.control.gone(&uid);
-        node.control.push(vec![Change::PodRemoved(uid)]);
-    }
-    let revision = node.control.push(Vec::new());
-    node.control.acknowledged(revision);
-    wait_until("nothing to be left", || {
-        let of = |folder: &str| {
-            let list = fs::read_dir(node.folder.join(folder)).expect("a folder");
-            list.map(|e| e.expect("an entry").path())
-                .collect::<Vec<_>>()
-        };
-        let left = [of("lib/pods"), of("run/shim"), of("run/ns"), of("lib/logs")].concat();
-        if left.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{left:?}"))
-        }
-    });
-    let links = node.netns.ip(&["-o", "link"]);
-    let pods = links
-        .lines()
-        .filter(|l| l.contains("foil") && !l.contains("foil0"))
-        .count();
-    assert_eq!(pods, 0, "{links}");
-}
-
-#[test]
 fn a_pod_on_the_nodes_network_sees_it_and_leaves_its_name_alone() {
     let name = || fs::read_to_string("/proc/sys/kernel/hostname").expect("hostname");
     let before = name();

@@ -20,6 +20,8 @@ mod container;
 #[cfg(test)]
 mod control;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod ending;
 #[cfg(test)]
 mod exec;

@@ -85,11 +85,17 @@ impl Node {
     }
 
     pub(crate) fn start(&mut self) {
+        self.start_until(None);
+    }
+
+    /// Starts an agent that dies at a place (`agent/daemon/src/failpoint.rs`).
+    pub(crate) fn start_until(&mut self, place: Option<&str>) {
         let mut command = self.netns.command(binary("foil-agent"));
         command
             .arg("--config")
             .arg(self.config())
-            .env("RUST_LOG", "info,foil_agent=debug");
+            .env("RUST_LOG", "info,foil_agent=debug")
+            .envs(place.map(|place| ("FOIL_FAILPOINT", place)));
         self.agent = Some(Process::spawn("agent", &mut command, &self.log()));
     }
 
