@@ -12,10 +12,10 @@ use crate::error::CommandError;
 use crate::options::Global;
 use crate::session::Session;
 
-/// Runs and looks into a Hydrofoil cluster.
+/// Controls a Hydrofoil cluster.
 ///
-/// Takes the Kubernetes manifests that you have, in the ways that you know from
-/// kubectl. `foil COMMAND --help` explains a command by examples.
+/// Manifests, commands and options are those of Kubernetes and kubectl.
+/// `foil COMMAND --help` explains a command by examples.
 #[derive(Debug, Parser)]
 #[command(
     name = "foil",
@@ -25,13 +25,13 @@ use crate::session::Session;
     arg_required_else_help = true,
     after_long_help = "\
 First steps:
-  foil config get-contexts             which control planes are known, and which is in use
-  foil get nodes                       is everything there?
-  foil apply -f web.yaml               create, or change to what the file says
-  foil get pods -o wide -w             watch what becomes of it
-  foil describe pod/web-5f6d7          why is it not running?
-  foil logs -f deploy/web              what does it print?
-  foil bpf service list                what does the kernel balance, on this node?
+  foil config get-contexts             known control planes, and the one in use
+  foil get nodes                       nodes and their state
+  foil apply -f web.yaml               create or update what the file describes
+  foil get pods -o wide -w             pods, and each change
+  foil describe pod/web-5f6d7          one object in detail, with its events
+  foil logs -f deploy/web              output of a container
+  foil bpf service list                services in the kernel of this node
 
 The context file is that of --config, else $FOIL_CONFIG, else ~/.foil/config; the
 control plane writes one to data/admin.conf when it is first started."
@@ -58,6 +58,9 @@ pub(crate) enum Command {
     Label(command::label::Args),
     Annotate(command::annotate::Args),
     Patch(command::patch::Args),
+    Cordon(command::cordon::Cordon),
+    Uncordon(command::cordon::Uncordon),
+    Drain(command::drain::Args),
     Wait(command::wait::Args),
     Events(command::events::Args),
     Image(command::image::Args),
@@ -88,6 +91,9 @@ impl Command {
             Self::Label(args) => command::label::run(args, session, out).await,
             Self::Annotate(args) => command::annotate::run(args, session, out).await,
             Self::Patch(args) => command::patch::run(args, session, out).await,
+            Self::Cordon(args) => command::cordon::cordon(args, session, out).await,
+            Self::Uncordon(args) => command::cordon::uncordon(args, session, out).await,
+            Self::Drain(args) => command::drain::run(args, session, out).await,
             Self::Wait(args) => command::wait::run(args, session, out).await,
             Self::Events(args) => command::events::run(args, session, out).await,
             Self::Image(args) => command::image::run(args, out).await,

@@ -65,6 +65,10 @@ pub(crate) enum RequestError {
     Pair { word: String },
     #[error("'{key}' already has a value ({value}), and --overwrite is false")]
     AlreadySet { key: String, value: String },
+    #[error("no nodes found")]
+    NoNodes,
+    #[error("unable to drain node {node}: {reasons}")]
+    Drain { node: String, reasons: String },
     #[error("no pods found for {what}")]
     NoPods { what: String },
     #[error("container {container} is not valid for pod {pod}; choose one of: {has}")]

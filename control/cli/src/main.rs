@@ -13,6 +13,7 @@ mod describe;
 mod duration;
 mod error;
 mod follow;
+mod hint;
 mod kinds;
 mod manifest;
 mod options;
@@ -38,7 +39,7 @@ fn main() -> anyhow::Result<ExitCode> {
     // Usage errors end the process here, with exit code 2.
     let args = args::Foil::try_parse().unwrap_or_else(|error| {
         let words: Vec<String> = std::env::args().skip(1).collect();
-        match command::exec::separator_hint(&words).filter(|_| error.exit_code() != 0) {
+        match hint::of(&words).filter(|_| error.exit_code() != 0) {
             Some(hint) => {
                 eprintln!("error: {hint}");
                 std::process::exit(error.exit_code());

@@ -34,6 +34,8 @@ pub(crate) enum Obstacle {
     NotTls,
     /// Our own certificate was refused.
     ClientRefused(String),
+    /// Our own certificate is too old.
+    ClientExpired,
     /// It hung up without a word that reached us; `ask_again` finds out.
     HungUp,
     /// The address in the context file.
@@ -125,6 +127,10 @@ impl Obstacle {
             Self::ClientRefused(why) => {
                 (format!("it refuses our certificate ({why})"), NEW_CONTEXT)
             }
+            Self::ClientExpired => (
+                "it refuses our certificate (expired)".into(),
+                "Make a new context on the control plane's machine: foil-control --config FILE admin-config",
+            ),
             Self::HungUp => (
                 "it closed the connection at once".into(),
                 "foil-control closes connections whose certificate it does not accept; its log says why.",
@@ -258,7 +264,7 @@ fn of_tls(error: &rustls::Error) -> Obstacle {
             _ => Obstacle::Other(error.to_string()),
         },
         rustls::Error::AlertReceived(alert) => match alert {
-            AlertDescription::CertificateExpired => Obstacle::ClientRefused("expired".into()),
+            AlertDescription::CertificateExpired => Obstacle::ClientExpired,
             AlertDescription::UnknownCA => {
                 Obstacle::ClientRefused("signed by an unknown authority".into())
             }

@@ -147,7 +147,7 @@ fn flows(
     }
     if found.is_empty() && format.output == "table" {
         out.flush()?;
-        eprintln!("No flows match.");
+        eprintln!("{}", filter.nothing());
         return Ok(());
     }
     print(bpf_flows::rows(&found, &context), format, out)
@@ -163,9 +163,14 @@ fn services(maps: &Maps, names: &Names) -> Result<Vec<Row>, BpfError> {
 }
 
 fn backends(maps: &Maps, names: &Names) -> Result<Vec<Row>, BpfError> {
+    let open = bpf_flows::open_traffic(&maps.flows()?);
     let mut all = Vec::new();
     for (id, backend) in maps.backends()? {
-        all.push((id, backend, maps.backend_stats(id)?));
+        let mut stats = maps.backend_stats(id)?;
+        let (packets, bytes) = open.get(&id).copied().unwrap_or_default();
+        stats.packets += packets;
+        stats.bytes += bytes;
+        all.push((id, backend, stats));
     }
     Ok(bpf_rows::backends(all, names))
 }
@@ -196,7 +201,7 @@ fn print(rows: Vec<Row>, format: &Format, out: &mut dyn Write) -> Result<(), Com
     let mut table = Table::default();
     let Some(first) = rows.first() else {
         out.flush()?;
-        eprintln!("Nothing is in this map.");
+        eprintln!("No entries found.");
         return Ok(());
     };
     if !format.no_headers {

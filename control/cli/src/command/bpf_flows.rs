@@ -172,6 +172,15 @@ impl Filter {
         all
     }
 
+    /// What is said when no flow matches.
+    pub(super) fn nothing(&self) -> &'static str {
+        if self.all || !self.state.is_empty() {
+            "No flows found."
+        } else {
+            "No open flows found; --all includes closed connections (TIME-WAIT, CLOSED)."
+        }
+    }
+
     fn has_state(&self, state: u8) -> bool {
         if self.state.is_empty() {
             self.all || !OVER.contains(&state)
@@ -179,6 +188,20 @@ impl Filter {
             self.state.contains(&state)
         }
     }
+}
+
+/// Packets and bytes from clients by backend, of flows that are in the map. The programs add
+/// them to the backend's counters when a flow is removed.
+pub(super) fn open_traffic(flows: &[(FlowKey4, Flow)]) -> HashMap<u32, (u64, u64)> {
+    let mut all: HashMap<u32, (u64, u64)> = HashMap::new();
+    for (_, flow) in flows {
+        if flow.backend != 0 && !flow.is_reply() {
+            let (packets, bytes) = all.entry(flow.backend).or_default();
+            *packets += flow.packets;
+            *bytes += flow.bytes;
+        }
+    }
+    all
 }
 
 pub(super) fn rows(flows: &[(FlowKey4, Flow)], context: &Context<'_>) -> Vec<Row> {
@@ -297,6 +320,19 @@ mod tests {
         let context = Context::new(&[endpoint()], &[(3, backend())], &names);
         let found = filter.apply(all, &context);
         found.iter().map(|(key, _)| key.sport.get()).collect()
+    }
+
+    #[test]
+    fn open_flows_count_for_their_backend() {
+        let (key, mut reply) = flow(40002, 3, state::ESTABLISHED, 0);
+        reply.action |= action::REPLY;
+        let flows = [
+            flow(40000, 3, state::ESTABLISHED, 0),
+            flow(40001, 3, state::CLOSED, 0),
+            (key, reply),
+            flow(40003, 0, state::ESTABLISHED, 0),
+        ];
+        assert_eq!(open_traffic(&flows), HashMap::from([(3, (12, 1000))]));
     }
 
     #[test]

@@ -209,7 +209,7 @@ fn report(args: &Args, doomed: &Object, out: &mut dyn Write) -> Result<(), Comma
 }
 
 /// Waits until that object is gone; one of the same name that came after it does not count.
-async fn gone(
+pub(super) async fn gone(
     session: &Session,
     client: &mut Client,
     doomed: &Object,

@@ -84,7 +84,7 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<(), CommandErro
     let first = v1::ExecInput {
         input: Some(Input::Start(start)),
     };
-    // The channel is empty and the call has not taken the receiver yet: there is room.
+    // The channel is empty and the call has not taken the receiver yet: it cannot be full.
     sender
         .try_send(first)
         .map_err(|_full| RequestError::NotATerminal)?;
@@ -142,49 +142,6 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<(), CommandErro
     }
 }
 
-/// What to type instead of an `exec` without `--`, which cannot tell the options of the command
-/// from its own. `words` is the command line without the program.
-pub(crate) fn separator_hint(words: &[String]) -> Option<String> {
-    const WITH_VALUE: [&str; 6] = [
-        "-c",
-        "--container",
-        "-n",
-        "--namespace",
-        "--config",
-        "--context",
-    ];
-    if words.iter().any(|word| word == "--") {
-        return None;
-    }
-    // Where the first word that is neither an option nor an option's value is.
-    let next = |from: usize| {
-        let mut at = from;
-        while let Some(word) = words.get(at).filter(|word| word.starts_with('-')) {
-            at += if WITH_VALUE.contains(&word.as_str()) {
-                2
-            } else {
-                1
-            };
-        }
-        at
-    };
-    let exec = next(0);
-    if words.get(exec).map(String::as_str) != Some("exec") {
-        return None;
-    }
-    let pod = next(exec + 1);
-    words.get(pod)?;
-    let (before, command) = words.split_at(next(pod + 1).min(words.len()));
-    let command = match command {
-        [] => "COMMAND".to_owned(),
-        command => command.join(" "),
-    };
-    Some(format!(
-        "the command must come after \"--\": foil {} -- {command}",
-        before.join(" ")
-    ))
-}
-
 fn write_all(to: &mut dyn std::io::Write, bytes: &[u8]) -> std::io::Result<()> {
     to.write_all(bytes)?;
     to.flush()
@@ -230,29 +187,6 @@ async fn pass_sizes(sender: mpsc::Sender<v1::ExecInput>) {
             .is_err()
         {
             return;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_to_type_instead() {
-        for (line, want) in [
-            ("exec p ls -l", "foil exec p -- ls -l"),
-            ("exec p", "foil exec p -- COMMAND"),
-            ("-n x exec -c a -it p sh", "foil -n x exec -c a -it p -- sh"),
-            ("exec p -c a ls", "foil exec p -c a -- ls"),
-        ] {
-            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-            let hint = separator_hint(&words).unwrap();
-            assert!(hint.ends_with(want), "{line}: {hint}");
-        }
-        for line in ["exec p -- ls", "get pods", "exec", "logs exec"] {
-            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-            assert_eq!(separator_hint(&words), None, "{line}");
         }
     }
 }

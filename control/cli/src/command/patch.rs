@@ -15,7 +15,7 @@ The patch is JSON or YAML; what it names is replaced, null removes (RFC 7386).
 
 Examples:
   foil patch deploy web -p '{\"spec\":{\"paused\":true}}'
-  foil patch node/n1 -p 'spec: {unschedulable: true}'")]
+  foil patch svc web -p 'spec: {publishNotReadyAddresses: true}'")]
 pub(crate) struct Args {
     /// Object: KIND NAME or KIND/NAME
     #[arg(value_name = "WHAT", required = true)]

@@ -225,7 +225,7 @@ fn contexts_are_chosen_and_changed() {
             .refused()
             .contains("it has: admin@hydrofoil, two")
     );
-    // The file holds a key: nobody else may read it after a change.
+    // The file holds a key: only its owner may read it after a change.
     let mode = std::os::unix::fs::PermissionsExt::mode(
         &std::fs::metadata(bench.folder.path().join("config"))
             .unwrap()
@@ -239,6 +239,7 @@ fn usage_errors_end_with_2_and_help_with_0() {
     let bench = Workdir::new();
     for words in [
         vec!["frobnicate"],
+        vec!["port-forward", "p", "80"],
         vec!["get", "pods", "-o", "yml"],
         vec!["apply"],
         vec!["wait", "po/a", "--for=x"],
@@ -259,6 +260,9 @@ fn usage_errors_end_with_2_and_help_with_0() {
         "describe",
         "delete",
         "scale",
+        "cordon",
+        "uncordon",
+        "drain",
         "rollout",
         "logs",
         "exec",

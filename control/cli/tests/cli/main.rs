@@ -9,6 +9,7 @@ mod apply;
 mod conflict;
 mod delete;
 mod describe;
+mod drain;
 mod errors;
 mod exec;
 mod get;

@@ -207,23 +207,25 @@ async fn exec(
     let command = asked.command.join(" ");
     let head = format!("{pod}/{}: {command}{screen}\n", asked.container);
     say(sender, attach_up::Up::Stderr(head.into_bytes())).await;
-    while asked.stdin {
-        match down
-            .message()
-            .await
-            .ok()
-            .flatten()
-            .and_then(|message| message.down)
-        {
+    if asked.stdin {
+        copy(sender, down).await;
+    }
+    let code = asked.command.last().and_then(|word| word.parse().ok());
+    say(sender, attach_up::Up::ExitCode(code.unwrap_or(0))).await;
+}
+
+/// Until the end of standard input.
+async fn copy(sender: &Said, down: &mut tonic::Streaming<v1::AttachDown>) {
+    loop {
+        let message = down.message().await.ok().flatten();
+        match message.and_then(|message| message.down) {
             // Control-D, as a terminal has it.
-            Some(attach_down::Down::Stdin(bytes)) if bytes == [4] => break,
+            Some(attach_down::Down::Stdin(bytes)) if bytes == [4] => return,
             Some(attach_down::Down::Stdin(bytes)) => {
                 say(sender, attach_up::Up::Stdout(bytes)).await;
             }
             Some(attach_down::Down::ColumnsRows(_)) => {}
-            Some(attach_down::Down::StdinClosed(_)) | None => break,
+            Some(attach_down::Down::StdinClosed(_)) | None => return,
         }
     }
-    let code = asked.command.last().and_then(|word| word.parse().ok());
-    say(sender, attach_up::Up::ExitCode(code.unwrap_or(0))).await;
 }
