@@ -130,6 +130,16 @@ impl Config {
         Ok(config)
     }
 
+    /// What operators connect to, with this port.
+    pub fn url(&self, port: u16) -> String {
+        let host = self.names.first().map_or("localhost", String::as_str);
+        if host.contains(':') {
+            format!("https://[{host}]:{port}")
+        } else {
+            format!("https://{host}:{port}")
+        }
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let wrong = |field, reason: &str| {
             Err(ConfigError::Value {

@@ -6,6 +6,8 @@
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -41,11 +43,80 @@ enum Command {
         node: Option<String>,
         /// How long the token is valid: 30m, 24h
         #[arg(long, value_name = "DURATION", default_value = "24h")]
-        ttl: SignedDuration,
+        ttl: Ttl,
+    },
+    /// Print a new context file for an operator, who may do everything.
+    ///
+    /// Contexts made before stay valid until their certificates expire.
+    AdminConfig {
+        /// Name of the operator, which the server's log and audits show
+        #[arg(long, value_name = "NAME", default_value = "admin", value_parser = operator_name)]
+        user: String,
+        /// How long the certificate is valid: 24h, 365d
+        #[arg(long, value_name = "DURATION", default_value = "365d")]
+        ttl: Ttl,
+        /// Address of the control plane; default: the first of `names`, the port of `listen`
+        #[arg(long, value_name = "URL")]
+        server: Option<String>,
     },
 }
 
-fn main() -> anyhow::Result<()> {
+/// A positive duration. Days are 24 hours.
+#[derive(Debug, Clone, Copy)]
+struct Ttl(SignedDuration);
+
+impl FromStr for Ttl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let days = text.strip_suffix('d').and_then(|days| days.parse().ok());
+        let life = match days {
+            // As many as fit a certificate, and more than any CA lives.
+            Some(days @ 0..=36_500_i64) => SignedDuration::from_hours(24 * days),
+            Some(_) => return Err("at most 36500d".to_owned()),
+            None => text
+                .parse()
+                .map_err(|error: jiff::Error| error.to_string())?,
+        };
+        if life.is_positive() {
+            Ok(Self(life))
+        } else {
+            Err("must be positive".to_owned())
+        }
+    }
+}
+
+/// It becomes part of a YAML file and of a certificate's subject.
+fn operator_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._@".contains(c);
+    if text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err("letters, digits and -._@, a letter first".to_owned())
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let logs = arguments.command.is_none();
+    if logs {
+        log();
+    }
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let text = proto::error::chain(error.as_ref());
+            if logs {
+                tracing::error!("{text}");
+            } else {
+                eprintln!("error: {text}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
@@ -53,18 +124,29 @@ fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(ansi)
         .init();
-    let arguments = Arguments::parse();
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
     let path = arguments.config.display();
     let text = std::fs::read_to_string(&arguments.config).with_context(|| path.to_string())?;
     let config = Config::parse(&text).with_context(|| path.to_string())?;
-    if let Some(Command::JoinToken { node, ttl }) = arguments.command {
-        anyhow::ensure!(ttl.is_positive(), "--ttl must be positive");
-        let now = Timestamp::now();
-        let pki = Pki::open(&config.data, now)?;
-        let scope = node.map_or(Scope::Once, Scope::Node);
-        let token = Tokens::new(pki.folder()).make(&scope, ttl, now)?;
-        println!("token = \"{token}\"\nca_hash = \"{}\"", pki.ca_hash());
-        return Ok(());
+    let now = Timestamp::now();
+    match arguments.command {
+        Some(Command::JoinToken { node, ttl }) => {
+            let pki = Pki::open(&config.data, now)?;
+            let scope = node.map_or(Scope::Once, Scope::Node);
+            let token = Tokens::new(pki.folder()).make(&scope, ttl.0, now)?;
+            println!("token = \"{token}\"\nca_hash = \"{}\"", pki.ca_hash());
+            return Ok(());
+        }
+        Some(Command::AdminConfig { user, ttl, server }) => {
+            let pki = Pki::open(&config.data, now)?;
+            let signed = pki.operator(&user, ttl.0, now)?;
+            let server = server.unwrap_or_else(|| config.url(config.listen.port()));
+            print!("{}", pki.context(&server, &user, &signed));
+            return Ok(());
+        }
+        None => {}
     }
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -24,9 +24,11 @@ use crate::subject::{MASTERS, NODE_PREFIX, NODES, key_hash};
 
 /// Years that the CA is valid.
 const CA_YEARS: i64 = 20;
-/// Years that the certificates of the server and of operators are valid. The
-/// server's is made anew with each start; operators have to be given a new one.
-pub const LEAF_YEARS: i64 = 5;
+/// Years that the certificates of the server and of the first operator are valid. The
+/// server's is made anew with each start; `foil-control admin-config` makes an operator's.
+const LEAF_YEARS: i64 = 5;
+/// Name of the operator in `data/admin.conf`.
+const ADMIN: &str = "admin";
 /// What a certificate is backdated by, as clocks differ: a day, or this part of a
 /// short life.
 const BACKDATE_PART: i32 = 10;
@@ -136,42 +138,41 @@ impl Pki {
 
     /// A certificate for the server, for these names and addresses.
     pub fn server(&self, names: &[String], now: Timestamp) -> Result<Signed, PkiError> {
-        let params = CertificateParams::new(names).map_err(certificate("server names"))?;
-        self.leaf(
-            params,
-            "foil-control",
-            None,
-            ExtendedKeyUsagePurpose::ServerAuth,
-            now,
-        )
+        let mut params = CertificateParams::new(names).map_err(certificate("server names"))?;
+        let name = "foil-control";
+        let usage = ExtendedKeyUsagePurpose::ServerAuth;
+        subject(&mut params, name, None);
+        valid(&mut params, years(LEAF_YEARS), now);
+        self.leaf(params, name, usage)
     }
 
-    /// A certificate for an operator: may do everything.
+    /// A certificate for the first operator: may do everything.
     pub fn admin(&self, now: Timestamp) -> Result<Signed, PkiError> {
-        let params = CertificateParams::default();
-        let group = Some(MASTERS);
-        self.leaf(
-            params,
-            "admin",
-            group,
-            ExtendedKeyUsagePurpose::ClientAuth,
-            now,
-        )
+        self.operator(ADMIN, years(LEAF_YEARS), now)
+    }
+
+    /// A certificate for an operator of this name: may do everything, for this long.
+    pub fn operator(
+        &self,
+        name: &str,
+        life: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Signed, PkiError> {
+        let mut params = CertificateParams::default();
+        subject(&mut params, name, Some(MASTERS));
+        valid(&mut params, life, now);
+        self.leaf(params, name, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
     fn leaf(
         &self,
         mut params: CertificateParams,
         name: &str,
-        group: Option<&str>,
         usage: ExtendedKeyUsagePurpose,
-        now: Timestamp,
     ) -> Result<Signed, PkiError> {
-        subject(&mut params, name, group);
         params.extended_key_usages = vec![usage];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
-        valid(&mut params, years(LEAF_YEARS), now);
         let key = KeyPair::generate().map_err(certificate("key"))?;
         let signed = params
             .signed_by(&key, &self.issuer)
@@ -215,20 +216,24 @@ impl Pki {
     ) -> Result<PathBuf, PkiError> {
         let path = data.join("admin.conf");
         if !path.exists() {
-            let admin = self.admin(now)?;
-            let text = format!(
-                "apiVersion: v1\nkind: Config\nclusters:\n- name: hydrofoil\n  cluster:\n    \
-                 server: {server}\n    certificate-authority-data: {ca}\nusers:\n- name: admin\n  \
-                 user:\n    client-certificate-data: {certificate}\n    client-key-data: {key}\n\
-                 contexts:\n- name: admin@hydrofoil\n  context:\n    cluster: hydrofoil\n    \
-                 user: admin\ncurrent-context: admin@hydrofoil\n",
-                ca = STANDARD.encode(&self.ca_pem),
-                certificate = STANDARD.encode(&admin.chain_pem),
-                key = STANDARD.encode(&admin.key_pem),
-            );
+            let text = self.context(server, ADMIN, &self.admin(now)?);
             write_private(&path, text.as_bytes())?;
         }
         Ok(path)
+    }
+
+    /// A context file of an operator: YAML, in the format of a kubeconfig. `server` is an URL.
+    pub fn context(&self, server: &str, name: &str, signed: &Signed) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: hydrofoil\n  cluster:\n    \
+             server: {server}\n    certificate-authority-data: {ca}\nusers:\n- name: {name}\n  \
+             user:\n    client-certificate-data: {certificate}\n    client-key-data: {key}\n\
+             contexts:\n- name: {name}@hydrofoil\n  context:\n    cluster: hydrofoil\n    \
+             user: {name}\ncurrent-context: {name}@hydrofoil\n",
+            ca = STANDARD.encode(&self.ca_pem),
+            certificate = STANDARD.encode(&signed.chain_pem),
+            key = STANDARD.encode(&signed.key_pem),
+        )
     }
 }
 
@@ -263,7 +268,7 @@ fn years(years: i64) -> SignedDuration {
     SignedDuration::from_hours(years * 365 * 24)
 }
 
-/// Valid for so long, and for a while before now, as clocks differ.
+/// Valid from a while before now, as clocks differ, for this long.
 fn valid(params: &mut CertificateParams, life: SignedDuration, now: Timestamp) {
     let backdate = SignedDuration::from_hours(24).min(life / BACKDATE_PART);
     let at = |time: SignedDuration| {

@@ -62,7 +62,7 @@ pub enum StartError {
     /// The server's socket failed.
     #[error("serving: {0}")]
     Serve(#[from] tonic::transport::Error),
-    /// A task of ours panicked.
+    /// A task panicked.
     #[error("a task ended: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -153,14 +153,7 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
         address: config.listen,
         source,
     })?;
-    let host = config.names.first().map_or("localhost", String::as_str);
-    let host = if host.contains(':') {
-        format!("[{host}]")
-    } else {
-        host.to_owned()
-    };
-    let server = format!("https://{host}:{}", address.port());
-    let context = pki.write_context(&config.data, &server, now)?;
+    let context = pki.write_context(&config.data, &config.url(address.port()), now)?;
 
     let stop = CancellationToken::new();
     let join_rate = Arc::new(JoinRate::default());
@@ -181,8 +174,7 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
     let controllers = tokio::spawn(controllers.run());
     tracing::info!(
         %address, context = %context.display(), ca_hash = pki.ca_hash(),
-        "serving; certificates of operators are valid for {} years and are not renewed by \
-         themselves", crate::pki::LEAF_YEARS
+        "serving"
     );
     Ok(Running {
         address,

@@ -275,7 +275,7 @@ async fn a_node_does_not_say_which_addresses_it_and_its_pods_have() {
         assert!(pod.pointer("/status/containerStatuses/0").is_none());
     }
 
-    // Events: of one's own pods, by whatever name; not of others'.
+    // Events: of the node's own pods, under any name; not of others'.
     let event = |pod: &Value, reason: &str| {
         up(node_up::Up::Event(v1::NodeEvent {
             kind: "Pod".to_owned(),
@@ -357,4 +357,36 @@ async fn a_node_does_not_fill_the_store_with_events() {
     let counts = floods(&events);
     assert_eq!(counts.iter().sum::<i64>(), 25, "{counts:?}");
     assert_eq!(counts.len(), 11, "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_s_context_can_be_made_again() {
+    let server = server().await;
+    let running = server.running();
+    let now = jiff::Timestamp::now();
+    let hour = jiff::SignedDuration::from_hours(1);
+    let ask = async |made| {
+        let signed = running.pki.operator("ops", hour, made).unwrap();
+        let identity = Identity::from_pem(signed.chain_pem, signed.key_pem);
+        let tls = trusting(running).identity(identity);
+        let channel = endpoint(running, tls).connect().await.map_err(drop)?;
+        let mut client = proto::v1::cluster_client::ClusterClient::new(channel);
+        let asked = client.version(v1::VersionRequest {}).await;
+        asked.map(drop).map_err(drop)
+    };
+    assert_eq!(ask(now).await, Ok(()));
+    // Valid for as long as it was made for.
+    assert_eq!(ask(now - hour * 2).await, Err(()));
+    let signed = running.pki.operator("ops", hour, now).unwrap();
+    let context = running
+        .pki
+        .context("https://192.0.2.1:7443", "ops", &signed);
+    assert!(
+        context.contains("current-context: ops@hydrofoil"),
+        "{context}"
+    );
+    assert!(
+        context.contains("server: https://192.0.2.1:7443"),
+        "{context}"
+    );
 }
