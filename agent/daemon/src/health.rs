@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
-use agent_plan::pressure::{Amount, Measured, Pressures};
+use agent_plan::pressure::{Amount, Measured, NodeNote, Pressures};
 use agent_plan::time::{Moment, Monotonic};
 use agent_sys::resources;
 use proto::v1;
@@ -28,6 +28,7 @@ pub(crate) struct Health {
     ready: v1::Condition,
     due: Monotonic,
     measuring: bool,
+    notes: Vec<NodeNote>,
 }
 
 impl Health {
@@ -36,7 +37,9 @@ impl Health {
         let (capacity, reserved) = (sys.settings.capacity, sys.settings.reserved);
         let offered = config.pressure.allocatable(capacity, reserved);
         let mut pressures = Pressures::new(config.pressure.thresholds(), now.wall);
+        let before = pressures.clone();
         pressures.take(&measure(sys), now);
+        let notes = pressures.notes(&before);
         Health {
             facts: facts::status(&sys.settings, offered, config.max_pods),
             pressures,
@@ -49,6 +52,7 @@ impl Health {
             },
             due: now.monotonic + INTERVAL_MS,
             measuring: false,
+            notes,
         }
     }
 
@@ -83,18 +87,15 @@ impl Health {
     pub(crate) fn measured(&mut self, measured: &Measured, now: Moment) -> Option<v1::NodeStatus> {
         self.measuring = false;
         self.due = now.monotonic + INTERVAL_MS;
-        if !self.pressures.take(measured, now) {
-            return None;
-        }
-        for condition in self.pressures.conditions() {
-            tracing::info!(
-                condition = condition.r#type,
-                status = condition.status,
-                "{}",
-                condition.message
-            );
-        }
-        Some(self.status())
+        let before = self.pressures.clone();
+        let changed = self.pressures.take(measured, now);
+        self.notes.extend(self.pressures.notes(&before));
+        changed.then(|| self.status())
+    }
+
+    /// Events since the last call: conditions that began to hold, or ceased to.
+    pub(crate) fn notes(&mut self) -> Vec<NodeNote> {
+        std::mem::take(&mut self.notes)
     }
 }
 
@@ -117,6 +118,6 @@ fn measure(sys: &Sys) -> Measured {
 
 fn known<T>(what: &str, measured: io::Result<T>) -> Option<T> {
     measured
-        .inspect_err(|error| tracing::warn!(what, %error, "cannot be measured"))
+        .inspect_err(|error| tracing::warn!(what, %error, "cannot measure"))
         .ok()
 }

@@ -2,7 +2,7 @@
 //! joins the cluster if it has not yet, adopts what it finds, and runs the loop.
 //!
 //! Exit codes: 0 ended when asked to, 1 could not start or run, 2 wrong usage.
-//! Ending it, in whatever way, ends no pod: `cleanup` does.
+//! Pods keep running when it ends, also after `kill -9`; `cleanup` ends them.
 
 #![forbid(unsafe_code)]
 
@@ -29,6 +29,7 @@ mod log_file;
 mod logs;
 mod node;
 mod observe;
+mod preflight;
 mod probes;
 mod pushed;
 mod pushed_file;
@@ -46,7 +47,7 @@ mod watch;
 mod workload;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,12 +80,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Ends all pods of this node and removes everything of ours: links, pins,
+    /// Ends all pods of this node and removes everything that Hydrofoil made: links, pins,
     /// cgroups, mounts, folders. For a node that leaves its cluster; the agent must
     /// not be running.
     #[command(alias = "clean")]
     Cleanup,
-    /// Reads the configuration, says what is in force, and ends.
+    /// Checks whether the agent could start here: configuration, folders, cgroups,
+    /// network, kernel, BPF programs, control plane and certificate. Changes nothing.
+    /// Prints a line for each, with the cure; exit code 1 if one is not ok.
     Check,
 }
 
@@ -95,8 +98,14 @@ const JOIN_PAUSE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let checks = matches!(arguments.command, Some(Command::Check));
+    let level = if checks {
+        tracing_subscriber::filter::LevelFilter::ERROR
+    } else {
+        tracing_subscriber::filter::LevelFilter::INFO
+    };
     let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
+        .with_default_directive(level.into())
         .from_env_lossy();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -106,7 +115,12 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            let text = proto::error::chain(error.as_ref());
+            if checks {
+                eprintln!("error: {text}");
+            } else {
+                tracing::error!("{text}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -114,7 +128,14 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = &arguments.config;
-    let config = config::load(path).with_context(|| format!("configuration {}", path.display()))?;
+    let loaded = config::load(path);
+    if let (Some(Command::Check), Err(error)) = (&arguments.command, &loaded) {
+        let wrong = proto::error::chain(error);
+        println!("not ok  configuration {}: {wrong}", path.display());
+        println!("        README.md lists all keys.");
+        anyhow::bail!("the other checks need the configuration");
+    }
+    let config = loaded.with_context(|| format!("configuration {}", path.display()))?;
     // Whoever makes TLS without naming a provider (the registry's client) gets this one.
     if rustls::crypto::ring::default_provider()
         .install_default()
@@ -132,16 +153,28 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .build()
         .context("start the runtime")?;
     let ended = match &arguments.command {
-        Some(Command::Check) => {
-            tracing::info!(?config, "configuration");
-            Ok(())
-        }
+        Some(Command::Check) => runtime.block_on(check(path, &config)),
         Some(Command::Cleanup) => runtime.block_on(clean(&config)),
         None => runtime.block_on(serve(config)),
     };
     // Tasks that still wait (a pull, a hook) must not hold back the end.
     runtime.shutdown_background();
     ended
+}
+
+async fn check(path: &Path, config: &Config) -> anyhow::Result<()> {
+    println!("ok      configuration: {}", path.display());
+    let checks = preflight::run(config).await;
+    for check in &checks {
+        println!("{check}");
+    }
+    let failed = checks.iter().filter(|check| !check.is_ok()).count();
+    anyhow::ensure!(
+        failed == 0,
+        "{failed} of {} checks failed",
+        checks.len() + 1
+    );
+    Ok(())
 }
 
 async fn clean(config: &Config) -> anyhow::Result<()> {
@@ -151,24 +184,24 @@ async fn clean(config: &Config) -> anyhow::Result<()> {
         tracing::info!("removed {what}");
     }
     for what in &removed.failed {
-        tracing::error!("still there: {what}");
+        tracing::error!("not removed: {what}");
     }
     anyhow::ensure!(
         removed.failed.is_empty(),
-        "{} things are still there",
+        "{} things could not be removed",
         removed.failed.len()
     );
     Ok(())
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    tracing::info!(?config, "configuration in force");
+    tracing::info!(?config, "configuration");
     let _alone = startup::alone(&config).await?;
     let (events, queue) = mpsc::channel(EVENTS);
     let (sys, datapath) = startup::open(&config, events)
         .await
-        .context("this node cannot run")?;
-    let monitor = Monitor::open().context("listen to rtnetlink")?;
+        .context("foil-agent cannot start")?;
+    let monitor = Monitor::open().context("open an rtnetlink socket")?;
     let now = clock::moment();
     let found = observe::observe(&sys, &datapath, now)
         .await
@@ -208,9 +241,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         ended = run => {
             record::flush(&sys).await;
-            ended.context("the loop")?.context("signals")
+            ended.context("event loop")?.context("signals")
         }
-        refused = speak => refused.context("the stream")?,
+        refused = speak => refused.context("connection to the control plane")?,
     }
 }
 
@@ -223,9 +256,9 @@ async fn speak(
     idle: bool,
 ) -> anyhow::Result<()> {
     let identity = match join::kept(&config)? {
-        // It was away for so long that there was no renewal.
+        // It was away too long for a renewal.
         Some(identity) if config.join.is_some() && renew::is_over(&identity) => {
-            tracing::warn!("the node's certificate has ended: joining again");
+            tracing::warn!("the node's certificate has expired: joining again");
             joined(&config).await?
         }
         Some(identity) => identity,
@@ -260,7 +293,7 @@ async fn joined(config: &Config) -> anyhow::Result<tls::Identity> {
             Err(error) if error.is_temporary() => {
                 let text = error.to_string();
                 if text != last {
-                    tracing::warn!("{text}; trying again");
+                    tracing::warn!("{text}; retrying");
                 }
                 last = text;
                 tokio::time::sleep(JOIN_PAUSE).await;

@@ -37,8 +37,8 @@ use crate::watch::Calls;
 const ROUNDS: usize = 64;
 /// Events that are taken before anything is planned.
 const BATCH: usize = 256;
-/// After a start, the maps stay as they were found for so long while the control
-/// plane is asked what has changed; then what is on disk counts. Milliseconds.
+/// After a start, the maps are left unchanged for this long while the control plane
+/// is asked for changes; then the state on disk applies. Milliseconds.
 const HOLD_MS: i64 = 3_000;
 /// After a refused write into a map, milliseconds.
 const MAPS_RETRY_MS: i64 = 1_000;
@@ -142,7 +142,7 @@ impl Node {
             }
         }
         self.pushed.save_now();
-        tracing::info!("ending; pods run on");
+        tracing::info!("shutting down; pods keep running");
         Ok(())
     }
 
@@ -188,10 +188,15 @@ impl Node {
                 }
             }
             Event::Measured(measured) => {
-                if let Some(status) = self.health.measured(&measured, clock::moment()) {
+                let now = clock::moment();
+                if let Some(status) = self.health.measured(&measured, now) {
                     let said = status.clone();
                     self.hello.send_modify(|hello| hello.status = Some(said));
                     self.report.node(status);
+                }
+                for note in self.health.notes() {
+                    let node = &self.apply.sys.settings.node_name;
+                    self.report.node_event(node, note, now.wall);
                 }
             }
             Event::Ask(question) => {
@@ -237,7 +242,7 @@ impl Node {
     fn bump(&self) {
         match self.apply.datapath.maps().bump_node_generation() {
             Ok(()) => tracing::debug!("routes changed: flows ask again"),
-            Err(error) => tracing::error!(%error, "flows keep the routes they had"),
+            Err(error) => tracing::error!(%error, "cannot tell flows that routes have changed"),
         }
     }
 
@@ -252,7 +257,7 @@ impl Node {
         if let Outcome::Route { result, route, .. } = &outcome {
             match result {
                 Ok(()) => self.bump(),
-                Err(error) => tracing::error!(?route, error, "route"),
+                Err(error) => tracing::error!(?route, error, "cannot change a route"),
             }
             self.network = true;
         }
@@ -413,7 +418,7 @@ impl Node {
 
     /// A map or link refused a change: what is in force is not known, and is read again.
     fn write_failed(&mut self, error: &WriteError, now: Monotonic) {
-        tracing::error!(%error, "the data plane refused a change; trying again");
+        tracing::error!(%error, "cannot change the data plane; retrying");
         self.maps_retry = Some(now + MAPS_RETRY_MS);
         if let Some(ack) = &mut self.unacknowledged {
             ack.failures.push(v1::Failure {
@@ -434,7 +439,7 @@ impl Node {
                 self.pods.extend(self.observed.pods.keys().cloned());
             }
             Err(error) => {
-                tracing::error!(%error, "the maps cannot be read");
+                tracing::error!(%error, "cannot read the maps; retrying");
                 self.maps_retry = Some(now + MAPS_RETRY_MS);
             }
         }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use agent_plan::event::Note;
+use agent_plan::pressure::NodeNote;
 use agent_plan::time::Wall;
 use proto::v1;
 use proto::v1::node_up::Up;
@@ -76,28 +77,20 @@ impl Report {
         self.gone.remove(uid);
     }
 
-    /// An event.
+    /// An event about a pod.
     pub(crate) fn event(&mut self, note: Note, now: Wall) {
-        tracing::info!(
-            pod = format!("{}/{}", note.namespace, note.name),
-            reason = note.reason,
-            "{}",
-            note.message
-        );
-        if self.events.len() >= EVENTS {
-            self.events.pop_front();
-            self.shed += 1;
+        let pod = format!("{}/{}", note.namespace, note.name);
+        if note.warning {
+            tracing::warn!(pod, reason = note.reason, "{}", note.message);
+        } else {
+            tracing::info!(pod, reason = note.reason, "{}", note.message);
         }
-        self.events.push_back(v1::NodeEvent {
+        self.push(v1::NodeEvent {
             kind: "Pod".into(),
             namespace: note.namespace,
             name: note.name,
             uid: note.uid,
-            r#type: if note.warning {
-                "Warning".into()
-            } else {
-                "Normal".into()
-            },
+            r#type: type_of(note.warning),
             reason: note.reason.into(),
             message: note.message,
             time_ms: now.ms(),
@@ -105,9 +98,35 @@ impl Report {
         });
     }
 
+    /// An event about the node itself.
+    pub(crate) fn node_event(&mut self, node: &str, note: NodeNote, now: Wall) {
+        if note.warning {
+            tracing::warn!(reason = note.reason, "{}", note.message);
+        } else {
+            tracing::info!(reason = note.reason, "{}", note.message);
+        }
+        self.push(v1::NodeEvent {
+            kind: "Node".into(),
+            name: node.to_owned(),
+            r#type: type_of(note.warning),
+            reason: note.reason.into(),
+            message: note.message,
+            time_ms: now.ms(),
+            ..v1::NodeEvent::default()
+        });
+    }
+
+    fn push(&mut self, event: v1::NodeEvent) {
+        if self.events.len() >= EVENTS {
+            self.events.pop_front();
+            self.shed += 1;
+        }
+        self.events.push_back(event);
+    }
+
     /// All up to there is in force.
     pub(crate) fn ack(&mut self, mut ack: v1::Ack) {
-        // One that waits for room in the stream still has its failures to tell.
+        // One that is still queued has failures that must be sent.
         let mut failures = self.ack.take().map(|a| a.failures).unwrap_or_default();
         failures.append(&mut ack.failures);
         ack.failures = failures;
@@ -156,7 +175,7 @@ impl Report {
         if self.shed > 0 {
             tracing::warn!(
                 count = self.shed,
-                "events were shed while the control plane was away"
+                "events were dropped while there was no connection to the control plane"
             );
             self.shed = 0;
         }
@@ -171,6 +190,11 @@ impl Report {
         }
         full
     }
+}
+
+/// Kubernetes' type of an event.
+fn type_of(warning: bool) -> String {
+    if warning { "Warning" } else { "Normal" }.to_owned()
 }
 
 #[cfg(test)]

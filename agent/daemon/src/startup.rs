@@ -18,7 +18,7 @@ use agent_sys::cgroup::{GroupError, Groups};
 use agent_sys::clock;
 use agent_sys::host_calls::HostCalls;
 use agent_sys::image::{self, Image, ImageError, ImageStore};
-use agent_sys::link::{LinkError, Netlink, set_sysctl};
+use agent_sys::link::{LinkError, Netlink, Uplink, set_sysctl};
 use agent_sys::resources;
 use agent_sys::state::{Layout, StateError};
 use tokio::sync::{Semaphore, mpsc};
@@ -27,8 +27,8 @@ use crate::config::{Config, SwapBehavior};
 use crate::event::Event;
 use crate::record_queue::Queue;
 
-/// Room that the disk must have for the agent to start, bytes.
-const ROOM: usize = 1 << 20;
+/// Free space that the disk must have for the agent to start, bytes.
+const SPACE: usize = 1 << 20;
 
 /// Shims that are asked at a time what they have: more than a node usually has pods, for
 /// one that is stopped keeps its place for seconds.
@@ -38,12 +38,10 @@ pub(crate) const ASKS: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     /// Our own program is nowhere.
-    #[error("find our own program: {0}")]
+    #[error("cannot find the path of this program: {0}")]
     OwnProgram(std::io::Error),
-    /// A program of ours is missing.
-    #[error(
-        "{what} is not at {path}: build it with `cargo xtask build`, or name it in the configuration as {key}"
-    )]
+    /// The shim or the BPF object is missing.
+    #[error("{what} not found at {path}: install it there, or set `{key}` in the configuration")]
     Missing {
         /// Which.
         what: &'static str,
@@ -52,7 +50,7 @@ pub(crate) enum StartError {
         /// The key that names it.
         key: &'static str,
     },
-    /// A folder of ours.
+    /// A folder below `root` or `run`.
     #[error(transparent)]
     State(#[from] StateError),
     /// The disk is full, or read-only.
@@ -64,7 +62,7 @@ pub(crate) enum StartError {
         source: std::io::Error,
     },
     /// Another agent works with the same folders.
-    #[error("another foil-agent runs with {path}: {source}")]
+    #[error("another foil-agent is using {path}: {source}")]
     NotAlone {
         /// The folder.
         path: PathBuf,
@@ -78,7 +76,7 @@ pub(crate) enum StartError {
     #[error(transparent)]
     Link(#[from] LinkError),
     /// The uplink has no address that others could reach us by.
-    #[error("uplink {uplink} has no IPv4 address; name one as node_ip")]
+    #[error("uplink {uplink} has no IPv4 address; set node_ip")]
     NoAddress {
         /// The device.
         uplink: String,
@@ -163,7 +161,7 @@ impl Sys {
     }
 }
 
-/// A program of ours: named by the configuration, or beside our own.
+/// The shim or the BPF object: named by the configuration, or beside `foil-agent`.
 pub(crate) fn program(
     named: Option<&PathBuf>,
     name: &'static str,
@@ -222,9 +220,9 @@ pub(crate) async fn alone(config: &Config) -> Result<std::fs::File, StartError> 
 
 /// The disk takes what we will write.
 fn check_disk(folder: &Path) -> Result<(), StartError> {
-    let path = folder.join(".room");
+    let path = folder.join(".space");
     let written = std::fs::File::create(&path).and_then(|mut file| {
-        file.write_all(&vec![b'x'; ROOM])
+        file.write_all(&vec![b'x'; SPACE])
             .and_then(|()| file.sync_all())
     });
     let removed = std::fs::remove_file(&path);
@@ -235,7 +233,7 @@ fn check_disk(folder: &Path) -> Result<(), StartError> {
 }
 
 /// What the node has, and what of it is reserved; something must be left for pods.
-fn capacity(config: &Config) -> Result<(Resources, Resources), StartError> {
+pub(crate) fn capacity(config: &Config) -> Result<(Resources, Resources), StartError> {
     let memory = resources::memory().map_err(|source| StartError::Fact {
         path: "/proc/meminfo",
         source,
@@ -256,33 +254,11 @@ fn capacity(config: &Config) -> Result<(Resources, Resources), StartError> {
     }
 }
 
-/// Opens all of it, in the network namespace of the caller.
-pub(crate) async fn open(
+/// The uplinks, and the node's address on them.
+pub(crate) async fn addresses(
+    netlink: &Netlink,
     config: &Config,
-    events: mpsc::Sender<Event>,
-) -> Result<(Arc<Sys>, Datapath), StartError> {
-    let shim = program(config.shim.as_ref(), "foil-shim", "shim")?;
-    let object = program(config.bpf_object.as_ref(), "hydrofoil.bpf.o", "bpf_object")?;
-    let layout = Layout::new(&config.root, &config.run);
-    layout.create()?;
-    if !agent_sys::state::is_in_memory(layout.run())? {
-        tracing::warn!(
-            run = %layout.run().display(),
-            "not on a tmpfs: environments and secrets of pods are written to a disk"
-        );
-    }
-    check_disk(layout.root())?;
-    check_disk(layout.run())?;
-    let groups = Groups::open(&config.cgroup)?;
-    let netlink = Netlink::open()?;
-    let images = ImageStore::open(&layout.images())?;
-    // The grammar of image names is compiled at its first use, which takes longer
-    // than all else of a pod's start.
-    drop(tokio::task::spawn_blocking(|| {
-        image::Reference::parse("busybox").is_ok()
-    }));
-    set_sysctl("net/ipv4/ip_forward", "1")?;
-
+) -> Result<(Vec<Uplink>, Ipv4Addr), StartError> {
     let mut node_ip = config.node_ip;
     if let Some(address) = node_ip
         && !netlink.addresses().await?.contains(&IpAddr::V4(address))
@@ -303,11 +279,44 @@ pub(crate) async fn open(
         }
         uplinks.push(uplink);
     }
+    match node_ip {
+        Some(node_ip) => Ok((uplinks, node_ip)),
+        None => Err(StartError::NoAddress {
+            uplink: config.uplinks.first().cloned().unwrap_or_default(),
+        }),
+    }
+}
+
+/// Opens all of it, in the network namespace of the caller.
+pub(crate) async fn open(
+    config: &Config,
+    events: mpsc::Sender<Event>,
+) -> Result<(Arc<Sys>, Datapath), StartError> {
+    let shim = program(config.shim.as_ref(), "foil-shim", "shim")?;
+    let object = program(config.bpf_object.as_ref(), "hydrofoil.bpf.o", "bpf_object")?;
+    let layout = Layout::new(&config.root, &config.run);
+    layout.create()?;
+    if !agent_sys::state::is_in_memory(layout.run())? {
+        tracing::warn!(
+            run = %layout.run().display(),
+            "not on a tmpfs: environments and secrets of pods are written to disk"
+        );
+    }
+    check_disk(layout.root())?;
+    check_disk(layout.run())?;
+    let groups = Groups::open(&config.cgroup)?;
+    let netlink = Netlink::open()?;
+    let images = ImageStore::open(&layout.images())?;
+    // The grammar of image names is compiled at its first use, which takes longer
+    // than all else of a pod's start.
+    drop(tokio::task::spawn_blocking(|| {
+        image::Reference::parse("busybox").is_ok()
+    }));
+    set_sysctl("net/ipv4/ip_forward", "1")?;
+
+    let (uplinks, node_ip) = addresses(&netlink, config).await?;
     let first = uplinks.first().ok_or_else(|| StartError::NoAddress {
         uplink: String::new(),
-    })?;
-    let node_ip = node_ip.ok_or_else(|| StartError::NoAddress {
-        uplink: first.name.clone(),
     })?;
     let (capacity, reserved) = capacity(config)?;
     let settings = Settings {
@@ -334,7 +343,7 @@ pub(crate) async fn open(
     // Without the limit pods can take what is reserved, but a node without an agent is
     // worse: version 1 refuses a limit that is less than what is used.
     if let Err(error) = groups.create_parent(&agent_plan::cgroup::parent(&settings)) {
-        tracing::error!(%error, "pods are not limited to what may be allocated");
+        tracing::error!(%error, "cannot limit pods to the node's allocatable resources");
     }
     let service_device = service_device(&netlink, settings.mtu).await?;
     let datapath = open_datapath(object, config, node_ip, service_device)?;

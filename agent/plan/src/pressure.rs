@@ -100,6 +100,17 @@ pub struct Measured {
     pub pids: Option<Amount>,
 }
 
+/// An event about the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeNote {
+    /// kubelet's reason: "NodeHasDiskPressure".
+    pub reason: &'static str,
+    /// A condition holds that keeps pods away.
+    pub warning: bool,
+    /// In words.
+    pub message: String,
+}
+
 /// One condition.
 #[derive(Debug, Clone)]
 struct Pressure {
@@ -107,6 +118,8 @@ struct Pressure {
     kind: &'static str,
     /// kubelet's reason while it holds, and while it does not.
     reasons: (&'static str, &'static str),
+    /// kubelet's reasons of the events that it begins to hold, and ceases to.
+    events: (&'static str, &'static str),
     /// What is said while it does not hold.
     relief: &'static str,
     /// What is below its threshold, or was last; empty: the condition does not hold.
@@ -129,9 +142,10 @@ pub struct Pressures {
 impl Pressures {
     /// Conditions that do not hold, as far as is known.
     pub fn new(thresholds: Thresholds, now: Wall) -> Pressures {
-        let pressure = |kind, reasons, relief| Pressure {
+        let pressure = |kind, reasons, events, relief| Pressure {
             kind,
             reasons,
+            events,
             relief,
             low: Vec::new(),
             seen: Monotonic::default(),
@@ -142,16 +156,19 @@ impl Pressures {
             memory: pressure(
                 "MemoryPressure",
                 ("KubeletHasInsufficientMemory", "KubeletHasSufficientMemory"),
+                ("NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
                 "sufficient memory is available",
             ),
             disk: pressure(
                 "DiskPressure",
                 ("KubeletHasDiskPressure", "KubeletHasNoDiskPressure"),
+                ("NodeHasDiskPressure", "NodeHasNoDiskPressure"),
                 "sufficient disk space is available",
             ),
             pids: pressure(
                 "PIDPressure",
                 ("KubeletHasInsufficientPID", "KubeletHasSufficientPID"),
+                ("NodeHasInsufficientPID", "NodeHasSufficientPID"),
                 "sufficient PIDs are available",
             ),
         }
@@ -194,6 +211,19 @@ impl Pressures {
         changes.contains(&true)
     }
 
+    /// What changed since `before`: conditions that began to hold, or ceased to.
+    pub fn notes(&self, before: &Pressures) -> Vec<NodeNote> {
+        let pairs = [
+            (&self.memory, &before.memory),
+            (&self.disk, &before.disk),
+            (&self.pids, &before.pids),
+        ];
+        let changed = pairs
+            .iter()
+            .filter(|(now, before)| now.holds() != before.holds());
+        changed.map(|(now, _)| now.note()).collect()
+    }
+
     /// As status has them.
     pub fn conditions(&self) -> Vec<v1::Condition> {
         [&self.memory, &self.disk, &self.pids]
@@ -232,14 +262,34 @@ impl Pressure {
         changed
     }
 
-    fn condition(&self) -> v1::Condition {
-        let holds = !self.low.is_empty();
-        let (status, reason, message) = if holds {
-            let message = format!("below the threshold: {}", self.low.join(", "));
-            ("True", self.reasons.0, message)
+    fn holds(&self) -> bool {
+        !self.low.is_empty()
+    }
+
+    fn message(&self) -> String {
+        if self.holds() {
+            format!("below the threshold: {}", self.low.join(", "))
         } else {
-            ("False", self.reasons.1, self.relief.to_owned())
+            self.relief.to_owned()
+        }
+    }
+
+    fn note(&self) -> NodeNote {
+        let (begun, ended) = self.events;
+        NodeNote {
+            reason: if self.holds() { begun } else { ended },
+            warning: self.holds(),
+            message: format!("{}: {}", self.kind, self.message()),
+        }
+    }
+
+    fn condition(&self) -> v1::Condition {
+        let (status, reason) = if self.holds() {
+            ("True", self.reasons.0)
+        } else {
+            ("False", self.reasons.1)
         };
+        let message = self.message();
         v1::Condition {
             r#type: self.kind.into(),
             status: status.into(),
@@ -292,6 +342,41 @@ mod tests {
         let conditions = pressures.conditions();
         let true_ones = conditions.into_iter().filter(|c| c.status == "True");
         true_ones.map(|c| c.r#type).collect()
+    }
+
+    #[test]
+    fn a_change_of_a_condition_is_an_event() {
+        let mut now = pressures();
+        let mut take = |measured: &Measured, monotonic: i64| {
+            let before = now.clone();
+            let at = Moment {
+                monotonic: Monotonic::from_ms(monotonic),
+                wall: Wall::from_ms(monotonic),
+            };
+            now.take(measured, at);
+            let notes = now.notes(&before);
+            notes
+                .iter()
+                .map(|note| (note.reason, note.warning))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(take(&plenty(), 0), []);
+        let low = Measured {
+            disk: of(GI, 100 * GI),
+            ..plenty()
+        };
+        assert_eq!(take(&low, 10), [("NodeHasDiskPressure", true)]);
+        let lower = Measured {
+            images: of(GI, 100 * GI),
+            ..low
+        };
+        // Another signal of the same condition, and relief that has not lasted.
+        assert_eq!(take(&lower, 20), []);
+        assert_eq!(take(&plenty(), 30), []);
+        assert_eq!(
+            take(&plenty(), 20 + 300_000),
+            [("NodeHasNoDiskPressure", false)]
+        );
     }
 
     #[test]

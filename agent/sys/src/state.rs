@@ -1,4 +1,4 @@
-//! Where everything of ours lies under `root` and `run`.
+//! Paths of the agent's files under `root` and `run`.
 //!
 //! Typed paths only: no other module joins folder names. Not here: what is in the
 //! files, beyond "one prost message". Called by the daemon, and by `netns`, `shim`.
@@ -22,10 +22,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
+use nix::unistd::{AccessFlags, access};
 
 use crate::removal::{self, Most};
 
-/// A file of ours could not be read or written.
+/// A file of the agent could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A folder could not be made.
@@ -216,6 +217,14 @@ pub fn is_in_memory(folder: &Path) -> Result<bool, StateError> {
     Ok([TMPFS_MAGIC, RAMFS].contains(&found.filesystem_type()))
 }
 
+/// Whether this process may write there; on a read-only file system it may not.
+pub fn is_writable(folder: &Path) -> Result<(), StateError> {
+    access(folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|errno| StateError::Write {
+        path: folder.into(),
+        source: errno.into(),
+    })
+}
+
 /// Makes a folder and its parents, mode 0700. It may be there already.
 pub fn create_folder(path: &Path) -> Result<(), StateError> {
     fs::DirBuilder::new()
@@ -252,7 +261,7 @@ pub fn list(folder: &Path) -> Result<Vec<String>, StateError> {
     };
     let mut names = Vec::new();
     for entry in entries {
-        // Not UTF-8: not a name of ours.
+        // Not UTF-8: the agent did not make it.
         if let Ok(name) = entry.map_err(error)?.file_name().into_string() {
             names.push(name);
         }

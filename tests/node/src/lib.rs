@@ -38,6 +38,8 @@ mod netns;
 #[cfg(test)]
 mod node;
 #[cfg(test)]
+mod preflight;
+#[cfg(test)]
 mod reboot;
 #[cfg(test)]
 mod secrets;
