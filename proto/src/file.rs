@@ -1,7 +1,7 @@
 //! Files replaced as a whole: after a crash, or a power cut, there is the old content
 //! or the new one.
 //!
-//! The only place that does this, for every process of ours. Folders and links that
+//! The only place that does this, for all our processes. Folders and links that
 //! are swapped by a rename, and blobs that are hashed while they are written, are not
 //! here. Blocking: callers with an event loop call it on a thread for that.
 

@@ -121,7 +121,7 @@ impl Names {
                     rest = &rest[1..];
                 }
             }
-            // A submodule; what is no module of ours does not resolve to a longer path.
+            // A submodule; a path outside our modules does not resolve to a longer one.
             Some(_) => {}
             None => return,
         }

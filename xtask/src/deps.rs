@@ -87,7 +87,7 @@ pub(crate) fn check(architecture: &str, members: &[Member]) -> Vec<String> {
         }
     }
     for name in edges.keys().filter(|name| !names.contains(name.as_str())) {
-        wrong.push(format!("dependency table: {name} is no crate of ours"));
+        wrong.push(format!("dependency table: {name} is not a workspace crate"));
     }
     for (external, allowed) in rooms {
         for name in allowed {

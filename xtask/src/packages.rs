@@ -143,7 +143,7 @@ pub(crate) static PACKAGES: &[Package] = &[
     ),
 ];
 
-/// A program in the usual folders, /usr/sbin included, whatever PATH says.
+/// A program in the usual folders, /usr/sbin included, regardless of PATH.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     [
         "/usr/local/bin",

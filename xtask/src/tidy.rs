@@ -224,7 +224,7 @@ fn variants(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// What git knows of; a stray file of the user's own is no concern of ours.
+/// What git knows of; untracked files of the user are not checked.
 fn root_folder(root: &Path) -> anyhow::Result<Vec<String>> {
     let files = command::read(Command::new("git").args(["ls-files"]).current_dir(root))?;
     let names: BTreeSet<&str> = files

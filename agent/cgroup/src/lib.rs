@@ -28,7 +28,7 @@ pub use path::{GroupPath, Parent, PathError};
 /// A group could not be made, limited, read or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
-    /// A path or a name that is not one of a group of ours.
+    /// A path or a name that is not one of our groups.
     #[error(transparent)]
     Path(#[from] PathError),
     /// No cgroup file system is mounted at the usual place.

@@ -9,7 +9,7 @@ use std::fmt;
 /// Before a pod's uid in the name of its group.
 const POD: &str = "pod-";
 
-/// A path or a name is not one of a group of ours.
+/// A path or a name is not one of our groups.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// Not a parent group: the root, relative, or with empty or dotted parts.

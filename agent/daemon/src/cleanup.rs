@@ -1,4 +1,4 @@
-//! `foil-agent cleanup`: removes everything of ours from this node, for an operator
+//! `foil-agent cleanup`: removes everything that Hydrofoil made on this node, for an operator
 //! who takes it out of a cluster. The agent must not be running.
 //!
 //! Does all that it can, says what it removed, and returns what it could not.
@@ -98,7 +98,7 @@ async fn pods(layout: &Layout, groups: &Groups, netlink: &Netlink, removed: &mut
             return;
         }
     };
-    let (events, _nobody) = mpsc::channel(1);
+    let (events, _unread) = mpsc::channel(1);
     let sys = Arc::new(Sys {
         layout: layout.clone(),
         groups: groups.clone(),
@@ -107,7 +107,7 @@ async fn pods(layout: &Layout, groups: &Groups, netlink: &Netlink, removed: &mut
         host: Default::default(),
         endpoints: Vec::new(),
         shim: Default::default(),
-        settings: nobody(),
+        settings: unused_settings(),
         found: Mutex::default(),
         asks: Semaphore::new(1),
         boot_id: String::new(),
@@ -134,8 +134,8 @@ async fn pods(layout: &Layout, groups: &Groups, netlink: &Netlink, removed: &mut
     }
 }
 
-/// Settings that no plan is asked with.
-fn nobody() -> agent_plan::settings::Settings {
+/// Settings that no plan is called with.
+fn unused_settings() -> agent_plan::settings::Settings {
     agent_plan::settings::Settings {
         node_name: String::new(),
         node_ip: std::net::Ipv4Addr::UNSPECIFIED,

@@ -24,7 +24,7 @@ pub(crate) enum Event {
     Open(Box<v1::Open>),
     /// Somebody who serves a request wants to know of a pod.
     Ask(Question),
-    /// Links, addresses, routes or neighbours changed, whoever did it.
+    /// Links, addresses, routes or neighbours changed, by us or by others.
     Kernel(Changes),
     /// What is left of memory, disks and process numbers.
     Measured(Measured),

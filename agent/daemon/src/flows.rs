@@ -20,10 +20,10 @@ pub(crate) fn sweep(datapath: &Datapath, now: Monotonic) -> Monotonic {
             return now + PIECE_MS;
         }
         Ok(swept) => tracing::trace!(?swept, "all flows"),
-        Err(error) => tracing::error!(%error, "expired flows stay"),
+        Err(error) => tracing::error!(%error, "cannot remove expired flows"),
     }
     if let Err(error) = drops::report(datapath.maps()) {
-        tracing::error!(%error, "what is dropped is not logged");
+        tracing::error!(%error, "cannot read events of dropped packets");
     }
     agent_sys::heap::trim();
     now + PASS_MS

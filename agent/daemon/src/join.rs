@@ -35,8 +35,8 @@ pub(crate) enum JoinError {
     /// No channel.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// Nobody answers. It may be tried again.
-    #[error("control plane is not reachable: {reason}")]
+    /// No answer. It may be tried again.
+    #[error("cannot reach the control plane: {reason}")]
     Unreachable {
         /// Why.
         reason: String,

@@ -1,4 +1,4 @@
-//! What the kernel has of ours while the agent runs: listens to rtnetlink, observes
+//! Our links, routes and addresses in the kernel while the agent runs: listens to rtnetlink, observes
 //! again when something changed that is ours or that ours goes with.
 //!
 //! A part of the node. What a change means is decided in `agent-plan` (`seen.rs`).
@@ -38,7 +38,7 @@ impl Kernel {
             let seen = loop {
                 match sys.netlink.observe().await {
                     Ok(observed) => break seen(&observed, &sys.settings.uplink),
-                    Err(error) => tracing::warn!(%error, "links cannot be observed"),
+                    Err(error) => tracing::warn!(%error, "cannot observe links"),
                 }
                 tokio::time::sleep(PAUSE).await;
             };
@@ -61,7 +61,7 @@ pub(crate) async fn listen(sys: Arc<Sys>, mut monitor: Monitor) {
         match monitor.next().await {
             Ok(changes) => sys.tell(Event::Kernel(changes)).await,
             Err(error) => {
-                tracing::error!(%error, "changes of links and routes are not heard; listening anew");
+                tracing::error!(%error, "lost notifications of links and routes; subscribing again");
                 monitor = reopened().await;
                 // Whatever was missed.
                 let missed = Changes {
@@ -79,7 +79,7 @@ async fn reopened() -> Monitor {
         tokio::time::sleep(PAUSE).await;
         match Monitor::open() {
             Ok(monitor) => return monitor,
-            Err(error) => tracing::error!(%error, "listen to rtnetlink"),
+            Err(error) => tracing::error!(%error, "cannot open an rtnetlink socket"),
         }
     }
 }

@@ -94,7 +94,7 @@ impl LogFile {
             loop {
                 self.line.clear();
                 let length = file.read_until(b'\n', &mut self.line)?;
-                // Not whole: it is left, whatever it will be.
+                // An incomplete line is left for the next read.
                 if length == 0 || !self.line.ends_with(b"\n") {
                     break;
                 }

@@ -1,4 +1,4 @@
-//! Container logs: from the files that shims write to whoever asked.
+//! Container logs: from the files that shims write to the caller.
 //!
 //! How the files are read is `log_file.rs`. Called by `serve.rs`.
 

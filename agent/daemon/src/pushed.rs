@@ -18,7 +18,7 @@ use crate::event::Event;
 use crate::pushed_file::{self, NotSaved, Work};
 use crate::startup::Sys;
 
-/// Written so long after a change, so that many changes are one write. Milliseconds.
+/// Delay of a write after a change, so that many changes are one write. Milliseconds.
 const SAVE_MS: i64 = 200;
 /// After a failed write, milliseconds.
 const RETRY_MS: i64 = 5_000;
@@ -131,7 +131,7 @@ impl Pushed {
         }
         let work = self.work();
         if let Err(NotSaved { error, .. }) = pushed_file::write(&self.journal, work) {
-            tracing::error!(error, "what was last pushed is not on disk");
+            tracing::error!(error, "cannot write the last pushed state");
         }
     }
 
@@ -151,7 +151,7 @@ impl Pushed {
     pub(crate) fn saved(&mut self, result: Result<(), NotSaved>, now: Monotonic) {
         self.saving = false;
         if let Err(NotSaved { error, changes }) = result {
-            tracing::error!(error, "what was last pushed is not on disk; trying again");
+            tracing::error!(error, "cannot write the last pushed state; retrying");
             match changes {
                 // Newer values of the same keys win.
                 Some(mut older) => {

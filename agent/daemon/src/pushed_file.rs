@@ -60,7 +60,7 @@ fn decoded((key, value): (&String, &Vec<u8>)) -> Option<Change> {
             change.change
         }
         Err(error) => {
-            tracing::error!(key, %error, "what was last pushed does not parse");
+            tracing::error!(key, %error, "cannot parse the last pushed state");
             None
         }
     }

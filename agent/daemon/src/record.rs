@@ -59,7 +59,7 @@ pub(crate) async fn run(sys: Arc<Sys>) {
             Err(error) => (error, Vec::new()),
         };
         drop(writing);
-        tracing::error!(pod = uid, error, "its record is not on disk; trying again");
+        tracing::error!(pod = uid, error, "cannot write the pod's record; retrying");
         if !bytes.is_empty() {
             sys.records.put_back(uid, bytes);
         }
@@ -71,7 +71,7 @@ pub(crate) async fn run(sys: Arc<Sys>) {
 pub(crate) async fn flush(sys: &Sys) {
     let written = tokio::time::timeout(FLUSH, sys.records.empty());
     if written.await.is_err() {
-        tracing::error!("records are not on disk: after a reboot they will be older");
+        tracing::error!("cannot write pods' records: after a reboot they will be older");
     }
 }
 
@@ -120,7 +120,7 @@ pub(crate) fn pods(layout: &Layout, boot_id: &str, now: Moment) -> Vec<Pod> {
     for folder in [layout.records(), layout.pods()] {
         match agent_sys::state::uids(&folder) {
             Ok(names) => uids.extend(names),
-            Err(error) => tracing::error!(%error, "pods' records cannot be listed"),
+            Err(error) => tracing::error!(%error, "cannot list pods' records"),
         }
     }
     uids.sort();
@@ -144,14 +144,14 @@ fn restore(path: &Path, uid: &str, kept: Kept, boot_id: &str, now: Moment) -> Op
         // A folder without a record was being removed, or never got one.
         Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
-            tracing::error!(path = %path.display(), %error, "a pod's record cannot be read");
+            tracing::error!(path = %path.display(), %error, "cannot read a pod's record");
             return None;
         }
     };
     let record = match v1::PodRecord::decode(&bytes[..]) {
         Ok(record) => record,
         Err(error) => {
-            tracing::error!(path = %path.display(), %error, "a pod's record does not parse");
+            tracing::error!(path = %path.display(), %error, "cannot parse a pod's record");
             return None;
         }
     };

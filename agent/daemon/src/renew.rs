@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 enum RenewError {
     /// There is no stream to the control plane.
-    #[error("the control plane cannot be reached")]
+    #[error("cannot reach the control plane")]
     Away,
     /// It does not answer.
     #[error("no answer within {PATIENCE:?}")]
@@ -118,14 +118,14 @@ pub(crate) async fn run(
             Err(error) => {
                 let text = error.to_string();
                 if text != last {
-                    tracing::warn!("the node's certificate is not renewed yet: {text}");
+                    tracing::warn!("cannot renew the node's certificate yet: {text}");
                 }
                 last = text;
                 tokio::time::sleep(life.pause(clock::unix_ms())).await;
             }
         }
     }
-    tracing::error!("the node's certificate does not parse: it is not renewed");
+    tracing::error!("cannot parse the node's certificate: it will not be renewed");
 }
 
 async fn renew(

@@ -134,7 +134,7 @@ pub(crate) fn start_shim(sys: &Arc<Sys>, uid: &str, again: bool) {
         match shims::watch(&sys, &uid).await {
             Ok(states) => shims::listen(sys, uid, states).await,
             Err(error) => {
-                tracing::warn!(pod = uid, %error, "the new shim is not heard");
+                tracing::warn!(pod = uid, %error, "no answer from the new shim");
                 sys.tell(Outcome::ShimLost { uid }).await;
             }
         }

@@ -40,7 +40,7 @@ pub(crate) fn open(sys: &Arc<Sys>, calls: Calls, open: v1::Open) {
         let mut down = match call {
             Ok(answer) => answer.into_inner(),
             Err(status) => {
-                tracing::warn!(id, %status, "attach");
+                tracing::warn!(id, %status, "a stream of logs or exec failed");
                 return;
             }
         };

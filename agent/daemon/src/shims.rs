@@ -42,7 +42,7 @@ pub(crate) fn ask(sys: &Arc<Sys>, uid: &str, listen: bool) {
             Ok((found, watch)) => (Answer::Alive(found), watch),
             Err(error) if error.is_dead() => (Answer::Dead, None),
             Err(error) => {
-                tracing::warn!(pod = uid, %error, "whether the shim lives is not known");
+                tracing::warn!(pod = uid, %error, "no answer from the shim; its state is unknown");
                 (Answer::Silent, None)
             }
         };
@@ -261,7 +261,7 @@ async fn shut_down_once(sys: &Sys, uid: &str) -> Result<(), ShimError> {
 /// Pods that have a shim's folder.
 pub(crate) fn known(sys: &Sys) -> Vec<String> {
     shim::list(&sys.layout).unwrap_or_else(|error| {
-        tracing::error!(%error, "shims cannot be listed");
+        tracing::error!(%error, "cannot list shims");
         Vec::new()
     })
 }

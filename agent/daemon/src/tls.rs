@@ -29,12 +29,12 @@ use crate::config::ControlAddress;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
     /// The host is neither a name nor an address.
-    #[error("control address {host:?} is neither a name nor an address")]
+    #[error("control: {host:?} is neither a host name nor an address")]
     Host {
         /// As configured.
         host: String,
     },
-    /// A certificate or key of ours does not parse.
+    /// The node's certificate, its key or the CA does not parse.
     #[error("{what} in {path}: {reason}")]
     Pem {
         /// Which.
@@ -55,7 +55,7 @@ pub(crate) enum TlsError {
         /// Which, and why.
         source: rustls::Error,
     },
-    /// Nobody answers, or the handshake failed for another reason.
+    /// No answer, or the handshake failed for another reason.
     #[error("connect to {address}: {reason}")]
     Connect {
         /// HOST:PORT.

@@ -24,7 +24,7 @@ use crate::tls::{self, Handshake, TlsError};
 
 /// Messages on their way up.
 const QUEUE: usize = 256;
-/// A heartbeat when nothing else was sent for so long.
+/// Silence after which a heartbeat is sent.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// First pause before another connection.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -44,7 +44,7 @@ enum StreamError {
     #[error("{code}: {message}")]
     Status { code: tonic::Code, message: String },
     /// The control plane said goodbye.
-    #[error("control plane says goodbye: {0}")]
+    #[error("the control plane closed the session: {0}")]
     Goodbye(String),
     /// It ended the stream without a word.
     #[error("the control plane ended the stream")]
@@ -137,7 +137,7 @@ pub(crate) async fn run(mut watch: Watch) -> Result<(), Refused> {
         } else if news {
             tracing::warn!(
                 error = reason,
-                "no stream to the control plane; the node runs on"
+                "no connection to the control plane, retrying; pods keep running"
             );
         }
         // Not all nodes of a cluster at the same moment.
@@ -181,7 +181,7 @@ async fn session(watch: &mut Watch, connected: &mut bool) -> Result<(), StreamEr
     let session = client.session(upstream(first, queue)).await;
     let mut down = session.map_err(failed)?.into_inner();
     *connected = true;
-    tracing::info!("stream to the control plane is open");
+    tracing::info!("connected to the control plane");
     watch.calls.send_replace(Some(channel));
     let events = watch.sys.events.clone();
     let tell = async |event: Event| {

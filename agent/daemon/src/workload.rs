@@ -168,7 +168,7 @@ fn prepare(
         && let Err(error) = log_file::remove_before(folder, make.oldest_log)
     {
         // The next instance tries again.
-        tracing::warn!(container = id(instance), %error, "old logs stay");
+        tracing::warn!(container = id(instance), %error, "cannot remove old logs");
     }
     let container = spec
         .init_containers
@@ -341,7 +341,7 @@ pub(crate) fn delete(sys: &Arc<Sys>, instance: &Instance) {
             tracing::warn!(
                 container = id(&instance),
                 error,
-                "a container stays; trying again"
+                "cannot remove a container; retrying"
             );
         }
         sys.tell(Outcome::Deleted { instance, result }).await;

@@ -294,7 +294,7 @@ pub enum Action {
     },
 
     // The node's network.
-    /// Delete a link of ours that no pod has.
+    /// Delete a link with our mark that no pod has.
     DeleteLink {
         /// Its name.
         name: String,

@@ -108,18 +108,18 @@ pub enum Hop {
         /// Source of the node's own packets.
         source: Option<Ipv4Addr>,
     },
-    /// They are answered with ICMP unreachable: nobody has that address.
+    /// They are answered with ICMP unreachable: no pod has that address.
     Unreachable,
 }
 
 /// Links and routes of the node itself, as they are.
 #[derive(Debug, Clone, Default)]
 pub struct Network {
-    /// Routes of ours that belong to no pod.
+    /// Routes with our protocol number that belong to no pod.
     pub routes: BTreeMap<Cidr, Route>,
     /// Blocks of addresses that the programs know, and what they are.
     pub blocks: BTreeMap<Cidr, u32>,
-    /// Links of ours that no pod has, by name.
+    /// Links with our mark that no pod has, by name.
     pub strays: BTreeMap<String, Step>,
     /// Interfaces of pods' links that others deleted: programs may be pinned for them.
     pub dead: BTreeMap<u32, Step>,

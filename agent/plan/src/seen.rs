@@ -18,11 +18,11 @@ use crate::world::{Observed, Pod};
 pub struct Expected {
     /// Interface indexes of pods' links, by uid.
     pub links: BTreeMap<String, u32>,
-    /// Routes of ours that belong to no pod.
+    /// Routes with our protocol number that belong to no pod.
     pub routes: BTreeMap<Cidr, Route>,
 }
 
-/// A link of ours.
+/// A link with our mark.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Link {
     /// Interface index.
@@ -35,7 +35,7 @@ pub struct Link {
     pub neighbours: Vec<(Ipv4Addr, [u8; 6])>,
 }
 
-/// What the kernel has of ours.
+/// Our links, routes and neighbours in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Seen {
     /// Links by name.

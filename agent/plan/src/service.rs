@@ -428,7 +428,7 @@ mod tests {
 
     proptest! {
         /// Any sequence of states of three services: applied, it is as wanted, no
-        /// table names a number that is free or another's, nobody's number moves.
+        /// table names a number that is free or another's, no number changes.
         #[test]
         fn sequences_converge(steps in proptest::collection::vec((1_u32..4).prop_flat_map(|id| (Just(id), any_service(id))), 1..20)) {
             let mut observed = Observed::default();

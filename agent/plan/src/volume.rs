@@ -114,7 +114,7 @@ pub fn mounts(pod: &v1::PodSpec, container: &v1::ContainerSpec) -> Vec<Mount> {
             "Bidirectional" => "rshared",
             _ => "rprivate",
         };
-        // Read-only whatever the manifest says, as in Kubernetes: the node updates the
+        // Always read-only, as in Kubernetes: the node updates the
         // files of a configMap, secret, downwardAPI or projected volume.
         let read_only = mount.read_only || kind == Kind::Files;
         let mut options = vec!["rbind".into(), propagation.into(), access(read_only).into()];

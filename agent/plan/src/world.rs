@@ -248,7 +248,7 @@ pub struct Container {
     /// As the manifest named the image that the current instance was made from; empty: it
     /// was not made yet.
     pub made_from: String,
-    /// Of an init container: those after it wait for it no more, whatever becomes of it.
+    /// Of an init container: those after it do not wait for it any more.
     pub passed: bool,
     /// The last instance was ended to be replaced: the next one comes at once and under
     /// every restart policy.

@@ -23,7 +23,7 @@ pub(crate) struct Console {
 
 impl Drop for Console {
     fn drop(&mut self) {
-        // A stale one is in nobody's way: names are unique in this shim.
+        // A stale one does no harm: names are unique in this shim.
         fs::remove_file(&self.path).ok();
     }
 }
@@ -59,7 +59,7 @@ fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
         if let ControlMessageOwned::ScmRights(fds) = control
             && let Some(fd) = fds.first()
         {
-            // SAFETY: the kernel made it for this message, nobody else owns it.
+            // SAFETY: the kernel made it for this message, nothing else owns it.
             return Ok(unsafe { OwnedFd::from_raw_fd(*fd) });
         }
     }

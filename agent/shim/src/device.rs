@@ -279,7 +279,7 @@ fn load(program: &[Instruction]) -> Result<OwnedFd, Errno> {
         )
     })?;
     let fd = RawFd::try_from(fd).map_err(|_too_big| Errno::EBADF)?;
-    // SAFETY: the kernel made this descriptor for this call, nobody else owns it.
+    // SAFETY: the kernel made this descriptor for this call, nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

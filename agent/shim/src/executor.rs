@@ -1,5 +1,5 @@
 //! The last steps inside a container's process, up to execve: libcontainer's
-//! executor of ours. Runs in the container, in a process forked from the worker.
+//! own executor. Runs in the container, in a process forked from the worker.
 //!
 //! The filter is loaded here because libcontainer would compile it anew for each
 //! container, and not load one for further processes at all.
@@ -31,7 +31,7 @@ fn command_error(reason: impl std::fmt::Display) -> ShimError {
     }
 }
 
-/// An error of the kernel or of ours.
+/// An error of the kernel or our own.
 fn runtime_error(what: &str, reason: impl std::fmt::Display) -> ShimError {
     ShimError {
         kind: Kind::Runtime as i32,
@@ -126,7 +126,7 @@ fn fresh_signals() -> nix::Result<()> {
             continue;
         }
         // By the system call: the library keeps two signals to itself.
-        // SAFETY: the kernel reads one struct; no handler of ours is involved.
+        // SAFETY: the kernel reads one struct; none of our handlers is involved.
         Errno::result(unsafe {
             libc::syscall(
                 libc::SYS_rt_sigaction,

@@ -21,7 +21,7 @@ pub(crate) struct UnifiedError(nix::Error);
 
 /// Shows libcontainer a machine with version 2 only, in a mount namespace of this
 /// process: it then puts the container into its group there, which has no
-/// controllers but is what programs of ours attach to, and leaves version 1 alone.
+/// controllers but is where our programs attach, and leaves version 1 alone.
 pub(crate) fn show_unified() -> Result<(), UnifiedError> {
     let shown = || -> nix::Result<()> {
         unshare(CloneFlags::CLONE_NEWNS)?;

@@ -116,7 +116,7 @@ fn begin(folders: Folders) -> Result<Option<Shim>, StartError> {
     let hierarchies = Hierarchies::mounted()?;
     let listener = listener().map_err(step("socket on standard input"))?;
     fs::create_dir_all(&folders.seccomp).map_err(step("folder for filters"))?;
-    // A child of nobody from the start: it makes no difference when the agent dies,
+    // Reparented from the start: it makes no difference when the agent dies,
     // and no agent has to reap it.
     // SAFETY: this process has one thread.
     if let ForkResult::Parent { .. } = unsafe { fork() }.map_err(errno("fork"))? {

@@ -11,7 +11,7 @@ use proto::v1::ShimError;
 
 use crate::ends::{Piece, read_piece};
 
-/// Tells it. There is nobody else to tell when that fails.
+/// Sends it; a failure cannot be reported anywhere else.
 pub(crate) fn write(to: BorrowedFd<'_>, failure: &ShimError) {
     nix::unistd::write(to, &failure.encode_to_vec()).ok();
 }

@@ -149,7 +149,7 @@ impl Session {
         report::read(self.ends.report.as_mut()?)
     }
 
-    /// Its connection is gone: nobody waits for it.
+    /// Its connection is gone: no caller waits for it.
     pub(crate) fn kill(&self) {
         if let (Some(pid), None) = (self.pid, self.exit) {
             // Not reaped yet, so the pid is still its own.

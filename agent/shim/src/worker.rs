@@ -19,7 +19,7 @@ use proto::v1::shim_error::Kind;
 /// What a worker achieved.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The process is there, a child of ours.
+    /// The process is there, as our child.
     Made {
         pid: Pid,
         warnings: Vec<String>,

@@ -121,7 +121,7 @@ pub enum ImageError {
         digest: String,
         architecture: String,
     },
-    #[error("{what} {digest} is not understood: {why}")]
+    #[error("cannot parse {what} {digest}: {why}")]
     InvalidManifest {
         what: &'static str,
         digest: String,
@@ -142,7 +142,7 @@ pub enum ImageError {
         path: PathBuf,
         source: io::Error,
     },
-    #[error("image work on {reference:?} was cut off")]
+    #[error("work on image {reference:?} was interrupted")]
     Interrupted { reference: String },
 }
 

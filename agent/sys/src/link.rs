@@ -88,7 +88,7 @@ pub enum LinkError {
     },
 }
 
-/// A link of ours, as the kernel has it.
+/// One of our links, as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     pub name: String,
@@ -147,7 +147,7 @@ impl std::fmt::Display for Route {
     }
 }
 
-/// A permanent neighbour entry on a link of ours.
+/// A permanent neighbour entry on one of our links.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Neighbour {
     pub link: String,
@@ -276,7 +276,7 @@ impl Netlink {
         std::thread::Builder::new()
             .name("pod-link".to_owned())
             .spawn(move || {
-                // Whoever waited may be gone; then nobody wants the answer.
+                // The caller may be gone; the answer is dropped then.
                 drop(done.send(pod::configure(&job)));
             })
             .map_err(|source| LinkError::Namespace {
@@ -402,7 +402,7 @@ impl Netlink {
             name: name.to_owned(),
             source,
         };
-        // The kernel answers when nobody can see the link any more, which takes
+        // The kernel answers once no reader can see the link any more, which takes
         // it 10 ms and more: on a thread that may block, not on the runtime's.
         let refused = tokio::task::spawn_blocking(move || {
             pod::send(&[("delete", RouteNetlinkMessage::DelLink(message), 0)])

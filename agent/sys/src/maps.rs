@@ -337,7 +337,7 @@ impl Maps {
         self.flows.list()
     }
 
-    /// Entries that the flow map has room for.
+    /// Capacity of the flow map, in entries.
     ///
     /// # Errors
     /// When the kernel refuses.

@@ -19,7 +19,7 @@ impl Pidfd {
         // SAFETY: two integers, no memory is passed.
         let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
         let fd = RawFd::try_from(fd).map_err(|_too_big| Errno::EBADF)?;
-        // SAFETY: the kernel made this descriptor for this call, nobody else owns it.
+        // SAFETY: the kernel made this descriptor for this call, nothing else owns it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
@@ -43,7 +43,7 @@ impl Pidfd {
         }
     }
 
-    /// Waits for its end at most so long; whether it has ended.
+    /// Waits for its end, up to a limit; true if it has ended.
     pub fn wait(&self, milliseconds: u16) -> nix::Result<bool> {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         loop {

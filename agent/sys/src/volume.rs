@@ -46,9 +46,9 @@ pub enum VolumeError {
         path: PathBuf,
         kind: String,
     },
-    #[error("volume {volume:?}: hostPath type {kind:?} is not known")]
+    #[error("volume {volume:?}: unknown hostPath type {kind:?}")]
     UnknownHostPathType { volume: String, kind: String },
-    #[error("volume name {volume:?} is not a name")]
+    #[error("invalid volume name {volume:?}")]
     InvalidName { volume: String },
     #[error("volume {volume:?}: {path:?} is not a path inside the volume")]
     InvalidFile { volume: String, path: String },
@@ -278,7 +278,7 @@ fn is_mounted(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::CrossesDevices
 }
 
-/// A path that leads to an open file or folder, whatever its name is by now.
+/// A path that leads to an open file or folder, also after a rename.
 fn by_descriptor(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }

@@ -33,7 +33,7 @@ const MAX_SUBRESOURCE_BYTES: usize = 256;
 pub struct Manager<'a> {
     pub name: &'a str,
     /// "", or "scale". Changes below `status` are those of the subresource
-    /// "status", whatever stands here.
+    /// "status", regardless of this field.
     pub subresource: &'a str,
 }
 

@@ -30,7 +30,7 @@ pub const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 impl Rules for Namespace {
     fn prepare(&mut self, old: Option<&Self>) {
-        // Only whoever empties a namespace takes its finalizer away.
+        // Only the controller that empties a namespace removes its finalizer.
         let kept = old
             .and_then(|old| old.spec.clone())
             .and_then(|spec| spec.finalizers);

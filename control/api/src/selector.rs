@@ -56,7 +56,7 @@ impl Selector {
     }
 
     /// From a plain map, as Services have it. An empty map selects everything
-    /// here; for a Service it means that nobody manages its endpoints.
+    /// here; for a Service it means that no controller manages its endpoints.
     pub fn from_map(map: &BTreeMap<String, String>) -> Self {
         let requirements = map
             .iter()

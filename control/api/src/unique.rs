@@ -1,6 +1,6 @@
 //! Reading JSON (or YAML) without losing duplicate keys: the second one is an
 //! error with its path, where `serde_json` alone would let it win in silence.
-//! Not strict about fields: see `decode`. Called by whoever parses manifests.
+//! Not strict about fields: see `decode`. Called by all parsers of manifests.
 
 use std::fmt;
 

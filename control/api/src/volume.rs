@@ -67,7 +67,7 @@ fn set_downward_defaults(items: &mut [DownwardAPIVolumeFile]) {
     }
 }
 
-/// How many sources the volume names, whatever they are.
+/// How many sources the volume names, of any type.
 fn sources(v: &Volume) -> usize {
     let known = serde_json::to_value(v)
         .ok()

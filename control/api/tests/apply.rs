@@ -60,7 +60,7 @@ fn check(before: Value, touch: impl Fn(&mut Value), after: Value, expected: Valu
 }
 
 #[test]
-fn a_struct_that_nobody_applies_any_more_goes_with_its_defaults() {
+fn a_struct_that_is_not_applied_any_more_goes_with_its_defaults() {
     let container = |more: Value| {
         let mut container = json!({"name": "a", "image": "a:1"});
         for (name, value) in more.as_object().unwrap() {
@@ -292,7 +292,7 @@ fn the_same_manifest_again_is_no_write() {
     meta::stamp_created(&mut stored, "u-1", now());
     let again = admitted(Some(&stored), &manifest, "foil");
     assert!(equality::unchanged(&again, &stored), "{again}\n{stored}");
-    // Raising and lowering a limit works, whatever was filled in.
+    // Raising and lowering a limit works, also after defaulting.
     for cpu in ["2", "100m"] {
         manifest["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] =
             json!(cpu);

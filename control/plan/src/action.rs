@@ -138,6 +138,6 @@ pub struct Notice {
     /// Which controller says it: "default-scheduler", ...
     pub component: &'static str,
     /// The write that makes it true, by its place in [`Plan::writes`]: without it
-    /// there is nothing to tell. `None`: it is true whatever is written.
+    /// there is nothing to tell. `None`: it does not depend on the write.
     pub write: Option<usize>,
 }

@@ -2,7 +2,7 @@
 //! and whether they take connections, finish those they have, or neither.
 //!
 //! An endpoint stays in the slice that it is in, so a change of one pod writes
-//! one slice. Services without a selector are left to whoever keeps their
+//! one slice. Services without a selector are left to the owners of their
 //! slices. Called by [`crate::plan`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,7 +92,7 @@ pub fn plan(world: &World, service_name: &Name) -> Plan {
         }
     }
     if groups.is_empty() && service.spec.as_ref().is_some_and(|s| s.ports.is_some()) {
-        // One empty slice, as Kubernetes has it: "nobody" is known, too.
+        // One empty slice, as in Kubernetes: it says that there are no endpoints.
         groups.insert(Ports::new(), BTreeMap::new());
     }
     let mut kept: BTreeSet<Name> = BTreeSet::new();
@@ -392,8 +392,8 @@ mod tests {
         }
     }
 
-    /// As Kubernetes documents `publishNotReadyAddresses`: "ready" is true whatever
-    /// the pod's state is; "serving" and "terminating" still say it.
+    /// As Kubernetes documents `publishNotReadyAddresses`: "ready" is true in any
+    /// state of the pod; "serving" and "terminating" still say it.
     #[test]
     fn addresses_that_are_published_before_they_are_ready() {
         for (is_ready, is_deleting) in [(true, false), (false, false), (true, true), (false, true)]
@@ -488,7 +488,7 @@ mod tests {
         let outcome = plan(&world, &name());
         assert_eq!(outcome.writes.len(), 1);
         carry_out(&mut world, &outcome);
-        // A new one goes where there is room.
+        // A new one goes into a slice that is not full.
         put_pod(
             &mut world,
             running(pod("new", "0", ""), "n1", "10.1.0.0", true),

@@ -143,7 +143,7 @@ fn unhook(key: &Key, revision: u64, finalizer: &str) -> Write {
     }
 }
 
-/// A pod on a node goes when the node says so, or when nobody waits for that.
+/// A pod on a node goes when the node says so, or when that is not waited for.
 fn may_go(world: &World, object: &Object) -> bool {
     let Object::Pod(pod) = object else {
         return true;

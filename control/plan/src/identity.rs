@@ -16,10 +16,10 @@ use crate::world::World;
 
 /// Annotation with the number.
 pub const ANNOTATION: &str = "hydrofoil.dev/identity";
-/// Numbers below are reserved: unknown, host, world, and whatever nodes need.
+/// Numbers below are reserved: unknown, host, world, and those for nodes.
 const FIRST: u32 = 256;
 
-/// Namespace and labels in one form, whatever their order was.
+/// Namespace and labels in one form, independent of their order.
 pub fn canonical(pod: &Pod) -> String {
     let labels = pod.metadata.labels.iter().flatten();
     let labels: Vec<String> = labels.map(|(k, v)| format!("{k}={v}")).collect();

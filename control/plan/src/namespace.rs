@@ -56,7 +56,7 @@ pub fn plan(world: &World, name: &str) -> Plan {
     plan
 }
 
-/// Deletes an object, whatever became of it meanwhile: its namespace goes.
+/// Deletes an object at any revision: its namespace is being deleted.
 fn delete(world: &World, key: &Key, plan: &mut Plan) {
     let Some(object) = world.get(key) else { return };
     if !object::deleting(object.meta()) {

@@ -320,7 +320,7 @@ mod tests {
     /// While no node is ready, and for a while after, nothing is concluded from
     /// silence: neither are pods driven off, nor do they leave their services.
     #[test]
-    fn a_control_plane_that_was_cut_off_evicts_nobody() {
+    fn a_control_plane_that_was_cut_off_evicts_no_pod() {
         let mut world = world();
         for n in ["n1", "n2"] {
             put_node(&mut world, node(n, 1));

@@ -45,7 +45,7 @@ struct Bare {
     metadata: ObjectMeta,
 }
 
-/// The metadata of an object in JSON, whatever its kind is. Without the owners of
+/// The metadata of an object of any kind, in JSON. Without the owners of
 /// its fields: plans do not read them, and the server keeps them at each write.
 pub fn metadata(json: &[u8]) -> Result<ObjectMeta, serde_json::Error> {
     let json = without_managed_fields(json);

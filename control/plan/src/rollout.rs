@@ -127,7 +127,7 @@ fn shrink(limits: &Limits, new: &Member, old: &[Member]) -> Counts {
     let unavailable = (new.replicas - new.available).max(0);
     let mut may_go = total(old) + new.replicas - limits.least() - unavailable;
     let mut left: Vec<(&Member, i32)> = old.iter().map(|m| (m, m.replicas)).collect();
-    // First those that serve nobody.
+    // First those that serve no requests.
     for (member, replicas) in &mut left {
         let broken = (*replicas - member.available).clamp(0, may_go.max(0));
         *replicas -= broken;
@@ -156,7 +156,7 @@ fn noted(member: &Member, annotation: &str) -> Option<i32> {
 }
 
 /// When somebody scaled the Deployment: the sets' new counts, each in
-/// proportion to what it had. `None`: nobody did.
+/// proportion to what it had. `None`: none had any.
 pub(crate) fn rescale(limits: &Limits, new: Option<&Member>, old: &[Member]) -> Option<Counts> {
     let active: Vec<&Member> = new
         .into_iter()

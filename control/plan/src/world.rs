@@ -1,7 +1,7 @@
 //! What the controllers know: the store's objects by kind (`registry.rs`) with
 //! their indexes (`index.rs`).
 //!
-//! Not a store and not a truth of its own: whatever is here was read from the
+//! Not a store: everything here was read from the
 //! store, and a new process rebuilds it from there.
 
 use std::collections::BTreeSet;

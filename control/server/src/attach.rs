@@ -68,9 +68,9 @@ impl Attachments {
         }
     }
 
-    /// The node called. `NOT_FOUND`: nobody waits for this id from this node.
+    /// The node called. `NOT_FOUND`: no client waits for this id from this node.
     pub fn answer(&self, node: &str, id: &str, attached: Attached) -> Result<(), Status> {
-        let not_found = || Status::not_found(format!("nobody waits for stream {id:?}"));
+        let not_found = || Status::not_found(format!("no client waits for stream {id:?}"));
         let sender = self.take(node, id).ok_or_else(not_found)?;
         sender.send(Ok(attached)).map_err(|_attached| not_found())
     }
@@ -83,12 +83,12 @@ impl Attachments {
             tracing::debug!(
                 node,
                 id = refused.id,
-                "refused what nobody waits for any more"
+                "the node refused a stream that no client waits for any more"
             );
         }
     }
 
-    /// The node's session ended: nobody has to wait for it any longer.
+    /// The node's session ended: clients need not wait for it any longer.
     pub fn gone(&self, node: &str) {
         self.lock().retain(|_, (whose, _)| whose != node);
     }

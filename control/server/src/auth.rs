@@ -16,7 +16,7 @@ pub enum Caller {
     Admin(String),
     /// A node.
     Node(NodeCaller),
-    /// A certificate of ours that grants nothing: its subject.
+    /// A certificate of this CA that grants nothing: its subject.
     Other(String),
     /// No certificate.
     Anonymous,

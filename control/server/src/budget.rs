@@ -67,7 +67,7 @@ impl Bucket {
         has
     }
 
-    /// True when nothing was taken for so long that it is full again.
+    /// True when enough time has passed for it to be full again.
     pub(crate) fn is_full(&mut self, now: Instant) -> bool {
         self.fill(now);
         self.left >= self.rate.burst

@@ -7,7 +7,7 @@ use rcgen::{CertificateSigningRequestParams, DnType, DnValue, PublicKeyData};
 
 use crate::subject::{NODE_PREFIX, NODES, key_hash};
 
-/// A request that cannot be signed, whoever sent it.
+/// A request that cannot be signed for any sender.
 #[derive(Debug, thiserror::Error)]
 pub enum CsrError {
     /// It does not parse, or its signature is not that of its key.

@@ -1,5 +1,5 @@
-//! Deleting objects: what is gone at once, and what stays, marked, until
-//! whoever has to clean up has done so.
+//! Deleting objects: which are removed at once, and which stay, marked, until
+//! finalizers and nodes have cleaned up.
 //!
 //! What happens to dependents afterwards is control-plan's `gc.rs`. Called by
 //! rpcs, by the controllers' writes, and for pods that nodes say are gone.
@@ -43,7 +43,7 @@ pub enum Propagation {
 }
 
 impl Objects {
-    /// Deletes: at once, or marked until whoever cleans up has done so. The
+    /// Deletes: at once, or marked until finalizers and nodes have cleaned up. The
     /// object as it was last seen, whether it is gone, and the revision.
     pub async fn delete(
         &self,

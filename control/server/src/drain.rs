@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::hub::Hub;
 
-/// A node that does not acknowledge for this long holds nobody up any more.
+/// A node that does not acknowledge for this long is not waited for any more.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 struct Waiting {

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_break_nobody_is_lost_at_once() {
+    fn after_a_break_no_node_is_lost_at_once() {
         let start = Instant::now();
         // (seconds between two looks, by the wall clock, any node heard): broken
         let rows = [

@@ -2,7 +2,7 @@
 //!
 //! A session's mailbox holds keys, not messages: what changes several times
 //! before a slow node takes it is sent once, as it is then; memory is bounded
-//! by the number of things, and nobody waits for anybody.
+//! by the number of things, and no session waits for another.
 //! Filled by `run.rs`; read by `session.rs`. Decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};

@@ -75,7 +75,7 @@ pub enum JoinError {
     /// The store, or the rules of objects: the name, for one.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// A task of ours panicked.
+    /// A task panicked.
     #[error("a task ended: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -117,7 +117,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// For nodes whose certificates are valid for so long.
+    /// For nodes, with this lifetime of their certificates.
     pub fn new(objects: Arc<Objects>, pki: Arc<Pki>, life: SignedDuration) -> Self {
         let tokens = Arc::new(Tokens::new(pki.folder()));
         Self {

@@ -165,7 +165,7 @@ async fn write_all(
             .map(|(said, count, last)| write(&objects, said, *count, *last));
         for result in join_all(writes).await {
             match result {
-                // The namespace is going, or gone: nobody will look for it.
+                // The namespace is being deleted, and its events with it.
                 Ok(()) | Err(Refusal::NotFound { .. } | Refusal::Forbidden(_)) => {}
                 Err(refusal) => tracing::warn!("an event was not stored: {refusal}"),
             }

@@ -52,7 +52,7 @@ pub enum Refusal {
     /// The object breaks a rule.
     #[error("{0}")]
     Invalid(#[from] Invalid),
-    /// The request does not make sense, whatever the object.
+    /// The request is not valid for any object.
     #[error("{0}")]
     BadRequest(String),
     /// Not allowed in the state that things are in.

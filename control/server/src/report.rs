@@ -47,8 +47,8 @@ impl Report {
 /// Reports by uid of the pod.
 type Waiting = HashMap<String, Report>;
 
-/// What nodes reported and is not written yet. Each node has one writer, whatever
-/// the number of its sessions, so that no report overtakes another of its pod.
+/// What nodes reported and is not written yet. Each node has one writer for
+/// all its sessions, so that no report overtakes another of its pod.
 pub struct Reports {
     objects: Arc<Objects>,
     /// Of the nodes whose writers are at work.
@@ -148,7 +148,7 @@ fn pod_with(old: &Value, status: &v1::PodStatus, node: &str) -> Result<Change, R
     }
     let phase = old.pointer("/status/phase").and_then(Value::as_str);
     // A pod that has come to its end holds no address any more: it cannot
-    // run again, whatever its node says.
+    // run again, even if its node says so.
     if matches!(phase, Some("Succeeded" | "Failed")) && phase != Some(&status.phase) {
         return Ok(Change::Nothing);
     }

@@ -57,7 +57,7 @@ pub enum RunError {
 pub struct Options {
     /// Facts of the cluster that nodes get.
     pub facts: ClusterFacts,
-    /// A node that is not heard of for so long is lost.
+    /// A node without a heartbeat for this long is lost.
     pub lost_after: Duration,
     /// Go on without objects that cannot be read.
     pub skip_unreadable: bool,

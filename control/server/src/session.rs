@@ -1,7 +1,7 @@
 //! The node service: joining, the session of each node, attached streams.
 //!
 //! What a node is to have comes from the hub; what it says goes to the store
-//! (`report.rs`), to the recorder, or to whoever waits for a stream.
+//! (`report.rs`), to the recorder, or to the caller that waits for a stream.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -297,7 +297,7 @@ impl Listener {
                 Err(status) => break status.message().to_owned(),
             }
         };
-        // The node may still be there: it is not to wait for what nobody answers.
+        // The node may still be there: it must not wait for an answer that will not come.
         connected.mailbox.say_goodbye(why.clone());
         if self.hub.disconnect(node, connected.id) {
             // Else they wait for the session that took over.

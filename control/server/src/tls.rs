@@ -1,7 +1,7 @@
 //! The listening socket: TCP, TLS with our server certificate, client
 //! certificates checked against our CA where there are any.
 //!
-//! Handshakes run beside each other, so that a slow client delays nobody; one
+//! Handshakes run beside each other, so that a slow client does not delay others; one
 //! that fails is a line in the log. Called by `lib.rs`.
 
 use std::io;
@@ -86,7 +86,7 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, TlsError> {
 /// Connections whose handshake succeeded.
 pub type Incoming = ReceiverStream<Result<TlsStream<TcpStream>, io::Error>>;
 
-/// Accepts for as long as somebody takes the connections.
+/// Accepts until the receiver is dropped.
 pub fn accept(listener: TcpListener, acceptor: TlsAcceptor) -> Incoming {
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(async move {

@@ -1,8 +1,8 @@
 //! Join tokens: made by `foil-control join-token`, one file each in
 //! `data/pki/tokens`, redeemed by `Node.Join`.
 //!
-//! A token is "id.secret"; the file holds a hash of the secret, so that reading it
-//! lets nobody join. Command and server are two processes: each change is made
+//! A token is "id.secret"; the file holds a hash of the secret, so that a reader of
+//! the file cannot join. Command and server are two processes: each change is made
 //! under the folder's lock. Not who may have which name (`join.rs`).
 
 use std::fs;
@@ -82,7 +82,7 @@ struct Record {
     /// Who used it, where it is for one use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     used_by: Option<Applicant>,
-    /// That applicant asked again: an earlier answer of ours may have reached it.
+    /// That applicant asked again: an earlier answer may have reached it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     asked_again: bool,
     /// Keys whose nodes have joined with it.

@@ -28,7 +28,7 @@ pub enum StoreError {
     /// Another process has the store open.
     #[error("{path} is in use by another process")]
     Locked { path: String },
-    /// The file is not a store of ours, or is damaged.
+    /// The file is not a Hydrofoil store, or is damaged.
     #[error("{path} is damaged: {reason}")]
     Corrupt { path: String, reason: String },
     #[error("{path}: {reason}")]

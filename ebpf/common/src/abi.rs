@@ -1,7 +1,7 @@
 //! `MapType` and `map_abi!`: what may live in a map, checked by the compiler.
 //!
 //! The only unsafe code of this crate. Every type in a map is declared with `map_abi!`, which
-//! refuses padding (two writers would disagree about bytes nobody named, and a hash lookup
+//! refuses padding (two writers would disagree about unnamed bytes, and a hash lookup
 //! compares them) and any field whose bytes could be an invalid value (`bool`, an enum, a
 //! reference): kernel and agent are compiled apart and meet only in these bytes.
 #![expect(unsafe_code, reason = "a value in a map is bytes to the kernel")]

@@ -5,7 +5,7 @@
 
 use crate::map_abi;
 
-/// `NameKey::kind`: `id` is 0; the `ABI_VERSION` of whoever made the maps, as text. Sizes are
+/// `NameKey::kind`: `id` is 0; the `ABI_VERSION` of the build that made the maps, as text. Sizes are
 /// compared map by map, but only this tells that a field has another meaning.
 pub const ABI: u32 = 0;
 /// `NameKey::kind`: `id` is an endpoint id; "namespace/pod".

@@ -1,6 +1,6 @@
 //! The maps as the programs see them: statics, and lookups that give references.
 //!
-//! The other room for unsafe code. A value in a map stays mapped while a program runs; what
+//! The other file with unsafe code. A value in a map stays mapped while a program runs; what
 //! another CPU writes to it meanwhile is plain data, and no decision rests on two reads of
 //! one field being equal.
 

@@ -116,7 +116,7 @@ impl Skb {
         let to = into.as_mut_ptr();
         // SAFETY: `TO` is inside of `into`.
         let to = unsafe { to.add(TO) }.cast();
-        // SAFETY: `to` has room for `N` bytes.
+        // SAFETY: `to` has `N` bytes.
         unsafe { helpers::bpf_skb_load_bytes(self.raw.cast(), FROM as u32, to, N as u32) == 0 }
     }
 

@@ -156,7 +156,7 @@ fn select(
     Ok(files)
 }
 
-/// Never outside of the volume, whatever was stored.
+/// Never outside of the volume, even if the stored path is wrong.
 fn file(path: &str, data: Vec<u8>, mode: u32) -> Result<v1::File, String> {
     let plain = |step: &str| !matches!(step, "" | "." | "..");
     if !path.split('/').all(plain) {

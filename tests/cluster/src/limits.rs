@@ -72,7 +72,7 @@ pub fn of(cluster: &Cluster, pod: &Pod) -> Limits {
 /// The container's group in each hierarchy that has one.
 fn groups(cluster: &Cluster, pod: &Pod) -> Vec<PathBuf> {
     let node = cluster.nodes().iter().find(|node| node.name == pod.node);
-    let node = node.unwrap_or_else(|| panic!("{} is on no node of ours: {}", pod.name, pod.node));
+    let node = node.unwrap_or_else(|| panic!("{} is on an unknown node: {}", pod.name, pod.node));
     let parent = node.cgroup.trim_start_matches('/');
     hierarchies()
         .iter()

@@ -70,7 +70,7 @@ impl Narrator {
         self.line(format!("$ {line}"));
     }
 
-    /// Any command, shown with its output, whatever its exit code.
+    /// Any command, shown with its output; any exit code is accepted.
     pub fn run(&mut self, command: &mut Command) -> Output {
         self.command(process::line_of(command));
         let out = process::run(command);

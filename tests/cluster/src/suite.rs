@@ -61,7 +61,7 @@ fn exit_code(good: bool) -> ExitCode {
     }
 }
 
-/// `$FOIL_SEED`, with which an order is repeated, or one that nobody has chosen.
+/// `$FOIL_SEED`, with which an order is repeated, or a random one.
 fn seed() -> u64 {
     #[expect(
         clippy::disallowed_methods,
@@ -73,8 +73,8 @@ fn seed() -> u64 {
         .unwrap_or_else(rand::random)
 }
 
-/// One case in a namespace of its own. Agents and control plane run afterwards, whatever
-/// became of it.
+/// One case in a namespace of its own. Agents and control plane run afterwards, also
+/// if it failed.
 fn run(shared: &Shared, case: Case) -> Result<(), Failed> {
     if wait::interrupted() {
         return Err("interrupted".into());

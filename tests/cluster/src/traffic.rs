@@ -45,7 +45,7 @@ impl Calls {
         }
     }
 
-    /// Answers by pod, whatever its version.
+    /// Answers by pod, of any version.
     pub fn by_pod(&self) -> BTreeMap<String, u64> {
         let mut pods = BTreeMap::new();
         for (name, count) in &self.backends {

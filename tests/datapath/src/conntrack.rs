@@ -23,7 +23,7 @@ fn opened() -> (Node, FlowKey4) {
     (node, key)
 }
 
-/// As if both directions had been silent for so long; a kernel has at most 1,000 ticks a second.
+/// As if both directions had been silent for this long; a kernel has at most 1,000 ticks a second.
 fn silent(node: &Node, key: &FlowKey4, seconds: u32) {
     node.change(key, |flow| {
         flow.last_seen = flow.last_seen.wrapping_sub(seconds * 1_000);

@@ -1,4 +1,4 @@
-//! Real traffic between namespaces, through sockets, with whatever checksums and segments the
+//! Real traffic between namespaces, through sockets, with the checksums and segments that the
 //! kernel makes of it.
 
 use crate::node::{Folder, Node, OTHER_VIP, PORT, TCP, UDP, VIP, without_ipv6};
@@ -267,7 +267,7 @@ fn a_backend_that_goes_away() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    // First by the backend's own stack, where nobody listens any more, then by us.
+    // First by the backend's own stack, where nothing listens any more, then by us.
     for backends in [&[(4, SERVER, 8080)][..], &[]] {
         node.put_service(VIP, 2, UDP, backends);
         for netns in [client, &node.netns] {

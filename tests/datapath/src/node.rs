@@ -83,7 +83,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// A name that nobody else has; made by whoever pins into it.
+    /// A unique name; the folder is made by the first that pins into it.
     pub fn new() -> Self {
         Self {
             path: std::env::temp_dir().join(format!("{}-pins", unique_name())),

@@ -47,7 +47,7 @@ fn maps_are_adopted() {
     let again = node.netns.enter(|| Datapath::open(&node.config()).unwrap());
     assert_eq!(again.maps().endpoints().unwrap(), before);
     assert_eq!(again.attached().unwrap().len(), 5);
-    // As tools read it, with nobody there.
+    // As tools read it, without an agent.
     assert_eq!(
         Maps::open(node.folder()).unwrap().endpoints().unwrap(),
         before
@@ -143,7 +143,7 @@ fn maps_of_another_version_are_refused() {
 }
 
 #[test]
-fn a_folder_that_nobody_used_says_so() {
+fn a_folder_without_maps_says_so() {
     let error = Maps::open(Path::new("/nowhere/hydrofoil")).unwrap_err();
     assert!(
         matches!(

@@ -1,4 +1,4 @@
-//! What senders are told when there is nobody: at once, by the packet that their stack expects.
+//! What senders are told when there is no backend: at once, by the packet that their stack expects.
 
 use crate::node::{Node, PORT, TCP, UDP, VIP, decided, dropped};
 use crate::packet::{REDIRECT, SHOT, at, see, tcp, udp};

@@ -170,7 +170,7 @@ fn a_process_of_the_node() {
     assert_eq!((out.verdict, seen.from, seen.to), (REDIRECT, vip, client));
     let config = node.config();
     assert_eq!(out.packet[..6], config.node.service_device.unwrap().1);
-    // What leaves by the uplink is nobody's business here.
+    // Packets that leave by the uplink are not checked here.
     let out = node.run(Program::ToNetdev, node.uplink, &tcp(client, vip, SYN, b""));
     assert_eq!(out.verdict, NEXT);
     node.assert_counters(vec![decided(Hook::ToNetdev, 1), decided(Hook::FromPod, 1)]);
@@ -308,8 +308,7 @@ fn two_services_one_backend_one_client_port() {
     assert_eq!(see(&out.packet).from, first);
 }
 
-/// A backend that the node has no route to: dropped, counted, and logged for whoever set up the
-/// node.
+/// A backend that the node has no route to: dropped, counted, and logged for the operator.
 #[test]
 fn a_backend_without_a_route() {
     let node = Node::new(&[CLIENT]);

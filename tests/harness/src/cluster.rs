@@ -205,7 +205,7 @@ impl Cluster {
             .kill();
     }
 
-    /// Starts again whatever of control plane and agents does not run.
+    /// Starts control plane and agents that are not running.
     ///
     /// # Panics
     /// If it does not come up.

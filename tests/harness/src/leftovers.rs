@@ -66,7 +66,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Kills, unmounts and removes whatever [`of`] would find; namespaces are left to their guards.
+/// Kills, unmounts and removes everything that [`of`] would find; namespaces are left to their guards.
 pub fn remove(name: &str) {
     wait::poll_for(LIMIT, wait::COARSE, || {
         let left = processes(name);
@@ -213,7 +213,7 @@ mod tests {
             .find(|path| path.join("cgroup.procs").exists())
             .expect("a cgroup hierarchy");
         let group = hierarchy.join(&name).join("inner");
-        fs::create_dir_all(&group).expect("make a cgroup of ours");
+        fs::create_dir_all(&group).expect("make a cgroup");
         let folder = tempfile::tempdir().expect("a folder");
         let log = folder.path().join("log");
         let mut sleep = std::process::Command::new("sleep");

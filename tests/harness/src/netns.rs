@@ -33,7 +33,7 @@ impl NetNs {
     pub fn named(name: &str) -> Self {
         assert!(
             name.starts_with("foil-"),
-            "{name}: a namespace of ours begins with foil-"
+            "{name}: names of our namespaces begin with foil-"
         );
         ip(&["netns", "add", name]);
         let this = Self {
@@ -76,7 +76,7 @@ impl NetNs {
     /// # Panics
     /// If setns fails, or if the closure panics.
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
-        let file = File::open(self.path()).expect("open a namespace of ours");
+        let file = File::open(self.path()).expect("open the namespace");
         std::thread::scope(|scope| {
             scope
                 .spawn(move || {
@@ -98,7 +98,7 @@ impl Drop for NetNs {
     }
 }
 
-/// `ip ARGS` in the caller's namespace, for namespaces and links of ours only.
+/// `ip ARGS` in the caller's namespace, for our namespaces and links only.
 ///
 /// # Panics
 /// If it fails.

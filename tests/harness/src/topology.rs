@@ -12,7 +12,7 @@ use crate::NetNs;
 
 /// Address of the control plane and of the registry.
 pub const WIRE_IP: &str = "172.31.0.1";
-/// Links that lead to nodes begin with this, as all links of ours do.
+/// Links that lead to nodes begin with this, as all our links do.
 const BRIDGE: &str = "foil-br";
 
 /// Namespaces and links of one cluster. Links go with their namespaces.
@@ -23,7 +23,7 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// `name` is a unique name of ours, see [`crate::unique_name`].
+    /// `name` is unique, see [`crate::unique_name`].
     ///
     /// # Panics
     /// If a link or namespace cannot be made.

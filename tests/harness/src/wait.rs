@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Long enough for a loaded machine of two cores; a test never waits so long unless it fails.
+/// Long enough for a loaded machine of two cores; only a test that fails waits this long.
 pub const GENEROUS: Duration = Duration::from_secs(90);
 
 /// First pause of a wait for something that takes its time.

@@ -140,7 +140,7 @@ fn a_container_that_is_killed_is_reported_to_a_watcher() {
         (first.id.as_str(), first.state()),
         (id.as_str(), State::Running)
     );
-    // As from outside, by whoever.
+    // As if killed by another process.
     Pidfd::open(pid).unwrap().signal(libc::SIGKILL).unwrap();
     let second = pod.wait(watch.next()).unwrap().unwrap();
     assert_eq!((second.state(), second.exit_code), (State::Exited, 137));

@@ -148,7 +148,7 @@ impl Control {
         }
     }
 
-    /// Certificates that are signed from now on end after so long.
+    /// Lifetime of certificates that are signed from now on.
     pub(crate) fn certificates_end_after(&self, life: Duration) {
         locked(&self.state).certificate_life = Some(life);
     }
@@ -425,7 +425,7 @@ impl Node for Service {
                 }
             }
             locked(&state).attached.entry(id).or_default().over = true;
-            // Held until here: its end says that nobody listens.
+            // Held until here: its end says that there is no reader.
             drop(sender);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(down))))

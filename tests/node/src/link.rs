@@ -239,7 +239,7 @@ fn create_service_link_and_replace_route() {
 
         netlink.delete_route(&pods).await.unwrap();
         netlink.delete_route(&pods).await.unwrap();
-        // Not ours, so not to be deleted, whatever is asked.
+        // Without our mark, so never deleted.
         let theirs = Route {
             destination: (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 0)), 24),
             ..pods.clone()
@@ -253,7 +253,7 @@ fn create_service_link_and_replace_route() {
     assert!(node.ip(&["route", "show"]).contains("192.0.2.0/24"));
 
     // No program there: a packet to a service is lost on the other side, and
-    // does not go round; nobody asks for its Ethernet address either.
+    // does not go round; no ARP request is sent for it either.
     node.enter(|| {
         UdpSocket::bind("0.0.0.0:0")
             .unwrap()

@@ -335,7 +335,7 @@ pub fn install_busybox(rootfs: &Path) {
     )
     .expect("passwd");
     // Copied by another process: a copy that is open for writing in this one would be
-    // inherited by whatever another test forks meanwhile, and could not be executed.
+    // inherited by a process that another test forks meanwhile, and could not be executed.
     let copied = Command::new("/bin/cp")
         .arg(BUSYBOX)
         .arg(rootfs.join("bin/busybox"))

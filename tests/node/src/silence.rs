@@ -76,7 +76,7 @@ fn a_stopped_shim_delays_its_own_pod_only() {
         "{reasons:?}"
     );
 
-    // One that shall end does so, when its grace is over, whatever its shim does.
+    // One that shall end does so, when its grace is over, regardless of its shim.
     process.signal(libc::SIGSTOP).expect("stop the shim");
     node.control.push(vec![stopped(mute, 1)]);
     node.control.gone("mute");

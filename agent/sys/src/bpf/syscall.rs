@@ -54,7 +54,7 @@ pub(super) fn bpf<T>(command: i64, attr: &mut T) -> io::Result<i64> {
 
 fn owned(result: i64) -> io::Result<OwnedFd> {
     let fd = i32::try_from(result).map_err(io::Error::other)?;
-    // SAFETY: the command that returned `fd` made it for us, and nobody else has it.
+    // SAFETY: the command that returned `fd` made it for us, and nothing else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -43,8 +43,8 @@ impl BlobWriter {
         self.written
     }
 
-    /// Names the blob, if it is the one that was expected (none: whatever it
-    /// is). Returns its digest.
+    /// Names the blob, if it is the one that was expected (none: any
+    /// blob). Returns its digest.
     ///
     /// # Errors
     /// [`ImageError::SizeMismatch`], [`ImageError::DigestMismatch`], I/O.

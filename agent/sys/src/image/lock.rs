@@ -20,12 +20,12 @@ pub(super) struct FileLock {
 }
 
 impl FileLock {
-    /// Waits until nobody else holds it.
+    /// Waits until no other process holds it.
     pub(super) fn exclusive(path: &Path) -> io::Result<Self> {
         Self::take(path, FlockArg::LockExclusive)
     }
 
-    /// Waits until nobody holds it exclusively.
+    /// Waits until no process holds it exclusively.
     pub(super) fn shared(path: &Path) -> io::Result<Self> {
         Self::take(path, FlockArg::LockShared)
     }
@@ -91,7 +91,7 @@ impl Scratch {
         }
     }
 
-    /// A path that nobody uses.
+    /// A path that is not in use.
     pub(super) fn path(&self) -> PathBuf {
         self.folder
             .join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
@@ -100,7 +100,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What stays is found to be nobody's by the next one.
+        // The next one finds that what remains is not in use.
         drop(removal::remove(&self.folder, Most::All));
     }
 }

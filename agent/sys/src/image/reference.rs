@@ -76,7 +76,7 @@ impl fmt::Display for Reference {
     }
 }
 
-/// "docker.io/library/busybox" of a whole name, whatever its tag or digest.
+/// "docker.io/library/busybox" of a whole name, without tag and digest.
 pub(crate) fn name_part(whole: &str) -> &str {
     let name = whole.split_once('@').map_or(whole, |(name, _)| name);
     // A colon before the last slash is a port's.

@@ -20,7 +20,7 @@ use crate::clock;
 
 /// A registry that does not answer the connect in this time is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A transfer that stands still for so long is given up.
+/// A transfer without progress for this long is given up.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where to ask for a registry's images.
@@ -291,7 +291,7 @@ pub(super) fn urls(registry: &str, endpoints: &[Endpoint]) -> Vec<String> {
 }
 
 /// The secret for the host that is asked. Credentials of a registry are never sent
-/// to its mirrors: whoever runs one would have them. A mirror that wants its own
+/// to its mirrors: their operators would have them. A mirror that wants its own
 /// needs a secret that names it. Docker's configuration files call Docker Hub by an
 /// address of their own.
 fn credentials(asked: &str, secrets: &[PullSecret]) -> RegistryAuth {

@@ -1,4 +1,4 @@
-//! A container's root: an overlay of its image's layers, and the mounts of ours there are.
+//! A container's root: an overlay of its image's layers, and our mounts.
 
 use std::fs::{self, File};
 use std::io;
@@ -141,8 +141,8 @@ pub fn unmount(dir: &Path) -> Result<(), RootfsError> {
 /// [`RootfsError::Busy`] with what is still mounted.
 pub fn unmount_below(dir: &Path) -> Result<(), RootfsError> {
     for mount in list_mounts(dir)?.iter().rev() {
-        // Lazily: a process that still looks at it keeps its view, and nobody
-        // else finds it. Failures show in the second look.
+        // Lazily: a process that still looks at it keeps its view, and no
+        // other finds it. Failures show in the second look.
         let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
         if let Err(error) = umount2(&mount.path, flags) {
             tracing::debug!(path = ?mount.path, %error, "unmount");

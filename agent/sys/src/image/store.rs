@@ -55,7 +55,7 @@ impl ImageStore {
     /// # Errors
     /// [`ImageError::Io`], [`ImageError::DiskFull`].
     pub fn open(root: &Path) -> Result<Self, ImageError> {
-        // Layers hold set-user-id programs: nobody but root may come here.
+        // Layers hold set-user-id programs: only root may enter.
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
         let tmp = root.join("tmp");
@@ -211,7 +211,7 @@ impl ImageStore {
             let store = self.clone();
             blocking(&job.digest.clone(), move || {
                 let done = store.unpack_layer(&job);
-                // Until here, also when whoever asked has gone away.
+                // Up to here, also if the caller has gone away.
                 drop(guard);
                 done
             })
@@ -359,7 +359,7 @@ impl ImageStore {
         self.inner.root.join(kind).join("sha256")
     }
 
-    /// A path that nobody else uses; what is there is never taken for whole.
+    /// A path that no other pull uses; its content is never taken for complete.
     pub(super) fn tmp_path(&self) -> PathBuf {
         self.inner.scratch.path()
     }

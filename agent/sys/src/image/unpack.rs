@@ -3,7 +3,7 @@
 //! One layer at a time, into a folder of its own: OCI whiteouts
 //! (image-spec, layer.md) become overlayfs's (a character device 0/0, and the
 //! attribute `trusted.overlay.opaque`). An archive is not trusted: nothing is
-//! written outside the folder, whatever its names and links say.
+//! written outside the folder, regardless of its names and links.
 //! The caller is `store.rs`, which gives it an unfinished folder and renames it
 //! when all is well.
 

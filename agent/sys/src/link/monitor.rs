@@ -24,18 +24,18 @@ const GROUPS: [u32; 4] = [1, 3, 5, 7];
 /// The kernel's queue for us, bytes, if net.core.rmem_max allows. What does not fit
 /// is dropped, and told by ENOBUFS.
 const QUEUE: usize = 4 << 20;
-/// Changes of so long are one report when it was quiet.
+/// Changes within this time are one report.
 const CALM: Duration = Duration::from_millis(20);
 /// Reports are at least so far apart.
 const APART: Duration = Duration::from_millis(250);
 
-/// What changed, whoever did it.
+/// What changed, by us or by others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Changes {
     /// Something that decides where packets go and is not ours: routes, addresses,
     /// links.
     pub routing: bool,
-    /// Links, routes or neighbours of ours, or something that the kernel removes them
+    /// Our links, routes or neighbours, or something that the kernel removes them
     /// with, without a message: to be observed again.
     pub ours: bool,
 }

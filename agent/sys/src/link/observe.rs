@@ -1,4 +1,4 @@
-//! What the kernel has of ours, and what the uplink is like.
+//! Our links, routes and neighbours in the kernel, and facts of the uplink.
 
 use std::collections::BTreeMap;
 use std::io;

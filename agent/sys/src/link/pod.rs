@@ -58,7 +58,7 @@ pub(super) fn pair_message(name: &str, peer: &str, mtu: u32) -> LinkMessage {
         .build()
 }
 
-/// A permanent entry: nobody has to ask, and nobody can answer wrongly.
+/// A permanent entry: there is no ARP request that could be answered wrongly.
 pub(super) fn neighbour_message(index: u32, address: Ipv4Addr, mac: Mac) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Inet;

@@ -1,4 +1,4 @@
-//! Routes of ours: to pods, to other nodes' pods, to services.
+//! Our routes: to pods, to other nodes' pods, to services.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -42,7 +42,7 @@ impl Netlink {
         })
     }
 
-    /// Deletes a route of ours. One that is not there is success.
+    /// Deletes one of our routes. One that is not there is success.
     ///
     /// # Errors
     /// [`LinkError::Route`].

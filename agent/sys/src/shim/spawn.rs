@@ -20,7 +20,7 @@ use crate::state::{self, Layout};
 /// For a shim's program to be ready to serve.
 const SPAWN: Duration = Duration::from_secs(20);
 
-/// Starts the shim of a pod, in a session of its own and not as a child of ours:
+/// Starts the shim of a pod, in a session of its own and not as our child:
 /// it survives the caller's death. Blocks until it serves (some milliseconds).
 /// The socket of a dead shim is replaced; do not call while one lives.
 pub fn spawn(layout: &Layout, program: &Path, uid: &str) -> Result<(), ShimError> {

@@ -31,7 +31,7 @@ use crate::removal::{self, Most};
 const DATA: &str = "..data";
 const DATA_NEXT: &str = "..data_tmp";
 
-/// More than any volume of ours holds: a container has added to it.
+/// More than the agent writes into any volume: a container has added to it.
 const MOST_ENTRIES: usize = 100_000;
 
 /// Refuses paths that are not inside the volume, before anything is written.

@@ -1,4 +1,4 @@
-//! fsGroup: the group that may use a volume, whatever user a container runs as.
+//! fsGroup: the group that may use a volume, regardless of the user that a container runs as.
 //!
 //! Kubernetes' rules: what is in the volume gets the group; owners' rights are given to
 //! the group as far as the volume is readable or writable; new files in folders inherit

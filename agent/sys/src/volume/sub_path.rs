@@ -2,8 +2,8 @@
 //!
 //! A container writes its volumes, so a path in one may become a link to the
 //! host between a check and a mount. The kernel resolves the path
-//! (`RESOLVE_BENEATH`) to a descriptor, and that descriptor is bound to a place
-//! of ours, which the container cannot reach.
+//! (`RESOLVE_BENEATH`) to a descriptor, and that descriptor is bound to a
+//! path that the container cannot reach.
 
 use std::fs::File;
 use std::io;

@@ -1,5 +1,5 @@
 //! The controllers against a model of store and nodes, with seeded chance:
-//! whatever happened, they come to the wanted state, and then write nothing.
+//! after any faults, they reach the wanted state, and then write nothing.
 //!
 //! Writes are refused when they are stale, tasks run in any order, nodes go
 //! silent and come back, and the controllers are started anew in the middle.
@@ -91,7 +91,7 @@ fn judge_all(cluster: &Cluster, seed: u64) {
             "seed {seed}"
         );
         let owner = object::controller(&set.metadata).unwrap_or_else(|| {
-            panic!("seed {seed}: a replica set that nobody owns: {set:#?}");
+            panic!("seed {seed}: a replica set without an owner: {set:#?}");
         });
         owned.entry(owner.name.clone()).or_default().extend(mine);
     }
@@ -133,7 +133,7 @@ fn judge_all(cluster: &Cluster, seed: u64) {
         };
         assert_eq!(endpoints, wanted, "seed {seed}: endpoints of {name}");
     }
-    // One identity for each set of labels, and at most one that nobody has.
+    // One identity for each set of labels, and at most one that is unused.
     let mut identities: BTreeMap<String, u32> = BTreeMap::new();
     for pod in &pods {
         let number = control_plan::identity::of(pod);
@@ -173,7 +173,7 @@ fn judge_all(cluster: &Cluster, seed: u64) {
 }
 
 #[test]
-fn whatever_happens_it_converges_and_then_is_quiet() {
+fn after_any_faults_it_converges_and_then_is_quiet() {
     for seed in 0..150 {
         let mut cluster = Cluster::new(seed);
         for name in DEPLOYMENTS {

@@ -1,6 +1,6 @@
 //! What nodes have acknowledged, and who is told when all have a revision.
 //!
-//! An acknowledgement costs the same whatever the number of nodes: those that lack
+//! An acknowledgement costs the same for any number of nodes: those that lack
 //! the awaited revision are counted once. Filled by `session.rs`, asked by `drain.rs`.
 
 use std::sync::MutexGuard;

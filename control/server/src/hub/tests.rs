@@ -246,7 +246,7 @@ async fn a_revision_that_has_nothing_for_a_node_is_not_waited_for() {
     hub.ack("n1", n1.id, 11);
     assert!(hub.moved.notified().now_or_never().is_some());
     assert!(hub.all_have(11));
-    // Nobody waits now: acknowledgements wake nobody.
+    // No task waits now: acknowledgements wake none.
     hub.ack("n1", n1.id, 12);
     assert!(hub.moved.notified().now_or_never().is_none());
 }

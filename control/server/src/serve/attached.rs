@@ -100,7 +100,7 @@ pub(super) async fn logs(
     tokio::spawn(async move {
         let end = copy_logs(attached, &sender).await;
         if let Err(status) = end {
-            // The client may be gone; then nobody needs to know.
+            // The client may be gone; the error is dropped then.
             drop(sender.send(Err(status)).await);
         }
     });

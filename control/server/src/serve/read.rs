@@ -126,7 +126,7 @@ fn continue_token(revision: u64, after: &str) -> String {
 }
 
 fn parse_token(token: &str) -> Result<(u64, String), Refusal> {
-    let bad = || Refusal::BadRequest("the continue token is not one of ours".to_owned());
+    let bad = || Refusal::BadRequest("the continue token is not valid".to_owned());
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_error| bad())?;
     let text = String::from_utf8(bytes).map_err(|_error| bad())?;
     let (revision, after) = text.split_once(' ').ok_or_else(bad)?;

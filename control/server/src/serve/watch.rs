@@ -1,7 +1,7 @@
 //! Watch: what is there, then every change, of the objects that are selected.
 //!
 //! An object that comes to be selected is ADDED, one that no longer is is
-//! DELETED, whatever happened to it in the store. A slow client slows nobody;
+//! DELETED, also if it was changed in the store. A slow client does not slow others;
 //! one that falls behind the store's history is told so and lists again.
 
 use std::sync::Arc;
@@ -86,7 +86,7 @@ pub(super) async fn watch(
     };
     tokio::spawn(async move {
         if let Err(End::Refused(refusal)) = subscription.serve(watch).await {
-            // The client may be gone; then nobody needs to know.
+            // The client may be gone; the error is dropped then.
             drop(subscription.sender.send(Err(status_of(&refusal))).await);
         }
     });

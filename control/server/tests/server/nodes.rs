@@ -624,7 +624,7 @@ async fn logs_and_exec_go_through_the_node() {
     );
     answering.abort();
     n1.kill();
-    // The stream's end is noticed, and then nobody is asked.
+    // The stream's end is noticed, and then no node is asked.
     loop {
         let refused = server.client.logs(logs.clone()).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unavailable);

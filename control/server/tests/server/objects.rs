@@ -326,7 +326,7 @@ async fn a_reader_says_which_state_it_accepts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn services_get_addresses_that_nobody_else_has() {
+async fn services_get_addresses_that_no_other_has() {
     let mut server = server().await;
     let first = server.apply(&service("a")).await;
     let second = server.apply(&service("b")).await;

@@ -54,7 +54,7 @@ pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
         return Ok(Verdict::OPEN);
     }
     match hook {
-        // The host's own traffic is no flow of ours: who floods the node evicts no pod's.
+        // The host's own traffic has no flow entries: a flood at the node evicts no pod's flows.
         Hook::FromNetdev => return Ok(Verdict::goes(NEXT)),
         Hook::ToPod => return Ok(Verdict::OPEN),
         // What leaves the cluster may be masqueraded by the stack.

@@ -85,7 +85,7 @@ fn bare(cluster: &Cluster, guards: &mut Guards, paths: &mut BTreeMap<&str, Path>
     c.ip(&["route", "add", "default", "via", "192.0.2.6"]);
     d.ip(&["route", "add", "default", "via", "192.0.2.10"]);
     let on = router.enter(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"));
-    on.expect("forwarding in a namespace of ours");
+    on.expect("forwarding in the namespace");
     for (server, client, name, address) in
         [(b, a, "veth", "192.0.2.2"), (d, c, "forward", "192.0.2.9")]
     {

@@ -56,7 +56,7 @@ pub(crate) fn agent_killed_again_and_again_under_load(scene: &mut Scene<'_>) {
     for _ in 0..5 {
         scene.cluster.kill_agent(index);
         scene.cluster.start_agent(index);
-        // Not until it is ready: it is killed at whatever point of its start it has reached.
+        // Not until it is ready: it is killed at any point of its start.
         let calls = traffic::call_from_node(scene.cluster, index, &target, 50);
         assert_eq!(calls.failed, 0, "{calls:?}");
     }

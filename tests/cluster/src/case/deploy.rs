@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use tests_harness::{Process, wait_until};
 
 pub(crate) fn images_come_from_a_registry(scene: &mut Scene<'_>) {
-    scene.say("From Debian's busybox-static and a small static server of ours, pushed by skopeo.");
+    scene.say("From Debian's busybox-static and our small static server, pushed by skopeo.");
     for reference in scene.cluster.images().to_vec() {
         let image = format!("docker://{reference}");
         let mut skopeo = scene.cluster.wire().command("skopeo");
