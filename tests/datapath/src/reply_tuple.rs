@@ -1,10 +1,14 @@
 //! Whose a reply tuple is: what may take it, and how it is written again when it is lost.
 
-use crate::node::{Node, OTHER_VIP, PORT, TCP, UDP, VIP};
-use crate::packet::{At, REDIRECT, at, key, see, tcp, udp};
+use crate::node::{Node, OTHER_VIP, PORT, TCP, UDP, VIP, dropped};
+use crate::packet::{At, REDIRECT, SHOT, at, key, see, tcp, udp};
 use agent_sys::bpf::{Program, Ran};
 use ebpf_common::conntrack::{FlowKey4, SCOPE_NETDEV};
+use ebpf_common::counter::Hook;
+use ebpf_common::drop::Drop;
+use ebpf_logic::nat::{ATTEMPTS, pick_port};
 use ebpf_logic::parse::flag::{ACK, FIN, RST, SYN};
+use ebpf_logic::service::hash;
 use std::net::Ipv4Addr;
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
@@ -238,6 +242,46 @@ fn a_moved_port_is_found_again() {
     assert_eq!(sent_from(&ran), moved);
     let ran = node.from_pod(1, &tcp(at(SERVER, 8080), moved, ACK, b"data"));
     assert_eq!((sent_from(&ran), sent_to(&ran)), (other, client));
+}
+
+/// The ports that a connection may move to are all in use: by connections that are over, whose
+/// tuples it may take, or by others, and then it has none.
+#[test]
+fn a_moved_port_may_be_of_a_connection_that_is_over() {
+    for over in [true, false] {
+        let (node, _) = opened(SERVER);
+        node.put_service(OTHER_VIP, 2, TCP, &[(4, SERVER, 8080)]);
+        let (client, other) = (at(CLIENT, 40_000), at(OTHER_VIP, PORT));
+        let second = key(node.pods[0].ifindex, TCP, client, other);
+        let start = hash(&second, u32::from(node.addr));
+        let ports: Vec<u16> = (0..ATTEMPTS)
+            .map(|attempt| pick_port(start, attempt))
+            .collect();
+        for port in &ports {
+            let taken = at(CLIENT, *port);
+            assert_eq!(
+                sent_from(&node.from_pod(0, &tcp(taken, other, SYN, b""))),
+                taken
+            );
+            if over {
+                node.from_pod(0, &tcp(taken, other, RST, b""));
+            }
+        }
+        let ran = node.from_pod(0, &tcp(client, other, SYN, b""));
+        if over {
+            assert_eq!(sent_from(&ran), at(CLIENT, ports[0]));
+            let answer = tcp(at(SERVER, 8080), sent_from(&ran), SYN | ACK, b"");
+            let ran = node.from_pod(1, &answer);
+            assert_eq!((sent_from(&ran), sent_to(&ran)), (other, client));
+        } else {
+            assert_eq!(ran.verdict, SHOT);
+            let counted = node.counters();
+            assert!(
+                counted.contains(&dropped(Drop::NoPort, Hook::FromPod, 1)),
+                "{counted:?}"
+            );
+        }
+    }
 }
 
 /// Datagrams that only the server sends keep the tuple, as they keep the entry from the sweep.

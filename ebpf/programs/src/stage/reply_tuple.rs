@@ -125,8 +125,8 @@ pub(crate) fn write(context: &mut PacketContext) -> Result<Verdict, Drop> {
 /// Set in the result of `find_port` if the connection has the port already.
 const HAD: u32 = 1 << 16;
 
-/// The source port (network order) that the connection took before, or else the first one that
-/// is free; 0 if none is. `key` is the tuple, whose port is lost.
+/// The source port (network order) that the connection took before, or else the first one whose
+/// tuple no other connection keeps; 0 if there is none. `key` is the tuple, whose port is lost.
 #[inline(always)]
 pub(crate) fn find_port(context: &PacketContext, key: &mut FlowKey4) -> u32 {
     let start = hash(&context.key, maps::seed());
@@ -135,12 +135,13 @@ pub(crate) fn find_port(context: &PacketContext, key: &mut FlowKey4) -> u32 {
     while attempt < ATTEMPTS {
         key.dport = Be16::new(pick_port(start, attempt));
         let port = key.dport.be as u32;
-        match maps::flow(key) {
-            Some(there) if same_connection(&there.answer_key(key), &context.key) => {
-                return port | HAD;
-            }
-            None if free == 0 => free = port,
-            Some(_) | None => {}
+        if let Some(there) = maps::flow(key)
+            && same_connection(&there.answer_key(key), &context.key)
+        {
+            return port | HAD;
+        }
+        if free == 0 && !keeps(context, key, Life::PickedUp) {
+            free = port;
         }
         attempt += 1;
     }
