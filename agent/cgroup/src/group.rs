@@ -271,29 +271,19 @@ fn set(
     age: Age,
 ) -> Result<(), GroupError> {
     for setting in settings(resources, hierarchies.version()) {
-        let Setting {
-            controller,
-            file,
-            value,
-            is_default,
-            is_optional,
-        } = setting;
-        let may_lack = is_default || is_optional;
-        if is_default && age == Age::New {
+        if setting.is_default && age == Age::New {
             continue;
         }
+        let Setting {
+            controller, file, ..
+        } = setting;
         let Some(hierarchy) = hierarchies.of(controller) else {
-            if may_lack {
+            if setting.may_lack() {
                 continue;
             }
             return Err(GroupError::NoController { controller, file });
         };
-        match write(hierarchy.point.join(relative).join(file), &value) {
-            // The kernel lacks it: where nothing is asked for, nothing is missing.
-            Err(GroupError::Write { source, .. })
-                if may_lack && source.kind() == io::ErrorKind::NotFound => {}
-            written => written?,
-        }
+        setting.write(&hierarchy.point.join(relative), hierarchies.version())?;
     }
     Ok(())
 }
