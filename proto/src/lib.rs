@@ -3,7 +3,7 @@
 //! Plain messages always; gRPC clients and servers with the feature `grpc`;
 //! Kubernetes objects to node specs with the feature `convert`. Beside the messages,
 //! what processes on both sides of a wire have to do alike and no other crate is
-//! below all of them: [`file`], [`socket`], [`error`], [`limits`].
+//! below all of them: [`file`], [`socket`], [`error`], [`limits`], [`protocol`].
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,7 @@ pub mod error;
 pub mod file;
 pub mod frame;
 pub mod limits;
+pub mod protocol;
 pub mod socket;
 
 /// Encoding and decoding of messages.

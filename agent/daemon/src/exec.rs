@@ -34,8 +34,9 @@ pub(crate) async fn serve(
                 kind: Kind::Command,
                 ..
             } => tonic::Code::InvalidArgument,
-            ShimError::Refused {
-                kind: Kind::NotFound | Kind::Invalid,
+            ShimError::Version(_)
+            | ShimError::Refused {
+                kind: Kind::NotFound | Kind::Invalid | Kind::Version,
                 ..
             } => tonic::Code::FailedPrecondition,
             ShimError::Refused {

@@ -112,9 +112,10 @@ fn refusal(error: ShimError) -> Refusal {
             ..
         } => Refusal::Command(message),
         ShimError::Refused {
-            kind: Kind::Unspecified | Kind::Invalid | Kind::NotFound | Kind::Runtime,
+            kind: Kind::Unspecified | Kind::Invalid | Kind::NotFound | Kind::Runtime | Kind::Version,
             ..
-        } => Refusal::Runtime(message),
+        }
+        | ShimError::Version(_) => Refusal::Runtime(message),
         ShimError::State(_)
         | ShimError::Prepare { .. }
         | ShimError::Spawn { .. }

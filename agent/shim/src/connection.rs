@@ -4,11 +4,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::poll::PollFlags;
 use proto::frame::{self, FrameError};
+use proto::protocol::{self, Mismatch, SPOKEN};
 use proto::v1::shim_request::Request;
 use proto::v1::shim_response::Response;
 use proto::v1::{ShimRequest, ShimResponse};
@@ -41,6 +43,8 @@ pub(crate) struct Connection {
     output: Vec<u8>,
     /// No more will be read: closes when all is written.
     finishing: bool,
+    /// Versions of the protocol that the peer speaks.
+    peer: RangeInclusive<u32>,
 }
 
 impl Connection {
@@ -52,6 +56,7 @@ impl Connection {
             input: Vec::new(),
             output: Vec::new(),
             finishing: false,
+            peer: 0..=0,
         })
     }
 
@@ -104,19 +109,29 @@ impl Connection {
         match message {
             None => Ok(None),
             Some(ShimRequest {
-                request: Some(request),
-            }) => Ok(Some(request)),
-            // Of a newer agent.
-            Some(ShimRequest { request: None }) => {
-                Err(io::Error::new(io::ErrorKind::InvalidData, "unknown request").into())
+                request,
+                protocol,
+                oldest_protocol,
+            }) => {
+                self.peer = oldest_protocol..=protocol;
+                // None: of a newer agent, or no message of ours.
+                let unknown = || io::Error::new(io::ErrorKind::InvalidData, "unknown request");
+                request.map(Some).ok_or_else(|| unknown().into())
             }
         }
+    }
+
+    /// Whether the peer, by its last request, speaks a version of ours.
+    pub(crate) fn speaks(&self) -> Result<(), Mismatch> {
+        protocol::check(&SPOKEN, &self.peer)
     }
 
     /// Puts a message behind those that wait, and writes what can be written now.
     pub(crate) fn send(&mut self, response: Response) {
         self.output.extend(frame::encode(&ShimResponse {
             response: Some(response),
+            protocol: *SPOKEN.end(),
+            oldest_protocol: *SPOKEN.start(),
         }));
         self.write();
     }
@@ -177,6 +192,7 @@ mod tests {
     fn list() -> Vec<u8> {
         frame::encode(&ShimRequest {
             request: Some(Request::List(ShimList {})),
+            ..ShimRequest::default()
         })
     }
 
@@ -191,6 +207,22 @@ mod tests {
         connection.role = Role::Calls;
         assert!(matches!(connection.next(), Ok(Some(Request::List(_)))));
         assert!(matches!(connection.next(), Ok(None)));
+    }
+
+    #[test]
+    fn the_versions_of_the_peer_are_those_of_its_last_request() {
+        let (mut peer, mut connection) = pair();
+        for (protocol, oldest_protocol, spoken) in [(0, 0, true), (1, 1, true), (9, 8, false)] {
+            let request = frame::encode(&ShimRequest {
+                request: Some(Request::List(ShimList {})),
+                protocol,
+                oldest_protocol,
+            });
+            peer.write_all(&request).unwrap();
+            assert!(connection.read().unwrap());
+            assert!(matches!(connection.next(), Ok(Some(Request::List(_)))));
+            assert_eq!(connection.speaks().is_ok(), spoken, "{protocol}");
+        }
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::io;
 use std::path::Path;
 
 use agent_cgroup::Group;
+use proto::protocol::is_stable;
 use proto::v1::shim_error::Kind;
 use proto::v1::shim_request::Request;
 use proto::v1::shim_response::Response;
 use proto::v1::{ShimContainers, ShimCreate, ShimError, ShimExec, ShimOk, ShimResize};
 
-use crate::connection::Role;
+use crate::connection::{Connection, Role};
 use crate::container::{Container, Phase};
 use crate::create;
 use crate::exit::{self, Exit};
@@ -42,6 +43,13 @@ fn not_found(id: &str) -> Response {
 impl Shim {
     /// Does one request of a connection.
     pub(crate) fn request(&mut self, connection: u64, request: Request) {
+        let peer = self.connections.get(&connection);
+        if let Some(Err(mismatch)) = peer.map(Connection::speaks)
+            && !is_stable(&request)
+        {
+            self.send(connection, error(Kind::Version, mismatch.to_string()));
+            return;
+        }
         let answer = match request {
             Request::List(_) => Some(self.list()),
             Request::Create(create) => self.create(connection, create),

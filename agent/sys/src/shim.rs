@@ -7,12 +7,15 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use proto::frame::{self, FrameError};
+use proto::protocol::{self, Mismatch, SPOKEN, is_stable};
 use proto::socket::short_path;
+use proto::v1;
 use proto::v1::shim_request::Request;
 use proto::v1::shim_response::Response;
 use proto::v1::{
@@ -28,6 +31,8 @@ use crate::state::{self, Layout, StateError};
 /// Name of the socket in a shim's folder.
 const SOCKET: &str = "socket";
 mod spawn;
+#[cfg(test)]
+mod tests;
 
 pub use spawn::{kill, spawn};
 
@@ -74,7 +79,11 @@ pub enum ShimError {
         kind: shim_error::Kind,
         message: String,
     },
-    /// The answer does not fit the request: not our shim's version.
+    /// The shim is of another release, and speaks no version of the protocol that this
+    /// agent speaks. Its containers run on, and can be stopped.
+    #[error("the pod's shim cannot do this: {0}; a new pod gets a new shim")]
+    Version(Mismatch),
+    /// The answer does not fit the request.
     #[error("shim answered out of order")]
     Unexpected,
 }
@@ -89,7 +98,7 @@ impl ShimError {
 
     /// The shim has answered, and lives.
     pub fn is_answer(&self) -> bool {
-        matches!(self, Self::Refused { .. })
+        matches!(self, Self::Refused { .. } | Self::Version(_))
     }
 }
 
@@ -114,12 +123,15 @@ pub fn remove(layout: &Layout, uid: &str) -> Result<(), ShimError> {
 struct Messages {
     stream: OwnedReadHalf,
     buffer: Vec<u8>,
+    /// Versions of the protocol that the shim speaks, by its last message.
+    peer: Option<RangeInclusive<u32>>,
 }
 
 impl Messages {
     async fn next(&mut self) -> Result<Option<Response>, ShimError> {
         loop {
             if let Some(message) = frame::take::<ShimResponse>(&mut self.buffer)? {
+                self.peer = Some(message.oldest_protocol..=message.protocol);
                 return message.response.map(Some).ok_or(ShimError::Unexpected);
             }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
@@ -138,11 +150,21 @@ impl Messages {
 pub struct Client {
     output: OwnedWriteHalf,
     input: Messages,
+    /// Versions of the protocol that this side speaks.
+    ours: RangeInclusive<u32>,
 }
 
 impl Client {
     /// Connects to the shim of a pod: after [`spawn`], and when adopting.
     pub async fn connect(layout: &Layout, uid: &str) -> Result<Self, ShimError> {
+        Self::connect_as(layout, uid, SPOKEN).await
+    }
+
+    async fn connect_as(
+        layout: &Layout,
+        uid: &str,
+        ours: RangeInclusive<u32>,
+    ) -> Result<Self, ShimError> {
         let error = |source| ShimError::Connect {
             socket: layout.shim_socket(uid),
             source,
@@ -157,7 +179,9 @@ impl Client {
             input: Messages {
                 stream: input,
                 buffer: Vec::new(),
+                peer: None,
             },
+            ours,
         })
     }
 
@@ -239,16 +263,19 @@ impl Client {
 
     /// After a dropped call the next answer would be the wrong one: drop the client too.
     async fn call(&mut self, request: Request) -> Result<Response, ShimError> {
-        let (call, limit) = deadline(&request);
-        let exchange = async {
-            send(&mut self.output, request).await?;
-            self.input.next().await?.ok_or(ShimError::Closed)
-        };
-        match within(call, limit, exchange).await? {
-            Response::Error(e) => Err(ShimError::Refused {
-                kind: e.kind(),
-                message: e.message,
-            }),
+        if !is_stable(&request) && *self.ours.start() > 0 && self.input.peer.is_none() {
+            // A shim of version 0 would not look at what we speak.
+            self.exchange(Request::List(ShimList {})).await?;
+        }
+        if !is_stable(&request) {
+            self.speaks()?;
+        }
+        match self.exchange(request).await? {
+            Response::Error(e) if e.kind() == shim_error::Kind::Version => {
+                self.speaks()?;
+                Err(refused(e))
+            }
+            Response::Error(e) => Err(refused(e)),
             answer @ (Response::Containers(_)
             | Response::Ok(_)
             | Response::Event(_)
@@ -256,6 +283,30 @@ impl Client {
             | Response::Stderr(_)
             | Response::ExecExitCode(_)) => Ok(answer),
         }
+    }
+
+    async fn exchange(&mut self, request: Request) -> Result<Response, ShimError> {
+        let (call, limit) = deadline(&request);
+        let (output, input, ours) = (&mut self.output, &mut self.input, &self.ours);
+        let exchange = async {
+            send_as(output, request, ours).await?;
+            input.next().await?.ok_or(ShimError::Closed)
+        };
+        within(call, limit, exchange).await
+    }
+
+    /// Whether the shim speaks a version of ours, as far as it has said.
+    fn speaks(&self) -> Result<(), ShimError> {
+        let peer = self.input.peer.as_ref();
+        let checked = peer.map_or(Ok(()), |theirs| protocol::check(&self.ours, theirs));
+        checked.map_err(ShimError::Version)
+    }
+}
+
+fn refused(error: v1::ShimError) -> ShimError {
+    ShimError::Refused {
+        kind: error.kind(),
+        message: error.message,
     }
 }
 
@@ -289,9 +340,19 @@ async fn within<T>(
 }
 
 async fn send(to: &mut OwnedWriteHalf, request: Request) -> Result<(), ShimError> {
+    send_as(to, request, &SPOKEN).await
+}
+
+async fn send_as(
+    to: &mut OwnedWriteHalf,
+    request: Request,
+    ours: &RangeInclusive<u32>,
+) -> Result<(), ShimError> {
     Ok(to
         .write_all(&frame::encode(&ShimRequest {
             request: Some(request),
+            protocol: *ours.end(),
+            oldest_protocol: *ours.start(),
         }))
         .await?)
 }

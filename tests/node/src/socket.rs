@@ -1,11 +1,15 @@
-//! What comes over the socket and is not ours: the shim closes the connection and lives on.
+//! What comes over the socket and is not ours, or of another release: the shim closes the
+//! connection, or refuses, and lives on.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use proto::frame;
+use proto::protocol::SPOKEN;
+use proto::v1::shim_error::Kind;
 use proto::v1::shim_request::Request;
-use proto::v1::{ShimList, ShimRequest, ShimResponse};
+use proto::v1::shim_response::Response;
+use proto::v1::{ShimExec, ShimKill, ShimList, ShimRequest, ShimResponse, ShimStart};
 
 use crate::pod::Pod;
 
@@ -17,6 +21,7 @@ fn garbage_closes_its_connection_only() {
     let socket = pod.layout.shim_socket(&pod.uid);
     let list = frame::encode(&ShimRequest {
         request: Some(Request::List(ShimList {})),
+        ..ShimRequest::default()
     });
     let garbage: [&[u8]; 6] = [
         &[0xff; 4096],
@@ -56,6 +61,7 @@ fn requests_in_one_piece_are_answered_in_order() {
     let pod = Pod::new();
     let list = frame::encode(&ShimRequest {
         request: Some(Request::List(ShimList {})),
+        ..ShimRequest::default()
     });
     let mut peer = UnixStream::connect(pod.layout.shim_socket(&pod.uid)).unwrap();
     peer.write_all(&list.repeat(100)).unwrap();
@@ -74,10 +80,57 @@ fn input_without_exec_is_an_error_and_no_more() {
             &mut peer,
             &ShimRequest {
                 request: Some(request),
+                ..ShimRequest::default()
             },
         )
         .unwrap();
         let answer = frame::read::<ShimResponse>(&mut peer).unwrap().unwrap();
         assert!(format!("{answer:?}").contains("input without exec"));
     }
+}
+
+#[test]
+fn an_agent_of_another_release_lists_and_stops_and_runs_nothing() {
+    let mut pod = Pod::new();
+    let create = pod.message("web", &["sleep", "1000"]);
+    let id = pod.run(create.clone());
+    let mut peer = UnixStream::connect(pod.layout.shim_socket(&pod.uid)).unwrap();
+    let mut ask = |request| {
+        let request = ShimRequest {
+            request: Some(request),
+            protocol: 9,
+            oldest_protocol: 8,
+        };
+        frame::write(&mut peer, &request).unwrap();
+        let answer = frame::read::<ShimResponse>(&mut peer).unwrap().unwrap();
+        assert_eq!(answer.protocol, *SPOKEN.end());
+        answer.response.unwrap()
+    };
+    for request in [
+        Request::Create(create),
+        Request::Start(ShimStart { id: id.clone() }),
+        Request::Exec(ShimExec {
+            id: id.clone(),
+            args: vec!["true".into()],
+            ..ShimExec::default()
+        }),
+    ] {
+        let Response::Error(error) = ask(request) else {
+            panic!("not refused");
+        };
+        assert_eq!(error.kind(), Kind::Version);
+        assert!(error.message.contains("8 to 9"), "{}", error.message);
+    }
+    assert!(
+        matches!(ask(Request::List(ShimList {})), Response::Containers(all)
+        if all.containers.len() == 1)
+    );
+    let kill = ShimKill {
+        id: id.clone(),
+        signal: libc::SIGKILL,
+        all: true,
+    };
+    assert!(matches!(ask(Request::Kill(kill)), Response::Ok(_)));
+    pod.exited(&id);
+    pod.delete(&id).unwrap();
 }
