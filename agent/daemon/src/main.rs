@@ -196,6 +196,7 @@ async fn clean(config: &Config) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(?config, "configuration");
+    startup::in_memory(&config)?;
     let _alone = startup::alone(&config).await?;
     let (events, queue) = mpsc::channel(EVENTS);
     let (sys, datapath) = startup::open(&config, events)

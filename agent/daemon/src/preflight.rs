@@ -13,6 +13,7 @@ use agent_sys::cgroup::{Groups, Version};
 use agent_sys::link::Netlink;
 use agent_sys::maps::Maps;
 use agent_sys::state::{self, Layout};
+use agent_sys::tmpfs;
 use proto::error::chain;
 use proto::v1;
 use proto::v1::node_client::NodeClient;
@@ -151,20 +152,18 @@ fn folder(key: &str, path: &Path) -> Check {
     }
 }
 
-/// A warning at the start, and no more: it is ok either way.
 fn memory_backed(run: &Path) -> Check {
-    let existing = run.ancestors().find(|path| path.exists()).unwrap_or(run);
     Check::of(
         "file system of run",
-        state::is_in_memory(existing),
-        |in_memory| {
-            if in_memory {
-                "in memory".to_owned()
+        tmpfs::needs_tmpfs(run),
+        |needed| {
+            if needed {
+                "on a disk: a tmpfs will be mounted there".to_owned()
             } else {
-                "on a disk: environments and secrets of pods will be written to it".to_owned()
+                "in memory".to_owned()
             }
         },
-        "Name a folder on a tmpfs as `run`.",
+        "End the pods with `foil-agent cleanup`, or name a folder on a tmpfs as `run`.",
     )
 }
 

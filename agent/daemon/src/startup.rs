@@ -190,6 +190,16 @@ const LAST_BREATH: Duration = Duration::from_secs(3);
 /// How often that is looked at.
 const BREATH: Duration = Duration::from_millis(20);
 
+/// Makes sure that what must not reach a disk is in memory. Before [`alone`], whose lock
+/// is there too.
+pub(crate) fn in_memory(config: &Config) -> Result<(), StartError> {
+    agent_sys::state::create_folder(&config.run)?;
+    if agent_sys::tmpfs::keep_in_memory(&config.run)? {
+        tracing::info!(run = %config.run.display(), "mounted a tmpfs");
+    }
+    Ok(())
+}
+
 /// Makes sure that no other agent works with the same folders, for as long as the
 /// returned file is open. One that was just killed is waited for.
 pub(crate) async fn alone(config: &Config) -> Result<std::fs::File, StartError> {
@@ -296,12 +306,6 @@ pub(crate) async fn open(
     let object = program(config.bpf_object.as_ref(), "hydrofoil.bpf.o", "bpf_object")?;
     let layout = Layout::new(&config.root, &config.run);
     layout.create()?;
-    if !agent_sys::state::is_in_memory(layout.run())? {
-        tracing::warn!(
-            run = %layout.run().display(),
-            "not on a tmpfs: environments and secrets of pods are written to disk"
-        );
-    }
     check_disk(layout.root())?;
     check_disk(layout.run())?;
     let groups = Groups::open(&config.cgroup)?;

@@ -20,4 +20,5 @@ mod removal;
 pub mod resources;
 pub mod shim;
 pub mod state;
+pub mod tmpfs;
 pub mod volume;

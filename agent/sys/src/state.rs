@@ -44,6 +44,15 @@ pub enum StateError {
     /// A folder or file could not be removed.
     #[error("remove {path}: {source}")]
     Remove { path: PathBuf, source: io::Error },
+    /// A folder of secrets is on a disk, and in use.
+    #[error(
+        "{path} is on a disk and not empty: environments and secrets of pods would be written \
+         there; end the pods with `foil-agent cleanup`, or name a folder on a tmpfs as `run`"
+    )]
+    OnDisk { path: PathBuf },
+    /// A tmpfs could not be mounted.
+    #[error("mount a tmpfs at {path}: {source}")]
+    Mount { path: PathBuf, source: io::Error },
     /// Something is still mounted in a folder that is to go.
     #[error("remove {path}: {mount} is still mounted")]
     Mounted { path: PathBuf, mount: PathBuf },

@@ -23,13 +23,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, renameat};
-use nix::mount::MsFlags;
 use proto::v1;
 use proto::v1::volume::Source;
 
 use crate::beneath::{Beneath, Links};
 use crate::image::rootfs::{RootfsError, unmount_below};
 use crate::removal::{self, Most};
+use crate::tmpfs::Tmpfs;
 use ownership::{Access, Kind};
 
 /// Folder of the volumes in a pod's folder.
@@ -220,48 +220,6 @@ fn make_empty_dir(volumes: &Beneath, name: &str, group: Option<u32>) -> io::Resu
     ownership::share(made.fd(), Kind::Folder, group, Access::ReadWrite)?;
     let (from, to) = (OsStr::new(&unfinished), OsStr::new(name));
     Ok(renameat(volumes.fd(), from, volumes.fd(), to)?)
-}
-
-/// A file system in memory.
-struct Tmpfs {
-    /// Bytes; 0: half of the memory, the kernel's default.
-    size: u64,
-    /// Of its root.
-    mode: u32,
-    /// Of its root.
-    group: Option<u32>,
-    /// Whether its pages may be written to swap, that is to a disk.
-    swap: bool,
-}
-
-impl Tmpfs {
-    fn options(&self) -> String {
-        let mut options = format!("mode={:o}", self.mode);
-        if self.size > 0 {
-            options.push_str(&format!(",size={}", self.size));
-        }
-        if let Some(group) = self.group {
-            options.push_str(&format!(",gid={group}"));
-        }
-        options
-    }
-
-    fn mount(&self, target: BorrowedFd<'_>) -> io::Result<()> {
-        let target = by_descriptor(target);
-        let mount = |options: &str| {
-            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-            nix::mount::mount(Some("foil"), &target, Some("tmpfs"), flags, Some(options))
-        };
-        let options = self.options();
-        if !self.swap {
-            // Linux 6.4 and later have the option.
-            match mount(&format!("{options},noswap")) {
-                Err(nix::errno::Errno::EINVAL) => {}
-                mounted => return Ok(mounted?),
-            }
-        }
-        Ok(mount(&options)?)
-    }
 }
 
 /// Mounts at a folder, unless something is mounted there.

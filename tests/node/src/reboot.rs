@@ -7,6 +7,7 @@ use agent_sys::cgroup::Groups;
 use agent_sys::image::rootfs;
 use agent_sys::shim;
 use agent_sys::state::Layout;
+use agent_sys::tmpfs;
 use proto::Message as _;
 use proto::v1;
 use proto::v1::change::Change;
@@ -175,6 +176,9 @@ fn after_a_reboot_init_containers_run_again_and_old_things_are_collected() {
 
     let mut node = reboot(node, &["filled", "once"]);
     // Left by a pod whose record was lost.
+    let run = node.folder.join("run");
+    fs::create_dir(&run).expect("a folder");
+    tmpfs::keep_in_memory(&run).expect("a tmpfs");
     for folder in ["lib/pods/stray/volumes/data", "run/shim/stray/state"] {
         fs::create_dir_all(node.folder.join(folder)).expect("a folder");
     }
