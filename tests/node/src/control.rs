@@ -284,10 +284,14 @@ impl Control {
                 what: Some(what),
             })),
         };
+        let mut state = locked(&self.state);
+        // Of an earlier call with this id.
+        state.attached.remove(id);
         // The stream of an agent that was killed takes no more.
-        locked(&self.state)
+        state
             .streams
             .retain(|stream| stream.try_send(Ok(open.clone())).is_ok());
+        drop(state);
         self.see(&format!("attach {id}"), |s| match s.attached.get(id) {
             Some(attached) if attached.over => Ok(attached.clone()),
             seen => Err(format!("{seen:?}")),

@@ -173,4 +173,15 @@ fn what_is_left_of_an_unknown_pod_goes_with_its_volumes_and_logs() {
             Err(format!("{left:?}"))
         }
     });
+    // A name that is not of a pod's logs is not ours, and leads to no other folder.
+    node.kill();
+    let (odd, gone) = (lib.join("logs/a_.."), lib.join("logs/default_gone_gone"));
+    fs::create_dir(&odd).expect("a folder");
+    fs::create_dir(&gone).expect("a folder");
+    node.start();
+    wait_until("the logs of an unknown pod to go", || match gone.exists() {
+        false => Ok(()),
+        true => Err("there".into()),
+    });
+    assert!(odd.exists() && node.folder.join("run/lock").exists());
 }

@@ -228,7 +228,8 @@ fn what_the_node_writes_is_read_only_and_devices_open_nothing() {
     assert_eq!(count("Permission denied"), 2, "{output}");
     assert!(output.ends_with("one"), "{output}");
 
-    // The node itself goes on to write it.
+    // The node itself goes on to write it; a key that was used is used again.
+    assert_eq!(exec("reads", "cat /config/key"), "one");
     spec.generation += 1;
     spec.volumes[0] = files(text("two"), false);
     node.control.push(vec![Change::Pod(spec)]);
