@@ -54,7 +54,8 @@ impl Part {
         value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// Whether it runs what `build` makes, as root. The others need cargo and a C compiler only.
+    /// Whether it runs what `build` makes, as root. The others need cargo, a C compiler, and
+    /// libseccomp's headers for `agent-shim`; fmt and tidy need cargo alone.
     fn runs_binaries(self) -> bool {
         match self {
             Self::Fmt | Self::Tidy | Self::Clippy | Self::Unit => false,
