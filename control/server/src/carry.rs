@@ -99,8 +99,7 @@ impl Done {
         let deletes = matches!(write, Write::Delete { .. });
         if deletes || creates(write) {
             let message = refusal.to_string();
-            self.refused
-                .get_or_insert_with(|| Denied { deletes, message });
+            self.refused.get_or_insert(Denied { deletes, message });
         }
         if *task == Task::Schedule
             && let Write::Put { object, .. } = write

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use control_plan::usage::Usage;
 use control_plan::{Name, Object, World, identity, ipam, node, object};
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use proto::convert::input::{NodeFacts, PodInput};
 use proto::convert::service::ServiceIds;
 use proto::v1;
@@ -264,10 +265,8 @@ fn route(name: &str, node: &k8s_openapi::api::core::v1::Node) -> Option<v1::Node
 
 fn service_message(world: &World, service: &Service) -> Option<v1::Service> {
     let (id, ports) = ipam::ids(service);
-    let slices: Vec<_> = world
-        .slices_of(&Name::of(&service.metadata))
-        .map(|s| s.as_ref().clone())
-        .collect();
+    let name = Name::of(&service.metadata);
+    let slices: Vec<&EndpointSlice> = world.slices_of(&name).map(AsRef::as_ref).collect();
     let port = |name: &str| ports.get(name).copied().unwrap_or(0);
     let ids = ServiceIds {
         service: id?,

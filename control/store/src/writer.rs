@@ -18,6 +18,8 @@ use crate::txn::{Change, Condition, Txn};
 
 /// Transactions that may share one commit.
 const GROUP: usize = 512;
+/// Revisions that are forgotten at one time, about.
+const STRIDE: u64 = 256;
 
 pub(crate) type Answer = oneshot::Sender<Result<u64, StoreError>>;
 
@@ -119,8 +121,8 @@ impl<'t> Group<'t> {
                 Job::Compact(revision, _) => self.compact(*revision)?,
             });
         }
-        // Trimmed in strides, so that not each commit pays for it.
-        if self.revision > self.compacted + keep + keep / 8 {
+        // Trimmed in strides, so that not each commit pays for it, and none for long.
+        if self.revision > self.compacted + keep + STRIDE.min(keep / 8) {
             self.forget(self.revision - keep)?;
         }
         let dirty = before != (self.revision, self.compacted);

@@ -24,7 +24,7 @@ pub struct ServiceIds<'a> {
 /// that waits for its address. `slices` are those of the service.
 pub fn service(
     service: &Service,
-    slices: &[EndpointSlice],
+    slices: &[&EndpointSlice],
     ids: &ServiceIds<'_>,
     generation: u64,
 ) -> Option<v1::Service> {
@@ -81,7 +81,7 @@ fn bounded(mut service: v1::Service, most: usize) -> v1::Service {
 /// Backends of one port, each once, in the order of their addresses. Ready ones take
 /// new connections; where there is none, those that terminate and still serve
 /// (Kubernetes' pkg/proxy/topology.go, CategorizeEndpoints).
-fn backends(port: &ServicePort, slices: &[EndpointSlice]) -> Vec<v1::Backend> {
+fn backends(port: &ServicePort, slices: &[&EndpointSlice]) -> Vec<v1::Backend> {
     let mut found: BTreeMap<(IpAddr, u32), (Use, v1::Backend)> = BTreeMap::new();
     for slice in slices {
         for number in numbers(port, slice) {

@@ -48,7 +48,7 @@ fn joins_services_and_endpoints() {
         service: 9,
         port: &port_ids,
     };
-    let message = service(&web, &slices, &ids, 4).unwrap();
+    let message = service(&web, &slices.each_ref(), &ids, 4).unwrap();
     assert_eq!(
         (message.id, message.generation, message.name.as_str()),
         (9, 4, "web")
@@ -128,7 +128,7 @@ fn joins_services_and_endpoints() {
         ),
     ];
     for (third, expected) in rows {
-        let message = service(&web, &[one(third.clone())], &ids, 1).unwrap();
+        let message = service(&web, &[&one(third.clone())], &ids, 1).unwrap();
         let states: Vec<State> = message.ports[0]
             .backends
             .iter()
@@ -140,6 +140,6 @@ fn joins_services_and_endpoints() {
     for ip in [json!("None"), json!(""), json!(null)] {
         let mut without = web.clone();
         without.spec.as_mut().unwrap().cluster_ip = serde_json::from_value(ip.clone()).unwrap();
-        assert_eq!(service(&without, &slices, &ids, 1), None, "{ip}");
+        assert_eq!(service(&without, &slices.each_ref(), &ids, 1), None, "{ip}");
     }
 }
