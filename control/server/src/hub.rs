@@ -13,7 +13,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::budget::Budget;
-use crate::mailbox::{Item, Mailbox};
+use crate::mailbox::{Item, Mailbox, Waiting};
+
+use shared::Shared;
 
 pub use addresses::{Rejected, Reported};
 
@@ -74,6 +76,7 @@ struct Inner {
     completed: u64,
     services: BTreeMap<String, At<v1::Service>>,
     routes: BTreeMap<String, At<v1::NodeRoute>>,
+    shared: Shared,
     views: HashMap<String, View>,
     /// Which connected node has an address.
     addresses: HashMap<String, String>,
@@ -135,6 +138,7 @@ impl Hub {
             completed: 0,
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
+            shared: Shared::default(),
             views: HashMap::new(),
             addresses: HashMap::new(),
             removed: VecDeque::new(),
@@ -173,16 +177,17 @@ impl Hub {
         inner.filling = false;
         inner.completed = inner.revision;
         let posted = std::mem::take(&mut inner.posted);
+        let end = inner.shared.end();
         if posted.all {
             for session in inner.views.values().filter_map(|v| v.session.as_ref()) {
-                session.mailbox.wake_if_due();
+                session.mailbox.wake_if_due(end);
             }
             return;
         }
         for node in posted.nodes {
             let view = inner.views.get(&node);
             if let Some(session) = view.and_then(|v| v.session.as_ref()) {
-                session.mailbox.wake_if_due();
+                session.mailbox.wake_if_due(end);
             }
         }
     }
@@ -222,7 +227,7 @@ impl Hub {
                 inner.remember(None, Item::Service(name.to_owned()));
             }
         }
-        inner.post_all(&Item::Service(name.to_owned()));
+        inner.post_all(Item::Service(name.to_owned()));
     }
 
     /// The way to a node's pods, for all other nodes; `None`: there is none.
@@ -241,7 +246,7 @@ impl Hub {
                 inner.remember(None, Item::Route(node.to_owned()));
             }
         }
-        inner.post_all(&Item::Route(node.to_owned()));
+        inner.post_all(Item::Route(node.to_owned()));
     }
 
     /// Facts for one node.
@@ -309,6 +314,7 @@ impl Hub {
             && hello.revision <= inner.revision;
         {
             let mut waiting = mailbox.lock();
+            waiting.seen = inner.shared.end();
             if known {
                 waiting.items = inner.since(node, hello.revision);
             } else {
@@ -383,8 +389,8 @@ impl Hub {
         let mut messages: Vec<v1::NodeDown> = opens.collect();
         // A step that has begun goes on while the next revision is filled in.
         if waiting.step.is_none() && !inner.filling {
-            waiting.begin(inner.revision, || inner.all(node));
-        } else if waiting.step.is_none() && waiting.is_due() {
+            inner.begin(node, &mut waiting);
+        } else if waiting.step.is_none() && waiting.is_due(inner.shared.end()) {
             // Its wake-up is used up: it connected, or was slower than the next revision,
             // which may have nothing for it.
             inner.posted.nodes.insert(node.to_owned());
@@ -434,10 +440,25 @@ impl Inner {
         std::ptr::eq(Arc::as_ptr(&session.mailbox), mailbox).then_some(session)
     }
 
-    fn post_all(&mut self, item: &Item) {
+    fn post_all(&mut self, item: Item) {
         self.posted.all = true;
-        for view in self.views.values() {
-            view.post(item);
+        let there = self.services.len() + self.routes.len();
+        self.shared.push(item, there);
+    }
+
+    /// Begins a node's next step, if there is something for it. Who is too far behind to
+    /// know what changed gets all of it.
+    fn begin(&self, node: &str, waiting: &mut Waiting) {
+        let items = std::mem::take(&mut waiting.items);
+        let news = self.shared.since(waiting.seen);
+        waiting.seen = self.shared.end();
+        let snapshot = std::mem::take(&mut waiting.snapshot);
+        match news.filter(|_| !snapshot) {
+            Some(mut news) => {
+                news.extend(items);
+                waiting.begin(self.revision, false, news);
+            }
+            None => waiting.begin(self.revision, true, self.all(node)),
         }
     }
 
@@ -472,5 +493,6 @@ mod addresses;
 mod awaited;
 mod hearing;
 mod items;
+mod shared;
 #[cfg(test)]
 mod tests;

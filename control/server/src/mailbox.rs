@@ -1,5 +1,6 @@
 //! What one session has still to send: keys of what changed, not messages, so
-//! that memory is bounded and a slow node gets each thing as it is then.
+//! that memory is bounded and a slow node gets each thing as it is then. What changed
+//! for all nodes is in the hub once (`hub/shared.rs`).
 //!
 //! Filled and emptied by `hub.rs`; waited at by `session.rs`.
 
@@ -10,7 +11,7 @@ use proto::v1;
 use tokio::sync::Notify;
 
 /// One thing on a node.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Item {
     /// Facts of the cluster and the node.
     Config,
@@ -32,7 +33,10 @@ pub struct Mailbox {
 #[derive(Default)]
 pub(crate) struct Waiting {
     pub(crate) snapshot: bool,
+    /// What is for this node alone, and what it missed before it connected.
     pub(crate) items: BTreeSet<Item>,
+    /// How far it has read what changed for all nodes.
+    pub(crate) seen: u64,
     /// The step that is being sent, part by part.
     pub(crate) step: Option<Step>,
     pub(crate) opens: VecDeque<v1::Open>,
@@ -58,18 +62,15 @@ impl Step {
 }
 
 impl Waiting {
-    /// True when something of the hub's is to be sent.
-    pub(crate) fn is_due(&self) -> bool {
-        self.snapshot || !self.items.is_empty()
+    /// True when something of the hub's is to be sent. `end`: what changed for all
+    /// nodes goes so far.
+    pub(crate) fn is_due(&self, end: u64) -> bool {
+        self.snapshot || self.seen < end || !self.items.is_empty()
     }
 
-    /// Makes a step of what waits, if anything does. `all` are a snapshot's items.
-    pub(crate) fn begin(&mut self, revision: u64, all: impl FnOnce() -> BTreeSet<Item>) {
-        let snapshot = std::mem::take(&mut self.snapshot);
-        let mut items = std::mem::take(&mut self.items);
-        if snapshot {
-            items = all();
-        } else if items.is_empty() {
+    /// Makes a step of these items, if there are any or it is a snapshot.
+    pub(crate) fn begin(&mut self, revision: u64, snapshot: bool, items: BTreeSet<Item>) {
+        if !snapshot && items.is_empty() {
             return;
         }
         self.step = Some(Step {
@@ -92,17 +93,17 @@ impl Mailbox {
     }
 
     /// Wakes the session if something of the hub's is to be sent.
-    pub(crate) fn wake_if_due(&self) {
-        let due = self.lock().is_due();
+    pub(crate) fn wake_if_due(&self, end: u64) {
+        let due = self.lock().is_due(end);
         if due {
             self.wake();
         }
     }
 
     /// True when nothing of the hub's is to be sent.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self, end: u64) -> bool {
         let waiting = self.lock();
-        !waiting.snapshot && waiting.items.is_empty() && waiting.step.is_none()
+        !waiting.is_due(end) && waiting.step.is_none()
     }
 
     /// Ends the stream, after this word.

@@ -9,8 +9,8 @@ use super::{Hub, Inner, Session};
 
 impl Session {
     /// True when the node has this revision: it said so, or nothing of it was for it.
-    fn has(&self, revision: u64) -> bool {
-        self.acked >= revision || (self.acked >= self.sent && self.mailbox.is_empty())
+    fn has(&self, revision: u64, end: u64) -> bool {
+        self.acked >= revision || (self.acked >= self.sent && self.mailbox.is_empty(end))
     }
 }
 
@@ -32,7 +32,8 @@ impl Hub {
     pub fn all_have(&self, revision: u64) -> bool {
         let mut inner = self.lock();
         let sessions = inner.views.values().filter_map(|v| v.session.as_ref());
-        let behind = sessions.filter(|s| !s.has(revision)).count();
+        let end = inner.shared.end();
+        let behind = sessions.filter(|s| !s.has(revision, end)).count();
         inner.awaited = (behind > 0).then_some((revision, behind));
         behind == 0
     }
@@ -61,6 +62,6 @@ impl Inner {
         let (Some((revision, _)), Some(session)) = (self.awaited, session) else {
             return true;
         };
-        session.has(revision)
+        session.has(revision, self.shared.end())
     }
 }

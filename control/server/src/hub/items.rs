@@ -102,7 +102,7 @@ impl Inner {
 }
 
 fn removed(name: &str, change: fn(String) -> change::Change) -> (usize, Picked) {
-    (name.len(), Picked::Removed(change(name.to_owned())))
+    (name.len(), Picked::Removed(change, name.to_owned()))
 }
 
 /// A change that was picked under the hub's lock: it is copied into a message after it.
@@ -111,7 +111,7 @@ enum Picked {
     Route(Arc<v1::NodeRoute>),
     Service(Arc<v1::Service>),
     Pod(Arc<v1::PodSpec>),
-    Removed(change::Change),
+    Removed(fn(String) -> change::Change, String),
 }
 
 impl Picked {
@@ -121,7 +121,7 @@ impl Picked {
             Picked::Route(route) => change::Change::Route(Arc::unwrap_or_clone(route)),
             Picked::Service(service) => change::Change::Service(Arc::unwrap_or_clone(service)),
             Picked::Pod(pod) => change::Change::Pod(Arc::unwrap_or_clone(pod)),
-            Picked::Removed(change) => change,
+            Picked::Removed(change, name) => change(name),
         }
     }
 }

@@ -342,3 +342,26 @@ fn of_two_nodes_at_once_one_gets_the_address() {
         assert_eq!(joined, 1, "{round}");
     }
 }
+
+#[test]
+fn who_is_too_far_behind_gets_a_snapshot() {
+    let hub = Hub::new("c".to_owned(), 10);
+    let connected = connect(&hub, "n1", &hello("c", 10));
+    hub.set_revision(11);
+    hub.put_service("d/stays", Some(service(1)));
+    for n in 0..10_100 {
+        let name = format!("d/{n}");
+        hub.put_service(&name, Some(service(n)));
+        hub.put_service(&name, None);
+    }
+    let got = updates(&hub, "n1", &connected.mailbox);
+    let [all] = got.as_slice() else {
+        panic!("{got:?}")
+    };
+    assert!(all.snapshot_begin && all.snapshot_end && all.revision == 11);
+    assert_eq!(all.changes.len(), 1);
+    hub.set_revision(12);
+    hub.put_service("d/stays", None);
+    let got = updates(&hub, "n1", &connected.mailbox);
+    assert!(!got[0].snapshot_begin && got[0].changes.len() == 1);
+}
