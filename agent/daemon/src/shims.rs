@@ -10,6 +10,7 @@ use agent_plan::action::Instance;
 use agent_plan::outcome::{Answer, Found, Outcome};
 use agent_plan::time::{Moment, Monotonic, Wall};
 use agent_plan::world::{Exit, Life, parse_container_id};
+use agent_sys::netns;
 use agent_sys::shim::{self, Client, ShimError, Watch};
 use proto::v1;
 use proto::v1::shim_container::State;
@@ -40,7 +41,7 @@ pub(crate) fn ask(sys: &Arc<Sys>, uid: &str, listen: bool) {
         };
         let (answer, watch) = match asked {
             Ok((found, watch)) => (Answer::Alive(found), watch),
-            Err(error) if error.is_dead() => (Answer::Dead, None),
+            Err(error) if error.is_dead() => (dead(&sys, &uid), None),
             Err(error) => {
                 tracing::warn!(pod = uid, %error, "no answer from the shim; its state is unknown");
                 (Answer::Silent, None)
@@ -58,6 +59,15 @@ pub(crate) fn ask(sys: &Arc<Sys>, uid: &str, listen: bool) {
             self::listen(sys, uid, states).await;
         }
     });
+}
+
+/// What is left of the sandbox of a shim that is dead.
+fn dead(sys: &Sys, uid: &str) -> Answer {
+    if netns::exists(&sys.layout.namespace(uid)) {
+        Answer::Dead
+    } else {
+        Answer::SandboxLost
+    }
 }
 
 async fn heard(

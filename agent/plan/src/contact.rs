@@ -9,6 +9,7 @@ use crate::action::{Action, HookKind, Instance};
 use crate::event::{self, Note};
 use crate::lost;
 use crate::outcome::{Answer, Call};
+use crate::reboot;
 use crate::record;
 use crate::step::Step;
 use crate::steps::Steps;
@@ -133,7 +134,9 @@ impl Observed {
             Answer::Alive(found) => {
                 let first = silence.deaf;
                 pod.contact = Contact::Heard;
-                pod.shim = Step::Ready;
+                if !pod.shim.busy() {
+                    pod.shim = Step::Ready;
+                }
                 let listed: Vec<_> = found
                     .iter()
                     .map(|f| (f.container.clone(), f.attempt))
@@ -166,6 +169,14 @@ impl Observed {
                     notes.push(event::heard(&pod.spec));
                 }
             }
+            // Its successor is being started, or all of it removed: the question was about
+            // one of which that is known already.
+            Answer::Dead | Answer::SandboxLost
+                if pod.shim.busy() || pod.leftovers != Step::Ready =>
+            {
+                pod.contact = Contact::Heard;
+            }
+            Answer::SandboxLost => reboot::begin_anew(pod, moment),
             Answer::Dead => {
                 pod.contact = Contact::Heard;
                 // One of a pod that ends is not made anew.

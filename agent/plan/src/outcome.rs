@@ -60,6 +60,8 @@ pub enum Answer {
     Alive(Vec<Found>),
     /// Nothing listens at its socket.
     Dead,
+    /// Nor are the pod's namespaces pinned any more: all of its sandbox is lost.
+    SandboxLost,
     /// It did not answer in time, or the connection broke: not known.
     Silent,
 }

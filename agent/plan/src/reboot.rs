@@ -3,15 +3,16 @@
 //! its history, and the pod begins anew in a new sandbox, init containers first, as
 //! kubelet has it (computePodActions in pkg/kubelet/kuberuntime).
 //!
-//! Called by `record.rs`.
+//! Called by `record.rs` for what was lost while there was no agent, and by `contact.rs`.
 
+use crate::container::alive;
 use crate::lost;
 use crate::restart::{self, Backoff, Role};
 use crate::step::Step;
 use crate::time::Moment;
-use crate::world::{Image, Life, Pod};
+use crate::world::{Contact, Image, Life, Pod};
 
-/// Makes a restored pod one that has yet to begin. What is left of its sandbox is to be
+/// Makes a pod one that has yet to begin. What is left of its sandbox is to be
 /// removed first.
 pub fn begin_anew(pod: &mut Pod, now: Moment) {
     pod.record.touch();
@@ -20,8 +21,9 @@ pub fn begin_anew(pod: &mut Pod, now: Moment) {
         return;
     }
     pod.leftovers = Step::Absent;
+    pod.contact = Contact::Heard;
     for c in pod.containers.values_mut() {
-        if matches!(c.life, Life::Running { .. }) {
+        if alive(c) {
             lost::end(c, now, "after its sandbox was lost");
         }
         c.image = Image::Unknown;

@@ -14,7 +14,7 @@ use proto::v1::change::Change;
 use proto::v1::open::What;
 use tests_harness::wait_until;
 
-use crate::node::{Node, pod, ready, started_ms};
+use crate::node::{Node, pod, ready, started_ms, stopped};
 
 /// Whether all containers of a pod are in its record on the disk.
 fn recorded(node: &Node, uid: &str) -> Result<(), String> {
@@ -60,9 +60,8 @@ fn reboot(mut before: Node, uids: &[&str]) -> Node {
 }
 
 /// What lies under `run` goes while the node is up: its tmpfs is unmounted, or it is
-/// emptied by hand. The agent is not there at that time.
-fn lose_run(node: &mut Node) {
-    node.kill();
+/// emptied by hand.
+fn lose_run(node: &Node) {
     let run = node.folder.join("run");
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
     let below = mounts.lines().filter_map(|line| line.split(' ').nth(4));
@@ -104,7 +103,8 @@ fn a_pod_whose_run_folder_is_lost_begins_anew_and_nothing_of_it_runs_twice() {
         recorded(&node, "bereft")
     });
 
-    lose_run(&mut node);
+    node.kill();
+    lose_run(&node);
     node.start();
     let anew = |s: &v1::PodStatus| ready(s) && started_ms(s) > started_ms(&before);
     let status = node.control.status("bereft", anew);
@@ -132,6 +132,45 @@ fn a_pod_whose_run_folder_is_lost_begins_anew_and_nothing_of_it_runs_twice() {
         !reasons.contains(&"SandboxChanged".to_owned()),
         "{reasons:?}"
     );
+}
+
+#[test]
+fn an_agent_that_runs_finds_out_that_its_run_folder_is_lost() {
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    let command = "while [ ! -e /seen/go ]; do sleep 0.1; done; rm /seen/go";
+    let mut spec = pod("robbed", 64, command);
+    spec.volumes = vec![v1::Volume {
+        name: "seen".into(),
+        source: Some(v1::volume::Source::EmptyDir(Default::default())),
+    }];
+    let mount = v1::VolumeMount {
+        volume: "seen".into(),
+        mount_path: "/seen".into(),
+        ..Default::default()
+    };
+    let mut init = pod("x", 0, "true").containers.remove(0);
+    init.name = "first".into();
+    spec.init_containers = vec![init];
+    spec.containers[0].mounts = vec![mount];
+    node.control.push(vec![Change::Pod(spec.clone())]);
+    let before = node.control.status("robbed", ready);
+    lose_run(&node);
+    // Its container ends, and the next one cannot join what is not there.
+    let layout = Layout::new(node.folder.join("lib"), node.folder.join("run"));
+    fs::write(layout.volume("robbed", "seen").join("go"), "").expect("a file");
+    let anew = |s: &v1::PodStatus| ready(s) && started_ms(s) > started_ms(&before);
+    let status = node.control.status("robbed", anew);
+    assert_eq!(status.init_containers[0].restart_count, 1, "{status:#?}");
+    let reasons = node.control.reasons("robbed");
+    assert!(
+        reasons.contains(&"SandboxChanged".to_owned()),
+        "{reasons:?}"
+    );
+    node.control.push(vec![stopped(spec, 1)]);
+    node.control.gone("robbed");
+    assert_eq!(shim::kill(&layout, "robbed").expect("no shim"), 0);
 }
 
 fn files_of(node: &Node, folder: &str) -> Vec<String> {

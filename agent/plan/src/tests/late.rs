@@ -41,6 +41,8 @@ enum Event {
     /// The agent dies; of each action that is on its way: is it done all the same?
     RestartAgent(u64),
     Reboot,
+    /// The folder of what lives as long as the machine is up is emptied.
+    LoseRun,
 }
 
 fn how() -> impl Strategy<Value = How> {
@@ -68,6 +70,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::KillShim),
         2 => any::<u64>().prop_map(Event::RestartAgent),
         1 => Just(Event::Reboot),
+        1 => Just(Event::LoseRun),
     ]
 }
 
@@ -280,6 +283,7 @@ impl Late {
             }
             Event::Remove => self.node.desired.pods.clear(),
             Event::KillShim => self.machine.kill_shim(),
+            Event::LoseRun => self.machine.lose_run(),
             Event::RestartAgent(done) => {
                 for (at, flight) in std::mem::take(&mut self.flights).into_iter().enumerate() {
                     if done >> (at % 64) & 1 == 1 {

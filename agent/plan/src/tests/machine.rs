@@ -119,6 +119,12 @@ impl Machine {
         (self.namespaces, self.link, self.programs) = (false, false, false);
     }
 
+    /// What keeps the sandbox together goes: its pins, and the shim's socket.
+    pub(super) fn lose_run(&mut self) {
+        self.kill_shim();
+        self.namespaces = false;
+    }
+
     /// Power goes, and comes again.
     pub(super) fn reboot(&mut self) {
         self.clear();
@@ -246,7 +252,11 @@ impl Machine {
         Outcome::ShimAnswered {
             uid: uid.into(),
             listens: listen && self.shim.is_some(),
-            answer: self.shim.as_ref().map_or(Answer::Dead, found),
+            answer: match &self.shim {
+                Some(shim) => found(shim),
+                None if self.namespaces => Answer::Dead,
+                None => Answer::SandboxLost,
+            },
         }
     }
 
