@@ -182,14 +182,13 @@ impl Machine {
         } else if let Action::MakeVolumes { .. } = action {
             self.folders = true;
         } else if let Action::StartShim { .. } = action {
+            // What the one before it told may still be on its way.
             self.kill_shim();
             self.orphans.clear();
-            self.news.clear();
             self.shim = Some(BTreeMap::new());
             self.heard = true;
         } else if let Action::RemoveSandbox { .. } | Action::RemoveLeftovers { .. } = action {
             self.clear();
-            self.news.clear();
         } else if let Action::RemoveFolders { .. } = action {
             self.record = None;
             self.folders = false;
@@ -283,7 +282,6 @@ impl Machine {
         // A removal that fails may have done all that it could.
         if let Action::RemoveSandbox { .. } | Action::RemoveLeftovers { .. } = action {
             self.clear();
-            self.news.clear();
         }
         let outcome = success(action, now)?;
         Some(failing(outcome, why(), failure()))
