@@ -10,6 +10,10 @@
 //! - RST removes nothing: packets are forwarded as before. It shortens the silence that the
 //!   entry survives to 30 seconds. The next packet without RST raises it to a minute, and an
 //!   answer to that one makes the connection established again.
+//! - SYN of the direction that has opened the connection begins the states again, as a reused
+//!   port does: the entries live for a minute until the other end has answered, which it does
+//!   with a challenge ACK. SYN of the other direction changes nothing as long as the connection
+//!   is alive. Neither takes away a translation.
 //! - A connection that is silent for longer loses its entries, as by eviction: the next packet
 //!   of the client is given a backend by its hash, the same one as long as the backends are.
 //!
