@@ -173,11 +173,14 @@ fn an_object_that_is_none_is_refused() {
     ));
 }
 
+/// Also while somebody has the folder open.
 #[test]
 fn removal_leaves_nothing() {
     let folder = Folder::new();
     drop(Datapath::open(&config(folder.path())).unwrap());
+    let open = std::fs::File::open(folder.path()).unwrap();
     remove(folder.path()).unwrap();
+    drop(open);
     assert!(!folder.path().exists());
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     assert!(!mounts.contains(folder.path().to_str().unwrap()));

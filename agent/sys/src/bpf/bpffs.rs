@@ -4,7 +4,7 @@
 
 use super::BpfError;
 use ebpf_common::maps::shape_of;
-use nix::mount::{MsFlags, mount, umount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::io;
 use std::path::Path;
@@ -78,9 +78,10 @@ pub(super) fn remove(folder: &Path) -> Result<(), BpfError> {
         std::fs::remove_dir(&links).map_err(failed("remove", &links))?;
     }
     match std::fs::remove_dir(folder) {
-        // A mount point cannot be removed before it is one no more.
+        // A mount point cannot be removed before it is one no more. Nothing is pinned there now;
+        // who still has it open, a shell or `bpftool`, keeps an empty file system.
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-            umount(folder)
+            umount2(folder, MntFlags::MNT_DETACH)
                 .map_err(io::Error::from)
                 .map_err(failed("unmount", folder))?;
             std::fs::remove_dir(folder).map_err(failed("remove", folder))
