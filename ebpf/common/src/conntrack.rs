@@ -70,7 +70,8 @@ map_abi! {
         /// The interface that `action` is about; with `PASS`, that of the pod that answers, if
         /// it is a pod of this node.
         pub ifindex: u32,
-        /// Next hop on `ifindex`, for `NEIGH` and `POD_NEIGH`.
+        /// Next hop on `ifindex`, for `NEIGH` and `POD_NEIGH`; zero when it is an IPv6 address, which
+        /// the kernel looks up for each packet.
         pub nexthop: Be32,
         /// Source address after translation (as in the key when nothing changes).
         pub src: Be32,

@@ -18,6 +18,11 @@ pub(crate) const MANGLED_ZERO: u64 = 0x20;
 const INGRESS: u64 = 1;
 /// `AF_INET`
 const AF_INET: u32 = 2;
+/// `AF_INET6`
+const AF_INET6: u8 = 10;
+/// Next hop of a route through an IPv6 next hop (RFC 5549), which a flow has no room for: the
+/// kernel looks it up for each packet.
+const BY_ROUTE: Be32 = Be32 { be: 0 };
 
 /// A packet at a hook.
 pub(crate) struct Skb {
@@ -34,7 +39,7 @@ pub(crate) struct Headers<'a, const N: usize> {
 
 /// The result of a lookup in the routing table (`BPF_FIB_LKUP_RET_*`).
 pub(crate) enum Fib {
-    /// Out of this interface to this next hop.
+    /// Out of this interface to this next hop, zero if `redirect_neigh` is to look it up.
     Forward { ifindex: u32, nexthop: Be32 },
     /// Not forwarded: an address of this host.
     Local,
@@ -169,10 +174,15 @@ impl Skb {
             helpers::bpf_fib_lookup(self.raw.cast(), params, size_of_val(&words) as i32, 0)
         };
         match answer {
-            // Success, or no neighbour yet: the redirect resolves it.
+            // Success, or no neighbour yet: the redirect resolves it. The kernel has written the
+            // next hop's family into the first byte.
             0 | 7 => Fib::Forward {
                 ifindex: words[2],
-                nexthop: Be32 { be: words[8] },
+                nexthop: if words[0].to_ne_bytes()[0] == AF_INET6 {
+                    BY_ROUTE
+                } else {
+                    Be32 { be: words[8] }
+                },
             },
             1..=3 => Fib::Unreachable,
             4 => Fib::Local,
@@ -187,9 +197,16 @@ impl Skb {
         unsafe { helpers::bpf_redirect_peer(ifindex, 0) as i32 }
     }
 
-    /// Out of `ifindex` to a next hop whose link address the kernel knows or finds out.
+    /// Out of `ifindex` to a next hop whose link address the kernel knows or finds out; zero: to
+    /// the one of the packet's route.
     #[inline(always)]
     pub(crate) fn redirect_neigh(&self, ifindex: u32, nexthop: Be32) -> i32 {
+        if nexthop.be == BY_ROUTE.be {
+            // SAFETY: no parameters, of no length.
+            return unsafe {
+                helpers::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32
+            };
+        }
         let mut words = [AF_INET, nexthop.be, 0, 0, 0];
         let params: *mut bpf_redir_neigh = words.as_mut_ptr().cast();
         let len = size_of_val(&words) as i32;

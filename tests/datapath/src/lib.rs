@@ -29,6 +29,8 @@ mod icmp;
 #[cfg(test)]
 mod live;
 #[cfg(test)]
+mod nexthop;
+#[cfg(test)]
 mod offload;
 #[cfg(test)]
 mod parse;

@@ -165,10 +165,12 @@ pub(crate) fn datagrams(netns: &NetNs, to: (Ipv4Addr, u16), count: u32) {
 }
 
 /// Everybody reaches both services and both pods, with checksums offloaded.
-fn everybody(cluster: &Cluster) {
+pub(crate) fn everybody(cluster: &Cluster) {
     let [first, second] = &cluster.nodes;
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // Or its servers would go on after a failure.
+        let _stop = Raise(&stop);
         for pod in [&first.pods[1], &second.pods[0]] {
             serve_tcp(scope, &pod.netns, &stop);
             serve_udp(scope, &pod.netns, &stop);
