@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 pub use reference::Reference;
 pub use registry::Endpoint;
-pub use rootfs::{Mount, RootfsError};
+pub use rootfs::RootfsError;
 pub use store::ImageStore;
 pub use user::{Account, UserError};
 

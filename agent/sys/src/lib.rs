@@ -14,6 +14,7 @@ pub mod image;
 pub mod journal;
 pub mod link;
 pub mod maps;
+pub mod mounts;
 pub mod netns;
 pub mod process;
 mod removal;

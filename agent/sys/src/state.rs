@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
 
+use crate::mounts;
 use crate::removal::{self, Most};
 
 /// A file of the agent could not be read or written.
@@ -315,10 +316,14 @@ pub fn uid_of_logs(name: &str) -> Option<&str> {
 /// the open parent folder: no link is followed, and ".." is refused. Refused while
 /// something is mounted below: removal would empty what is mounted.
 pub fn remove_folder(path: &Path) -> Result<(), StateError> {
-    if let Some(mount) = mounts_below(path)?.pop() {
+    let below = mounts::list(path).map_err(|source| StateError::Read {
+        path: mounts::TABLE.into(),
+        source,
+    })?;
+    if let Some(mount) = below.into_iter().next_back() {
         return Err(StateError::Mounted {
             path: path.into(),
-            mount,
+            mount: mount.path,
         });
     }
     let removed = if is_named(path) {
@@ -339,39 +344,6 @@ fn is_named(path: &Path) -> bool {
     !matches!(parts.next(), None | Some(b"" | b"." | b".."))
 }
 
-/// Mount points at or below a folder, in the order in which they were mounted:
-/// unmount from the end.
-pub fn mounts_below(path: &Path) -> Result<Vec<PathBuf>, StateError> {
-    let from = Path::new("/proc/self/mountinfo");
-    let table = fs::read(from).map_err(|source| StateError::Read {
-        path: from.into(),
-        source,
-    })?;
-    Ok(mount_points(&String::from_utf8_lossy(&table))
-        .filter(|m| m.starts_with(path))
-        .collect())
-}
-
-/// Mount points of a mountinfo table, see proc_pid_mountinfo(5), fifth field.
-fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
-    table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|field| {
-            // The kernel writes these four characters as octal escapes.
-            let mut text = field.to_owned();
-            for (escape, character) in [
-                ("\\040", " "),
-                ("\\011", "\t"),
-                ("\\012", "\n"),
-                ("\\134", "\\"),
-            ] {
-                text = text.replace(escape, character);
-            }
-            PathBuf::from(text)
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,13 +353,6 @@ mod tests {
         assert!(is_in_memory(Path::new("/dev/shm")).unwrap());
         assert!(!is_in_memory(Path::new("/proc")).unwrap());
         assert!(is_in_memory(Path::new("/nonexistent")).is_err());
-    }
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        let table = "36 35 98:0 / /a\\040b rw - ext4 /dev/root rw\n37 35 0:4 net:[1] /run/ns/x rw - nsfs nsfs rw\n";
-        let points: Vec<_> = mount_points(table).collect();
-        assert_eq!(points, [Path::new("/a b"), Path::new("/run/ns/x")]);
     }
 
     #[test]

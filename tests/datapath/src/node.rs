@@ -104,8 +104,9 @@ impl Default for Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if let Err(error) = agent_sys::bpf::remove(&self.path) {
-            eprintln!("pins stay: {error}");
+        match agent_sys::bpf::remove(&self.path) {
+            Err(error) if std::thread::panicking() => eprintln!("pins stay: {error}"),
+            removed => removed.expect("remove all pins"),
         }
     }
 }

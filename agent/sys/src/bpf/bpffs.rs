@@ -3,6 +3,7 @@
 //! Called by `Datapath::open` and by `remove`.
 
 use super::BpfError;
+use crate::mounts;
 use ebpf_common::maps::shape_of;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -11,6 +12,8 @@ use std::path::Path;
 
 /// Where distributions mount it; a folder under it cannot be made before it is mounted.
 const USUAL: &str = "/sys/fs/bpf";
+/// What the mount table calls a bpffs of ours: only such a one is unmounted.
+const SOURCE: &str = "foil";
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpfError {
     let path = path.to_owned();
@@ -21,9 +24,9 @@ fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
 }
 
-fn mount_on(path: &Path) -> Result<(), BpfError> {
+fn mount_on(path: &Path, source: &str) -> Result<(), BpfError> {
     mount(
-        Some("bpf"),
+        Some(source),
         path,
         Some("bpf"),
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
@@ -37,11 +40,12 @@ fn mount_on(path: &Path) -> Result<(), BpfError> {
 pub(super) fn ensure(folder: &Path) -> Result<(), BpfError> {
     let usual = Path::new(USUAL);
     if folder.starts_with(usual) && !is_bpffs(usual) {
-        mount_on(usual)?;
+        // The system's, not ours: it stays.
+        mount_on(usual, "bpf")?;
     }
     std::fs::create_dir_all(folder).map_err(failed("create", folder))?;
     if !is_bpffs(folder) {
-        mount_on(folder)?;
+        mount_on(folder, SOURCE)?;
     }
     let links = folder.join("links");
     std::fs::create_dir_all(&links).map_err(failed("create", &links))
@@ -52,7 +56,7 @@ fn name_of(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// Removes all pins, the folder, and a bpffs that is mounted on the folder itself.
+/// Removes all pins, the folder if nothing else is in it, and a bpffs that we mounted on it.
 pub(super) fn remove(folder: &Path) -> Result<(), BpfError> {
     if !folder.exists() {
         return Ok(());
@@ -77,15 +81,20 @@ pub(super) fn remove(folder: &Path) -> Result<(), BpfError> {
     if links.exists() {
         std::fs::remove_dir(&links).map_err(failed("remove", &links))?;
     }
-    match std::fs::remove_dir(folder) {
-        // A mount point cannot be removed before it is one no more. Nothing is pinned there now;
-        // who still has it open, a shell or `bpftool`, keeps an empty file system.
-        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-            umount2(folder, MntFlags::MNT_DETACH)
-                .map_err(io::Error::from)
-                .map_err(failed("unmount", folder))?;
-            std::fs::remove_dir(folder).map_err(failed("remove", folder))
+    let mounted = mounts::at(folder).map_err(failed("look for mounts on", folder))?;
+    if let Some(mount) = mounted {
+        if mount.source != SOURCE {
+            // The operator's own mount, for others as well.
+            return Ok(());
         }
+        // Lazily: a process that was just forked may hold a descriptor of a folder in it until
+        // it executes its program, and the mount would stay.
+        umount2(folder, MntFlags::MNT_DETACH)
+            .map_err(io::Error::from)
+            .map_err(failed("unmount", folder))?;
+    }
+    match std::fs::remove_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
         other => other.map_err(failed("remove", folder)),
     }
 }

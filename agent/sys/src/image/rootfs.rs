@@ -12,6 +12,7 @@ use nix::unistd::{Gid, Uid, fchown};
 
 use super::Image;
 use crate::beneath::{Beneath, Links};
+use crate::mounts;
 use crate::removal::{self, Most};
 
 /// mount(2) takes one page of options.
@@ -28,15 +29,6 @@ pub enum RootfsError {
     },
     #[error("{path:?} still holds mounts: {mounts:?}")]
     Busy { path: PathBuf, mounts: Vec<PathBuf> },
-}
-
-/// One line of the mount table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
-    /// Where it is mounted.
-    pub path: PathBuf,
-    /// "overlay", "tmpfs", ...
-    pub fs_type: String,
 }
 
 /// Mounts a container's root at `dir/rootfs`, with `dir/upper` and `dir/work`
@@ -140,7 +132,11 @@ pub fn unmount(dir: &Path) -> Result<(), RootfsError> {
 /// # Errors
 /// [`RootfsError::Busy`] with what is still mounted.
 pub fn unmount_below(dir: &Path) -> Result<(), RootfsError> {
-    for mount in list_mounts(dir)?.iter().rev() {
+    let list = || {
+        let table = Path::new(mounts::TABLE);
+        mounts::list(dir).map_err(failed("read", table))
+    };
+    for mount in list()?.iter().rev() {
         // Lazily: a process that still looks at it keeps its view, and no
         // other finds it. Failures show in the second look.
         let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
@@ -148,10 +144,7 @@ pub fn unmount_below(dir: &Path) -> Result<(), RootfsError> {
             tracing::debug!(path = ?mount.path, %error, "unmount");
         }
     }
-    let left: Vec<PathBuf> = list_mounts(dir)?
-        .into_iter()
-        .map(|mount| mount.path)
-        .collect();
+    let left: Vec<PathBuf> = list()?.into_iter().map(|mount| mount.path).collect();
     if left.is_empty() {
         Ok(())
     } else {
@@ -165,60 +158,6 @@ pub fn unmount_below(dir: &Path) -> Result<(), RootfsError> {
 /// Digest of the image that `dir/rootfs` was mounted from.
 pub fn image_of(dir: &Path) -> Option<String> {
     fs::read_to_string(dir.join("image")).ok()
-}
-
-/// The mounts at and below `root` in this process' mount namespace, in the
-/// order in which they were made.
-///
-/// # Errors
-/// [`RootfsError::Io`] when /proc cannot be read.
-pub fn list_mounts(root: &Path) -> Result<Vec<Mount>, RootfsError> {
-    let table = Path::new("/proc/thread-self/mountinfo");
-    let text = fs::read(table).map_err(failed("read", table))?;
-    // The kernel tells of paths without links.
-    let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
-    Ok(text
-        .split(|byte| *byte == b'\n')
-        .filter_map(parse_mount)
-        .filter(|mount| mount.path.starts_with(&root))
-        .collect())
-}
-
-/// "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw": proc_pid_mountinfo(5).
-fn parse_mount(line: &[u8]) -> Option<Mount> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let path = unescape(fields.nth(4)?);
-    let fs_type = fields.skip_while(|field| *field != b"-").nth(1)?;
-    Some(Mount {
-        path,
-        fs_type: String::from_utf8_lossy(fs_type).into_owned(),
-    })
-}
-
-/// Blanks, tabs, newlines and backslashes are "\\ooo" there.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let octal = after
-            .get(..3)
-            .filter(|digits| digits.iter().all(|d| (b'0'..=b'7').contains(d)));
-        match octal {
-            Some(digits) if first == b'\\' => {
-                bytes.push(
-                    digits
-                        .iter()
-                        .fold(0_u8, |sum, d| sum.wrapping_mul(8).wrapping_add(d - b'0')),
-                );
-                rest = &after[3..];
-            }
-            _ => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))
 }
 
 /// Makes a working directory (absolute, inside the container) in `rootfs` if it
@@ -249,21 +188,6 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RootfsEr
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_mount_table_is_read_as_the_kernel_writes_it() {
-        let line = br"36 35 0:40 / /var/lib/a\040b/root\134fs rw,noatime shared:1 master:2 - overlay overlay rw";
-        let mount = parse_mount(line).unwrap();
-        assert_eq!(mount.path, Path::new(r"/var/lib/a b/root\fs"));
-        assert_eq!(mount.fs_type, "overlay");
-        assert_eq!(parse_mount(b""), None);
-        assert!(
-            list_mounts(Path::new("/"))
-                .unwrap()
-                .iter()
-                .any(|mount| mount.path == Path::new("/"))
-        );
-    }
 
     #[test]
     fn option_characters_in_paths_are_escaped() {

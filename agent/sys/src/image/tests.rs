@@ -524,12 +524,13 @@ async fn a_layout_becomes_an_image_and_goes_again() {
     let made = fs::metadata(mounted.join("w/x")).unwrap();
     assert_eq!((made.uid(), made.gid()), (1, 2));
     assert!(rootfs::make_working_dir(&mounted, "/bin/sh", 1, 2).is_err());
-    let mounts = rootfs::list_mounts(place.0.path()).unwrap();
+    let mounts = crate::mounts::list(place.0.path()).unwrap();
     assert_eq!(
         mounts,
-        [Mount {
+        [crate::mounts::Mount {
             path: mounted.clone(),
-            fs_type: "overlay".to_owned()
+            fs_type: "overlay".to_owned(),
+            source: "overlay".to_owned(),
         }]
     );
     assert_eq!(rootfs::image_of(&dir), Some(digest.clone()));

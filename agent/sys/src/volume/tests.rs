@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;
-use crate::image::rootfs::list_mounts;
+use crate::mounts;
 
 fn file(path: &str, data: &str, mode: u32) -> v1::File {
     v1::File {
@@ -165,7 +165,7 @@ fn secrets_are_in_memory_and_belong_to_the_group() {
     let volume = files_volume(vec![file("token", "s", 0o400)], true);
     let path = make(&pod.dir(), &volume, Some(4242)).unwrap();
     make(&pod.dir(), &volume, Some(4242)).unwrap();
-    let mounts = list_mounts(&path).unwrap();
+    let mounts = mounts::list(&path).unwrap();
     assert_eq!(mounts.len(), 1, "mounted once: {mounts:?}");
     assert_eq!(mounts[0].fs_type, "tmpfs");
     let token = fs::metadata(path.join("token")).unwrap();

@@ -1,0 +1,110 @@
+//! The mount table of this process, as `proc_pid_mountinfo(5)` has it.
+//!
+//! Called by what unmounts and removes folders: `image/rootfs.rs`, `state.rs`, `bpf/bpffs.rs`,
+//! and the daemon's `cleanup.rs`.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+/// The file that is read: of the calling thread, which may have a mount namespace of its own.
+pub const TABLE: &str = "/proc/thread-self/mountinfo";
+
+/// One line of the mount table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Where it is mounted.
+    pub path: PathBuf,
+    /// "overlay", "tmpfs", ...
+    pub fs_type: String,
+    /// What was mounted, as whoever did it called it.
+    pub source: String,
+}
+
+/// The mounts at and below `root`, in the order in which they were made: unmount from the end.
+///
+/// # Errors
+/// When [`TABLE`] cannot be read.
+pub fn list(root: &Path) -> io::Result<Vec<Mount>> {
+    let text = fs::read(TABLE)?;
+    // The kernel tells of paths without links.
+    let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
+    Ok(text
+        .split(|byte| *byte == b'\n')
+        .filter_map(parse)
+        .filter(|mount| mount.path.starts_with(&root))
+        .collect())
+}
+
+/// What is mounted at `path` itself, the uppermost if several are.
+///
+/// # Errors
+/// When [`TABLE`] cannot be read.
+pub fn at(path: &Path) -> io::Result<Option<Mount>> {
+    let at = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut mounts = list(path)?;
+    mounts.retain(|mount| mount.path == at);
+    Ok(mounts.pop())
+}
+
+/// "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw".
+fn parse(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let path = PathBuf::from(OsStr::from_bytes(&unescape(fields.nth(4)?)));
+    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+    let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
+    Some(Mount {
+        path,
+        fs_type: text(fields.next()?),
+        source: text(fields.next()?),
+    })
+}
+
+/// Blanks, tabs, newlines and backslashes are "\\ooo" there.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        let octal = after
+            .get(..3)
+            .filter(|digits| digits.iter().all(|d| (b'0'..=b'7').contains(d)));
+        match octal {
+            Some(digits) if first == b'\\' => {
+                bytes.push(
+                    digits
+                        .iter()
+                        .fold(0_u8, |sum, d| sum.wrapping_mul(8).wrapping_add(d - b'0')),
+                );
+                rest = &after[3..];
+            }
+            _ => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_table_is_read_as_the_kernel_writes_it() {
+        let line = br"36 35 0:40 / /var/lib/a\040b/root\134fs rw,noatime shared:1 master:2 - overlay foil rw";
+        let mount = parse(line).unwrap();
+        assert_eq!(mount.path, Path::new(r"/var/lib/a b/root\fs"));
+        assert_eq!(
+            (mount.fs_type.as_str(), mount.source.as_str()),
+            ("overlay", "foil")
+        );
+        assert_eq!(parse(b""), None);
+        let root = at(Path::new("/")).unwrap().unwrap();
+        assert_eq!(root.path, Path::new("/"));
+        assert!(list(Path::new("/")).unwrap().contains(&root));
+        assert_eq!(at(Path::new("/nonexistent")).unwrap(), None);
+    }
+}
