@@ -32,11 +32,49 @@ fn changes_are_told_by_what_they_are_about() {
         let netlink = Netlink::open().unwrap();
         netlink.add_pod_link(&link).await.unwrap();
         let pods = route(Ipv4Addr::new(10, 244, 2, 0), 24, "up0", None, None);
+        // The kernel tells of the carrier a moment after the link is up.
+        wait_until("both links to have a carrier", || {
+            let shown = node.ip(&["-br", "link", "show", "dev", &link.name]);
+            if shown.contains("UP") {
+                Ok(())
+            } else {
+                Err(shown)
+            }
+        });
         let mut monitor = Monitor::open().unwrap();
         node.ip(&["route", "add", "192.0.2.0/24", "dev", "up0"]);
         assert_eq!(monitor.next().await.unwrap(), ROUTING);
         netlink.replace_route(&pods).await.unwrap();
         assert_eq!(monitor.next().await.unwrap(), OURS);
+        // Which route it is depends on rules and nexthop objects as well.
+        for change in [
+            &["rule", "add", "to", "192.0.2.0/24", "table", "100"][..],
+            &["rule", "del", "to", "192.0.2.0/24", "table", "100"],
+            &[
+                "nexthop",
+                "add",
+                "id",
+                "5",
+                "via",
+                "172.31.9.77",
+                "dev",
+                "up0",
+            ],
+            &[
+                "nexthop",
+                "replace",
+                "id",
+                "5",
+                "via",
+                "172.31.9.78",
+                "dev",
+                "up0",
+            ],
+            &["nexthop", "del", "id", "5"],
+        ] {
+            node.ip(change);
+            assert_eq!(monitor.next().await.unwrap(), ROUTING, "{change:?}");
+        }
         // What is learnt of a neighbour is of no interest; what is ours is.
         let learnt = ["lladdr", "02:00:00:00:00:09", "nud", "stale"];
         node.ip(&[&["neigh", "add", "172.31.9.9", "dev", "up0"][..], &learnt].concat());
@@ -163,17 +201,31 @@ fn what_others_delete_is_made_again_and_the_pod_runs_on() {
             .matches("flows ask again")
             .count()
     };
-    let told = bumps();
-    node.netns
-        .ip(&["route", "add", "192.0.2.0/24", "dev", "eth0"]);
-    wait_until("flows ask again", || {
-        let now = bumps();
-        if now > told {
-            Ok(())
-        } else {
-            Err(format!("{now}"))
-        }
-    });
+    for change in [
+        &["route", "add", "192.0.2.0/24", "dev", "eth0"][..],
+        &["rule", "add", "to", "192.0.2.0/24", "table", "100"],
+        &[
+            "nexthop",
+            "add",
+            "id",
+            "5",
+            "via",
+            "172.31.0.99",
+            "dev",
+            "eth0",
+        ],
+    ] {
+        let told = bumps();
+        node.netns.ip(change);
+        wait_until(&format!("flows ask again after {change:?}"), || {
+            let now = bumps();
+            if now > told {
+                Ok(())
+            } else {
+                Err(format!("{now}"))
+            }
+        });
+    }
 
     // The node's own routes.
     contains(&["route", "show"], "unreachable 10.244.1.0/24");

@@ -19,21 +19,23 @@ use tokio::time::Instant;
 use super::{LinkError, PREFIX, PROTOCOL, observe};
 use crate::clock;
 
-/// linux/rtnetlink.h: RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE.
-const GROUPS: [u32; 4] = [1, 3, 5, 7];
+/// linux/rtnetlink.h: RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _NEXTHOP.
+const GROUPS: [u32; 6] = [1, 3, 5, 7, 8, 32];
+/// linux/rtnetlink.h: RTM_NEWNEXTHOP, RTM_DELNEXTHOP. The library does not know them.
+const NEXTHOP: [u16; 2] = [104, 105];
 /// The kernel's queue for us, bytes, if net.core.rmem_max allows. What does not fit
 /// is dropped, and told by ENOBUFS.
 const QUEUE: usize = 4 << 20;
 /// Changes within this time are one report.
 const CALM: Duration = Duration::from_millis(20);
-/// Reports are at least so far apart.
+/// Reports are at least so far apart, unless a watched link comes or goes.
 const APART: Duration = Duration::from_millis(250);
 
 /// What changed, by us or by others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Changes {
-    /// Something that decides where packets go and is not ours: routes, addresses,
-    /// links.
+    /// Something that decides where packets go and is not ours: routes, rules, nexthop
+    /// objects, addresses, links.
     pub routing: bool,
     /// Our links, routes or neighbours, or something that the kernel removes them
     /// with, without a message: to be observed again.
@@ -63,6 +65,30 @@ pub struct Monitor {
     last: Option<Instant>,
     /// Indexes of our links.
     links: BTreeSet<u32>,
+    /// Names of links whose coming and going is told without delay.
+    watched: BTreeSet<String>,
+}
+
+/// What a message is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Told {
+    changes: Changes,
+    /// To be told before [`APART`] is over.
+    soon: bool,
+}
+
+impl Told {
+    fn add(&mut self, other: Told) {
+        self.changes.add(other.changes);
+        self.soon |= other.soon;
+    }
+}
+
+impl From<Changes> for Told {
+    fn from(changes: Changes) -> Self {
+        let soon = false;
+        Self { changes, soon }
+    }
 }
 
 impl std::fmt::Debug for Monitor {
@@ -91,12 +117,19 @@ impl Monitor {
             socket,
             last: None,
             links: BTreeSet::new(),
+            watched: BTreeSet::new(),
         };
         this.list().map_err(|source| LinkError::List {
             what: "links",
             source,
         })?;
         Ok(this)
+    }
+
+    /// Tells changes of these links without delay, which would be an outage: packets pass an
+    /// uplink that has no programs untranslated.
+    pub fn watch(&mut self, names: impl IntoIterator<Item = String>) {
+        self.watched.extend(names);
     }
 
     /// Finds our links; from there on messages say which come and go.
@@ -119,6 +152,7 @@ impl Monitor {
         let mut buffer = Vec::with_capacity(64 << 10);
         let mut until: Option<Instant> = None;
         loop {
+            let mut soon = false;
             let received = match until {
                 None => Ok(self.receive(&mut buffer).await),
                 Some(until) => tokio::time::timeout_at(until, self.receive(&mut buffer)).await,
@@ -128,16 +162,24 @@ impl Monitor {
                     self.last = Some(now());
                     return Ok(changes);
                 }
-                Ok(Ok(())) => changes.add(self.parse(&buffer)),
+                Ok(Ok(())) => {
+                    let told = self.parse(&buffer);
+                    changes.add(told.changes);
+                    soon = told.soon;
+                }
                 Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     self.list()?;
                     changes = Changes::ALL;
                 }
                 Ok(Err(error)) => return Err(error),
             }
-            if changes.any() && until.is_none() {
+            if changes.any() && (soon || until.is_none()) {
                 let soonest = now() + CALM;
-                until = Some(self.last.map_or(soonest, |last| soonest.max(last + APART)));
+                let at = match self.last {
+                    Some(last) if !soon => soonest.max(last + APART),
+                    _ => soonest,
+                };
+                until = Some(until.map_or(at, |until| until.min(at)));
             }
         }
     }
@@ -160,43 +202,63 @@ fn now() -> Instant {
 
 impl Monitor {
     /// The messages of one datagram. One that does not parse counts as everything.
-    fn parse(&mut self, datagram: &[u8]) -> Changes {
-        let mut changes = Changes::default();
+    fn parse(&mut self, datagram: &[u8]) -> Told {
+        let mut told = Told::default();
         let mut rest = datagram;
-        while rest.len() >= 16 {
-            match NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
-                Ok(message) => {
-                    let length = (message.header.length as usize).next_multiple_of(4);
-                    changes.add(self.judge(&message.payload));
-                    rest = rest.get(length.max(16)..).unwrap_or(&[]);
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "rtnetlink message");
-                    return Changes::ALL;
+        // struct nlmsghdr: length (4 bytes), type (2), of 16 in all.
+        while let Some(&[a, b, c, d, e, f]) = rest.first_chunk()
+            && rest.len() >= 16
+        {
+            let length = u32::from_ne_bytes([a, b, c, d]) as usize;
+            if NEXTHOP.contains(&u16::from_ne_bytes([e, f])) {
+                told.changes.routing = true;
+            } else {
+                match NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
+                    Ok(message) => told.add(self.judge(&message.payload)),
+                    Err(error) => {
+                        tracing::debug!(%error, "rtnetlink message");
+                        told.changes = Changes::ALL;
+                        return told;
+                    }
                 }
             }
+            let length = length.next_multiple_of(4).max(16);
+            rest = rest.get(length..).unwrap_or(&[]);
         }
-        changes
+        told
     }
 
-    fn judge(&mut self, payload: &NetlinkPayload<RouteNetlinkMessage>) -> Changes {
+    fn judge(&mut self, payload: &NetlinkPayload<RouteNetlinkMessage>) -> Told {
         use RouteNetlinkMessage as Message;
         let NetlinkPayload::InnerMessage(message) = payload else {
-            return Changes::default();
+            return Told::default();
         };
         if let Message::NewLink(link) = message {
-            let ours = observe::name_of(link).starts_with(PREFIX);
+            let name = observe::name_of(link);
+            let ours = name.starts_with(PREFIX);
             if ours {
                 self.links.insert(link.header.index);
             }
-            of_link(ours)
+            Told {
+                changes: of_link(ours),
+                soon: self.watched.contains(&name),
+            }
         } else if let Message::DelLink(link) = message {
-            of_link(self.links.remove(&link.header.index))
+            Told {
+                changes: of_link(self.links.remove(&link.header.index)),
+                soon: self.watched.contains(&observe::name_of(link)),
+            }
         } else if matches!(message, Message::NewAddress(_) | Message::DelAddress(_)) {
             // The kernel removes routes with this source without a word.
-            Changes::ALL
+            Changes::ALL.into()
         } else if let Message::NewRoute(route) | Message::DelRoute(route) = message {
-            of_route(route)
+            of_route(route).into()
+        } else if matches!(message, Message::NewRule(_) | Message::DelRule(_)) {
+            Changes {
+                routing: true,
+                ours: false,
+            }
+            .into()
         } else if let Message::NewNeighbour(neighbour) | Message::DelNeighbour(neighbour) = message
         {
             Changes {
@@ -205,8 +267,9 @@ impl Monitor {
                 // Elsewhere they are learnt, and come and go.
                 ours: self.links.contains(&neighbour.header.ifindex),
             }
+            .into()
         } else {
-            Changes::default()
+            Told::default()
         }
     }
 }
