@@ -14,6 +14,7 @@ use agent_sys::bpf::Datapath;
 use agent_sys::maps::MapsError;
 use ebpf_common::network::NetworkKey;
 
+use crate::devices;
 use crate::images;
 use crate::probes;
 use crate::record;
@@ -221,6 +222,18 @@ impl Apply {
             }
             Action::DetachPrograms { ifindex } => {
                 sandbox::detach(sys, &self.datapath, *ifindex);
+                Applied::Later
+            }
+            Action::PutServiceLink { link } => {
+                devices::put_service_link(sys, *link);
+                Applied::Later
+            }
+            Action::AttachDevice {
+                name,
+                ifindex,
+                role,
+            } => {
+                devices::attach(sys, &self.datapath, name, *ifindex, *role);
                 Applied::Later
             }
             Action::PutRoute { route } => {

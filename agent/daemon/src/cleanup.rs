@@ -111,6 +111,7 @@ async fn pods(layout: &Layout, groups: &Groups, netlink: &Netlink, removed: &mut
         found: Mutex::default(),
         asks: Semaphore::new(1),
         boot_id: String::new(),
+        owner: String::new(),
         records: Default::default(),
         events,
     });
@@ -140,6 +141,8 @@ fn unused_settings() -> agent_plan::settings::Settings {
         node_name: String::new(),
         node_ip: std::net::Ipv4Addr::UNSPECIFIED,
         uplink: String::new(),
+        uplinks: Vec::new(),
+        service: Default::default(),
         mtu: 0,
         capacity: Default::default(),
         reserved: Default::default(),

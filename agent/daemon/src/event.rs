@@ -1,8 +1,9 @@
 //! Everything that can happen to a node: the closed set that its loop takes.
 
 use agent_plan::action::Instance;
-use agent_plan::outcome::Outcome;
+use agent_plan::outcome::{LinkRefusal, Outcome};
 use agent_plan::pressure::Measured;
+use agent_plan::settings::Settings;
 use agent_sys::link::Changes;
 use proto::v1;
 use tokio::sync::{mpsc, oneshot};
@@ -78,4 +79,46 @@ impl From<Outcome> for Event {
     fn from(outcome: Outcome) -> Event {
         Event::Outcome(Box::new(outcome))
     }
+}
+
+/// Why the loop ended without being asked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NodeError {
+    /// The signals that ask for an end.
+    #[error("signals: {0}")]
+    Signals(#[from] std::io::Error),
+    /// The programs hold an interface index that is not to be had any more.
+    #[error(
+        "foil0 was removed and another link has its interface index {0}: \
+         the next start loads the programs with another one"
+    )]
+    IndexInUse(u32),
+}
+
+impl NodeError {
+    /// What an outcome leaves no other end than a new start.
+    pub(crate) fn of(outcome: &Outcome, settings: &Settings) -> Option<NodeError> {
+        let taken = Err(LinkRefusal::IndexInUse);
+        let used = matches!(outcome, Outcome::ServiceLink { result } if *result == taken);
+        used.then(|| NodeError::IndexInUse(settings.service.ifindex))
+    }
+}
+
+/// True if the network's plan may go on after it.
+pub(crate) fn of_network(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Link { .. } | Outcome::DeviceAttached { .. } | Outcome::Detached { .. }
+    )
+}
+
+/// What an action or outcome is called. No more of it belongs in a log: specs hold
+/// secrets.
+pub(crate) fn name_of(value: &impl std::fmt::Debug) -> String {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return String::new();
+    }
+    let mut text = format!("{value:?}");
+    text.truncate(text.find(' ').unwrap_or(text.len()));
+    text
 }

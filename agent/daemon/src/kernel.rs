@@ -8,16 +8,31 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_plan::link::{Cidr, Hop, Route, SERVICE_LINK};
+use agent_plan::device;
+use agent_plan::link::{Cidr, Hop, Route, SERVICE_LINK, Shape, role};
 use agent_plan::outcome::Outcome;
 use agent_plan::seen::{Expected, Link, Seen};
-use agent_sys::link::{self, Changes, Monitor};
+use agent_plan::settings::Settings;
+use agent_sys::bpf::{BpfError, Datapath};
+use agent_sys::link::{self, Changes, LinkError, Monitor};
 
+use crate::devices;
 use crate::event::Event;
 use crate::startup::Sys;
 
 /// Before another try when the kernel could not be listened to or asked.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Why the kernel's state is not known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ObserveError {
+    /// Links and routes.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// Programs.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+}
 
 /// Asking the kernel, one question at a time.
 #[derive(Debug, Default)]
@@ -28,16 +43,22 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     /// Asks what there is; while an answer is awaited, once more after it.
-    pub(crate) fn ask(&mut self, sys: &Arc<Sys>, expected: impl FnOnce() -> Expected) {
+    pub(crate) fn ask(
+        &mut self,
+        sys: &Arc<Sys>,
+        datapath: &Arc<Datapath>,
+        expected: impl FnOnce() -> Expected,
+    ) {
         if std::mem::replace(&mut self.asking, true) {
             self.again = true;
             return;
         }
-        let (sys, expected) = (sys.clone(), Box::new(expected()));
+        let (sys, datapath) = (sys.clone(), datapath.clone());
+        let expected = Box::new(expected());
         tokio::spawn(async move {
             let seen = loop {
-                match sys.netlink.observe().await {
-                    Ok(observed) => break seen(&observed, &sys.settings.uplink),
+                match look(&sys, &datapath).await {
+                    Ok(seen) => break seen,
                     Err(error) => tracing::warn!(%error, "cannot observe links"),
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -62,7 +83,7 @@ pub(crate) async fn listen(sys: Arc<Sys>, mut monitor: Monitor) {
             Ok(changes) => sys.tell(Event::Kernel(changes)).await,
             Err(error) => {
                 tracing::error!(%error, "lost notifications of links and routes; subscribing again");
-                monitor = reopened().await;
+                monitor = reopened(&sys).await;
                 // Whatever was missed.
                 let missed = Changes {
                     routing: true,
@@ -74,18 +95,70 @@ pub(crate) async fn listen(sys: Arc<Sys>, mut monitor: Monitor) {
     }
 }
 
-async fn reopened() -> Monitor {
+/// Subscribes; changes of the node's own devices are told without delay.
+pub(crate) fn monitor(settings: &Settings) -> Result<Monitor, LinkError> {
+    let mut monitor = Monitor::open()?;
+    monitor.watch(device::names(settings).map(str::to_owned));
+    Ok(monitor)
+}
+
+async fn reopened(sys: &Sys) -> Monitor {
     loop {
         tokio::time::sleep(PAUSE).await;
-        match Monitor::open() {
+        match monitor(&sys.settings) {
             Ok(monitor) => return monitor,
             Err(error) => tracing::error!(%error, "cannot open an rtnetlink socket"),
         }
     }
 }
 
+/// Asks the kernel once.
+async fn look(sys: &Sys, datapath: &Datapath) -> Result<Seen, ObserveError> {
+    let observed = sys.netlink.observe().await?;
+    let addresses = sys.netlink.addresses().await?;
+    seen(&observed, &addresses, &sys.settings, datapath)
+}
+
+/// The devices of the node, as far as they are there.
+fn devices(
+    observed: &link::Observed,
+    settings: &Settings,
+    datapath: &Datapath,
+) -> Result<BTreeMap<String, Shape>, ObserveError> {
+    let all = || observed.links.iter().chain(&observed.others);
+    let mut shapes = BTreeMap::new();
+    for name in device::names(settings) {
+        let Some(link) = all().find(|link| link.name == name) else {
+            continue;
+        };
+        let mut others = observed.links.iter();
+        let paired = others.any(|other| {
+            other.up && Some(other.index) == link.peer_index && other.peer_index == Some(link.index)
+        });
+        let role = devices::role_of(role(name));
+        let shape = Shape {
+            ifindex: link.index,
+            up: link.up,
+            mac: link.mac,
+            paired,
+            attached: datapath.is_attached(link.index, role)?,
+        };
+        shapes.insert(name.to_owned(), shape);
+    }
+    Ok(shapes)
+}
+
 /// As the plans have it.
-pub(crate) fn seen(observed: &link::Observed, uplink: &str) -> Seen {
+///
+/// # Errors
+/// When the pinned links of programs cannot be opened.
+pub(crate) fn seen(
+    observed: &link::Observed,
+    addresses: &[IpAddr],
+    settings: &Settings,
+    datapath: &Datapath,
+) -> Result<Seen, ObserveError> {
+    let uplink = settings.uplink.as_str();
     let mut links: BTreeMap<String, Link> = observed
         .links
         .iter()
@@ -110,7 +183,9 @@ pub(crate) fn seen(observed: &link::Observed, uplink: &str) -> Seen {
         };
         let hop = match &route.hop {
             link::Hop::Unreachable => Hop::Unreachable,
-            link::Hop::Link { name, via, source } if name == SERVICE_LINK || name == uplink => {
+            link::Hop::Link { name, via, source }
+                if [SERVICE_LINK, uplink].contains(&name.as_str()) =>
+            {
                 Hop::Link {
                     name: name.clone(),
                     via: v4(*via),
@@ -118,9 +193,9 @@ pub(crate) fn seen(observed: &link::Observed, uplink: &str) -> Seen {
                 }
             }
             // Pods' routes come and go with their links.
-            link::Hop::Link { name, .. } => {
+            link::Hop::Link { name, source, .. } => {
                 if let Some(link) = links.get_mut(name).filter(|_| bits == 32) {
-                    link.routed.push(address);
+                    link.routed.push((address, v4(*source)));
                 }
                 continue;
             }
@@ -134,5 +209,10 @@ pub(crate) fn seen(observed: &link::Observed, uplink: &str) -> Seen {
             link.neighbours.push((address, neighbour.mac));
         }
     }
-    Seen { links, routes }
+    Ok(Seen {
+        links,
+        routes,
+        devices: devices(observed, settings, datapath)?,
+        without_address: !addresses.contains(&settings.node_ip.into()),
+    })
 }

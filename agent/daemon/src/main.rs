@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alone;
 mod answer;
 mod apply;
 mod attach;
@@ -13,6 +14,7 @@ mod check;
 mod cleanup;
 mod clock;
 mod config;
+mod devices;
 mod drops;
 mod event;
 mod exec;
@@ -52,7 +54,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_sys::link::Monitor;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use proto::v1;
@@ -178,7 +179,7 @@ async fn check(path: &Path, config: &Config) -> anyhow::Result<()> {
 }
 
 async fn clean(config: &Config) -> anyhow::Result<()> {
-    let _alone = startup::alone(config).await?;
+    let _alone = alone::in_folders(config).await?;
     let removed = cleanup::run(config).await;
     for what in &removed.done {
         tracing::info!("removed {what}");
@@ -197,12 +198,12 @@ async fn clean(config: &Config) -> anyhow::Result<()> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(?config, "configuration");
     startup::in_memory(&config)?;
-    let _alone = startup::alone(&config).await?;
+    let _alone = alone::in_folders(&config).await?;
     let (events, queue) = mpsc::channel(EVENTS);
     let (sys, datapath) = startup::open(&config, events)
         .await
         .context("foil-agent cannot start")?;
-    let monitor = Monitor::open().context("open an rtnetlink socket")?;
+    let monitor = kernel::monitor(&sys.settings).context("open an rtnetlink socket")?;
     let now = clock::moment();
     let found = observe::observe(&sys, &datapath, now)
         .await
@@ -242,7 +243,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         ended = run => {
             record::flush(&sys).await;
-            ended.context("event loop")?.context("signals")
+            Ok(ended.context("event loop")??)
         }
         refused = speak => refused.context("connection to the control plane")?,
     }

@@ -13,7 +13,7 @@ use agent_plan::action::{Action, Problem};
 use agent_plan::outcome::Outcome;
 use agent_plan::time::{Moment, Monotonic};
 use agent_plan::world::Observed;
-use agent_plan::{event as notes, pod, route, status, stray};
+use agent_plan::{device, event as notes, pod, route, status, stray};
 use proto::v1;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use crate::answer;
 use crate::apply::{Applied, Apply, WriteError};
 use crate::clock;
-use crate::event::Event;
+use crate::event::{Event, NodeError, name_of, of_network};
 use crate::failpoint;
 use crate::flows;
 use crate::health::Health;
@@ -72,6 +72,7 @@ pub(crate) struct Node {
     flows_due: Monotonic,
     problems: BTreeSet<Problem>,
     full: bool,
+    failed: Option<NodeError>,
 }
 
 impl Node {
@@ -115,14 +116,15 @@ impl Node {
             flows_due: now + flows::PASS_MS,
             problems: BTreeSet::new(),
             full: false,
+            failed: None,
         }
     }
 
     /// Runs until the agent is asked to end; pods run on.
-    pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) -> std::io::Result<()> {
+    pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) -> Result<(), NodeError> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        loop {
+        while self.failed.is_none() {
             self.settle();
             let pause = self.pause(clock::monotonic());
             tokio::select! {
@@ -143,7 +145,7 @@ impl Node {
         }
         self.pushed.save_now();
         tracing::info!("shutting down; pods keep running");
-        Ok(())
+        self.failed.map_or(Ok(()), Err)
     }
 
     /// Until something becomes due.
@@ -183,8 +185,7 @@ impl Node {
                     self.bump();
                 }
                 if changes.ours {
-                    self.kernel
-                        .ask(&self.apply.sys, || self.observed.expected());
+                    self.ask_kernel();
                 }
             }
             Event::Measured(measured) => {
@@ -262,7 +263,10 @@ impl Node {
             self.network = true;
         }
         let seen = matches!(outcome, Outcome::Seen { .. });
-        self.network |= seen || matches!(outcome, Outcome::Link { .. });
+        let service_link = matches!(outcome, Outcome::ServiceLink { .. });
+        let error = NodeError::of(&outcome, &self.apply.sys.settings);
+        self.failed = self.failed.take().or(error);
+        self.network |= seen || service_link || of_network(&outcome);
         if matches!(outcome, Outcome::LinkDeleted { .. } | Outcome::Part { .. }) {
             self.network = self.network || !self.observed.strays.is_empty();
         }
@@ -272,10 +276,19 @@ impl Node {
         if seen {
             self.pods.extend(self.observed.unlinked());
             if self.kernel.answered() {
-                self.kernel
-                    .ask(&self.apply.sys, || self.observed.expected());
+                self.ask_kernel();
             }
         }
+        if service_link {
+            // It may be gone again, which was not believed while it was being made.
+            self.ask_kernel();
+        }
+    }
+
+    /// Asks what the kernel has of ours.
+    fn ask_kernel(&mut self) {
+        let Apply { sys, datapath } = &self.apply;
+        self.kernel.ask(sys, datapath, || self.observed.expected());
     }
 
     /// Brings the node to what is wanted, as far as it can be without waiting.
@@ -325,6 +338,7 @@ impl Node {
         let settings = &self.apply.sys.settings;
         let (mut actions, problems) =
             route::plan(&self.pushed.desired, &self.observed.network, settings, now);
+        actions.extend(device::plan(&self.observed.network, settings, now));
         actions.extend(stray::plan(&self.pushed.desired, &self.observed, now));
         self.complain(problems);
         for action in actions {
@@ -338,7 +352,8 @@ impl Node {
             .chain(self.observed.network.dead.values());
         let stray_wake = strays.filter_map(agent_plan::step::Step::wake).min();
         // What failed and is not wanted any more is not tried again.
-        self.network_wake = [route::wake(&self.observed.network), stray_wake]
+        let network = &self.observed.network;
+        self.network_wake = [route::wake(network), device::wake(network), stray_wake]
             .into_iter()
             .flatten()
             .filter(|at| *at > now)
@@ -484,15 +499,4 @@ impl Node {
             self.report.ack(ack);
         }
     }
-}
-
-/// What an action or outcome is called. No more of it belongs in a log: specs hold
-/// secrets.
-fn name_of(value: &impl std::fmt::Debug) -> String {
-    if !tracing::enabled!(tracing::Level::DEBUG) {
-        return String::new();
-    }
-    let mut text = format!("{value:?}");
-    text.truncate(text.find(' ').unwrap_or(text.len()));
-    text
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use agent_plan::device;
 use agent_plan::link::{self, Cidr, SERVICE_LINK};
 use agent_plan::record as plan_record;
 use agent_plan::step::Step;
@@ -41,6 +42,9 @@ pub(crate) enum ObserveError {
     /// Programs.
     #[error(transparent)]
     Bpf(#[from] agent_sys::bpf::BpfError),
+    /// Devices of the node.
+    #[error(transparent)]
+    Kernel(#[from] kernel::ObserveError),
     /// What was last pushed.
     #[error(transparent)]
     Pushed(#[from] StateError),
@@ -120,7 +124,12 @@ pub(crate) async fn observe(
         found.revision = 0;
     }
     strays(sys, &mut found.observed, &links, &groups);
-    found.observed.network.routes = kernel::seen(&links, &sys.settings.uplink).routes;
+    let addresses = sys.netlink.addresses().await?;
+    let seen = kernel::seen(&links, &addresses, &sys.settings, datapath)?;
+    let network = &mut found.observed.network;
+    network.routes = seen.routes;
+    network.without_address = seen.without_address;
+    network.devices = device::found(&seen.devices, &sys.settings);
     maps(&mut found.observed, datapath)?;
     Ok(found)
 }

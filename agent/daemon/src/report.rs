@@ -77,16 +77,19 @@ impl Report {
         self.gone.remove(uid);
     }
 
-    /// An event about a pod.
+    /// An event about a pod, or about the node and its network.
     pub(crate) fn event(&mut self, note: Note, now: Wall) {
-        let pod = format!("{}/{}", note.namespace, note.name);
+        let object = match note.namespace.as_str() {
+            "" => format!("{} {}", note.kind, note.name),
+            namespace => format!("{} {namespace}/{}", note.kind, note.name),
+        };
         if note.warning {
-            tracing::warn!(pod, reason = note.reason, "{}", note.message);
+            tracing::warn!(object, reason = note.reason, "{}", note.message);
         } else {
-            tracing::info!(pod, reason = note.reason, "{}", note.message);
+            tracing::info!(object, reason = note.reason, "{}", note.message);
         }
         self.push(v1::NodeEvent {
-            kind: "Pod".into(),
+            kind: note.kind.into(),
             namespace: note.namespace,
             name: note.name,
             uid: note.uid,
@@ -211,6 +214,7 @@ mod tests {
 
     fn note(message: String) -> Note {
         Note {
+            kind: "Pod",
             uid: "u".into(),
             namespace: "n".into(),
             name: "p".into(),

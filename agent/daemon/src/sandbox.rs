@@ -60,7 +60,7 @@ pub(crate) fn create_link(sys: &Arc<Sys>, uid: &str, link: &PodLink) {
         pod_mac: link.pod_mac,
         mtu: link.mtu,
         addresses: vec![link.address],
-        node_ip: Some(link.node_ip),
+        node_ip: link.node_ip,
         netns: sys.layout.namespace(&uid).join("net"),
     };
     tokio::spawn(async move {
@@ -71,6 +71,9 @@ pub(crate) fn create_link(sys: &Arc<Sys>, uid: &str, link: &PodLink) {
                 // Half of it is there: of a crash, or because another one changed it.
                 match sys.netlink.repair_pod_link(&wanted).await {
                     Ok(index) => Ok(index),
+                    // The link is not at fault: the node's address may be gone. Without the
+                    // link the pod would lose its connections.
+                    Err(error @ link::LinkError::Route { .. }) => Err(error),
                     Err(error) => {
                         tracing::debug!(link = wanted.name, %error, "not to be repaired");
                         match sys.netlink.delete_link(&wanted.name).await {

@@ -9,9 +9,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use agent_plan::link::SERVICE_LINK;
 use agent_plan::settings::{Resources, Settings};
 use agent_sys::bpf::{BpfError, Config as BpfConfig, Datapath, NodeFacts, Role};
 use agent_sys::cgroup::{GroupError, Groups};
@@ -23,9 +21,13 @@ use agent_sys::resources;
 use agent_sys::state::{Layout, StateError};
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::alone::{self, AloneError};
 use crate::config::{Config, SwapBehavior};
 use crate::event::Event;
 use crate::record_queue::Queue;
+
+/// The file that is written to see that the disk takes it.
+pub(crate) const DISK_CHECK: &str = ".space";
 
 /// Free space that the disk must have for the agent to start, bytes.
 const SPACE: usize = 1 << 20;
@@ -61,14 +63,9 @@ pub(crate) enum StartError {
         /// Why.
         source: std::io::Error,
     },
-    /// Another agent works with the same folders.
-    #[error("another foil-agent is using {path}: {source}")]
-    NotAlone {
-        /// The folder.
-        path: PathBuf,
-        /// What the lock says.
-        source: std::fs::TryLockError,
-    },
+    /// Another agent works with the same folders, or in the same network namespace.
+    #[error(transparent)]
+    NotAlone(#[from] AloneError),
     /// Cgroups.
     #[error(transparent)]
     Cgroup(#[from] GroupError),
@@ -132,6 +129,8 @@ pub(crate) struct Sys {
     pub(crate) found: Mutex<HashMap<String, Arc<Image>>>,
     /// Which boot monotonic times count from.
     pub(crate) boot_id: String,
+    /// Whose `foil0` is, as its alias says.
+    pub(crate) owner: String,
     /// So many shims are asked at a time what they have.
     pub(crate) asks: Semaphore,
     /// Pods' records on their way to the disk.
@@ -184,14 +183,8 @@ pub(crate) fn program(
     Ok(path)
 }
 
-/// How long an agent that was killed may take to be gone: the kernel closes its files,
-/// and with them the lock, only after its memory and its BPF handles.
-const LAST_BREATH: Duration = Duration::from_secs(3);
-/// How often that is looked at.
-const BREATH: Duration = Duration::from_millis(20);
-
-/// Makes sure that what must not reach a disk is in memory. Before [`alone`], whose lock
-/// is there too.
+/// Makes sure that what must not reach a disk is in memory. Before the lock
+/// is taken, which is there too.
 pub(crate) fn in_memory(config: &Config) -> Result<(), StartError> {
     agent_sys::state::create_folder(&config.run)?;
     if agent_sys::tmpfs::keep_in_memory(&config.run)? {
@@ -200,37 +193,9 @@ pub(crate) fn in_memory(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Makes sure that no other agent works with the same folders, for as long as the
-/// returned file is open. One that was just killed is waited for.
-pub(crate) async fn alone(config: &Config) -> Result<std::fs::File, StartError> {
-    agent_sys::state::create_folder(&config.run)?;
-    let path = config.run.join("lock");
-    let disk = |source| StartError::Disk {
-        path: path.clone(),
-        source,
-    };
-    let file = std::fs::File::create(&path).map_err(disk)?;
-    let mut waited = Duration::ZERO;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(std::fs::TryLockError::WouldBlock) if waited < LAST_BREATH => {
-                tokio::time::sleep(BREATH).await;
-                waited += BREATH;
-            }
-            Err(source) => {
-                return Err(StartError::NotAlone {
-                    path: config.run.clone(),
-                    source,
-                });
-            }
-        }
-    }
-}
-
 /// The disk takes what we will write.
 fn check_disk(folder: &Path) -> Result<(), StartError> {
-    let path = folder.join(".space");
+    let path = folder.join(DISK_CHECK);
     let written = std::fs::File::create(&path).and_then(|mut file| {
         file.write_all(&vec![b'x'; SPACE])
             .and_then(|()| file.sync_all())
@@ -316,6 +281,7 @@ pub(crate) async fn open(
     drop(tokio::task::spawn_blocking(|| {
         image::Reference::parse("busybox").is_ok()
     }));
+    alone::in_namespace(&netlink, &config.run).await?;
     set_sysctl("net/ipv4/ip_forward", "1")?;
 
     let (uplinks, node_ip) = addresses(&netlink, config).await?;
@@ -323,10 +289,14 @@ pub(crate) async fn open(
         uplink: String::new(),
     })?;
     let (capacity, reserved) = capacity(config)?;
+    let owner = alone::owner(&config.run);
+    let service = alone::service_link(&netlink, first.mtu, &owner, None).await?;
     let settings = Settings {
         node_name: config.node_name.clone(),
         node_ip,
         uplink: first.name.clone(),
+        uplinks: uplinks.iter().map(|u| u.name.clone()).collect(),
+        service,
         mtu: first.mtu,
         capacity,
         reserved,
@@ -349,9 +319,8 @@ pub(crate) async fn open(
     if let Err(error) = groups.create_parent(&agent_plan::cgroup::parent(&settings)) {
         tracing::error!(%error, "cannot limit pods to the node's allocatable resources");
     }
-    let service_device = service_device(&netlink, settings.mtu).await?;
-    let datapath = open_datapath(object, config, node_ip, service_device)?;
-    datapath.attach(service_device.0, Role::Service)?;
+    let datapath = open_datapath(object, config, node_ip, (service.ifindex, service.mac))?;
+    datapath.attach(service.ifindex, Role::Service)?;
     for uplink in &uplinks {
         datapath.attach(uplink.index, Role::Uplink)?;
     }
@@ -380,31 +349,11 @@ pub(crate) async fn open(
         found,
         asks: Semaphore::new(ASKS),
         boot_id,
+        owner,
         records: Queue::default(),
         events,
     };
     Ok((Arc::new(sys), datapath))
-}
-
-/// The link that service addresses are routed to: made once, before the programs
-/// are loaded, which hold its number and Ethernet address as constants.
-async fn service_device(netlink: &Netlink, mtu: u32) -> Result<(u32, [u8; 6]), StartError> {
-    let find = |observed: agent_sys::link::Observed| {
-        observed
-            .links
-            .into_iter()
-            .find(|l| l.name == SERVICE_LINK && l.up)
-            .map(|l| (l.index, l.mac))
-    };
-    if let Some(device) = find(netlink.observe().await?) {
-        return Ok(device);
-    }
-    netlink.delete_link(SERVICE_LINK).await?;
-    netlink.add_service_link(SERVICE_LINK, mtu).await?;
-    let missing = || LinkError::NoLink {
-        name: SERVICE_LINK.into(),
-    };
-    Ok(find(netlink.observe().await?).ok_or_else(missing)?)
 }
 
 fn open_datapath(
@@ -424,35 +373,4 @@ fn open_datapath(
         flow_entries: config.flow_entries,
         node,
     })?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A killed agent keeps its lock for a moment; its successor must not give up on it.
-    #[tokio::test]
-    async fn waits_for_one_that_is_on_its_way_out_and_refuses_one_that_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let text = format!(
-            "node_name = \"n1\"\ncontrol = \"https://172.31.0.1:7443\"\nrun = {:?}\n",
-            folder.path()
-        );
-        let config = crate::config::parse(&text).unwrap();
-        let first = alone(&config).await.unwrap();
-        let (freed, second) = tokio::join!(
-            async {
-                tokio::time::sleep(5 * BREATH).await;
-                drop(first);
-            },
-            alone(&config)
-        );
-        let () = freed;
-        let _second = second.unwrap();
-        let refused = alone(&config).await;
-        assert!(
-            matches!(refused, Err(StartError::NotAlone { .. })),
-            "{refused:?}"
-        );
-    }
 }

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use proto::v1;
 
 use crate::endpoint::Endpoint;
-use crate::link::{Cidr, PodLink, Route};
+use crate::link::{Cidr, PodLink, Role, Route};
 use crate::maps::{Backend, Frontend, FrontendKey};
 use crate::probe;
 use crate::restart::Backoff;
+use crate::settings::ServiceLink;
 use crate::time::{Monotonic, Wall};
 use crate::user::User;
 use crate::volume::Mount;
@@ -303,6 +304,20 @@ pub enum Action {
     DetachPrograms {
         /// The interface.
         ifindex: u32,
+    },
+    /// Make `foil0`, or make it whole, with the index that it had.
+    PutServiceLink {
+        /// All of it.
+        link: ServiceLink,
+    },
+    /// Attach the programs to a device of the node.
+    AttachDevice {
+        /// Its name.
+        name: String,
+        /// Its index.
+        ifindex: u32,
+        /// What it is.
+        role: Role,
     },
     /// Add the route, or change the one to the same destination.
     PutRoute {

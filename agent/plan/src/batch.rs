@@ -97,7 +97,9 @@ impl Sorted {
             | Action::PutRoute { .. }
             | Action::DeleteRoute { .. }
             | Action::PutNetwork { .. }
-            | Action::DeleteNetwork { .. } => self.others.push(action),
+            | Action::DeleteNetwork { .. }
+            | Action::PutServiceLink { .. }
+            | Action::AttachDevice { .. } => self.others.push(action),
         }
     }
 

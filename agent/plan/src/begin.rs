@@ -8,6 +8,7 @@ use proto::v1;
 
 use crate::action::{Action, HookKind, Instance};
 use crate::image;
+use crate::link::SERVICE_LINK;
 use crate::restart::Backoff;
 use crate::settings::Settings;
 use crate::world::{
@@ -229,6 +230,16 @@ impl Observed {
             Action::DetachPrograms { ifindex } => {
                 if let Some(step) = self.network.dead.get_mut(ifindex) {
                     step.start();
+                }
+            }
+            Action::PutServiceLink { .. } => {
+                if let Some(device) = self.network.devices.get_mut(SERVICE_LINK) {
+                    device.link.start();
+                }
+            }
+            Action::AttachDevice { name, .. } => {
+                if let Some(device) = self.network.devices.get_mut(name) {
+                    device.programs.start();
                 }
             }
             Action::PutRoute { route } | Action::DeleteRoute { route } => {

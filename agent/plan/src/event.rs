@@ -7,17 +7,20 @@ use proto::v1;
 use crate::action::{Action, HookKind, Instance};
 use crate::outcome::{ImageFailure, Part, Refusal};
 use crate::probe::Kind;
+use crate::settings::Settings;
 use crate::step::Step;
 use crate::world::{ImageReason, Observed, Why};
 
 /// An event without its time, which the daemon adds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
-    /// uid of the pod.
+    /// "Pod" or "Node".
+    pub kind: &'static str,
+    /// uid of the pod; of a node its name, as kubelet does it.
     pub uid: String,
-    /// Namespace of the pod.
+    /// Namespace of the pod; a node has none.
     pub namespace: String,
-    /// Name of the pod.
+    /// Name of the pod or node.
     pub name: String,
     /// "spec.containers{name}", or empty for the pod itself.
     pub field_path: String,
@@ -31,9 +34,23 @@ pub struct Note {
 
 fn of_pod(pod: &v1::PodSpec, warning: bool, reason: &'static str, message: String) -> Note {
     Note {
+        kind: "Pod",
         uid: pod.uid.clone(),
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
+        field_path: String::new(),
+        warning,
+        reason,
+        message,
+    }
+}
+
+fn of_node(settings: &Settings, warning: bool, reason: &'static str, message: String) -> Note {
+    Note {
+        kind: "Node",
+        uid: settings.node_name.clone(),
+        namespace: String::new(),
+        name: settings.node_name.clone(),
         field_path: String::new(),
         warning,
         reason,
@@ -312,4 +329,34 @@ pub fn probe_kills(pod: &v1::PodSpec, container: &v1::ContainerSpec, kind: Kind)
         kind.name().to_lowercase()
     );
     of(pod, container, false, "Killing", message)
+}
+
+/// A device of the node is gone, or is another one.
+pub fn device_lost(settings: &Settings, device: &str) -> Note {
+    let message = format!("network device {device} was removed or replaced");
+    of_node(settings, true, "NetworkDeviceLost", message)
+}
+
+/// A device of the node could not be made whole.
+pub fn device_failed(settings: &Settings, device: &str, error: &str) -> Note {
+    let message = format!("network device {device} is not in use: {error}");
+    of_node(settings, true, "NetworkDeviceFailed", message)
+}
+
+/// A device of the node is in use again.
+pub fn device_back(settings: &Settings, device: &str) -> Note {
+    let message = format!("network device {device} is in use again");
+    of_node(settings, false, "NetworkDeviceRestored", message)
+}
+
+/// The node's address is gone, or there again.
+pub fn address_changed(settings: &Settings, there: bool) -> Note {
+    let address = settings.node_ip;
+    if there {
+        let message = format!("a link has the node's address {address} again");
+        of_node(settings, false, "NodeAddressRestored", message)
+    } else {
+        let message = format!("no link has the node's address {address}");
+        of_node(settings, true, "NodeAddressLost", message)
+    }
 }

@@ -6,7 +6,7 @@
 //! `container`, `init`, `restart`, `image`, `probe`, `probing`, `contact`, `lost`, its
 //! end in `ending` and `kill`, then `create` with
 //! `capability` and `mount`, `user`, `volume`, `cgroup`, `route`, `service` with
-//! `batch`; `begin`, `outcome` and `take` take in what came of it, `seen` what others
+//! `batch`, `device`; `begin`, `outcome` and `take` take in what came of it, `seen` what others
 //! did, `status` and `event` say so, `pressure` speaks of the node, `record` and
 //! `reboot` remember it (`withhold`: not on a disk). Values depend on no plan, plans on
 //! values, `world` and `action`. The daemon plans by parts (a pod, a service, the network) what has
@@ -22,6 +22,7 @@ pub mod cgroup;
 pub mod contact;
 pub mod container;
 pub mod create;
+pub mod device;
 pub mod ending;
 pub mod endpoint;
 pub mod event;
@@ -74,6 +75,7 @@ pub fn plan(
 ) -> (Vec<Action>, Vec<Problem>) {
     let (mut actions, mut problems) =
         route::plan(desired, &observed.network, settings, now.monotonic);
+    actions.extend(device::plan(&observed.network, settings, now.monotonic));
     actions.extend(stray::plan(desired, observed, now.monotonic));
     for service in desired.services.values() {
         let (more, bad) = service::plan(service.id, Some(service), &observed.maps);

@@ -29,8 +29,9 @@ pub struct PodLink {
     pub mtu: u32,
     /// The pod's address.
     pub address: Ipv4Addr,
-    /// Source of the node's own packets to the pod.
-    pub node_ip: Ipv4Addr,
+    /// Source of the node's own packets to the pod; none: while no link has that address, as
+    /// the kernel refuses routes with another's source.
+    pub node_ip: Option<Ipv4Addr>,
 }
 
 /// Name of the host's end of a pod's link: 14 of the 15 bytes that the kernel allows.
@@ -58,14 +59,14 @@ pub fn host_mac(address: Ipv4Addr) -> [u8; 6] {
 }
 
 /// The link of a pod with an address of its own.
-pub fn pod(uid: &str, address: Ipv4Addr, settings: &Settings) -> PodLink {
+pub fn pod(uid: &str, address: Ipv4Addr, network: &Network, settings: &Settings) -> PodLink {
     PodLink {
         name: name(uid),
         host_mac: host_mac(address),
         pod_mac: pod_mac(address),
         mtu: settings.mtu,
         address,
-        node_ip: settings.node_ip,
+        node_ip: network.source(settings),
     }
 }
 
@@ -112,6 +113,54 @@ pub enum Hop {
     Unreachable,
 }
 
+/// What a device is to the data plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `foil0`.
+    Service,
+    /// Leads to other nodes.
+    Uplink,
+}
+
+/// The role of a device of this name.
+pub fn role(name: &str) -> Role {
+    if name == SERVICE_LINK {
+        Role::Service
+    } else {
+        Role::Uplink
+    }
+}
+
+/// A device of the node, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Device {
+    /// Interface index; none: it is not there.
+    pub ifindex: Option<u32>,
+    /// The link itself: ready if it is there and as it shall be. Only that of `foil0` is made.
+    pub link: Step,
+    /// The programs on it.
+    pub programs: Step,
+}
+
+/// A device as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Shape {
+    /// Interface index.
+    pub ifindex: u32,
+    /// It is up.
+    pub up: bool,
+    /// Ethernet address.
+    pub mac: [u8; 6],
+    /// It is a pair, of which the other side is in the same namespace and up.
+    pub paired: bool,
+    /// All programs of its role are attached.
+    pub attached: bool,
+}
+
+/// What was taken for granted of a device when the kernel was asked: its index, and how far its
+/// link was.
+pub(crate) type Granted = (Option<u32>, Step);
+
 /// Links and routes of the node itself, as they are.
 #[derive(Debug, Clone, Default)]
 pub struct Network {
@@ -125,6 +174,25 @@ pub struct Network {
     pub dead: BTreeMap<u32, Step>,
     /// Routes that an action is at, or that failed.
     pub pending: BTreeMap<Cidr, Step>,
+    /// `foil0` and the uplinks, by name.
+    pub devices: BTreeMap<String, Device>,
+    /// No link has the node's address, which may come back.
+    pub without_address: bool,
+}
+
+impl Network {
+    /// What is taken for granted of the devices now.
+    pub(crate) fn granted(&self) -> BTreeMap<String, Granted> {
+        let devices = self.devices.iter();
+        devices
+            .map(|(name, device)| (name.clone(), (device.ifindex, device.link.clone())))
+            .collect()
+    }
+
+    /// Source address for routes to pods, if the kernel takes one.
+    pub fn source(&self, settings: &Settings) -> Option<Ipv4Addr> {
+        (!self.without_address).then_some(settings.node_ip)
+    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,12 @@
 //!
 //! Called by `take.rs`.
 
+use crate::device;
 use crate::event::{self, Note};
-use crate::link::Route;
+use crate::link::{Route, SERVICE_LINK};
+use crate::outcome::LinkRefusal;
 use crate::seen::{Expected, Seen};
+use crate::settings::Settings;
 use crate::step::Step;
 use crate::time::Monotonic;
 use crate::world::Observed;
@@ -75,9 +78,64 @@ impl Observed {
     }
 
     /// The kernel was asked what there is.
-    pub(crate) fn seen(&mut self, expected: &Expected, seen: Seen, now: Monotonic) -> Vec<Note> {
-        let broken = self.compare(expected, seen, now);
+    pub(crate) fn seen(
+        &mut self,
+        expected: &Expected,
+        seen: Seen,
+        settings: &Settings,
+        now: Monotonic,
+    ) -> Vec<Note> {
+        let devices = &seen.devices;
+        let mut notes = device::compare(&mut self.network, &expected.devices, devices, settings);
+        if seen.without_address != self.network.without_address {
+            self.network.without_address = seen.without_address;
+            notes.push(event::address_changed(settings, !seen.without_address));
+        }
+        let broken = self.compare(expected, seen, settings, now);
         let pods = broken.iter().filter_map(|uid| self.pods.get(uid));
-        pods.map(|pod| event::link_changed(&pod.spec)).collect()
+        notes.extend(pods.map(|pod| event::link_changed(&pod.spec)));
+        notes
+    }
+
+    /// `foil0` was made whole, or not.
+    pub(crate) fn service_link_put(
+        &mut self,
+        result: Result<(), LinkRefusal>,
+        settings: &Settings,
+        now: Monotonic,
+    ) -> Option<Note> {
+        let device = self.network.devices.get_mut(SERVICE_LINK)?;
+        let result = result.map_err(|refusal| match refusal {
+            LinkRefusal::IndexInUse => "another link has its interface index".to_owned(),
+            LinkRefusal::Refused(message) => message,
+        });
+        let note = result.as_ref().err();
+        let note = note.map(|message| event::device_failed(settings, SERVICE_LINK, message));
+        if result.is_ok() {
+            device.ifindex = Some(settings.service.ifindex);
+            // Of the one before, if it is another one.
+            device.programs.touch();
+        }
+        device.link.end(result, now);
+        note
+    }
+
+    /// The programs were attached to a device, or not.
+    pub(crate) fn device_attached(
+        &mut self,
+        name: &str,
+        result: Result<(), String>,
+        settings: &Settings,
+        now: Monotonic,
+    ) -> Option<Note> {
+        let device = self.network.devices.get_mut(name)?;
+        let failed = result.as_ref().err().cloned();
+        device.programs.end(result, now);
+        match failed {
+            // Attached to the device before this one, or the device is gone.
+            _ if device.programs == Step::Absent => None,
+            Some(message) => Some(event::device_failed(settings, name, &message)),
+            None => Some(event::device_back(settings, name)),
+        }
     }
 }

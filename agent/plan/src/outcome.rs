@@ -53,6 +53,16 @@ pub enum Refusal {
     Begun(String),
 }
 
+/// Why `foil0` was not made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkRefusal {
+    /// Another link has its interface index, which the programs hold: they have to be loaded
+    /// again, which a start of the agent does.
+    IndexInUse,
+    /// The kernel refused, in words.
+    Refused(String),
+}
+
 /// What came of asking a shim what it has.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
@@ -205,6 +215,18 @@ pub enum Outcome {
         /// Why it could not be, in words.
         result: Result<(), String>,
     },
+    /// `foil0` was made whole.
+    ServiceLink {
+        /// Why it could not be.
+        result: Result<(), LinkRefusal>,
+    },
+    /// The programs were attached to a device of the node.
+    DeviceAttached {
+        /// Its name.
+        name: String,
+        /// Why they could not be, in words.
+        result: Result<(), String>,
+    },
     /// A link that no pod has was deleted.
     LinkDeleted {
         /// Its name.
@@ -252,6 +274,8 @@ impl Outcome {
             | Outcome::Probed { instance, .. } => Some(&instance.uid),
             Outcome::Route { .. }
             | Outcome::LinkDeleted { .. }
+            | Outcome::ServiceLink { .. }
+            | Outcome::DeviceAttached { .. }
             | Outcome::Seen { .. }
             | Outcome::Detached { .. }
             | Outcome::Written { .. } => None,

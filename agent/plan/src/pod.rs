@@ -223,7 +223,7 @@ fn network(
         return false;
     }
     if pod.link.due(now) {
-        let link = link::pod(&pod.spec.uid, address, settings);
+        let link = link::pod(&pod.spec.uid, address, &observed.network, settings);
         steps.actions.push(Action::CreateLink { uid: uid(), link });
         return false;
     }

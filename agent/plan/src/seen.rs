@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use crate::link::{self, Cidr, Route};
+use crate::link::{self, Cidr, Granted, Route, Shape};
+use crate::settings::Settings;
 use crate::step::Step;
 use crate::time::Monotonic;
 use crate::world::{Observed, Pod};
@@ -20,6 +21,8 @@ pub struct Expected {
     pub links: BTreeMap<String, u32>,
     /// Routes with our protocol number that belong to no pod.
     pub routes: BTreeMap<Cidr, Route>,
+    /// Devices of the node.
+    pub(crate) devices: BTreeMap<String, Granted>,
 }
 
 /// A link with our mark.
@@ -29,8 +32,8 @@ pub struct Link {
     pub ifindex: u32,
     /// It is up.
     pub up: bool,
-    /// Addresses that are routed over it.
-    pub routed: Vec<Ipv4Addr>,
+    /// Addresses that are routed over it, and the source of the node's own packets there.
+    pub routed: Vec<(Ipv4Addr, Option<Ipv4Addr>)>,
     /// Permanent neighbours on it.
     pub neighbours: Vec<(Ipv4Addr, [u8; 6])>,
 }
@@ -42,6 +45,10 @@ pub struct Seen {
     pub links: BTreeMap<String, Link>,
     /// Routes that belong to no pod.
     pub routes: BTreeMap<Cidr, Route>,
+    /// Devices of the node, by name.
+    pub devices: BTreeMap<String, Shape>,
+    /// No link has the node's address.
+    pub without_address: bool,
 }
 
 impl Observed {
@@ -55,6 +62,7 @@ impl Observed {
         Expected {
             links: links.collect(),
             routes: self.network.routes.clone(),
+            devices: self.network.granted(),
         }
     }
 
@@ -70,8 +78,10 @@ impl Observed {
         &mut self,
         expected: &Expected,
         seen: Seen,
+        settings: &Settings,
         now: Monotonic,
     ) -> Vec<String> {
+        let source = self.network.source(settings);
         let mut broken = Vec::new();
         for (uid, ifindex) in &expected.links {
             let Some(pod) = self.pods.get_mut(uid) else {
@@ -83,7 +93,7 @@ impl Observed {
             }
             let found = seen.links.get(&link::name(uid));
             match found.filter(|l| l.ifindex == *ifindex) {
-                Some(link) if whole(pod, link) => continue,
+                Some(link) if whole(pod, link, source) => continue,
                 // Still the same one: it is repaired.
                 Some(_) => {}
                 None => {
@@ -124,11 +134,14 @@ fn kept(pod: &Pod) -> bool {
     pod.link == Step::Ready && pod.teardown.sandbox == Step::Absent
 }
 
-fn whole(pod: &Pod, link: &Link) -> bool {
+/// `source`: that the route to it shall have; none: any.
+fn whole(pod: &Pod, link: &Link, source: Option<Ipv4Addr>) -> bool {
+    let routed = |address: Ipv4Addr| {
+        let mut routes = link.routed.iter().filter(|(to, _)| *to == address);
+        routes.any(|(_, from)| source.is_none() || *from == source)
+    };
     pod.address().is_none_or(|address| {
-        link.up
-            && link.routed.contains(&address)
-            && link.neighbours.contains(&(address, link::pod_mac(address)))
+        link.up && routed(address) && link.neighbours.contains(&(address, link::pod_mac(address)))
     })
 }
 
@@ -138,7 +151,7 @@ mod tests {
 
     use super::*;
     use crate::link::Hop;
-    use crate::simulate::pod_spec;
+    use crate::simulate::{pod_spec, settings};
     use crate::time::Wall;
 
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
@@ -167,13 +180,14 @@ mod tests {
         let link = Link {
             ifindex: 7,
             up: true,
-            routed: vec![ADDRESS],
+            routed: vec![(ADDRESS, Some(settings().node_ip))],
             neighbours: vec![(ADDRESS, link::pod_mac(ADDRESS))],
         };
         let route = route("10.244.2.0/24");
         Seen {
             links: BTreeMap::from([(link::name("u"), link)]),
             routes: BTreeMap::from([(route.destination, route)]),
+            ..Seen::default()
         }
     }
 
@@ -184,7 +198,12 @@ mod tests {
         if !change(seen.links.get_mut(&name).unwrap()) {
             seen.links.clear();
         }
-        let broken = observed.compare(&observed.expected(), seen, Monotonic::default());
+        let broken = observed.compare(
+            &observed.expected(),
+            seen,
+            &settings(),
+            Monotonic::default(),
+        );
         let pod = &observed.pods["u"];
         let (link, programs) = (pod.link.clone(), pod.programs.clone());
         let dead = observed.network.dead.len();
@@ -204,11 +223,49 @@ mod tests {
         };
         assert_eq!(set(|l| l.up = false), repaired);
         assert_eq!(set(|l| l.routed.clear()), repaired);
+        assert_eq!(
+            set(|l| l.routed[0].1 = None),
+            repaired,
+            "without its source"
+        );
         assert_eq!(set(|l| l.neighbours.clear()), repaired);
         assert_eq!(set(|l| l.neighbours[0].1[5] += 1), repaired);
         let anew = (true, Absent, Absent, None, 1);
         assert_eq!(after(|_| false), anew);
         assert_eq!(set(|l| l.ifindex = 8), anew, "another one of that name");
+    }
+
+    /// The kernel removes routes with a source that it loses, and refuses to have them again.
+    #[test]
+    fn pods_are_reached_while_the_node_has_no_address_and_as_before_afterwards() {
+        let mut observed = observed();
+        let source = |observed: &Observed| observed.network.source(&settings());
+        let look = |observed: &mut Observed, seen: Seen| {
+            let (expected, now) = (observed.expected(), Monotonic::default());
+            let notes = observed.seen(&expected, seen, &settings(), now);
+            let repaired = observed.pods["u"].link == Step::Absent;
+            observed.pods.get_mut("u").unwrap().link = Step::Ready;
+            (notes.into_iter().map(|n| n.reason).collect(), repaired)
+        };
+        let with = |from: Option<Option<Ipv4Addr>>, without_address| {
+            let mut seen = seen();
+            let link = seen.links.get_mut(&link::name("u")).unwrap();
+            link.routed = from.map(|from| (ADDRESS, from)).into_iter().collect();
+            seen.without_address = without_address;
+            seen
+        };
+        let expected = |reasons: &[&'static str], repaired| (reasons.to_vec(), repaired);
+        let lost = look(&mut observed, with(None, true));
+        assert_eq!(lost, expected(&["NodeAddressLost", "NetworkChanged"], true));
+        assert_eq!(source(&observed), None);
+        let whole = look(&mut observed, with(Some(None), true));
+        assert_eq!(whole, expected(&[], false));
+        let back = look(&mut observed, with(Some(None), false));
+        assert_eq!(
+            back,
+            expected(&["NodeAddressRestored", "NetworkChanged"], true)
+        );
+        assert_eq!(source(&observed), Some(settings().node_ip));
     }
 
     #[test]
@@ -217,7 +274,12 @@ mod tests {
         let expected = observed.expected();
         observed.pods.get_mut("u").unwrap().teardown.sandbox.start();
         assert_eq!(observed.expected().links, BTreeMap::new());
-        let broken = observed.compare(&expected, Seen::default(), Monotonic::default());
+        let broken = observed.compare(
+            &expected,
+            Seen::default(),
+            &settings(),
+            Monotonic::default(),
+        );
         assert_eq!(broken, Vec::<String>::new());
     }
 
@@ -230,7 +292,12 @@ mod tests {
         let fresh = route("10.244.3.0/24");
         let destination = fresh.destination;
         observed.network.routes.insert(destination, fresh);
-        let broken = observed.compare(&expected, Seen::default(), Monotonic::default());
+        let broken = observed.compare(
+            &expected,
+            Seen::default(),
+            &settings(),
+            Monotonic::default(),
+        );
         assert_eq!(broken, Vec::<String>::new());
         assert_eq!(observed.pods["u"].ifindex, Some(9));
         let left: Vec<_> = observed.network.routes.keys().collect();
@@ -248,7 +315,7 @@ mod tests {
         let mut seen = seen();
         seen.routes.insert(stray.destination, stray.clone());
         let now = Monotonic::from_ms(1);
-        observed.compare(&observed.expected(), seen, now);
+        observed.compare(&observed.expected(), seen, &settings(), now);
         assert_eq!(observed.network.routes.len(), 2);
         assert_eq!(observed.network.routes[&stray.destination], stray);
         assert!(observed.network.pending[&refused].due(now));

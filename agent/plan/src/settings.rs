@@ -26,6 +26,18 @@ impl Resources {
     }
 }
 
+/// `foil0`: what the programs hold of it as constants, so that it is the same again when it was
+/// made anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ServiceLink {
+    /// Interface index.
+    pub ifindex: u32,
+    /// Ethernet address.
+    pub mac: [u8; 6],
+    /// Bytes.
+    pub mtu: u32,
+}
+
 /// Facts of the node and the operator's choices; fixed while the agent runs.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -35,6 +47,10 @@ pub struct Settings {
     pub node_ip: Ipv4Addr,
     /// First uplink: next hops of the other nodes are reached through it.
     pub uplink: String,
+    /// All uplinks.
+    pub uplinks: Vec<String>,
+    /// `foil0`, as programs and flows hold it.
+    pub service: ServiceLink,
     /// MTU of the uplink, bytes; pods get the same.
     pub mtu: u32,
     /// What the node has.

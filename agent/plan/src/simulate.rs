@@ -11,7 +11,7 @@ use proto::v1;
 
 use crate::action::Action;
 use crate::outcome::{Answer, Found, Outcome, Part};
-use crate::settings::{Resources, Settings};
+use crate::settings::{Resources, ServiceLink, Settings};
 use crate::time::Moment;
 use crate::world::{ImageFacts, Life, Observed};
 
@@ -21,6 +21,12 @@ pub fn settings() -> Settings {
         node_name: "n1".into(),
         node_ip: Ipv4Addr::new(172, 31, 0, 11),
         uplink: "eth0".into(),
+        uplinks: vec!["eth0".into()],
+        service: ServiceLink {
+            ifindex: 2,
+            mac: [0x0e, 0x58, 0, 0, 0, 1],
+            mtu: 1500,
+        },
         mtu: 1500,
         capacity: Resources {
             cpu_millis: 4_000,
@@ -184,6 +190,11 @@ pub fn success(action: &Action, now: Moment) -> Option<Outcome> {
         }),
         Action::DetachPrograms { ifindex } => Some(Outcome::Detached {
             ifindex: *ifindex,
+            result: Ok(()),
+        }),
+        Action::PutServiceLink { .. } => Some(Outcome::ServiceLink { result: Ok(()) }),
+        Action::AttachDevice { name, .. } => Some(Outcome::DeviceAttached {
+            name: name.clone(),
             result: Ok(()),
         }),
         Action::PutRoute { route } => Some(Outcome::Route {

@@ -5,6 +5,7 @@
 //! network's plan.
 
 use crate::action::Action;
+use crate::device;
 use crate::link;
 use crate::time::Monotonic;
 use crate::world::{Desired, Observed};
@@ -46,6 +47,9 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Monotonic) -> Vec<Actio
     }
     let dead = observed.network.dead.iter();
     for (ifindex, _) in dead.filter(|(_, step)| step.due(now)) {
+        if device::has(&observed.network, *ifindex) {
+            continue;
+        }
         actions.push(Action::DetachPrograms { ifindex: *ifindex });
     }
     actions

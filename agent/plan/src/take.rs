@@ -253,7 +253,15 @@ impl Observed {
                 result,
             } => self.routed(route, deleted, result, now),
             Outcome::LinkDeleted { name, result } => self.link_deleted(&name, result, now),
-            Outcome::Seen { expected, seen } => return self.seen(&expected, *seen, now),
+            Outcome::ServiceLink { result } => {
+                notes.extend(self.service_link_put(result, settings, now));
+            }
+            Outcome::DeviceAttached { name, result } => {
+                notes.extend(self.device_attached(&name, result, settings, now));
+            }
+            Outcome::Seen { expected, seen } => {
+                return self.seen(&expected, *seen, settings, now);
+            }
             Outcome::Detached { ifindex, result } => self.detached(ifindex, result, now),
             Outcome::Written { action } => self.written(*action),
         }

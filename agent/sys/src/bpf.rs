@@ -208,6 +208,19 @@ impl Datapath {
         Ok(())
     }
 
+    /// True if all that the role asks for is attached to the interface, by the kernel's word.
+    ///
+    /// # Errors
+    /// When a pinned link cannot be opened.
+    pub fn is_attached(&self, ifindex: u32, role: Role) -> Result<bool, BpfError> {
+        for (hook, _) in role.programs() {
+            if !link::is_attached(&self.folder, ifindex, *hook)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// What is attached, from the pinned links themselves.
     ///
     /// # Errors
@@ -267,8 +280,9 @@ impl Datapath {
     }
 }
 
-/// Removes every pin under `folder` and the folder itself: links first, so that nothing is
-/// attached any more, then maps. A bpffs that we mounted on the folder itself is unmounted.
+/// Removes every pin of ours under `folder`: links first, so that nothing is attached any more,
+/// then maps. A bpffs that we mounted on the folder itself is unmounted, and the folder removed
+/// unless somebody else has something in it, or a mount of their own on it.
 ///
 /// # Errors
 /// When something of it stays.

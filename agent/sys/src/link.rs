@@ -12,9 +12,11 @@ mod monitor;
 mod observe;
 mod pod;
 mod route;
+mod service;
 mod sysctl;
 
 pub use monitor::{Changes, Monitor};
+pub use service::{ServiceLink, alias};
 pub use sysctl::set_sysctl;
 
 use std::io;
@@ -53,6 +55,8 @@ pub enum LinkError {
     },
     #[error("link {name}: not found")]
     NoLink { name: String },
+    #[error("create link {name}: another link has its interface index {index}")]
+    IndexInUse { name: String, index: u32 },
     #[error("{verb} address {address} on link {name}: {source}")]
     Address {
         verb: &'static str,
@@ -100,6 +104,8 @@ pub struct Link {
     pub up: bool,
     /// Index of a veth's other side in the namespace where that is.
     pub peer_index: Option<u32>,
+    /// What ip-link(8) shows as its alias.
+    pub alias: Option<String>,
 }
 
 /// A route in the main table.
@@ -160,6 +166,8 @@ pub struct Neighbour {
 pub struct Observed {
     /// Sorted by name.
     pub links: Vec<Link>,
+    /// Links that are not ours, uplinks among them; sorted by name.
+    pub others: Vec<Link>,
     /// Of protocol [`PROTOCOL`], sorted.
     pub routes: Vec<Route>,
     /// Permanent ones on our links, sorted.
@@ -343,51 +351,6 @@ impl Netlink {
             })?;
         }
         Ok(())
-    }
-
-    /// Makes the link that service addresses are routed to: a veth pair `name`
-    /// and `name`p in this namespace, both up, without addresses and without
-    /// ARP. Programs on its egress take every packet; what they leave reaches
-    /// the other side, which forwards nothing. (A dummy would do, but not every
-    /// kernel has one.) Returns the index of `name`.
-    ///
-    /// # Errors
-    /// [`LinkError`]; nothing is left then.
-    pub async fn add_service_link(&self, name: &str, mtu: u32) -> Result<u32, LinkError> {
-        let peer = format!("{name}p");
-        let create = pod::pair_message(name, &peer, mtu);
-        self.request(
-            RouteNetlinkMessage::NewLink(create),
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
-        .await
-        .map_err(|source| LinkError::Link {
-            verb: "create",
-            name: name.to_owned(),
-            source,
-        })?;
-        let configured = async {
-            set_sysctl(&format!("net/ipv4/conf/{peer}/forwarding"), "0")?;
-            for side in [peer.as_str(), name] {
-                pod::quiet_ipv6(side)?;
-                set_sysctl(&format!("net/ipv4/conf/{side}/rp_filter"), "0")?;
-                let index = self.index_of(side).await?;
-                let up = LinkUnspec::new_with_index(index).arp(false).up().build();
-                self.request(RouteNetlinkMessage::SetLink(up), 0)
-                    .await
-                    .map_err(|source| LinkError::Link {
-                        verb: "set up",
-                        name: side.to_owned(),
-                        source,
-                    })?;
-            }
-            self.index_of(name).await
-        };
-        let result = configured.await;
-        if result.is_err() {
-            self.delete_link(name).await?;
-        }
-        result
     }
 
     /// Deletes a link, and with it its other side, routes and neighbours.

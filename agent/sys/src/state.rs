@@ -78,9 +78,18 @@ impl Layout {
 
     /// Makes the top folders, readable by root only.
     pub fn create(&self) -> Result<(), StateError> {
-        for path in [
-            self.root.clone(),
-            self.run.clone(),
+        for path in [&self.root, &self.run] {
+            create_folder(path)?;
+        }
+        for path in self.parts() {
+            create_folder(&path)?;
+        }
+        Ok(())
+    }
+
+    /// The folders of ours in the two top folders.
+    pub fn parts(&self) -> [PathBuf; 8] {
+        [
             self.images(),
             self.pods(),
             self.logs(),
@@ -89,10 +98,7 @@ impl Layout {
             self.shims(),
             self.namespaces(),
             self.seccomp_cache(),
-        ] {
-            create_folder(&path)?;
-        }
-        Ok(())
+        ]
     }
 
     /// What survives a reboot.

@@ -22,6 +22,8 @@ mod control;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod device;
+#[cfg(test)]
 mod ending;
 #[cfg(test)]
 mod exec;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use agent_sys::link::{
-    Hop, Link, LinkError, Neighbour, Netlink, Observed, PodLink, Route, set_sysctl,
+    Hop, Link, LinkError, Neighbour, Netlink, Observed, PodLink, Route, ServiceLink, set_sysctl,
 };
 use tests_harness::NetNs;
 
@@ -61,6 +61,81 @@ pub(crate) fn pod_link(pod: &NetNs, number: u8) -> PodLink {
     }
 }
 
+/// Without the links that every namespace has.
+fn ours(mut observed: Observed) -> Observed {
+    observed.others.clear();
+    observed
+}
+
+fn service_link() -> ServiceLink {
+    ServiceLink {
+        name: "foil0".into(),
+        mtu: 1400,
+        fixed: None,
+        owner: "/run/test".into(),
+    }
+}
+
+/// Whatever others made of it, it is whole afterwards, with the index that was asked for.
+#[test]
+fn put_service_link() {
+    let (node, other) = (node(), NetNs::create("other"));
+    inside(&node, async || {
+        let netlink = Netlink::open().unwrap();
+        let mut link = service_link();
+        let first = netlink.put_service_link(&link).await.unwrap();
+        assert_eq!(netlink.put_service_link(&link).await.unwrap(), first);
+        link.fixed = Some(first);
+        let changes: [&[&str]; 8] = [
+            &["link", "set", "foil0p", "down"],
+            &[
+                "link",
+                "set",
+                "foil0",
+                "address",
+                "02:00:00:00:00:77",
+                "mtu",
+                "1000",
+            ],
+            &["link", "set", "foil0", "arp", "on", "alias", "x"],
+            &["link", "del", "foil0"],
+            &["link", "del", "foil0p"],
+            &["link", "set", "foil0", "netns", other.name()],
+            &["link", "set", "foil0p", "netns", other.name()],
+            &["link", "set", "foil0", "down", "name", "foilx"],
+        ];
+        for change in changes {
+            node.ip(change);
+            let again = netlink.put_service_link(&link).await.unwrap();
+            assert_eq!(again, first, "{change:?}");
+            let observed = netlink.observe().await.unwrap();
+            let names: Vec<_> = observed.links.iter().map(|l| l.name.as_str()).collect();
+            assert_eq!(names, ["foil0", "foil0p"], "{change:?}");
+            let [one, two] = [&observed.links[0], &observed.links[1]];
+            assert!(one.up && two.up, "{change:?}");
+            assert_eq!(
+                (one.peer_index, two.peer_index),
+                (Some(two.index), Some(one.index))
+            );
+            assert_eq!((one.mtu, two.mtu), (1400, 1400), "{change:?}");
+            assert_eq!(one.alias.as_deref(), Some("/run/test"), "{change:?}");
+            assert!(
+                node.ip(&["link", "show", "foil0"]).contains("NOARP"),
+                "{change:?}"
+            );
+        }
+        node.ip(&["link", "del", "foil0"]);
+        let index = first.0.to_string();
+        node.ip(&["link", "add", "up1", "index", &index, "type", "bridge"]);
+        let refused = netlink.put_service_link(&link).await.unwrap_err();
+        assert!(
+            matches!(refused, LinkError::IndexInUse { index, .. } if index == first.0),
+            "{refused}"
+        );
+        assert_eq!(netlink.observe().await.unwrap().links, []);
+    });
+}
+
 #[test]
 fn create_pod_link() {
     let (node, first, second) = (node(), NetNs::create("pod"), NetNs::create("pod"));
@@ -87,6 +162,7 @@ fn create_pod_link() {
             mtu: 1400,
             up: true,
             peer_index: seen.peer_index,
+            alias: None,
         };
         assert_eq!(*seen, expected);
         assert!(seen.peer_index.is_some());
@@ -167,7 +243,7 @@ fn delete_link() {
         netlink.delete_link(&link.name).await.unwrap();
         netlink.observe().await.unwrap()
     });
-    assert_eq!(observed, Observed::default());
+    assert_eq!(ours(observed), Observed::default());
     let left = pod.ip(&["-br", "link", "show"]);
     assert!(!left.contains("eth0"), "{left}");
 }
@@ -192,7 +268,7 @@ fn a_link_that_fails_leaves_nothing() {
         "{error}"
     );
     assert!(matches!(gone, LinkError::Namespace { .. }), "{gone}");
-    assert_eq!(observed, Observed::default());
+    assert_eq!(ours(observed), Observed::default());
 }
 
 #[test]
@@ -213,7 +289,7 @@ fn create_service_link_and_replace_route() {
     let pods = route(Ipv4Addr::new(10, 244, 2, 0), 24, "up0", next, None);
     inside(&node, async || {
         let netlink = Netlink::open().unwrap();
-        let index = netlink.add_service_link("foil0", 1400).await.unwrap();
+        let (index, _) = netlink.put_service_link(&service_link()).await.unwrap();
         let second = Ipv4Addr::new(172, 31, 9, 12);
         for route in [
             service(NODE_IP),

@@ -123,6 +123,12 @@ pub(super) fn attach(
     syscall::pin(syscall::fd(&link), &path).map_err(error("pin the link of", ifindex, hook))
 }
 
+pub(super) fn is_attached(folder: &Path, ifindex: u32, hook: Hook) -> Result<bool, BpfError> {
+    live(&path_of(folder, ifindex, hook), ifindex)
+        .map(|found| found.is_some())
+        .map_err(error("open the link of", ifindex, hook))
+}
+
 pub(super) fn detach(folder: &Path, ifindex: u32, hook: Hook) -> Result<(), BpfError> {
     remove_pin(&path_of(folder, ifindex, hook)).map_err(error("unpin", ifindex, hook))
 }

@@ -22,7 +22,7 @@ use super::{
 };
 
 impl Netlink {
-    /// Everything that is ours.
+    /// Everything that is ours, and the other links.
     ///
     /// # Errors
     /// [`LinkError::List`].
@@ -46,12 +46,11 @@ impl Netlink {
             .iter()
             .map(|message| (message.header.index, name_of(message)))
             .collect();
-        let mut links: Vec<Link> = messages
-            .iter()
-            .filter(|message| name_of(message).starts_with(PREFIX))
-            .map(link_of)
-            .collect();
+        let mut links: Vec<Link> = messages.iter().map(link_of).collect();
         links.sort_by(|a, b| a.name.cmp(&b.name));
+        let (links, others) = links
+            .into_iter()
+            .partition(|link| link.name.starts_with(PREFIX));
 
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -86,6 +85,7 @@ impl Netlink {
         neighbours.sort();
         Ok(Observed {
             links,
+            others,
             routes,
             neighbours,
         })
@@ -161,7 +161,7 @@ pub(super) fn name_of(message: &LinkMessage) -> String {
         .unwrap_or_default()
 }
 
-fn link_of(message: &LinkMessage) -> Link {
+pub(super) fn link_of(message: &LinkMessage) -> Link {
     let mut link = Link {
         name: String::new(),
         index: message.header.index,
@@ -170,6 +170,7 @@ fn link_of(message: &LinkMessage) -> Link {
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         peer_index: None,
+        alias: None,
     };
     for attribute in &message.attributes {
         if let LinkAttribute::IfName(name) = attribute {
@@ -180,6 +181,8 @@ fn link_of(message: &LinkMessage) -> Link {
             link.mtu = *mtu;
         } else if let LinkAttribute::Link(peer) = attribute {
             link.peer_index = Some(*peer);
+        } else if let LinkAttribute::IfAlias(alias) = attribute {
+            link.alias = Some(alias.clone());
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
             for info in infos {
                 if let LinkInfo::Kind(kind) = info {
