@@ -1,9 +1,12 @@
 //! `foil-agent cleanup`: removes everything that Hydrofoil made on this node, for an operator
 //! who takes it out of a cluster. The agent must not be running.
 //!
-//! Does all that it can, says what it removed, and returns what it could not.
+//! Ours is what the agent of this configuration made: another agent's links and routes, and
+//! the operator's files and mounts, stay. Does all that it can, says what it removed, and
+//! returns what it could not.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -12,18 +15,22 @@ use agent_sys::cgroup::Groups;
 use agent_sys::image::{ImageStore, rootfs};
 use agent_sys::link::{Hop, Link, Netlink};
 use agent_sys::state::{self, Layout};
-use agent_sys::{bpf, netns, volume};
+use agent_sys::{bpf, mounts, netns, volume};
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::alone::{self, AloneError};
 use crate::config::Config;
+use crate::join;
 use crate::shims;
-use crate::startup::Sys;
+use crate::startup::{DISK_CHECK, Sys};
 
 /// What went, and what did not.
 #[derive(Debug, Default)]
 pub(crate) struct Removed {
     /// Things that are gone, in words.
     pub(crate) done: Vec<String>,
+    /// Things that are not ours and in our way, in words.
+    pub(crate) left: Vec<String>,
     /// Things that are still there, and why.
     pub(crate) failed: Vec<String>,
 }
@@ -39,7 +46,12 @@ impl Removed {
 }
 
 /// Removes all of it.
-pub(crate) async fn run(config: &Config) -> Removed {
+///
+/// # Errors
+/// When another agent runs in this network namespace; nothing is removed then.
+pub(crate) async fn run(config: &Config) -> Result<Removed, AloneError> {
+    let netlink = Netlink::open()?;
+    let other = alone::in_namespace(&netlink, &config.run).await?;
     let mut removed = Removed::default();
     let layout = Layout::new(&config.root, &config.run);
     let groups = match Groups::open(&config.cgroup) {
@@ -48,14 +60,7 @@ pub(crate) async fn run(config: &Config) -> Removed {
             removed
                 .failed
                 .push(format!("cgroup {}: {error}", config.cgroup));
-            return removed;
-        }
-    };
-    let netlink = match Netlink::open() {
-        Ok(netlink) => netlink,
-        Err(error) => {
-            removed.failed.push(error.to_string());
-            return removed;
+            return Ok(removed);
         }
     };
     pods(&layout, &groups, &netlink, &mut removed).await;
@@ -63,7 +68,12 @@ pub(crate) async fn run(config: &Config) -> Removed {
         let what = format!("pins in {}", config.bpffs.display());
         removed.note(what, bpf::remove(&config.bpffs));
     }
-    links(&netlink, &mut removed).await;
+    match other {
+        None => links(&netlink, &mut removed).await,
+        Some(run) => removed.left.push(format!(
+            "links and routes: they are of the agent with run = {run:?}"
+        )),
+    }
     match groups.list() {
         Ok(uids) => {
             for uid in uids {
@@ -75,10 +85,13 @@ pub(crate) async fn run(config: &Config) -> Removed {
             .push(format!("cgroup {}: {error}", config.cgroup)),
     }
     removed.note(format!("cgroup {}", config.cgroup), groups.remove_parent());
+    for part in layout.parts().iter().chain([&join::folder(config)]) {
+        remove_part(part, &mut removed);
+    }
     for folder in [&config.run, &config.root] {
         remove_folder(folder, &mut removed);
     }
-    removed
+    Ok(removed)
 }
 
 /// Shims with their containers, namespaces, volumes.
@@ -184,11 +197,55 @@ async fn links(netlink: &Netlink, removed: &mut Removed) {
     }
 }
 
+/// Removes a folder of the agent's. On one that the operator mounted something on, that stays,
+/// and is emptied.
+fn remove_part(part: &Path, removed: &mut Removed) {
+    if !part.exists() {
+        return;
+    }
+    let what = format!("folder {}", part.display());
+    match mounts::at(part) {
+        Ok(None) => removed.note(what, state::remove_folder(part)),
+        Ok(Some(_)) => {
+            for name in state::list(part).unwrap_or_default() {
+                let inside = part.join(name);
+                let what = format!("folder {}", inside.display());
+                removed.note(what, state::remove_folder(&inside));
+            }
+            removed
+                .left
+                .push(format!("the mount on {}", part.display()));
+        }
+        Err(error) => removed.note(what, Err(error)),
+    }
+}
+
+/// Removes one of the two top folders, unless it has something that is not ours.
 fn remove_folder(folder: &Path, removed: &mut Removed) {
     if !folder.exists() {
         return;
     }
+    for file in [alone::LOCK, DISK_CHECK] {
+        match std::fs::remove_file(folder.join(file)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                removed.note(format!("{file} in {}", folder.display()), Err(error));
+            }
+            _ => {}
+        }
+    }
     let what = format!("folder {}", folder.display());
-    let emptied = rootfs::unmount(folder);
-    removed.note(what, emptied);
+    match std::fs::remove_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
+            let names = state::list(folder).unwrap_or_default().join(", ");
+            removed
+                .left
+                .push(format!("{what}, for what is not ours: {names}"));
+        }
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+            removed
+                .left
+                .push(format!("{what}: something is mounted there"));
+        }
+        other => removed.note(what, other),
+    }
 }

@@ -83,7 +83,7 @@ impl JoinError {
     }
 }
 
-fn folder(config: &Config) -> PathBuf {
+pub(crate) fn folder(config: &Config) -> PathBuf {
     config.root.join("pki")
 }
 

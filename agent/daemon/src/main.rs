@@ -180,9 +180,12 @@ async fn check(path: &Path, config: &Config) -> anyhow::Result<()> {
 
 async fn clean(config: &Config) -> anyhow::Result<()> {
     let _alone = alone::in_folders(config).await?;
-    let removed = cleanup::run(config).await;
+    let removed = cleanup::run(config).await?;
     for what in &removed.done {
         tracing::info!("removed {what}");
+    }
+    for what in &removed.left {
+        tracing::warn!("left alone: {what}");
     }
     for what in &removed.failed {
         tracing::error!("not removed: {what}");

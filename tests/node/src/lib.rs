@@ -16,6 +16,8 @@ mod cgroup;
 #[cfg(test)]
 mod change;
 #[cfg(test)]
+mod cleanup;
+#[cfg(test)]
 mod container;
 #[cfg(test)]
 mod control;
