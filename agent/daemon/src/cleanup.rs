@@ -234,6 +234,14 @@ fn remove_folder(folder: &Path, removed: &mut Removed) {
         }
     }
     let what = format!("folder {}", folder.display());
+    // The tmpfs that the agent mounted on `run`.
+    let mount = mounts::at(folder).ok().flatten();
+    if mount.is_some_and(|mount| mount.source == mounts::OURS)
+        && let Err(error) = mounts::detach(folder)
+    {
+        removed.note(what, Err(error));
+        return;
+    }
     match std::fs::remove_dir(folder) {
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
             let names = state::list(folder).unwrap_or_default().join(", ");

@@ -225,7 +225,7 @@ impl Node {
         let Some(end) = step.end else {
             return;
         };
-        self.release();
+        self.hold_until = None;
         let mut ack = end.ack;
         let revision = ack.revision;
         // Failures of an earlier step that was not acknowledged yet.
@@ -296,7 +296,7 @@ impl Node {
         let moment = clock::moment();
         let now = moment.monotonic;
         if self.hold_until.is_some_and(|at| now >= at) {
-            self.release();
+            self.hold_until = None;
         }
         if self.maps_retry.is_some_and(|at| now >= at) {
             self.reread(now);
@@ -315,11 +315,6 @@ impl Node {
         self.pushed.save_if_due(&self.apply.sys, now);
         self.health.measure_if_due(&self.apply.sys, now);
         self.full = self.report.flush();
-    }
-
-    /// What was found in the maps no longer counts against what is wanted.
-    fn release(&mut self) {
-        self.hold_until = None;
     }
 
     fn settle_services(&mut self, now: Monotonic) {

@@ -9,8 +9,14 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MntFlags, umount2};
+
 /// The file that is read: of the calling thread, which may have a mount namespace of its own.
 pub const TABLE: &str = "/proc/thread-self/mountinfo";
+
+/// Source of the file systems that we mount, where the kernel leaves it to us: what is mounted
+/// by another name is not ours to unmount.
+pub const OURS: &str = "foil";
 
 /// One line of the mount table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +53,15 @@ pub fn at(path: &Path) -> io::Result<Option<Mount>> {
     let mut mounts = list(path)?;
     mounts.retain(|mount| mount.path == at);
     Ok(mounts.pop())
+}
+
+/// Takes a mount out of the tree at once; what still uses it keeps it.
+///
+/// # Errors
+/// When nothing is mounted there, or the caller may not.
+pub fn detach(path: &Path) -> io::Result<()> {
+    let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+    Ok(umount2(path, flags)?)
 }
 
 /// "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw".

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 
+use crate::mounts;
 use crate::state::{StateError, is_in_memory};
 
 /// A file system in memory.
@@ -39,7 +40,13 @@ impl Tmpfs {
         let target = PathBuf::from(format!("/proc/self/fd/{}", target.as_raw_fd()));
         let mount = |options: &str| {
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-            nix::mount::mount(Some("foil"), &target, Some("tmpfs"), flags, Some(options))
+            nix::mount::mount(
+                Some(mounts::OURS),
+                &target,
+                Some("tmpfs"),
+                flags,
+                Some(options),
+            )
         };
         let options = self.options();
         if !self.swap {

@@ -5,15 +5,13 @@
 use super::BpfError;
 use crate::mounts;
 use ebpf_common::maps::shape_of;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::io;
 use std::path::Path;
 
 /// Where distributions mount it; a folder under it cannot be made before it is mounted.
 const USUAL: &str = "/sys/fs/bpf";
-/// What the mount table calls a bpffs of ours: only such a one is unmounted.
-const SOURCE: &str = "foil";
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpfError {
     let path = path.to_owned();
@@ -45,7 +43,7 @@ pub(super) fn ensure(folder: &Path) -> Result<(), BpfError> {
     }
     std::fs::create_dir_all(folder).map_err(failed("create", folder))?;
     if !is_bpffs(folder) {
-        mount_on(folder, SOURCE)?;
+        mount_on(folder, mounts::OURS)?;
     }
     let links = folder.join("links");
     std::fs::create_dir_all(&links).map_err(failed("create", &links))
@@ -83,15 +81,13 @@ pub(super) fn remove(folder: &Path) -> Result<(), BpfError> {
     }
     let mounted = mounts::at(folder).map_err(failed("look for mounts on", folder))?;
     if let Some(mount) = mounted {
-        if mount.source != SOURCE {
+        if mount.source != mounts::OURS {
             // The operator's own mount, for others as well.
             return Ok(());
         }
         // Lazily: a process that was just forked may hold a descriptor of a folder in it until
         // it executes its program, and the mount would stay.
-        umount2(folder, MntFlags::MNT_DETACH)
-            .map_err(io::Error::from)
-            .map_err(failed("unmount", folder))?;
+        mounts::detach(folder).map_err(failed("unmount", folder))?;
     }
     match std::fs::remove_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
