@@ -344,7 +344,7 @@ async fn control_plane(config: &Config) -> Check {
                 Err(Greeting::Tls(error)) => Check::bad(what, chain(&error), reach),
                 Err(Greeting::Refused(status)) => Check::bad(
                     what,
-                    chain(&status),
+                    tls::status_text(&status),
                     "Was the Node object deleted? Then run `foil-agent cleanup`, and join again.",
                 ),
             }

@@ -143,7 +143,7 @@ async fn renew(
         .map_err(|_elapsed| RenewError::Silent)?
         .map_err(|status| RenewError::Refused {
             code: status.code(),
-            message: proto::error::chain(&status),
+            message: tls::status_text(&status),
         })?;
     let renewed = Identity {
         certificate_pem: answer.into_inner().certificate_pem,

@@ -65,6 +65,18 @@ pub(crate) enum TlsError {
     },
 }
 
+/// A status without its code: the message, then the causes that it does not contain.
+pub(crate) fn status_text(status: &tonic::Status) -> String {
+    let mut text = status.message().to_owned();
+    if let Some(source) = std::error::Error::source(status) {
+        let causes = proto::error::chain(source);
+        if !text.contains(&causes) {
+            text = format!("{text}: {causes}");
+        }
+    }
+    text
+}
+
 /// The node's certificate, its key, and the CA, PEM.
 #[derive(Clone)]
 pub(crate) struct Identity {

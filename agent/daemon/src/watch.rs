@@ -64,7 +64,7 @@ fn call_failed(status: &tonic::Status, handshake: &Handshake) -> StreamError {
         Some(error) => StreamError::Certificate(error),
         None => StreamError::Status {
             code: status.code(),
-            message: proto::error::chain(status),
+            message: tls::status_text(status),
         },
     }
 }

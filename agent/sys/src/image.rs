@@ -134,6 +134,10 @@ pub enum ImageError {
     },
     #[error("{path:?} is neither an OCI layout nor a docker archive: {why}")]
     InvalidArchive { path: PathBuf, why: String },
+    #[error("image {digest} in {path:?} has no name: give one with --name")]
+    NoName { path: PathBuf, digest: String },
+    #[error("{path:?} holds {count} images: --name is for archives with one image")]
+    SeveralImages { path: PathBuf, count: usize },
     #[error("no space left on device while writing {path:?}")]
     DiskFull { path: PathBuf },
     #[error("{verb} {path:?}: {source}")]
@@ -174,6 +178,8 @@ impl ImageError {
             | Self::InvalidManifest { .. }
             | Self::Layer { .. }
             | Self::InvalidArchive { .. }
+            | Self::NoName { .. }
+            | Self::SeveralImages { .. }
             | Self::DiskFull { .. }
             | Self::Io { .. }
             | Self::Interrupted { .. } => Reason::Pull,

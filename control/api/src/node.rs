@@ -48,7 +48,7 @@ impl Rules for Node {
             let detail = "node.PodCIDR may only match node.PodCIDRs[0]";
             causes.invalid(
                 &Field::root("spec").child("podCIDR"),
-                &spec.pod_cidr,
+                spec.pod_cidr.as_deref().unwrap_or_default(),
                 detail,
             );
         }

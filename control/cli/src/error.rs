@@ -65,6 +65,8 @@ pub(crate) enum RequestError {
     Pair { word: String },
     #[error("'{key}' already has a value ({value}), and --overwrite is false")]
     AlreadySet { key: String, value: String },
+    #[error("no matching resources found")]
+    NothingMatches,
     #[error("no nodes found")]
     NoNodes,
     #[error("unable to drain node {node}: {reasons}")]

@@ -62,25 +62,25 @@ reasons! {
     Fragment = 9, "FRAGMENT";
     /// The source address is not that of the pod that sent it, or is a pod's and came from the network.
     SpoofedSource = 10, "SPOOFED_SOURCE";
-    /// The interface is not known to be a pod's.
+    /// The interface does not belong to a known pod.
     NoEndpoint = 11, "NO_ENDPOINT";
-    /// A service address, but no service has this port and protocol.
+    /// No service has this address, port and protocol.
     NoFrontend = 12, "NO_FRONTEND";
-    /// The service has no backend that takes connections.
+    /// The service has no ready backend.
     NoBackend = 13, "NO_BACKEND";
     /// The backend that the flow belongs to was removed.
     BackendGone = 14, "BACKEND_GONE";
     /// There is no route to the destination.
     NoRoute = 15, "NO_ROUTE";
-    /// No source port was free under which the answers would find their way back.
+    /// No source port was free that would make the replies unambiguous.
     NoPort = 16, "NO_PORT";
-    /// The flow could not be written down.
+    /// The flow entry could not be created.
     NoFlowEntry = 17, "NO_FLOW_ENTRY";
     /// The kernel refused to change the packet.
     RewriteFailed = 18, "REWRITE_FAILED";
-    /// A service address that is for the inside of the cluster, from outside of it.
+    /// A packet from outside the cluster to an address that only the cluster may use.
     ExternalService = 19, "EXTERNAL_SERVICE";
-    /// An ICMP error about a flow that is not there.
+    /// An ICMP error for an unknown flow.
     IcmpNoFlow = 20, "ICMP_NO_FLOW";
     /// The packet came from the network with this node's own address, a service's or the hairpin address as its source.
     MartianSource = 21, "MARTIAN_SOURCE";

@@ -105,20 +105,19 @@ impl ImageStore {
         match (found.as_mut_slice(), name) {
             ([], _) => return Err(invalid(path, "no image in it".to_owned())),
             ([one], Some(name)) => one.names = vec![name.to_string()],
-            ([_, _, ..], Some(_)) => {
-                return Err(invalid(
-                    path,
-                    "several images in it, for one name".to_owned(),
-                ));
+            (several @ [_, _, ..], Some(_)) => {
+                return Err(ImageError::SeveralImages {
+                    path: path.to_owned(),
+                    count: several.len(),
+                });
             }
             (_, None) => {}
         }
         if let Some(nameless) = found.iter().find(|image| image.names.is_empty()) {
-            let digest = &nameless.top.digest;
-            return Err(invalid(
-                path,
-                format!("{digest} has no name in it: give one"),
-            ));
+            return Err(ImageError::NoName {
+                path: path.to_owned(),
+                digest: nameless.top.digest.to_string(),
+            });
         }
         Ok(found)
     }

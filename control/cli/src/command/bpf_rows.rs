@@ -180,16 +180,16 @@ pub(super) fn counters(all: &[Counter]) -> Vec<Row> {
         let (name, meaning) = match counter.what {
             Counted::Decided => (
                 "DECIDED".to_string(),
-                "Let on by a decision: first packets, and what the fast path leaves.",
+                "Forwarded by the slow path: first packets, and those that the fast path does not handle.",
             ),
             Counted::Dropped(reason) => (reason.name().to_string(), reason.sentence()),
             Counted::EventShed => (
                 "EVENT_SHED".to_string(),
-                "Events that found the ring full; no packet was dropped for it.",
+                "Events lost because the ring buffer was full; no packet was dropped.",
             ),
             Counted::Unknown(number) => (
                 format!("REASON_{number}"),
-                "A reason that is newer than this foil.",
+                "A reason that this version of foil does not know.",
             ),
         };
         row()

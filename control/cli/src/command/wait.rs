@@ -177,11 +177,7 @@ pub(crate) async fn run(
         if matches!(args.wanted, For::Delete) {
             return Ok(());
         }
-        return Err(RequestError::Field {
-            what: "wait".into(),
-            message: "no matching resources found".into(),
-        }
-        .into());
+        return Err(RequestError::NothingMatches.into());
     }
     let mut late = false;
     for Object {

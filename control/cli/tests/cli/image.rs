@@ -17,14 +17,16 @@ fn blob(layout: &Path, media_type: &str, document: &Value) -> Value {
 }
 
 /// An image without a layer.
-fn layout(at: &Path, name: &str) {
+fn layout(at: &Path, name: Option<&str>) {
     let oci = |what: &str| format!("application/vnd.oci.image.{what}.v1+json");
     let config = json!({"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/x"]}, "rootfs": {"type": "layers", "diff_ids": []}});
     let config = blob(at, &oci("config"), &config);
     let manifest =
         json!({"schemaVersion": 2, "mediaType": oci("manifest"), "config": config, "layers": []});
     let mut manifest = blob(at, &oci("manifest"), &manifest);
-    manifest["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+    if let Some(name) = name {
+        manifest["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+    }
     let index = json!({"schemaVersion": 2, "manifests": [manifest]});
     std::fs::write(at.join("index.json"), index.to_string()).unwrap();
     std::fs::write(at.join("oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}").unwrap();
@@ -33,7 +35,11 @@ fn layout(at: &Path, name: &str) {
 #[test]
 fn import_list_remove() {
     let bench = Workdir::new();
-    layout(&bench.folder.path().join("image"), "example.com/a/b:1");
+    layout(
+        &bench.folder.path().join("image"),
+        Some("example.com/a/b:1"),
+    );
+    layout(&bench.folder.path().join("nameless"), None);
     // Neither a context nor an agent is needed.
     let image = |words: &[&str]| bench.foil(&[&["image", "--root", "store"], words].concat());
     assert!(
@@ -74,6 +80,11 @@ fn import_list_remove() {
     assert!(
         rows.starts_with("example.com/a/b   1") && rows.lines().count() == 1,
         "{rows}"
+    );
+    let nameless = image(&["import", "nameless"]).refused();
+    assert!(
+        nameless.contains("has no name: give one with --name"),
+        "{nameless}"
     );
     assert!(
         image(&["import", "config"])

@@ -62,7 +62,9 @@ async fn place(
         .and_then(Value::as_str)
         .unwrap_or("");
     if node.is_empty() {
-        return Err(Refusal::BadRequest(format!("pod {pod} has no node yet")));
+        return Err(Refusal::BadRequest(format!(
+            "pod {pod} does not have a host assigned"
+        )));
     }
     let uid = control_api::meta::uid(&found).to_owned();
     Ok(Place {
