@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::attach::{Attached, Attachments};
-use crate::auth;
+use crate::auth::{self, NodeCaller};
 use crate::bounds;
 use crate::hub::{Connected, Hub, Next, Rejected, Reported};
 use crate::join::Gate;
@@ -112,7 +112,7 @@ impl node_server::Node for NodeService {
         self.gate.admit(&caller).await.inspect_err(|error| {
             tracing::warn!(%from, node, "refused: {error}");
         })?;
-        let (connected, version) = self.begin(&node, hello).await.inspect_err(|status| {
+        let (connected, version) = self.begin(&caller, hello).await.inspect_err(|status| {
             tracing::warn!(%from, node, "refused: {}", status.message());
         })?;
         tracing::info!(
@@ -162,7 +162,12 @@ impl NodeService {
     /// Begins a node's session with what it says of itself, and the agent's version.
     /// Waits until the node may write: one that connects again and again has no more
     /// writes than another.
-    async fn begin(&self, node: &str, hello: v1::Hello) -> Result<(Connected, String), Status> {
+    async fn begin(
+        &self,
+        caller: &NodeCaller,
+        hello: v1::Hello,
+    ) -> Result<(Connected, String), Status> {
+        let node = caller.name.as_str();
         let mut reported = Reported {
             version: hello.agent_version.clone(),
             status: hello.status.clone().unwrap_or_default(),
@@ -171,6 +176,8 @@ impl NodeService {
         let version = reported.version.clone();
         self.hub.budget(node).take().await;
         bound(&mut reported.status, self.objects.settings())?;
+        // Its Node may be another's by now: it must not end that one's session.
+        self.gate.admit(caller).await?;
         // Heard of before it is ready, or it would be called lost again.
         let connected = self.hub.connect(node, &hello, reported).map_err(rejected)?;
         let mut opening = Opening {
@@ -179,6 +186,9 @@ impl NodeService {
             id: connected.id,
             began: false,
         };
+        // From here on the Node's deletion ends the session: look once more for one
+        // that came before.
+        self.gate.admit(caller).await?;
         match report::register(&self.objects, &self.hub, node).await {
             Ok(()) => {}
             Err(refusal @ Refusal::NotFound { .. }) => {
@@ -408,29 +418,42 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::delete::DeleteOptions;
     use crate::pki::Pki;
     use crate::stored::known;
     use crate::writing::{AGENT, Change, Writing};
 
-    #[tokio::test]
-    async fn a_new_session_has_no_new_budget() {
-        let folder = tempfile::tempdir().unwrap();
+    const NODE: &str = "Node";
+
+    /// A Node object as joining makes it.
+    async fn make(objects: &Objects, name: &str, key: &str) {
+        let node = json!({"apiVersion": "v1", "kind": NODE,
+            "metadata": {"name": name, "annotations": {crate::join::KEY: key}}});
+        let kind = known("", "v1", NODE).unwrap();
+        let writing = Writing::system(AGENT);
+        let made = objects.create(kind, Change::To(node), &[], &writing).await;
+        made.unwrap();
+    }
+
+    fn caller(name: &str, key: &str) -> NodeCaller {
+        NodeCaller {
+            name: name.to_owned(),
+            key: key.to_owned(),
+            ends: Timestamp::MAX,
+        }
+    }
+
+    /// Serves nodes from a store in the folder.
+    fn service(folder: &std::path::Path) -> NodeService {
         let options = Options {
             history: 100,
             cache_bytes: 1 << 20,
         };
-        let store = Embedded::open(&folder.path().join("store"), options).unwrap();
+        let store = Embedded::open(&folder.join("store"), options).unwrap();
         let config = crate::Config::parse("data = \"/d\"").unwrap();
         let objects = Arc::new(Objects::new(Arc::new(store), config.settings()));
-        let pki = Arc::new(Pki::open(folder.path(), Timestamp::now()).unwrap());
-        for node in ["n1", "n2"] {
-            let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}});
-            let kind = known("", "v1", "Node").unwrap();
-            let writing = Writing::system(AGENT);
-            let made = objects.create(kind, Change::To(node), &[], &writing).await;
-            made.unwrap();
-        }
-        let service = NodeService {
+        let pki = Arc::new(Pki::open(folder, Timestamp::now()).unwrap());
+        NodeService {
             hub: Arc::new(Hub::new("c".to_owned(), 1)),
             recorder: Recorder::start(objects.clone()),
             reports: Arc::new(Reports::new(objects.clone())),
@@ -438,7 +461,16 @@ mod tests {
             objects,
             ca_pem: String::new(),
             attachments: Arc::default(),
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_session_has_no_new_budget() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(folder.path());
+        for name in ["n1", "n2"] {
+            make(&service.objects, name, "k").await;
+        }
         let hub = &service.hub;
         let first = hub.connect("n1", &v1::Hello::default(), Reported::default());
         let first = first.unwrap();
@@ -447,15 +479,45 @@ mod tests {
             let _waits = first.budget.take().now_or_never();
         }
         assert!(hub.disconnect("n1", first.id));
-        for (node, taken) in [("n1", false), ("n2", true)] {
+        let begin = async |node: &str| {
             let hello = v1::Hello {
                 agent_version: "v".to_owned(),
                 ..v1::Hello::default()
             };
-            // As far as it comes without waiting.
-            let _rest = service.begin(node, hello).now_or_never();
-            let reported = hub.reported(node).is_some_and(|r| r.version == "v");
-            assert_eq!(reported, taken, "{node}");
+            service.begin(&caller(node, "k"), hello).await.map(drop)
+        };
+        assert!(begin("n2").await.is_ok());
+        // Not within the time that another needs for a write.
+        let n1 = begin("n1");
+        tokio::pin!(n1);
+        let other = begin("n2");
+        let first = futures::future::select(n1, Box::pin(other)).await;
+        assert!(matches!(first, futures::future::Either::Right((Ok(()), _))));
+        assert!(hub.reported("n1").is_none_or(|r| r.version != "v"));
+    }
+
+    #[tokio::test]
+    async fn who_waited_to_write_while_its_node_was_replaced_stays_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(folder.path());
+        let (objects, hub) = (&service.objects, &service.hub);
+        make(objects, "n1", "old").await;
+        let hello = v1::Hello::default;
+        let first = hub.connect("n1", &hello(), Reported::default()).unwrap();
+        for _ in 0..150 {
+            let _waits = first.budget.take().now_or_never();
         }
+        let old = caller("n1", "old");
+        let waits = service.begin(&old, hello());
+        tokio::pin!(waits);
+        assert!(waits.as_mut().now_or_never().is_none());
+        let kind = known("", "v1", NODE).unwrap();
+        let now = DeleteOptions::default();
+        objects.delete(kind, "", "n1", &now).await.unwrap();
+        make(objects, "n1", "new").await;
+        let new = hub.connect("n1", &hello(), Reported::default()).unwrap();
+        let refused = waits.await.err().map(|status| status.code());
+        assert_eq!(refused, Some(tonic::Code::PermissionDenied));
+        assert!(hub.heard("n1", new.id), "the new machine's session goes on");
     }
 }
