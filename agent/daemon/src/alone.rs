@@ -97,6 +97,20 @@ async fn patiently(mut lock: impl FnMut() -> Result<(), TryLockError>) -> Result
     }
 }
 
+/// Removes a folder that has nothing but the lock in it, while the lock is held: a start
+/// refuses a `run` on a disk that is not empty.
+pub(crate) fn forget(run: &Path) {
+    let only = |name: &String| name == LOCK;
+    let names = state::list(run).unwrap_or_default();
+    if !names.iter().all(only) {
+        return;
+    }
+    let removed = std::fs::remove_file(run.join(LOCK)).and_then(|()| std::fs::remove_dir(run));
+    if let Err(error) = removed {
+        tracing::debug!(%error, run = %run.display(), "the lock stays");
+    }
+}
+
 /// What `foil0` has as its alias if the agent with this folder made it.
 pub(crate) fn owner(run: &Path) -> String {
     let run = std::fs::canonicalize(run).unwrap_or_else(|_| run.to_owned());

@@ -180,7 +180,13 @@ async fn check(path: &Path, config: &Config) -> anyhow::Result<()> {
 
 async fn clean(config: &Config) -> anyhow::Result<()> {
     let _alone = alone::in_folders(config).await?;
-    let removed = cleanup::run(config).await?;
+    let removed = match cleanup::run(config).await {
+        Ok(removed) => removed,
+        Err(error) => {
+            alone::forget(&config.run);
+            return Err(error.into());
+        }
+    };
     for what in &removed.done {
         tracing::info!("removed {what}");
     }
