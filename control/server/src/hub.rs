@@ -54,6 +54,8 @@ struct View {
 
 struct Session {
     id: u64,
+    /// Hash of the key of the machine that opened it.
+    key: String,
     mailbox: Arc<Mailbox>,
     /// The newest revision that was named to the node.
     sent: u64,
@@ -286,21 +288,19 @@ impl Hub {
             None => {
                 view.pods.remove(uid);
                 view.post(&item);
-                let dismissed = view.config.is_none() && view.session.is_none();
-                if dismissed && view.pods.is_empty() {
-                    inner.views.remove(node);
-                }
+                inner.forget_unused(node);
                 inner.remember(Some(node), item);
             }
         }
         inner.posted.nodes.insert(node.to_owned());
     }
 
-    /// A node opened a session and says this of itself. An older session of the same
+    /// A node, the machine with this key, opened a session and says this of itself. An older session of the same
     /// node gets a goodbye. Nothing changes if it is rejected.
     pub fn connect(
         &self,
         node: &str,
+        key: &str,
         hello: &v1::Hello,
         reported: Reported,
     ) -> Result<Connected, Rejected> {
@@ -329,6 +329,7 @@ impl Hub {
         let budget = view.budget();
         let session = Session {
             id,
+            key: key.to_owned(),
             mailbox: mailbox.clone(),
             sent: acked,
             acked,
@@ -344,19 +345,6 @@ impl Hub {
             snapshot: !known,
             budget,
         })
-    }
-
-    /// The session ended. False: another one has taken over before.
-    pub fn disconnect(&self, node: &str, id: u64) -> bool {
-        let mut inner = self.lock();
-        let session = inner.views.get(node).and_then(|v| v.session.as_ref());
-        let taken_over = session.is_some_and(|s| s.id != id);
-        if !taken_over {
-            inner.end_session(node);
-        }
-        drop(inner);
-        self.moved.notify_one();
-        !taken_over
     }
 
     /// Asks a node to open a stream for logs or exec. False: it is not connected.

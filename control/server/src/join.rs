@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use control_api::meta;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Node;
 use proto::v1;
 use serde_json::{Value, json};
 use tonic::Status;
@@ -228,6 +229,12 @@ impl Gate {
         }
         Err(Refusal::Unavailable(format!("node {node:?} comes and goes")).into())
     }
+}
+
+/// Hash of the key of the machine that a Node is; `None`: none has joined as it.
+pub fn key(node: &Node) -> Option<&str> {
+    let annotations = node.metadata.annotations.as_ref()?;
+    annotations.get(KEY).map(String::as_str)
 }
 
 fn annotated(node: &Value) -> Option<&str> {

@@ -15,6 +15,7 @@ use control_plan::{Key, Notice, Object, Task, World, Write, plan, readiness};
 use control_store::{Event, EventKind, ListRequest, Store, StoreError, Watch};
 use futures::FutureExt as _;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -23,6 +24,7 @@ use crate::carry::{Denied, Done, carry_out};
 use crate::drain::Drain;
 use crate::health::{Hearing, LOOK, Verdict};
 use crate::hub::Hub;
+use crate::join;
 use crate::load::{self, Record, Unreadable};
 use crate::objects::Objects;
 use crate::record::Recorder;
@@ -35,6 +37,9 @@ use crate::view::{ClusterFacts, Touched, Views};
 const BATCH: usize = 4096;
 /// Entries of one page of the first load.
 const PAGE: usize = 1000;
+
+/// To the machine of a Node that is deleted.
+const DELETED: &str = "its Node object was deleted";
 
 /// The controllers cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +164,10 @@ impl Controllers {
         let hidden: Vec<Key> = self.world.unreadable().cloned().collect();
         for key in self.world.keys().into_iter().chain(hidden) {
             if !there.contains(&key) {
+                if let Some(Object::Node(_)) = self.world.get(&key) {
+                    // Whose name it was last is not known.
+                    self.hub.dismiss(&key.name.name, None, DELETED);
+                }
                 self.take_out(&key);
             }
         }
@@ -280,10 +289,9 @@ impl Controllers {
         if let Some(old) = self.world.get(key) {
             self.views.touch(&mut self.touched, &old);
             self.drain.gone(&old);
-            if let Object::Node(_) = old {
-                let name = &key.name.name;
-                self.hub
-                    .dismiss(name, &format!("node {name:?} was deleted"));
+            if let Object::Node(node) = old {
+                let machine = join::key(&node);
+                self.hub.dismiss(&key.name.name, machine, DELETED);
             }
         }
         self.world.remove(key);
@@ -304,6 +312,9 @@ impl Controllers {
         match load::object(kind, bytes, revision) {
             Ok(object) => {
                 let old = self.world.get(&key);
+                if let (Some(Object::Node(old)), Object::Node(new)) = (&old, &object) {
+                    self.replaced(old, new);
+                }
                 self.views
                     .touch_change(&mut self.touched, old.as_ref(), &object);
                 self.drain.seen(&object, Instant::now());
@@ -314,6 +325,18 @@ impl Controllers {
                 self.world.mark_unreadable(key, load::uid(bytes));
                 Err(error.to_string())
             }
+        }
+    }
+
+    /// Ends the session of the machine that a Node was before, if it is another now.
+    fn replaced(&self, old: &Node, new: &Node) {
+        let name = new.metadata.name.as_deref().unwrap_or_default();
+        let (before, now) = (join::key(old), join::key(new));
+        if old.metadata.uid != new.metadata.uid {
+            // Its deletion was not seen: see `follow`.
+            self.hub.dismiss(name, None, DELETED);
+        } else if before.is_some() && before != now {
+            self.hub.dismiss(name, before, "the Node has another key");
         }
     }
 

@@ -179,7 +179,10 @@ impl NodeService {
         // Its Node may be another's by now: it must not end that one's session.
         self.gate.admit(caller).await?;
         // Heard of before it is ready, or it would be called lost again.
-        let connected = self.hub.connect(node, &hello, reported).map_err(rejected)?;
+        let connected = self
+            .hub
+            .connect(node, &caller.key, &hello, reported)
+            .map_err(rejected)?;
         let mut opening = Opening {
             hub: &self.hub,
             node,
@@ -192,7 +195,8 @@ impl NodeService {
         match report::register(&self.objects, &self.hub, node).await {
             Ok(()) => {}
             Err(refusal @ Refusal::NotFound { .. }) => {
-                self.hub.dismiss(node, &refusal.to_string());
+                self.hub
+                    .dismiss(node, Some(&caller.key), &refusal.to_string());
                 return Err(refusal.into());
             }
             Err(refusal) => return Err(refusal.into()),
@@ -472,7 +476,8 @@ mod tests {
             make(&service.objects, name, "k").await;
         }
         let hub = &service.hub;
-        let first = hub.connect("n1", &v1::Hello::default(), Reported::default());
+        hub.put_config("n1", v1::ClusterConfig::default());
+        let first = hub.connect("n1", "k", &v1::Hello::default(), Reported::default());
         let first = first.unwrap();
         // Writes of several minutes.
         for _ in 0..20_000 {
@@ -503,7 +508,9 @@ mod tests {
         let (objects, hub) = (&service.objects, &service.hub);
         make(objects, "n1", "old").await;
         let hello = v1::Hello::default;
-        let first = hub.connect("n1", &hello(), Reported::default()).unwrap();
+        let first = hub
+            .connect("n1", "old", &hello(), Reported::default())
+            .unwrap();
         for _ in 0..150 {
             let _waits = first.budget.take().now_or_never();
         }
@@ -515,7 +522,9 @@ mod tests {
         let now = DeleteOptions::default();
         objects.delete(kind, "", "n1", &now).await.unwrap();
         make(objects, "n1", "new").await;
-        let new = hub.connect("n1", &hello(), Reported::default()).unwrap();
+        let new = hub
+            .connect("n1", "new", &hello(), Reported::default())
+            .unwrap();
         let refused = waits.await.err().map(|status| status.code());
         assert_eq!(refused, Some(tonic::Code::PermissionDenied));
         assert!(hub.heard("n1", new.id), "the new machine's session goes on");

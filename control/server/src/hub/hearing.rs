@@ -7,17 +7,30 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Hub, Rejected, Reported};
+use super::{Hub, Inner, Rejected, Reported, View};
 use crate::budget::Budget;
 
 impl Hub {
-    /// What the node may write, in all of its sessions and before the first.
+    /// What the node may write, in all of its sessions and before the first. Of a node
+    /// that is not known, or not any more, nothing is kept: its budget is a full one.
     pub fn budget(&self, node: &str) -> Arc<Budget> {
-        self.lock()
-            .views
-            .entry(node.to_owned())
-            .or_default()
-            .budget()
+        let mut inner = self.lock();
+        let known = inner.views.get_mut(node).map(View::budget);
+        known.unwrap_or_else(|| Arc::new(Budget::new(Instant::now())))
+    }
+
+    /// The session ended. False: another one has taken over before.
+    pub fn disconnect(&self, node: &str, id: u64) -> bool {
+        let mut inner = self.lock();
+        let session = inner.views.get(node).and_then(|v| v.session.as_ref());
+        let taken_over = session.is_some_and(|s| s.id != id);
+        if !taken_over {
+            inner.end_session(node);
+            inner.forget_unused(node);
+        }
+        drop(inner);
+        self.moved.notify_one();
+        !taken_over
     }
 
     /// A node says this of itself in its session. Nothing changes if it is rejected.
@@ -52,20 +65,26 @@ impl Hub {
 
     /// The node is removed from the cluster: its session ends with this reason.
     /// The pods that it has are taken back one by one, as they are deleted.
-    pub fn dismiss(&self, node: &str, reason: &str) {
+    /// With a `key`, the session of a machine with another key goes on: that one took
+    /// the name over.
+    pub fn dismiss(&self, node: &str, key: Option<&str>, reason: &str) {
         let mut inner = self.lock();
-        if let Some(session) = inner.end_session(node) {
-            session.mailbox.say_goodbye(reason.to_owned());
-        }
         let Some(view) = inner.views.get_mut(node) else {
             return;
         };
         view.config = None;
-        view.heard = None;
-        view.reported = None;
-        if view.pods.is_empty() {
-            inner.views.remove(node);
+        let session = view.session.as_ref();
+        if session.is_some_and(|s| key.is_some_and(|key| s.key != key)) {
+            return;
         }
+        if let Some(session) = inner.end_session(node) {
+            session.mailbox.say_goodbye(reason.to_owned());
+        }
+        if let Some(view) = inner.views.get_mut(node) {
+            view.heard = None;
+            view.reported = None;
+        }
+        inner.forget_unused(node);
         drop(inner);
         self.moved.notify_one();
     }
@@ -98,5 +117,15 @@ impl Hub {
     pub fn address(&self, node: &str) -> Option<String> {
         let inner = self.lock();
         inner.routes.get(node)?.value.node_ips.first().cloned()
+    }
+}
+
+impl Inner {
+    /// Takes out the view of a node that has no Node, no session and no pods.
+    pub(super) fn forget_unused(&mut self, node: &str) {
+        let unused = |v: &View| v.config.is_none() && v.session.is_none() && v.pods.is_empty();
+        if self.views.get(node).is_some_and(unused) {
+            self.views.remove(node);
+        }
     }
 }

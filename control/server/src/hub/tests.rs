@@ -23,7 +23,7 @@ fn service(id: u32) -> v1::Service {
 }
 
 fn connect(hub: &Hub, node: &str, hello: &v1::Hello) -> Connected {
-    hub.connect(node, hello, Reported::default()).unwrap()
+    hub.connect(node, "k", hello, Reported::default()).unwrap()
 }
 
 fn at(address: &str) -> Reported {
@@ -293,7 +293,7 @@ async fn who_looked_while_a_revision_was_filled_in_is_woken_at_its_end() {
 #[test]
 fn an_address_is_that_of_one_connected_node() {
     let hub = Hub::new("c".to_owned(), 10);
-    let join = |node: &str, address: &str| hub.connect(node, &hello("", 0), at(address));
+    let join = |node: &str, address: &str| hub.connect(node, "k", &hello("", 0), at(address));
     let taken = |address: &str, other: &str| {
         Some(Rejected::Address {
             address: address.to_owned(),
@@ -319,8 +319,27 @@ fn an_address_is_that_of_one_connected_node() {
     );
     assert!(hub.disconnect("n1", again.id));
     hub.report("n2", n2.id, at("192.0.2.3")).unwrap();
-    hub.dismiss("n2", "deleted");
+    hub.dismiss("n2", None, "deleted");
     join("n3", "192.0.2.3").unwrap();
+}
+
+#[test]
+fn a_dismissal_ends_the_session_of_its_machine_and_leaves_nothing() {
+    let hub = Hub::new("c".to_owned(), 10);
+    hub.put_config("n1", v1::ClusterConfig::default());
+    let session = connect(&hub, "n1", &hello("", 0));
+    hub.dismiss("n1", Some("of the machine before"), "deleted");
+    assert!(hub.heard("n1", session.id));
+    assert!(!collect(&hub, "n1", &session.mailbox).1);
+    hub.dismiss("n1", Some("k"), "deleted");
+    assert!(!hub.heard("n1", session.id));
+    assert!(collect(&hub, "n1", &session.mailbox).1);
+    // Who waited to write meanwhile: in a session, and before one that is refused.
+    let _budget = hub.budget("n1");
+    assert!(hub.lock().views.is_empty());
+    let refused = connect(&hub, "n1", &hello("", 0));
+    assert!(hub.disconnect("n1", refused.id));
+    assert!(hub.lock().views.is_empty());
 }
 
 #[test]
@@ -333,7 +352,7 @@ fn of_two_nodes_at_once_one_gets_the_address() {
             let tries = ["n1", "n2"].map(|node| {
                 scope.spawn(|| {
                     start.wait();
-                    hub.connect(node, &hello("", 0), at(&address)).is_ok()
+                    hub.connect(node, "k", &hello("", 0), at(&address)).is_ok()
                 })
             });
             let joined = tries.into_iter().map(|t| t.join().unwrap());

@@ -8,6 +8,7 @@ use control_plan::World;
 use control_server::Config;
 use control_server::delete::DeleteOptions;
 use control_server::hub::Reported;
+use control_server::join;
 use control_server::objects::Objects;
 use control_server::record::Recorder;
 use control_server::run::Controllers;
@@ -34,7 +35,9 @@ async fn controllers_that_fell_behind_read_everything_again() {
     let objects = Arc::new(Objects::new(store.clone(), config.settings()));
     objects.make_builtin().await.unwrap();
     let create = async |kind, mut value: serde_json::Value| {
-        value["metadata"]["namespace"] = json!("default");
+        if value["kind"] != "Node" {
+            value["metadata"]["namespace"] = json!("default");
+        }
         let writing = Writing::client("test", false);
         let value = writing::Change::To(value);
         let made = objects.create(kind, value, &[], &writing).await.unwrap();
@@ -42,6 +45,15 @@ async fn controllers_that_fell_behind_read_everything_again() {
     };
     let service_kind = known("", "v1", "Service").unwrap();
     create(service_kind, service("old")).await;
+    let node_kind = known("", "v1", "Node").unwrap();
+    let node = |name: &str, key: &str| {
+        json!({"apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": name, "annotations": {join::KEY: key}}})
+    };
+    // Both have sessions; n2 is replaced below.
+    for name in ["n2", "n3"] {
+        create(node_kind, node(name, "k")).await;
+    }
     let facts = ClusterFacts {
         domain: "cluster.local".to_owned(),
         dns_servers: Vec::new(),
@@ -59,11 +71,18 @@ async fn controllers_that_fell_behind_read_everything_again() {
     .await
     .unwrap();
     let loaded = hub.revision();
+    let [n2, n3] = ["n2", "n3"].map(|name| {
+        let hello = Hello::default();
+        hub.connect(name, "k", &hello, Reported::default()).unwrap()
+    });
 
     // All of this is more than the history holds.
     let options = DeleteOptions::default();
     let deleted = objects.delete(service_kind, "default", "old", &options);
     deleted.await.unwrap();
+    let deleted = objects.delete(node_kind, "", "n2", &options);
+    deleted.await.unwrap();
+    create(node_kind, node("n2", "k2")).await;
     create(service_kind, service("new")).await;
     let apps = known("apps", "v1", "Deployment").unwrap();
     create(apps, deployment("web", 2, "a")).await;
@@ -94,7 +113,7 @@ async fn controllers_that_fell_behind_read_everything_again() {
         revision: loaded,
         ..Hello::default()
     };
-    let session = hub.connect("n1", &hello, Reported::default()).unwrap();
+    let session = hub.connect("n1", "k", &hello, Reported::default()).unwrap();
     assert!(!session.snapshot, "what changed since is known");
     let told = async {
         let mut told = Vec::new();
@@ -112,5 +131,7 @@ async fn controllers_that_fell_behind_read_everything_again() {
     assert!(told.contains(&Change::ServiceRemoved("default/old".to_owned())));
     let is_new = |c: &Change| matches!(c, Change::Service(s) if s.name == "new");
     assert!(told.iter().any(is_new), "{told:?}");
+    assert!(!hub.heard("n2", n2.id), "another machine is n2");
+    assert!(hub.heard("n3", n3.id));
     running.abort();
 }
