@@ -107,6 +107,12 @@ pub(crate) static PACKAGES: &[Package] = &[
     ),
     package(
         When::Run,
+        "bind9-dnsutils",
+        Probe::Program("dig"),
+        "asks cluster DNS",
+    ),
+    package(
+        When::Run,
         "docker-registry",
         Probe::Program("docker-registry"),
         "the registry that agents pull from",

@@ -58,7 +58,7 @@ pub(crate) fn pod(spec: &v1::PodSpec) -> Result<(), String> {
 
 /// Why a service is refused, in words.
 pub(crate) fn service(service: &v1::Service) -> Result<(), String> {
-    if service.id == 0 {
+    if service.id == 0 && !service.cluster_ips.is_empty() {
         return Err("the service has no id".into());
     }
     Ok(())

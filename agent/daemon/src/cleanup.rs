@@ -120,6 +120,7 @@ async fn pods(layout: &Layout, groups: &Groups, netlink: &Netlink, removed: &mut
         host: Default::default(),
         endpoints: Vec::new(),
         shim: Default::default(),
+        resolv_conf: Default::default(),
         settings: unused_settings(),
         found: Mutex::default(),
         asks: Semaphore::new(1),
@@ -188,7 +189,7 @@ async fn links(netlink: &Netlink, removed: &mut Removed) {
     }
     for route in &observed.routes {
         // Those of our own links went with them.
-        let over = |link: &Link| matches!(&route.hop, Hop::Link { name, .. } if *name == link.name);
+        let over = |link: &Link| matches!(&route.hop, Hop::Link { name, .. } | Hop::Local { name } if *name == link.name);
         if observed.links.iter().any(over) {
             continue;
         }

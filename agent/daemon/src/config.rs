@@ -25,6 +25,7 @@ use crate::limits::{Pressure, Reserved, section};
 /// | `node_ip` | first IPv4 address of the first uplink | address of the node |
 /// | `shim` | `foil-shim` beside `foil-agent` | the shim's program |
 /// | `bpf_object` | `hydrofoil.bpf.o` beside `foil-agent` | the programs |
+/// | `resolv_conf` | `/etc/resolv.conf` | the node's DNS servers: cluster DNS asks them for other names, and pods with `dnsPolicy: Default` get them; with systemd-resolved `/run/systemd/resolve/resolv.conf` |
 /// | `max_pods` | 110 | pods that the scheduler may put here |
 /// | `flow_entries` | 131072 | size of the flow map, two for each connection through a service, 144 bytes each; a change is in force after a reboot |
 /// | `log_max_bytes` | 10485760 | container logs are rotated at this size, one earlier file is kept, and the logs of one ended instance; 0: never rotated |
@@ -52,6 +53,7 @@ run = "/run/hydrofoil"
 bpffs = "/sys/fs/bpf/hydrofoil"
 cgroup = "/hydrofoil"
 uplinks = ["eth0"]
+resolv_conf = "/etc/resolv.conf"
 max_pods = 110
 flow_entries = 131072
 log_max_bytes = 10485760
@@ -114,6 +116,7 @@ struct File {
     node_ip: Option<Ipv4Addr>,
     shim: Option<PathBuf>,
     bpf_object: Option<PathBuf>,
+    resolv_conf: Option<PathBuf>,
     max_pods: Option<u32>,
     flow_entries: Option<u32>,
     manifests: Option<PathBuf>,
@@ -156,6 +159,8 @@ pub(crate) struct Config {
     pub(crate) shim: Option<PathBuf>,
     /// `None`: beside our own program.
     pub(crate) bpf_object: Option<PathBuf>,
+    /// Which DNS servers the node asks.
+    pub(crate) resolv_conf: PathBuf,
     /// Pods that the scheduler may put here.
     pub(crate) max_pods: u32,
     /// Size of the flow map.
@@ -268,6 +273,10 @@ pub(crate) fn parse(text: &str) -> Result<Config, ConfigError> {
         node_ip: given.node_ip,
         shim: given.shim,
         bpf_object: given.bpf_object,
+        resolv_conf: given
+            .resolv_conf
+            .or(defaults.resolv_conf)
+            .ok_or_else(missing("resolv_conf"))?,
         max_pods: given
             .max_pods
             .or(defaults.max_pods)
@@ -344,6 +353,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         if !path.is_absolute() || path.parent().is_none() {
             return Err(value(key, "must be an absolute path, not the root folder"));
         }
+    }
+    if !config.resolv_conf.is_absolute() {
+        return Err(value("resolv_conf", "must be an absolute path"));
     }
     if let Err(error) = Parent::parse(&config.cgroup) {
         return Err(value("cgroup", error.to_string()));

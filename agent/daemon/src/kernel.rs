@@ -183,6 +183,8 @@ pub(crate) fn seen(
         };
         let hop = match &route.hop {
             link::Hop::Unreachable => Hop::Unreachable,
+            link::Hop::Local { name } if name == SERVICE_LINK => Hop::Local,
+            link::Hop::Local { .. } => continue,
             link::Hop::Link { name, via, source }
                 if [SERVICE_LINK, uplink].contains(&name.as_str()) =>
             {

@@ -15,6 +15,7 @@ mod cleanup;
 mod clock;
 mod config;
 mod devices;
+mod dns;
 mod drops;
 mod event;
 mod exec;
@@ -54,6 +55,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_sys::state::Layout;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use proto::v1;
@@ -61,6 +63,7 @@ use tokio::sync::{mpsc, watch as channel};
 
 use crate::apply::Apply;
 use crate::config::Config;
+use crate::dns::Dns;
 use crate::health::Health;
 use crate::node::Node;
 use crate::startup::Sys;
@@ -208,13 +211,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(?config, "configuration");
     startup::in_memory(&config)?;
     let _alone = alone::in_folders(&config).await?;
+    let layout = Layout::new(&config.root, &config.run);
+    let kept = pushed_file::open(&layout).context("what was last pushed")?;
+    let dns = Dns::start(&config, kept.1.as_ref());
     let (events, queue) = mpsc::channel(EVENTS);
     let (sys, datapath) = startup::open(&config, events)
         .await
         .context("foil-agent cannot start")?;
     let monitor = kernel::monitor(&sys.settings).context("open an rtnetlink socket")?;
     let now = clock::moment();
-    let found = observe::observe(&sys, &datapath, now)
+    let found = observe::observe(&sys, &datapath, kept, now)
         .await
         .context("observe the node")?;
     tracing::info!(
@@ -243,7 +249,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         found,
         hello,
         callable,
-        health,
+        (health, dns),
         now.monotonic,
     );
     tokio::spawn(kernel::listen(sys.clone(), monitor));

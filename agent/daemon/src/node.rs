@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use crate::answer;
 use crate::apply::{Applied, Apply, WriteError};
 use crate::clock;
+use crate::dns::Dns;
 use crate::event::{Event, NodeError, name_of, of_network};
 use crate::failpoint;
 use crate::flows;
@@ -51,6 +52,7 @@ const FULL_MS: i64 = 20;
 pub(crate) struct Node {
     apply: Apply,
     pushed: Pushed,
+    dns: Dns,
     health: Health,
     kernel: Kernel,
     observed: Observed,
@@ -82,7 +84,7 @@ impl Node {
         found: Found,
         hello: watch::Sender<v1::Hello>,
         calls: Calls,
-        health: Health,
+        (health, dns): (Health, Dns),
         now: Monotonic,
     ) -> Node {
         let Found {
@@ -102,6 +104,7 @@ impl Node {
             observed,
             services: due,
             health,
+            dns,
             kernel: Kernel::default(),
             report: Report::default(),
             hello,
@@ -176,9 +179,7 @@ impl Node {
                 self.pushed.disconnected();
             }
             Event::Update(update) => self.update(*update),
-            Event::Open(open) => {
-                serve::open(&self.apply.sys, self.calls.clone(), *open);
-            }
+            Event::Open(open) => serve::open(&self.apply.sys, self.calls.clone(), *open),
             Event::Kernel(changes) => {
                 // It is in force already: only now are flows to ask for their way again.
                 if changes.routing {
@@ -214,6 +215,7 @@ impl Node {
             return;
         };
         let touched = step.touched;
+        self.dns.take(&self.pushed.desired, &touched);
         self.pods.extend(touched.pods);
         self.services.touch(touched.services);
         self.network |= touched.network;

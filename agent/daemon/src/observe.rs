@@ -18,7 +18,6 @@ use agent_plan::world::{Desired, Observed, Pod, parse_container_id};
 use agent_sys::bpf::Datapath;
 use agent_sys::link::{Hop, LinkError, Observed as Links};
 use agent_sys::maps::MapsError;
-use agent_sys::state::StateError;
 use agent_sys::{netns, state};
 use ebpf_common::counter::Hook;
 use proto::v1::change::Change;
@@ -45,9 +44,6 @@ pub(crate) enum ObserveError {
     /// Devices of the node.
     #[error(transparent)]
     Kernel(#[from] kernel::ObserveError),
-    /// What was last pushed.
-    #[error(transparent)]
-    Pushed(#[from] StateError),
 }
 
 /// What the agent starts from.
@@ -65,10 +61,11 @@ pub(crate) struct Found {
     pub(crate) revision: u64,
 }
 
-/// Looks at everything that is ours.
+/// Looks at everything that is ours; the journal and what it kept of the pushed state are given.
 pub(crate) async fn observe(
     sys: &Arc<Sys>,
     datapath: &Datapath,
+    (journal, kept): (pushed_file::Shared, Option<Kept>),
     now: Moment,
 ) -> Result<Found, ObserveError> {
     let links = sys.netlink.observe().await?;
@@ -79,7 +76,6 @@ pub(crate) async fn observe(
         .map(|a| a.ifindex)
         .collect();
     let groups = sys.groups.list().unwrap_or_default();
-    let (journal, kept) = pushed_file::open(&sys.layout)?;
     let mut found = Found {
         journal,
         observed: Observed::default(),

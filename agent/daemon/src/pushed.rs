@@ -30,6 +30,10 @@ pub(crate) struct Touched {
     pub(crate) pods: BTreeSet<String>,
     /// Services by id: their name if they are wanted.
     pub(crate) services: BTreeMap<u32, Option<String>>,
+    /// Services by name, "namespace/name", those without an id as well.
+    pub(crate) names: BTreeSet<String>,
+    /// Facts of the cluster.
+    pub(crate) config: bool,
     /// Links and routes.
     pub(crate) network: bool,
     /// It is a whole new state: what is not in it is wanted no more.
@@ -227,9 +231,11 @@ impl Pushed {
     /// Adds what a delta touches; before it is taken in.
     fn touch(&self, change: &Change, touched: &mut Touched) {
         match change {
-            Change::Config(_) | Change::Route(_) | Change::RouteRemoved(_) => {
+            Change::Config(_) => {
                 touched.network = true;
+                touched.config = true;
             }
+            Change::Route(_) | Change::RouteRemoved(_) => touched.network = true,
             Change::Pod(spec) => {
                 touched.pods.insert(spec.uid.clone());
             }
@@ -238,6 +244,7 @@ impl Pushed {
             }
             Change::Service(service) => {
                 let name = format!("{}/{}", service.namespace, service.name);
+                touched.names.insert(name.clone());
                 // Deleted and made again under the same name: another id.
                 if let Some(before) = self.desired.services.get(&name)
                     && before.id != service.id
@@ -247,6 +254,7 @@ impl Pushed {
                 touched.services.insert(service.id, Some(name));
             }
             Change::ServiceRemoved(name) => {
+                touched.names.insert(name.clone());
                 if let Some(before) = self.desired.services.get(name) {
                     touched.services.insert(before.id, None);
                 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_plan::link::{Cidr, Hop, PodLink, Route};
+use agent_plan::link::{Cidr, Hop, PodLink, Route, SERVICE_LINK};
 use agent_plan::outcome::{Outcome, Part};
 use agent_plan::volume;
 use agent_sys::bpf::{Datapath, Role};
@@ -183,7 +183,7 @@ fn make_own(sys: &Sys, spec: &v1::PodSpec) -> Result<(), String> {
             volumes::make(&folder, &volume, group).map_err(|e| e.to_string())?;
         }
     }
-    volumes::etc::write(&folder, spec)
+    volumes::etc::write(&folder, spec, &sys.resolv_conf)
         .map(drop)
         .map_err(|e| e.to_string())
 }
@@ -335,6 +335,9 @@ pub(crate) fn delete_link(sys: &Arc<Sys>, name: &str) {
 fn route_of(route: &Route) -> link::Route {
     let hop = match &route.hop {
         Hop::Unreachable => link::Hop::Unreachable,
+        Hop::Local => link::Hop::Local {
+            name: SERVICE_LINK.into(),
+        },
         Hop::Link { name, via, source } => link::Hop::Link {
             name: name.clone(),
             via: via.map(IpAddr::V4),

@@ -123,6 +123,8 @@ pub(crate) struct Sys {
     pub(crate) endpoints: Vec<image::Endpoint>,
     /// The shim's program.
     pub(crate) shim: PathBuf,
+    /// Which DNS servers the node asks.
+    pub(crate) resolv_conf: PathBuf,
     /// The facts and choices that plans take.
     pub(crate) settings: Settings,
     /// Images that were found for containers about to be made, by digest.
@@ -345,6 +347,7 @@ pub(crate) async fn open(
         host: HostCalls::default(),
         endpoints,
         shim,
+        resolv_conf: config.resolv_conf.clone(),
         settings,
         found,
         asks: Semaphore::new(ASKS),

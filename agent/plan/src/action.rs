@@ -334,7 +334,7 @@ pub enum Action {
     PutNetwork {
         /// The block.
         range: Cidr,
-        /// `ebpf_common::network::{PODS, SERVICES}`
+        /// `ebpf_common::network::{PODS, SERVICES, LOCAL}`
         kind: u32,
     },
     /// The reverse.

@@ -111,6 +111,8 @@ pub enum Hop {
     },
     /// They are answered with ICMP unreachable: no pod has that address.
     Unreachable,
+    /// To the node's own processes: the address is on the service link.
+    Local,
 }
 
 /// What a device is to the data plane.

@@ -5,9 +5,10 @@
 //! Pods' own routes come and go with their links. Called by the daemon's loop.
 
 use std::collections::BTreeMap;
+use std::mem::discriminant;
 
 use ebpf_common::config::HAIRPIN;
-use ebpf_common::network::{PODS, SERVICES};
+use ebpf_common::network::{LOCAL, PODS, SERVICES};
 
 use crate::action::{Action, Problem};
 use crate::link::{Cidr, Hop, Network, Route, SERVICE_LINK};
@@ -44,6 +45,10 @@ pub fn routes(desired: &Desired, settings: &Settings) -> (BTreeMap<Cidr, Route>,
                 text: text.clone(),
             }),
         }
+    }
+    if let Some(destination) = dns(desired) {
+        let hop = Hop::Local;
+        routes.insert(destination, Route { destination, hop });
     }
     // A pod's own route is longer, and goes with its link: after that its address is
     // answered for at once, and does not go out by the default route.
@@ -88,6 +93,12 @@ pub fn routes(desired: &Desired, settings: &Settings) -> (BTreeMap<Cidr, Route>,
     (routes, problems)
 }
 
+/// The address at which the node answers cluster DNS.
+fn dns(desired: &Desired) -> Option<Cidr> {
+    let address = desired.config.dns_address.parse().ok()?;
+    Some(Cidr { address, bits: 32 })
+}
+
 /// Blocks of addresses that the programs shall know.
 fn blocks(desired: &Desired) -> BTreeMap<Cidr, u32> {
     let of = |texts: &[String], kind: u32| {
@@ -100,6 +111,7 @@ fn blocks(desired: &Desired) -> BTreeMap<Cidr, u32> {
     let mut blocks = BTreeMap::new();
     blocks.extend(of(&desired.config.pod_cidrs, PODS));
     blocks.extend(of(&desired.config.service_cidrs, SERVICES));
+    blocks.extend(dns(desired).map(|address| (address, LOCAL)));
     blocks
 }
 
@@ -120,7 +132,7 @@ pub fn plan(
         match network.routes.get(destination) {
             Some(there) if there == route => {}
             // The kernel replaces no route by one of another kind: both would stand.
-            Some(there) if (there.hop == Hop::Unreachable) != (route.hop == Hop::Unreachable) => {
+            Some(there) if discriminant(&there.hop) != discriminant(&route.hop) => {
                 actions.push(Action::DeleteRoute {
                     route: there.clone(),
                 });
@@ -221,6 +233,26 @@ mod tests {
         assert_eq!(hops, expected);
         let hairpin = Cidr::parse("169.254.1.2/32").unwrap();
         assert!(routes.contains_key(&hairpin));
+    }
+
+    #[test]
+    fn the_dns_address_is_on_the_node_and_no_service_of_the_programs() {
+        let mut desired = desired();
+        desired.config.dns_address = "10.96.0.10".into();
+        let address = Cidr::parse("10.96.0.10/32").unwrap();
+        let (routes, problems) = routes(&desired, &settings());
+        assert!(problems.is_empty());
+        assert_eq!(routes[&address].hop, Hop::Local);
+        assert_eq!(blocks(&desired)[&address], LOCAL);
+        // Another address: the old one goes.
+        let mut network = Network::default();
+        network.routes.insert(address, routes[&address].clone());
+        network.blocks.insert(address, LOCAL);
+        desired.config.dns_address = "10.96.0.11".into();
+        let actions = plan(&desired, &network, &settings(), Monotonic::default()).0;
+        let route = routes[&address].clone();
+        assert!(actions.contains(&Action::DeleteRoute { route }));
+        assert!(actions.contains(&Action::DeleteNetwork { range: address }));
     }
 
     #[test]

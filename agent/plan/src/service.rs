@@ -49,8 +49,8 @@ fn wanted(service: &v1::Service, problems: &mut Vec<Problem>) -> BTreeMap<u32, W
         .filter_map(|ip| ip.parse().ok())
         .collect();
     let mut ports = BTreeMap::new();
-    if addresses.is_empty() {
-        // Headless, or IPv6 only: nothing for the data plane to translate.
+    if addresses.is_empty() || service.node_local {
+        // Headless, IPv6 only, or answered here: nothing for the data plane to translate.
         return ports;
     }
     for port in &service.ports {

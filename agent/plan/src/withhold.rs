@@ -41,6 +41,7 @@ fn is_plain(spec: &v1::PodSpec) -> bool {
         host_ipc: _,
         share_process_namespace: _,
         hostname: _,
+        fqdn: _,
         restart_policy: _,
         termination_grace_period_seconds: _,
         stop_grace_seconds: _,

@@ -131,6 +131,11 @@ pub enum Hop {
     },
     /// They are answered with ICMP unreachable.
     Unreachable,
+    /// To this host: the address is on a link of ours, with the scope of the host.
+    Local {
+        /// Name of the link.
+        name: String,
+    },
 }
 
 impl std::fmt::Display for Route {
@@ -138,6 +143,7 @@ impl std::fmt::Display for Route {
         let (address, bits) = self.destination;
         match &self.hop {
             Hop::Unreachable => write!(f, "unreachable {address}/{bits}"),
+            Hop::Local { name } => write!(f, "local {address}/{bits} dev {name}"),
             Hop::Link { name, via, source } => {
                 write!(f, "{address}/{bits}")?;
                 if let Some(via) = via {

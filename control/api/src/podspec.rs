@@ -118,6 +118,11 @@ pub(crate) fn validate(spec: &PodSpec, at: &Field, causes: &mut Causes) {
     {
         causes.invalid(&at.child("hostname"), hostname, detail);
     }
+    if let Some(subdomain) = spec.subdomain.as_deref().filter(|text| !text.is_empty())
+        && let Err(detail) = name::label(subdomain)
+    {
+        causes.invalid(&at.child("subdomain"), subdomain, detail);
+    }
     if let Some(node) = spec.node_name.as_deref().filter(|text| !text.is_empty())
         && let Err(detail) = name::subdomain(node)
     {

@@ -24,6 +24,8 @@ pub(crate) static KIND: Kind = admit::kind_of::<Service>(Words {
 
 /// The `clusterIP` of a headless service.
 pub const HEADLESS: &str = "None";
+/// The type of a service that stands for another name.
+pub const EXTERNAL_NAME: &str = "ExternalName";
 
 impl Rules for Service {
     fn prepare(&mut self, old: Option<&Self>) {
@@ -34,6 +36,9 @@ impl Rules for Service {
         let Some(spec) = self.spec.as_mut() else {
             return;
         };
+        if spec.type_.as_deref() == Some(EXTERNAL_NAME) {
+            return;
+        }
         let unnamed = spec.cluster_ip.as_deref().unwrap_or_default().is_empty();
         if unnamed && spec.cluster_ips.as_deref().unwrap_or_default().is_empty() {
             spec.cluster_ip = old.cluster_ip.clone();
@@ -46,12 +51,14 @@ impl Rules for Service {
         spec.type_.get_or_insert_with(|| "ClusterIP".to_owned());
         spec.session_affinity
             .get_or_insert_with(|| "None".to_owned());
-        spec.internal_traffic_policy
-            .get_or_insert_with(|| "Cluster".to_owned());
-        spec.ip_family_policy
-            .get_or_insert_with(|| "SingleStack".to_owned());
-        spec.ip_families
-            .get_or_insert_with(|| vec!["IPv4".to_owned()]);
+        if spec.type_.as_deref() != Some(EXTERNAL_NAME) {
+            spec.internal_traffic_policy
+                .get_or_insert_with(|| "Cluster".to_owned());
+            spec.ip_family_policy
+                .get_or_insert_with(|| "SingleStack".to_owned());
+            spec.ip_families
+                .get_or_insert_with(|| vec!["IPv4".to_owned()]);
+        }
         let filled = |ip: &&String| !ip.is_empty();
         match (spec.cluster_ip.clone(), spec.cluster_ips.clone()) {
             (Some(ip), None) if !ip.is_empty() => spec.cluster_ips = Some(vec![ip]),
@@ -75,13 +82,18 @@ impl Rules for Service {
         let at = Field::root("spec");
         let Some(spec) = &self.spec else { return };
         let headless = spec.cluster_ip.as_deref() == Some(HEADLESS);
+        let external = spec.type_.as_deref() == Some(EXTERNAL_NAME);
         let ports = spec.ports.as_deref().unwrap_or_default();
-        if ports.is_empty() && !headless {
+        if ports.is_empty() && !headless && !external {
             causes.required(&at.child("ports"), "");
         }
         validate_ports(ports, &at.child("ports"), causes);
         meta::validate_labels(spec.selector.as_ref(), &at.child("selector"), causes);
-        validate_addresses(spec, &at, causes);
+        if external {
+            validate_external_name(spec, &at, causes);
+        } else {
+            validate_addresses(spec, &at, causes);
+        }
         let types = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
         one_of(spec.type_.as_deref(), &types, &at.child("type"), causes);
         let affinity = at.child("sessionAffinity");
@@ -91,6 +103,9 @@ impl Rules for Service {
             &affinity,
             causes,
         );
+        if external {
+            return;
+        }
         let policy = at.child("internalTrafficPolicy");
         one_of(
             spec.internal_traffic_policy.as_deref(),
@@ -113,7 +128,9 @@ impl Rules for Service {
         };
         let at = Field::root("spec");
         let ip = |spec: &ServiceSpec| spec.cluster_ip.clone().unwrap_or_default();
-        if !ip(old).is_empty() && ip(new) != ip(old) {
+        // Kubernetes lets a service lose its address to a name.
+        let external = new.type_.as_deref() == Some(EXTERNAL_NAME);
+        if !external && !ip(old).is_empty() && ip(new) != ip(old) {
             causes.invalid(&at.child("clusterIP"), ip(new), "field is immutable");
             let all = new.cluster_ips.clone().unwrap_or_default();
             causes.invalid(&at.child("clusterIPs"), all, "may not change once set");
@@ -155,6 +172,24 @@ fn validate_addresses(spec: &ServiceSpec, at: &Field, causes: &mut Causes) {
             ips,
             "may only hold up to 1 value: dual stack is not supported by Hydrofoil yet",
         );
+    }
+}
+
+/// A name and nothing that belongs to an address (Kubernetes' ValidateService).
+fn validate_external_name(spec: &ServiceSpec, at: &Field, causes: &mut Causes) {
+    let detail = "may not be set for ExternalName services";
+    if !spec.cluster_ip.as_deref().unwrap_or_default().is_empty() {
+        causes.forbidden(&at.child("clusterIP"), detail);
+    } else if spec.cluster_ips.iter().flatten().any(|ip| !ip.is_empty()) {
+        causes.forbidden(&at.child("clusterIPs"), detail);
+    }
+    let at = at.child("externalName");
+    let name = spec.external_name.as_deref().unwrap_or_default();
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    if name.is_empty() {
+        causes.required(&at, "");
+    } else if let Err(detail) = name::subdomain(bare) {
+        causes.invalid(&at, name, detail);
     }
 }
 

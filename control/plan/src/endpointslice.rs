@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use control_api::service::EXTERNAL_NAME;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -67,7 +68,8 @@ pub fn plan(world: &World, service_name: &Name) -> Plan {
     let service = world
         .services
         .get(service_name)
-        .filter(|s| !object::deleting(&s.metadata));
+        .filter(|s| !object::deleting(&s.metadata))
+        .filter(|s| s.spec.as_ref().and_then(|s| s.type_.as_deref()) != Some(EXTERNAL_NAME));
     let selector = service
         .and_then(|s| s.spec.as_ref())
         .and_then(|s| s.selector.as_ref());

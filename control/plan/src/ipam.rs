@@ -128,7 +128,10 @@ pub fn service(
             .and_then(|s| s.cluster_ips.clone())
             .unwrap_or_default();
     }
-    if external || asked.first().is_some_and(|a| a == "None") {
+    if external {
+        return Ok(give_up(claims, service, old, &owner));
+    }
+    if asked.first().is_some_and(|a| a == "None") {
         return Ok(writes);
     }
     if asked.is_empty() {
@@ -153,6 +156,36 @@ pub fn service(
     let ports = spec.ports.clone().unwrap_or_default();
     number(claims, service, &ports, old, &owner, &mut writes)?;
     Ok(writes)
+}
+
+/// Takes from a Service that now stands for a name what it had with an address.
+fn give_up(
+    claims: &Claims,
+    service: &mut Service,
+    old: Option<&Service>,
+    owner: &str,
+) -> Vec<ClaimWrite> {
+    if let Some(annotations) = &mut service.metadata.annotations {
+        annotations.remove(SERVICE_ID);
+        annotations.remove(PORT_IDS);
+    }
+    let Some(old) = old else { return Vec::new() };
+    let (id, ports) = ids(old);
+    let spec = old.spec.as_ref();
+    let addresses = spec.and_then(|s| s.cluster_ips.clone()).unwrap_or_default();
+    let addresses = addresses.iter().filter_map(|a| a.parse().ok());
+    let keys = addresses.map(ClaimKey::ServiceAddress);
+    let keys = keys.chain(id.map(ClaimKey::ServiceId));
+    let keys = keys.chain(ports.into_values().map(ClaimKey::PortId));
+    let held = keys.filter_map(|key| {
+        let claim = claims.get(&key).filter(|claim| claim.owner == owner)?;
+        Some(ClaimWrite {
+            revision: claim.revision,
+            owner: String::new(),
+            key,
+        })
+    });
+    held.collect()
 }
 
 /// Claims an address that a Service names, unless it has it already.

@@ -2,12 +2,15 @@
 //!
 //! Called by `main.rs`, which logs the outcome.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use control_plan::Settings;
 use ipnet::IpNet;
+use proto::v1;
 use serde::Deserialize;
+
+use crate::view::ClusterFacts;
 
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -72,9 +75,25 @@ pub struct Config {
     /// DNS domain of the cluster.
     #[serde(default = "default::cluster_domain")]
     pub cluster_domain: String,
-    /// Addresses of the cluster's DNS, if there is one.
+    /// Address at which every node answers cluster DNS itself, in `service_cidr`; by
+    /// default its tenth. Empty: nodes do not.
+    pub dns_address: Option<String>,
+    /// Servers that pods ask; by default `dns_address`.
     #[serde(default)]
-    pub dns_servers: Vec<std::net::IpAddr>,
+    pub dns_servers: Vec<IpAddr>,
+    /// Domains that nodes ask other servers for than their own.
+    #[serde(default)]
+    pub dns_stub: Vec<DnsStub>,
+}
+
+/// A domain with DNS servers of its own.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DnsStub {
+    /// "corp.example"
+    pub domain: String,
+    /// "192.0.2.1" or "192.0.2.1:5353", in the order in which they are asked.
+    pub servers: Vec<String>,
 }
 
 /// What a key that is absent stands for.
@@ -171,6 +190,27 @@ impl Config {
         if self.node_prefix < self.pod_cidr.prefix_len() || self.node_prefix > 29 {
             return wrong("node_prefix", "must be from the prefix of pod_cidr to 29");
         }
+        match self.dns_address() {
+            Ok(None) => {}
+            Ok(Some(address)) => {
+                let edge = address == services.network() || address == services.broadcast();
+                if !services.contains(&address) || edge {
+                    return wrong("dns_address", "must be an address of service_cidr");
+                }
+            }
+            Err(_parse) => return wrong("dns_address", "must be an address, or empty"),
+        }
+        for stub in &self.dns_stub {
+            let address = |text: &String| {
+                text.parse::<SocketAddr>().is_err() && text.parse::<IpAddr>().is_err()
+            };
+            if stub.servers.is_empty() || stub.servers.iter().any(address) {
+                return wrong("dns_stub", "servers must be addresses, at least one");
+            }
+            if stub.domain.trim_end_matches('.').is_empty() {
+                return wrong("dns_stub", "domain must be a name");
+            }
+        }
         if self.node_certificate_seconds == 0 {
             return wrong("node_certificate_seconds", "must be at least 1");
         }
@@ -178,6 +218,37 @@ impl Config {
             return wrong("node_lost_after_seconds", "must be at least 1");
         }
         Ok(())
+    }
+
+    /// Where nodes answer cluster DNS.
+    pub fn dns_address(&self) -> Result<Option<IpAddr>, std::net::AddrParseError> {
+        match self.dns_address.as_deref() {
+            Some("") => Ok(None),
+            Some(text) => text.parse().map(Some),
+            // A range without a tenth address has no room for it.
+            None => Ok(self.service_cidr.hosts().nth(9)),
+        }
+    }
+
+    /// What nodes are told of the cluster.
+    pub fn facts(&self) -> ClusterFacts {
+        let address = self.dns_address().unwrap_or_default();
+        let address = address.map(|address| address.to_string());
+        let servers: Vec<String> = self.dns_servers.iter().map(ToString::to_string).collect();
+        let stubs = self.dns_stub.iter().map(|stub| v1::DnsStub {
+            domain: stub.domain.clone(),
+            servers: stub.servers.clone(),
+        });
+        ClusterFacts {
+            domain: self.cluster_domain.clone(),
+            dns_servers: if servers.is_empty() {
+                address.iter().cloned().collect()
+            } else {
+                servers
+            },
+            dns_address: address.unwrap_or_default(),
+            dns_stubs: stubs.collect(),
+        }
     }
 
     /// What the controllers need of it.
@@ -204,6 +275,12 @@ mod tests {
         assert_eq!(config.listen.port(), 7443);
         assert_eq!(config.pod_cidr.to_string(), "10.244.0.0/16");
         assert_eq!(config.service_cidr.to_string(), "10.96.0.0/16");
+        assert_eq!(config.facts().dns_address, "10.96.0.10");
+        assert_eq!(config.facts().dns_servers, ["10.96.0.10"]);
+        let other = "data = \"/d\"\ndns_address = \"\"\ndns_servers = [\"10.96.0.53\"]";
+        let facts = Config::parse(other).unwrap().facts();
+        assert_eq!(facts.dns_address, "");
+        assert_eq!(facts.dns_servers, ["10.96.0.53"]);
         let rows = [
             ("", "data"),
             ("data = 1", "data"),
@@ -215,6 +292,12 @@ mod tests {
                 "overlaps",
             ),
             ("data = \"/d\"\nnode_prefix = 8", "node_prefix"),
+            ("data = \"/d\"\ndns_address = \"10.97.0.10\"", "dns_address"),
+            ("data = \"/d\"\ndns_address = \"x\"", "dns_address"),
+            (
+                "data = \"/d\"\n[[dns_stub]]\ndomain = \"a\"\nservers = []",
+                "dns_stub",
+            ),
         ];
         for (text, expected) in rows {
             let error = Config::parse(text).unwrap_err().to_string();

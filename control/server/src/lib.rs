@@ -15,6 +15,7 @@ pub mod attach;
 pub mod auth;
 pub mod bounds;
 pub mod budget;
+mod builtin;
 mod carry;
 pub mod config;
 pub mod correlate;

@@ -18,6 +18,7 @@ use tonic::transport::Server;
 
 use crate::attach::Attachments;
 use crate::auth;
+use crate::builtin::{self, BuiltinError};
 use crate::config::Config;
 use crate::join::Gate;
 use crate::join_rate::JoinRate;
@@ -30,7 +31,6 @@ use crate::run::{self, Controllers, RunError};
 use crate::serve::ClusterService;
 use crate::session::NodeService;
 use crate::tls::{self, TlsError};
-use crate::view::ClusterFacts;
 
 /// Longest message of an operator that is read (Kubernetes' limit of a request).
 const CLUSTER_BYTES: usize = 3 << 20;
@@ -53,6 +53,9 @@ pub enum StartError {
     /// Reading what is stored.
     #[error("{0}")]
     Refused(#[from] Refusal),
+    /// What is always there.
+    #[error(transparent)]
+    Builtin(#[from] BuiltinError),
     /// The controllers.
     #[error("controllers: {0}")]
     Run(#[from] RunError),
@@ -114,10 +117,8 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.data.join("store.redb"), options)?);
     let objects = Arc::new(Objects::new(store, config.settings()));
     let recorder = Recorder::start(objects.clone());
-    let facts = ClusterFacts {
-        domain: config.cluster_domain.clone(),
-        dns_servers: config.dns_servers.iter().map(ToString::to_string).collect(),
-    };
+    let facts = config.facts();
+    let dns_address = facts.dns_address.clone();
     let world = World::new(config.settings());
     let options = run::Options {
         facts,
@@ -128,6 +129,7 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
         Controllers::load(objects.clone(), recorder.clone(), world, options).await?;
     // A store that this version must not touch was refused before.
     objects.make_builtin().await?;
+    builtin::dns_service(&objects, &dns_address).await?;
 
     let attachments = Arc::new(Attachments::default());
     let cluster = ClusterService {

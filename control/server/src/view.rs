@@ -21,8 +21,12 @@ use crate::hub::Hub;
 pub struct ClusterFacts {
     /// DNS domain.
     pub domain: String,
-    /// DNS servers, as text.
+    /// DNS servers of pods, as text.
     pub dns_servers: Vec<String>,
+    /// Address at which nodes answer; "": they do not.
+    pub dns_address: String,
+    /// Domains with servers of their own.
+    pub dns_stubs: Vec<v1::DnsStub>,
 }
 
 /// A ConfigMap (false) or Secret (true), by name.
@@ -113,10 +117,11 @@ impl Views {
         for name in touched.services {
             let service = world.services.get(&name);
             let service = service.filter(|s| !object::deleting(&s.metadata));
-            hub.put_service(
-                &name.to_string(),
-                service.and_then(|s| service_message(world, s)),
-            );
+            let mut message = service.and_then(|s| service_message(world, s));
+            if let Some(message) = &mut message {
+                message.node_local = message.cluster_ips.contains(&self.facts.dns_address);
+            }
+            hub.put_service(&name.to_string(), message);
         }
         for name in touched.pods {
             self.push_pod(&name, world, hub);
@@ -183,6 +188,8 @@ impl Views {
             node_pod_cidrs: spec.and_then(|s| s.pod_cidrs.clone()).unwrap_or_default(),
             cluster_domain: self.facts.domain.clone(),
             dns_servers: self.facts.dns_servers.clone(),
+            dns_address: self.facts.dns_address.clone(),
+            dns_stubs: self.facts.dns_stubs.clone(),
         }
     }
 
@@ -269,7 +276,7 @@ fn service_message(world: &World, service: &Service) -> Option<v1::Service> {
     let slices: Vec<&EndpointSlice> = world.slices_of(&name).map(AsRef::as_ref).collect();
     let port = |name: &str| ports.get(name).copied().unwrap_or(0);
     let ids = ServiceIds {
-        service: id?,
+        service: id.unwrap_or(0),
         port: &port,
     };
     proto::convert::service::service(service, &slices, &ids, 0)

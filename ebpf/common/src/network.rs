@@ -6,6 +6,8 @@ use crate::{map_abi, net::Addr};
 pub const PODS: u32 = 1;
 /// `Network::kind`: addresses of services; one without a frontend is refused.
 pub const SERVICES: u32 = 2;
+/// `Network::kind`: addresses of services at which the node itself answers its pods.
+pub const LOCAL: u32 = 3;
 
 map_abi! {
     /// Key of the LPM trie.
@@ -19,7 +21,7 @@ map_abi! {
 
     /// What the block is.
     pub struct Network {
-        /// `PODS` or `SERVICES`.
+        /// `PODS`, `SERVICES` or `LOCAL`.
         pub kind: u32,
     }
 }

@@ -98,6 +98,8 @@ fn resolved(input: &PodInput<'_>) -> v1::PodSpec {
     let none = PodSpec::default();
     let spec = input.pod.spec.as_ref().unwrap_or(&none);
     let host_network = spec.host_network.unwrap_or_default();
+    let fqdn = fqdn(input, spec);
+    let as_fqdn = spec.set_hostname_as_fqdn == Some(true) && !fqdn.is_empty();
     let containers = |list: &[Container]| -> Vec<v1::ContainerSpec> {
         list.iter()
             .map(|c| container::container(input, c))
@@ -132,7 +134,12 @@ fn resolved(input: &PodInput<'_>) -> v1::PodSpec {
         host_pid: spec.host_pid.unwrap_or_default(),
         host_ipc: spec.host_ipc.unwrap_or_default(),
         share_process_namespace: spec.share_process_namespace.unwrap_or_default(),
-        hostname: hostname(input.pod, spec),
+        hostname: if as_fqdn {
+            fqdn.clone()
+        } else {
+            hostname(input.pod, spec)
+        },
+        fqdn,
         restart_policy: spec.restart_policy.clone().unwrap_or_default(),
         termination_grace_period_seconds: spec.termination_grace_period_seconds.unwrap_or_default(),
         stop_grace_seconds: input.stop_grace_seconds,
@@ -179,6 +186,27 @@ fn hostname(pod: &Pod, spec: &PodSpec) -> String {
     cut.trim_end_matches(['-', '.']).to_owned()
 }
 
+/// The pod's name in its subdomain; "" if it names none, or has the node's name.
+fn fqdn(input: &PodInput<'_>, spec: &PodSpec) -> String {
+    let hostname = hostname(input.pod, spec);
+    match spec.subdomain.as_deref() {
+        None | Some("") => String::new(),
+        Some(_) if hostname.is_empty() => String::new(),
+        Some(subdomain) => {
+            let (namespace, domain) = (input.namespace(), domain(input));
+            format!("{hostname}.{subdomain}.{namespace}.svc.{domain}")
+        }
+    }
+}
+
+fn domain<'a>(input: &'a PodInput<'_>) -> &'a str {
+    match input.cluster.cluster_domain.as_str() {
+        "" => "cluster.local",
+        domain => domain,
+    }
+}
+
+/// As kubelet makes it from `dnsPolicy` and `dnsConfig` (pkg/kubelet/network/dns).
 fn dns(input: &PodInput<'_>, spec: &PodSpec) -> v1::Dns {
     let policy = spec.dns_policy.as_deref().unwrap_or_default();
     let host_network = spec.host_network == Some(true);
@@ -187,10 +215,7 @@ fn dns(input: &PodInput<'_>, spec: &PodSpec) -> v1::Dns {
         "ClusterFirst" => !host_network,
         _other => false,
     };
-    let domain = match input.cluster.cluster_domain.as_str() {
-        "" => "cluster.local",
-        domain => domain,
-    };
+    let domain = domain(input);
     // Without a DNS server of the cluster, pods ask whom the node asks.
     let mut dns = if cluster && !input.cluster.dns_servers.is_empty() {
         v1::Dns {
@@ -202,6 +227,7 @@ fn dns(input: &PodInput<'_>, spec: &PodSpec) -> v1::Dns {
             ],
             options: vec!["ndots:5".to_owned()],
             from_node: false,
+            node_searches: true,
         }
     } else {
         v1::Dns {

@@ -1,4 +1,4 @@
-//! A Service with its EndpointSlices: what a node's maps are filled from. Called
+//! A Service with its EndpointSlices: what a node's maps and DNS are filled from. Called
 //! by `control-server` when one of them has changed.
 
 use std::collections::BTreeMap;
@@ -15,13 +15,14 @@ use crate::v1::backend::State;
 
 /// Numbers that the control plane has given to a service; they never change.
 pub struct ServiceIds<'a> {
+    /// 0 for one without addresses.
     pub service: u32,
     /// By the name of the port ("" for the only one).
     pub port: &'a dyn Fn(&str) -> u32,
 }
 
-/// The message; `None` for a service that has no address: a headless one, or one
-/// that waits for its address. `slices` are those of the service.
+/// The message; `None` for a service that waits for its address. A headless one, and one
+/// that stands for another name, are sent for DNS alone. `slices` are those of the service.
 pub fn service(
     service: &Service,
     slices: &[&EndpointSlice],
@@ -34,11 +35,27 @@ pub fn service(
         Some(ips) if !ips.is_empty() => ips.clone(),
         Some(_) | None => first.collect(),
     };
-    let ips: Vec<String> = ips
-        .into_iter()
-        .filter(|ip| !ip.is_empty() && ip != HEADLESS)
-        .collect();
-    if ips.is_empty() {
+    let named = v1::Service {
+        namespace: service.metadata.namespace.clone().unwrap_or_default(),
+        name: service.metadata.name.clone().unwrap_or_default(),
+        generation,
+        ..v1::Service::default()
+    };
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Some(v1::Service {
+            external_name: spec.external_name.clone().unwrap_or_default(),
+            ..named
+        });
+    }
+    if ips.first().is_some_and(|ip| ip == HEADLESS) {
+        let message = v1::Service {
+            endpoints: endpoints(slices),
+            ..named
+        };
+        return Some(bounded(message, CHANGE_BYTES));
+    }
+    let ips: Vec<String> = ips.into_iter().filter(|ip| !ip.is_empty()).collect();
+    if ips.is_empty() || ids.service == 0 {
         return None;
     }
     let ports = spec.ports.iter().flatten().map(|port| {
@@ -52,12 +69,10 @@ pub fn service(
         }
     });
     let message = v1::Service {
-        namespace: service.metadata.namespace.clone().unwrap_or_default(),
-        name: service.metadata.name.clone().unwrap_or_default(),
         id: ids.service,
-        generation,
         ports: ports.collect(),
         cluster_ips: ips,
+        ..named
     };
     Some(bounded(message, CHANGE_BYTES))
 }
@@ -68,14 +83,48 @@ fn bounded(mut service: v1::Service, most: usize) -> v1::Service {
     loop {
         let length = service.encoded_len();
         let left: usize = service.ports.iter().map(|p| p.backends.len()).sum();
-        if length <= most || left == 0 {
+        if length <= most || left + service.endpoints.len() == 0 {
             return service;
         }
+        let keep = |count: usize| count * most / (length + 1);
         for port in &mut service.ports {
-            let keep = port.backends.len() * most / (length + 1);
-            port.backends.truncate(keep);
+            port.backends.truncate(keep(port.backends.len()));
+        }
+        service.endpoints.truncate(keep(service.endpoints.len()));
+    }
+}
+
+/// Ready endpoints with their ports, each once, in the order of their addresses.
+fn endpoints(slices: &[&EndpointSlice]) -> Vec<v1::NamedEndpoint> {
+    let mut found: BTreeMap<(IpAddr, String), Vec<v1::EndpointPort>> = BTreeMap::new();
+    for slice in slices {
+        let ports = slice.ports.iter().flatten().filter_map(|port| {
+            Some(v1::EndpointPort {
+                name: port.name.clone().unwrap_or_default(),
+                protocol: port.protocol.clone().unwrap_or_default(),
+                port: u32::try_from(port.port?).ok()?,
+            })
+        });
+        let ports: Vec<v1::EndpointPort> = ports.collect();
+        for endpoint in slice.endpoints.iter().filter(|e| use_of(e) == Use::Ready) {
+            let address = endpoint.addresses.first().and_then(|a| a.parse().ok());
+            let Some(address) = address else { continue };
+            let hostname = endpoint.hostname.clone().unwrap_or_default();
+            let known = found.entry((address, hostname)).or_default();
+            for port in &ports {
+                if !known.contains(port) {
+                    known.push(port.clone());
+                }
+            }
         }
     }
+    let endpoints = found.into_iter();
+    let endpoints = endpoints.map(|((address, hostname), ports)| v1::NamedEndpoint {
+        address: address.to_string(),
+        hostname,
+        ports,
+    });
+    endpoints.collect()
 }
 
 /// Backends of one port, each once, in the order of their addresses. Ready ones take

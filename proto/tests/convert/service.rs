@@ -137,9 +137,64 @@ fn joins_services_and_endpoints() {
         assert_eq!(states, expected, "{third}");
     }
 
-    for ip in [json!("None"), json!(""), json!(null)] {
+    for ip in [json!(""), json!(null)] {
         let mut without = web.clone();
         without.spec.as_mut().unwrap().cluster_ip = serde_json::from_value(ip.clone()).unwrap();
         assert_eq!(service(&without, &slices.each_ref(), &ids, 1), None, "{ip}");
     }
+}
+
+#[test]
+fn services_without_an_address_are_sent_for_dns() {
+    let none = ServiceIds {
+        service: 0,
+        port: &|_name| 0,
+    };
+    let alias: Service = typed(json!({"metadata": {"name": "db", "namespace": "team"},
+        "spec": {"type": "ExternalName", "externalName": "db.example"}}));
+    let message = service(&alias, &[], &none, 1).unwrap();
+    assert_eq!(
+        (message.external_name.as_str(), message.id),
+        ("db.example", 0)
+    );
+
+    let headless: Service = typed(json!({"metadata": {"name": "db", "namespace": "team"},
+        "spec": {"clusterIP": "None", "ports": [{"name": "sql", "port": 5432}]}}));
+    let slice = |port: Value, endpoints: Value| -> EndpointSlice {
+        typed(json!({"addressType": "IPv4", "ports": [port], "endpoints": endpoints}))
+    };
+    let sql = json!({"name": "sql", "port": 5432, "protocol": "TCP"});
+    let admin = json!({"name": "admin", "port": 81, "protocol": "TCP"});
+    let slices = [
+        slice(
+            sql.clone(),
+            json!([
+                {"addresses": ["10.244.1.9"], "hostname": "db-1"},
+                {"addresses": ["10.244.1.10"], "conditions": {"ready": true}},
+                {"addresses": ["10.244.1.11"], "conditions": {"ready": false, "serving": true, "terminating": true}},
+                {"addresses": ["example.com"]},
+            ]),
+        ),
+        slice(
+            admin,
+            json!([{"addresses": ["10.244.1.9"], "hostname": "db-1"}]),
+        ),
+    ];
+    let message = service(&headless, &slices.each_ref(), &none, 1).unwrap();
+    assert!(message.cluster_ips.is_empty() && message.ports.is_empty());
+    let found: Vec<(&str, &str, Vec<u32>)> = message
+        .endpoints
+        .iter()
+        .map(|e| {
+            let ports = e.ports.iter().map(|p| p.port).collect();
+            (e.address.as_str(), e.hostname.as_str(), ports)
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("10.244.1.9", "db-1", vec![5432, 81]),
+            ("10.244.1.10", "", vec![5432]),
+        ]
+    );
 }

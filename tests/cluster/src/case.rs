@@ -7,6 +7,7 @@
 mod change;
 mod crash;
 mod deploy;
+mod dns;
 mod refuse;
 mod service;
 
@@ -40,6 +41,9 @@ pub const CASES: &[Case] = cases![
     service::cluster_ip_answers_the_nodes_themselves,
     service::service_without_backends_refuses_at_once,
     service::maps_are_read_by_bpftool_and_foil,
+    dns::services_and_pods_have_names,
+    dns::other_names_are_forwarded_and_kept,
+    dns::answers_without_control_plane_and_over_agent_restarts,
     change::killed_container_is_restarted_with_back_off,
     change::deleted_pod_leaves_the_maps_and_connections_end,
     change::scaling_and_rolling_fail_no_request,

@@ -3,7 +3,7 @@
 //! The machinery (namespaces, processes, cluster) is `tests-harness`; here is what is done
 //! with it. Binaries: `demo` and `bench-cluster`, both started by xtask; test program:
 //! `suite.rs`, which shares one cluster among its cases.
-//! Reading order: `scene`, `objects`, `traffic`, `counters`, `limits`, `fixture`, `case`, `teardown`, `demo`.
+//! Reading order: `scene`, `objects`, `traffic`, `counters`, `upstream`, `limits`, `fixture`, `case`, `teardown`, `demo`.
 #![forbid(unsafe_code)]
 
 pub mod bench;
@@ -16,3 +16,4 @@ pub mod objects;
 pub mod scene;
 pub mod teardown;
 pub mod traffic;
+pub mod upstream;

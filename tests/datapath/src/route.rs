@@ -1,10 +1,11 @@
 //! Which packets bypass the host's stack and which pass it, in both directions.
 
 use crate::node::{HAIRPIN, Node, OTHER_VIP, PORT, TCP, UDP, VIP};
-use crate::packet::{At, NEXT, REDIRECT, at, echo, error, key, see, tcp, udp};
+use crate::packet::{At, NEXT, REDIRECT, SHOT, at, echo, error, key, see, tcp, udp};
 use agent_sys::bpf::Program;
 use ebpf_common::conntrack::{SCOPE_HOST, action};
 use ebpf_common::net::Be32;
+use ebpf_common::network::{LOCAL, NetworkKey};
 use ebpf_logic::parse::flag::{ACK, SYN};
 use std::net::Ipv4Addr;
 
@@ -162,6 +163,43 @@ fn a_process_of_the_node_and_a_backend_in_its_host_network() {
             action::SERVICE | action::NAT | action::ANSWERS_HOST
         );
         assert_eq!(flow.src, Be32::from(HAIRPIN));
+    }
+}
+
+/// The node answers at an address of the services' range itself: its pods' packets to there
+/// and the answers are the stack's, unchanged and without a flow; nothing else reaches it.
+#[test]
+fn an_address_that_the_node_answers_at() {
+    let node = node();
+    let dns = Ipv4Addr::new(10, 96, 0, 10);
+    let block = NetworkKey::new(dns.into(), 32);
+    node.datapath.maps().put_network(&block, LOCAL).unwrap();
+    let (client, server) = (at(CLIENT, 40_000), at(dns, 53));
+    for (out, back) in [
+        (
+            udp(client, server, b"query"),
+            udp(server, client, b"answer"),
+        ),
+        (
+            tcp(client, server, SYN, b""),
+            tcp(server, client, SYN | ACK, b""),
+        ),
+        (echo(CLIENT, dns), echo(dns, CLIENT)),
+    ] {
+        for _again in 0..2 {
+            let ran = node.from_pod(0, &out);
+            assert_eq!((ran.verdict, &ran.packet), (NEXT, &out));
+            let ran = node.run(Program::ToPod, node.pods[0].ifindex, &back);
+            assert_eq!((ran.verdict, &ran.packet), (NEXT, &back));
+        }
+    }
+    assert!(node.datapath.maps().flows().unwrap().is_empty());
+    // A question from outside, and an answer that is not the node's.
+    let stranger = udp(at(OUTSIDE, 40_000), server, b"query");
+    let forged = udp(server, client, b"answer");
+    for packet in [stranger, forged] {
+        let ran = node.run(Program::FromNetdev, node.uplink, &packet);
+        assert_eq!(ran.verdict, SHOT, "{packet:?}");
     }
 }
 

@@ -42,6 +42,7 @@ fn serving() -> (Node, v1::PodStatus) {
             backends: vec![backend],
             id: 1,
         }],
+        ..v1::Service::default()
     };
     let route = v1::NodeRoute {
         node: "n2".into(),

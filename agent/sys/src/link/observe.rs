@@ -68,6 +68,19 @@ impl Netlink {
                 .map_err(failed("routes"))?;
             routes.extend(found.iter().filter_map(|message| route_of(message, &names)));
         }
+        let found: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failed("addresses"))?;
+        routes.extend(
+            found
+                .iter()
+                .filter_map(|message| local_route(message, &names)),
+        );
         routes.sort();
 
         let found: Vec<NeighbourMessage> = self
@@ -266,6 +279,17 @@ fn neighbour_of(message: &NeighbourMessage, names: &BTreeMap<u32, String>) -> Op
         link: link.clone(),
         address: address?,
         mac: mac?,
+    })
+}
+
+/// An address of ours, as a route to this host.
+fn local_route(message: &AddressMessage, names: &BTreeMap<u32, String>) -> Option<Route> {
+    let name = names.get(&message.header.index)?;
+    let ours = name.starts_with(PREFIX) && message.header.scope == AddressScope::Host;
+    ours.then_some(())?;
+    Some(Route {
+        destination: (local_of(message)?, message.header.prefix_len),
+        hop: Hop::Local { name: name.clone() },
     })
 }
 

@@ -4,10 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use rtnetlink::packet_route::route::{
     RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Hop, LinkError, Netlink, PROTOCOL, Route};
 
@@ -19,6 +20,16 @@ impl Netlink {
     pub async fn replace_route(&self, route: &Route) -> Result<(), LinkError> {
         let index = match &route.hop {
             Hop::Link { name, .. } => Some(self.index_of(name).await?),
+            Hop::Local { name } => {
+                let message = address_message(route, self.index_of(name).await?);
+                let message = RouteNetlinkMessage::NewAddress(message);
+                let put = self.request(message, NLM_F_CREATE | NLM_F_REPLACE).await;
+                return put.map_err(|source| LinkError::Route {
+                    verb: "add",
+                    route: route.to_string(),
+                    source,
+                });
+            }
             Hop::Unreachable => None,
         };
         self.replace_route_at(route, index).await
@@ -47,6 +58,25 @@ impl Netlink {
     /// # Errors
     /// [`LinkError::Route`].
     pub async fn delete_route(&self, route: &Route) -> Result<(), LinkError> {
+        let failed = |source| LinkError::Route {
+            verb: "delete",
+            route: route.to_string(),
+            source,
+        };
+        if let Hop::Local { name } = &route.hop {
+            // It goes with its link.
+            let index = match self.index_of(name).await {
+                Err(LinkError::NoLink { .. }) => return Ok(()),
+                found => found?,
+            };
+            let message = RouteNetlinkMessage::DelAddress(address_message(route, index));
+            return match self.request(message, 0).await {
+                Err(source) if source.raw_os_error() != Some(libc::EADDRNOTAVAIL) => {
+                    Err(failed(source))
+                }
+                _ => Ok(()),
+            };
+        }
         // Without the link: it may be gone, and the destination and our
         // protocol number name the route well enough.
         let message = route_message(route, Verb::Delete);
@@ -54,14 +84,26 @@ impl Netlink {
             .request(RouteNetlinkMessage::DelRoute(message), 0)
             .await
         {
-            Err(source) if source.raw_os_error() != Some(libc::ESRCH) => Err(LinkError::Route {
-                verb: "delete",
-                route: route.to_string(),
-                source,
-            }),
+            Err(source) if source.raw_os_error() != Some(libc::ESRCH) => Err(failed(source)),
             _ => Ok(()),
         }
     }
+}
+
+/// An address that no packet of the node itself leaves with unless it asks for it.
+fn address_message(route: &Route, index: u32) -> AddressMessage {
+    let (address, bits) = route.destination;
+    let mut message = AddressMessage::default();
+    message.header.family = match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.prefix_len = bits;
+    message.header.scope = AddressScope::Host;
+    message.header.index = index;
+    message.attributes.push(AddressAttribute::Local(address));
+    message.attributes.push(AddressAttribute::Address(address));
+    message
 }
 
 /// What is asked of the kernel.
@@ -84,7 +126,8 @@ fn route_message(route: &Route, verb: Verb) -> RouteMessage {
             (RouteScope::Universe, *via, *source)
         }
         (Hop::Link { source, .. }, _) => (RouteScope::Link, None, *source),
-        (Hop::Unreachable, _) => (RouteScope::Universe, None, None),
+        // The second is no route: see `replace_route`.
+        (Hop::Unreachable | Hop::Local { .. }, _) => (RouteScope::Universe, None, None),
     };
     let index = match verb {
         Verb::Replace(index) => index,

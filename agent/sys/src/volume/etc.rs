@@ -21,25 +21,29 @@ pub struct EtcFiles {
 }
 
 /// Writes the three files into `pod_dir/etc`. They are written in place:
-/// running containers have them bound.
+/// running containers have them bound. `node_resolv_conf` is the node's resolv.conf.
 ///
 /// # Errors
 /// [`VolumeError::Io`].
-pub fn write(pod_dir: &Path, pod: &v1::PodSpec) -> Result<EtcFiles, VolumeError> {
+pub fn write(
+    pod_dir: &Path,
+    pod: &v1::PodSpec,
+    node_resolv_conf: &Path,
+) -> Result<EtcFiles, VolumeError> {
     let files = paths(pod_dir);
     let dir = fs::create_dir_all(pod_dir)
         .and_then(|()| Beneath::open(pod_dir))
         .and_then(|pod| pod.make_dirs(Path::new("etc"), Links::Refused, |_, _| Ok(())))
         .map(Beneath::from)
         .map_err(VolumeError::io("make etc in", pod_dir))?;
-    let node_file = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let node_file = |path: &Path| fs::read_to_string(path).unwrap_or_default();
     let hosts = if pod.host_network {
-        hosts_of_node(&node_file("/etc/hosts"), pod)
+        hosts_of_node(&node_file(Path::new("/etc/hosts")), pod)
     } else {
         hosts(pod)
     };
     let dns = pod.dns.clone().unwrap_or_default();
-    let resolv_conf = resolv_conf(&dns, &node_file("/etc/resolv.conf"));
+    let resolv_conf = resolv_conf(&dns, &node_file(node_resolv_conf));
     for (path, text) in [
         (&files.hosts, hosts),
         (&files.hostname, format!("{}\n", pod.hostname)),
@@ -97,8 +101,17 @@ fn hosts(pod: &v1::PodSpec) -> String {
         fe00::1\tip6-allnodes\n\
         fe00::2\tip6-allrouters\n"
         .to_owned();
+    let mut names = vec![pod.hostname.clone()];
+    if !pod.fqdn.is_empty() {
+        // The pod's hostname is the short one, or by its manifest the whole name.
+        if pod.hostname == pod.fqdn {
+            let short = pod.fqdn.split('.').next().unwrap_or_default();
+            names = vec![short.to_owned()];
+        }
+        names.insert(0, pod.fqdn.clone());
+    }
     for ip in &pod.ips {
-        line(&mut text, ip, std::slice::from_ref(&pod.hostname));
+        line(&mut text, ip, &names);
     }
     aliases(&mut text, pod);
     text
@@ -126,23 +139,75 @@ fn line(text: &mut String, ip: &str, names: &[String]) {
     text.push_str(&format!("{ip}\t{}\n", names.join("\t")));
 }
 
+/// Name servers that resolvers read of one file (MAXNS of resolv.h).
+const SERVERS: usize = 3;
+/// Search domains (kubelet's MaxDNSSearchPaths).
+const SEARCHES: usize = 32;
+
+/// What a resolv.conf(5) says.
+#[derive(Debug, Default)]
+struct Resolv {
+    servers: Vec<String>,
+    searches: Vec<String>,
+    options: Vec<String>,
+}
+
+impl Resolv {
+    fn parse(text: &str) -> Resolv {
+        let mut found = Resolv::default();
+        for line in text.lines() {
+            let mut words = line.split_ascii_whitespace();
+            let keyword = words.next().unwrap_or_default();
+            let rest = words.map(str::to_owned);
+            match keyword {
+                "nameserver" => found.servers.extend(rest.take(1)),
+                // The last one counts.
+                "search" | "domain" => found.searches = rest.collect(),
+                "options" => found.options.extend(rest),
+                _comment => {}
+            }
+        }
+        found
+    }
+}
+
+/// Adds what is not there yet.
+fn extend(list: &mut Vec<String>, more: &[String]) {
+    for item in more {
+        if !list.contains(item) {
+            list.push(item.clone());
+        }
+    }
+}
+
 fn resolv_conf(dns: &v1::Dns, node: &str) -> String {
-    let mut text = if dns.from_node {
-        node.to_owned()
-    } else {
-        String::new()
-    };
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
+    let node = Resolv::parse(node);
+    let mut found = Resolv::default();
+    let searches = node.searches.clone();
+    if dns.from_node {
+        found = node;
     }
-    if !dns.searches.is_empty() {
-        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
+    extend(&mut found.servers, &dns.nameservers);
+    extend(&mut found.searches, &dns.searches);
+    if dns.node_searches {
+        extend(&mut found.searches, &searches);
     }
-    for server in &dns.nameservers {
+    let name = |option: &str| option.split(':').next().unwrap_or_default().to_owned();
+    for option in &dns.options {
+        found.options.retain(|there| name(there) != name(option));
+        found.options.push(option.clone());
+    }
+    found.servers.truncate(SERVERS);
+    found.searches.truncate(SEARCHES);
+    let mut text = String::new();
+    if !found.searches.is_empty() {
+        text.push_str(&format!("search {}\n", found.searches.join(" ")));
+    }
+    for server in &found.servers {
         text.push_str(&format!("nameserver {server}\n"));
     }
-    if !dns.options.is_empty() {
-        text.push_str(&format!("options {}\n", dns.options.join(" ")));
+    if !found.options.is_empty() {
+        text.push_str(&format!("options {}\n", found.options.join(" ")));
     }
     text
 }
@@ -168,11 +233,11 @@ mod tests {
                     "svc.cluster.local".to_owned(),
                 ],
                 options: vec!["ndots:5".to_owned()],
-                from_node: false,
+                ..v1::Dns::default()
             }),
             ..v1::PodSpec::default()
         };
-        let files = write(dir.path(), &pod).unwrap();
+        let files = write(dir.path(), &pod, Path::new("/nowhere")).unwrap();
         let hosts = fs::read_to_string(&files.hosts).unwrap();
         for line in [
             "127.0.0.1\tlocalhost",
@@ -189,15 +254,60 @@ mod tests {
             fs::read_to_string(&files.resolv_conf).unwrap(),
             "search default.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n"
         );
-        assert_eq!(
-            resolv_conf(
-                &v1::Dns {
-                    from_node: true,
-                    ..v1::Dns::default()
-                },
-                "nameserver 1.1.1.1"
+    }
+
+    #[test]
+    fn the_nodes_resolv_conf_is_merged() {
+        let node = "# node\nsearch old\nsearch corp.example lab\nnameserver 192.0.2.1\noptions timeout:1\n";
+        let texts = |list: &[&str]| list.iter().map(|&t| t.to_owned()).collect::<Vec<_>>();
+        let dns = |servers: &[&str], searches: &[&str], options: &[&str]| v1::Dns {
+            nameservers: texts(servers),
+            searches: texts(searches),
+            options: texts(options),
+            ..v1::Dns::default()
+        };
+        let from_node = v1::Dns {
+            from_node: true,
+            ..dns(&["192.0.2.9"], &["lab", "x"], &["timeout:3", "edns0"])
+        };
+        let cluster = v1::Dns {
+            node_searches: true,
+            ..dns(&["10.96.0.10"], &["svc.cluster.local"], &["ndots:5"])
+        };
+        let rows = [
+            (
+                from_node,
+                "search corp.example lab x\nnameserver 192.0.2.1\nnameserver 192.0.2.9\noptions timeout:3 edns0\n",
             ),
-            "nameserver 1.1.1.1\n"
-        );
+            (
+                cluster,
+                "search svc.cluster.local corp.example lab\nnameserver 10.96.0.10\noptions ndots:5\n",
+            ),
+            (dns(&["1.1.1.1"], &[], &[]), "nameserver 1.1.1.1\n"),
+        ];
+        for (dns, expected) in rows {
+            assert_eq!(resolv_conf(&dns, node), expected);
+        }
+    }
+
+    #[test]
+    fn a_pod_with_a_subdomain_knows_its_whole_name() {
+        let rows = [
+            ("web-0", "10.0.0.7\tweb-0.db.team.svc.cluster.local\tweb-0"),
+            (
+                "web-0.db.team.svc.cluster.local",
+                "10.0.0.7\tweb-0.db.team.svc.cluster.local\tweb-0",
+            ),
+        ];
+        for (hostname, expected) in rows {
+            let pod = v1::PodSpec {
+                hostname: hostname.to_owned(),
+                fqdn: "web-0.db.team.svc.cluster.local".to_owned(),
+                ips: vec!["10.0.0.7".to_owned()],
+                ..v1::PodSpec::default()
+            };
+            let text = hosts(&pod);
+            assert!(text.lines().any(|line| line == expected), "{text}");
+        }
     }
 }

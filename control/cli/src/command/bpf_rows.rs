@@ -10,7 +10,7 @@ use agent_sys::maps::{Counted, Counter};
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::name::{BACKEND, ENDPOINT, Name, NameKey, SERVICE_PORT};
 use ebpf_common::net::protocol;
-use ebpf_common::network::{Network, NetworkKey, PODS, SERVICES};
+use ebpf_common::network::{LOCAL, Network, NetworkKey, PODS, SERVICES};
 use ebpf_common::service::{ACTIVE, Backend, BackendStats, Frontend, FrontendKey, TERMINATING};
 use serde_json::{Value, json};
 
@@ -216,6 +216,7 @@ pub(super) fn config(
         let name = match network.kind {
             PODS => "pod network",
             SERVICES => "service network",
+            LOCAL => "answered by the node",
             _ => "network",
         };
         let mapped = if key.addr.as_v4().is_some() { 96 } else { 0 };

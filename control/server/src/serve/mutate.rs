@@ -8,6 +8,7 @@ use proto::v1::apply_response::Outcome;
 use serde_json::{Value, json};
 
 use super::{kind_of, namespace_of, sent};
+use crate::builtin;
 use crate::delete::{DeleteOptions, Propagation};
 use crate::objects::Objects;
 use crate::refusal::Refusal;
@@ -277,6 +278,14 @@ pub(super) async fn delete(
             request.name
         );
         return Err(Refusal::Forbidden(message));
+    }
+    if kind.kind == "Service"
+        && let Some(service) = objects.find(kind, namespace, &request.name).await?
+        && builtin::is_dns(&service.value)
+    {
+        let message = "nodes answer cluster DNS at this service's address; with dns_address = \
+                       \"\" in its configuration the control plane removes it";
+        return Err(Refusal::Forbidden(message.to_owned()));
     }
     let options = DeleteOptions {
         grace_seconds: request.grace_period_seconds,

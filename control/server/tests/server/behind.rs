@@ -57,6 +57,8 @@ async fn controllers_that_fell_behind_read_everything_again() {
     let facts = ClusterFacts {
         domain: "cluster.local".to_owned(),
         dns_servers: Vec::new(),
+        dns_address: String::new(),
+        dns_stubs: Vec::new(),
     };
     let (controllers, hub) = Controllers::load(
         objects.clone(),

@@ -45,7 +45,7 @@ pub(crate) fn spoofed(src: Be32) -> Option<Drop> {
         Some(Drop::SpoofedSource)
     } else if src.be == maps::node_v4().be
         || src.be == maps::hairpin().be
-        || maps::network(src) == network::SERVICES
+        || matches!(maps::network(src), network::SERVICES | network::LOCAL)
     {
         Some(Drop::MartianSource)
     } else {

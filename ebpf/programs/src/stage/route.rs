@@ -43,6 +43,10 @@ pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
         out.action = match hook {
             Hook::FromNetdev if !is_pod(context.packet.src) => return Ok(Verdict::goes(NEXT)),
             Hook::FromPod | Hook::FromNetdev => action::PEER,
+            // As are the questions of these answers.
+            Hook::ToPod if maps::network(context.packet.src) == network::LOCAL => {
+                return Ok(Verdict::goes(NEXT));
+            }
             // It is on its way there already.
             Hook::ToPod => action::PASS,
             Hook::ToNetdev => action::POD_NEIGH,
@@ -57,6 +61,8 @@ pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
         // The host's own traffic has no flow entries: a flood at the node evicts no pod's flows.
         Hook::FromNetdev => return Ok(Verdict::goes(NEXT)),
         Hook::ToPod => return Ok(Verdict::OPEN),
+        // The node answers this packet, and thousands like it that each would be a flow.
+        Hook::FromPod if maps::network(dst) == network::LOCAL => return Ok(Verdict::goes(NEXT)),
         // What leaves the cluster may be masqueraded by the stack.
         Hook::FromPod if !is_pod(dst) => return Ok(Verdict::OPEN),
         Hook::FromPod | Hook::ToNetdev => {}

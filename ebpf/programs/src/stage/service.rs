@@ -46,8 +46,11 @@ fn choose(context: &mut PacketContext) -> Result<(), Drop> {
         return Ok(());
     }
     let Some(frontend) = maps::frontend(&frontend_key(packet)) else {
-        let nowhere =
-            matches!(hook, Hook::ToNetdev) || maps::network(packet.dst) == network::SERVICES;
+        let kind = maps::network(packet.dst);
+        let nowhere = matches!(hook, Hook::ToNetdev)
+            || kind == network::SERVICES
+            // It answers its own pods only.
+            || (kind == network::LOCAL && matches!(hook, Hook::FromNetdev));
         return if nowhere {
             Err(Drop::NoFrontend)
         } else {
