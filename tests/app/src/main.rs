@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod dns;
 mod hold;
 mod measure;
 mod serve;
@@ -20,6 +21,7 @@ app load HOST:PORT [--interval-ms 2]   the same until SIGTERM, a line each half 
 app hold HOST:PORT                     one connection, a request each 50 ms, until it ends
 app rr HOST:PORT [-n 10000]            round trips on one connection to `echo`, microseconds
 app crr HOST:PORT [-n 2000]            connect, round trip, close
+app dns HOST:53 NAME [-n 10000] [--window 1]   A queries, so many at a time, microseconds
 app eat MEBIBYTES                      take so much memory, then sleep
 ";
 
@@ -45,6 +47,10 @@ fn main() -> ExitCode {
         "hold" => hold::run(target),
         "rr" => measure::rr(target, number("-n", 10_000)),
         "crr" => measure::crr(target, number("-n", 2_000)),
+        "dns" => {
+            let name = words.get(2).map_or("", String::as_str);
+            dns::run(target, name, number("-n", 10_000), number("--window", 1))
+        }
         "eat" => eat(target),
         _ => {
             eprint!("{HELP}");

@@ -1,4 +1,4 @@
-//! What is measured on a whole cluster: round trips, applied to Ready, resident memory,
+//! What is measured on a whole cluster: round trips, cluster DNS, applied to Ready, resident memory,
 //! applying among many services.
 //!
 //! Paths of round trips alternate within one run, and are also given as ratios of the same
@@ -6,6 +6,7 @@
 //! other programs. Called by `bin/bench-cluster.rs`.
 
 mod apply;
+mod dns;
 mod memory;
 mod ready;
 mod sample;
@@ -18,6 +19,7 @@ pub fn run() {
     eprintln!("starting a cluster of two nodes");
     let mut cluster = Cluster::start(2);
     cluster.push_images();
+    dns::run(&mut cluster);
     trip::run(&cluster);
     ready::run(&cluster);
     memory::run(&cluster);
