@@ -9,11 +9,13 @@ mod agent;
 mod dial;
 mod object;
 mod server;
+mod wait;
 
-pub use agent::{Agent, Options, PATIENCE, Told, report, up};
+pub use agent::{Agent, Options, Told, report, up};
 pub use control_server::pki::Pki;
 pub use control_server::start::Running;
 pub use control_server::token::Scope;
 pub use dial::{admin, csr, endpoint, join, node_client, trusting};
 pub use object::{deployment, is_ready, pod, service, text};
 pub use server::{Server, detail, kind, server, server_with};
+pub use wait::{PATIENCE, eventually};

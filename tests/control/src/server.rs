@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
 
 use control_server::start::Running;
 use control_server::token::{Scope, Tokens};
@@ -18,8 +17,9 @@ use serde_json::Value;
 use tonic::Status;
 use tonic::transport::{Channel, Identity};
 
-use crate::agent::{Agent, Options, PATIENCE};
+use crate::agent::{Agent, Options};
 use crate::dial::{admin, join, node_client};
+use crate::wait::eventually;
 
 /// A server, its folder, and an operator's client.
 pub struct Server {
@@ -118,15 +118,11 @@ impl Server {
 
     async fn run_again(&mut self, listen: SocketAddr) {
         // The store is closed when the last request lets go of it.
-        let until = tokio::time::Instant::now() + PATIENCE;
         let config = config(self.folder.path(), listen, &self.extra);
-        let running = loop {
-            match start(&config).await {
-                Ok(running) => break running,
-                Err(error) if tokio::time::Instant::now() > until => panic!("{error}"),
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        };
+        let running = eventually("a server", async || {
+            start(&config).await.map_err(|error| error.to_string())
+        })
+        .await;
         self.client = admin(&running).await;
         self.running = Some(running);
     }
@@ -215,17 +211,15 @@ impl Server {
         what: &str,
         met: impl Fn(&[Value]) -> bool,
     ) -> Vec<Value> {
-        let end = tokio::time::Instant::now() + PATIENCE;
-        loop {
+        eventually(what, async || {
             let items = self.list(word, labels).await;
             if met(&items) {
-                return items;
+                Ok(items)
+            } else {
+                Err(format!("{items:#?}"))
             }
-            if tokio::time::Instant::now() > end {
-                panic!("waited for {what}: {items:#?}");
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        })
+        .await
     }
 
     /// An agent of this name, which joins now if it has not yet.

@@ -20,7 +20,7 @@ use proto::v1::change::Change;
 use proto::v1::{Hello, node_down};
 use serde_json::json;
 
-use crate::harness::{PATIENCE, deployment, service};
+use crate::harness::{PATIENCE, deployment, eventually, service};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn controllers_that_fell_behind_read_everything_again() {
@@ -98,16 +98,14 @@ async fn controllers_that_fell_behind_read_everything_again() {
     assert!(store.watch(String::new(), loaded).await.is_err());
 
     let running = tokio::spawn(controllers.run());
-    let pods = async {
-        loop {
-            let all = store.list(ListRequest::all("pods/")).await.unwrap();
-            if all.entries.len() == 2 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    eventually("2 pods", async || {
+        let all = store.list(ListRequest::all("pods/")).await.unwrap();
+        match all.entries.len() {
+            2 => Ok(()),
+            other => Err(format!("{other} pods")),
         }
-    };
-    tokio::time::timeout(PATIENCE, pods).await.unwrap();
+    })
+    .await;
     assert!(!running.is_finished());
 
     let hello = Hello {

@@ -14,14 +14,10 @@ async fn open(folder: &std::path::Path) -> Embedded {
         history: 100,
         cache_bytes: 1 << 20,
     };
-    let end = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        match Embedded::open(&folder.join("store.redb"), options()) {
-            Ok(store) => return store,
-            Err(error) if tokio::time::Instant::now() > end => panic!("{error}"),
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
-        }
-    }
+    eventually("the store", async || {
+        Embedded::open(&folder.join("store.redb"), options()).map_err(|error| error.to_string())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,16 +79,13 @@ async fn what_cannot_be_read_is_refused_by_name_or_left_alone() {
         )
     };
     let config = Config::parse(&text("")).unwrap();
-    let end = tokio::time::Instant::now() + PATIENCE;
-    let refused = loop {
-        match start(&config).await {
-            Ok(_) => panic!("started on a store that it cannot read"),
-            // The store was open a moment ago.
-            Err(StartError::Store(_)) if tokio::time::Instant::now() < end => {}
-            Err(error) => break error.to_string(),
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    };
+    let refused = eventually("a refusal", async || match start(&config).await {
+        Ok(_) => panic!("started on a store that it cannot read"),
+        // The store was open a moment ago.
+        Err(error @ StartError::Store(_)) => Err(error.to_string()),
+        Err(error) => Ok(error.to_string()),
+    })
+    .await;
     for part in [
         "2 in the store",
         "pods/default/odd",
