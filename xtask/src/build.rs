@@ -15,12 +15,12 @@ use std::process::Command;
 pub(crate) enum Profile {
     /// What tests are compiled with as well, so that dependencies are compiled once.
     Dev,
-    /// What is installed and measured.
+    /// For installation and benchmarks.
     Release,
 }
 
 impl Profile {
-    /// Dev, or what is installed.
+    /// [`Self::Dev`] or [`Self::Release`].
     pub(crate) fn of(dev: bool) -> Self {
         if dev { Self::Dev } else { Self::Release }
     }
@@ -40,7 +40,7 @@ impl Profile {
         }
     }
 
-    /// What is linked statically, by which profile: crate, binary, profile. The test
+    /// The statically linked binaries: crate, binary, profile. The test
     /// application runs in images that have no library. The shim that is installed is small
     /// before fast, as one runs for each pod; in the dev build it is like the other binaries,
     /// because its dependencies would be compiled once more.

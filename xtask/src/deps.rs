@@ -1,7 +1,7 @@
 //! The dependency table of ARCHITECTURE.md against the manifests.
 //!
 //! Two fenced blocks below "Dependency table": edges between our crates, which must be
-//! complete in both directions, and external crates with the rooms that may name them.
+//! complete in both directions, and external crates with the crates that may name them.
 //! Called by `tidy`.
 
 use crate::command;
@@ -47,7 +47,7 @@ pub(crate) fn members(root: &Path) -> anyhow::Result<Vec<Member>> {
 /// Differences between the tables and the manifests, a line each.
 pub(crate) fn check(architecture: &str, members: &[Member]) -> Vec<String> {
     let blocks = tables(architecture);
-    let [edges, rooms, ..] = blocks.as_slice() else {
+    let [edges, externals, ..] = blocks.as_slice() else {
         return vec![
             "ARCHITECTURE.md: below a heading with \"Dependency table\" are two fenced blocks, \
              of our crates and of external ones"
@@ -80,7 +80,7 @@ pub(crate) fn check(architecture: &str, members: &[Member]) -> Vec<String> {
                 }
             }
         }
-        for (external, allowed) in rooms {
+        for (external, allowed) in externals {
             if member.dependencies.contains(external) && !allowed.contains(&member.name) {
                 wrong.push(format!("{}: may not name {external}", member.name));
             }
@@ -89,7 +89,7 @@ pub(crate) fn check(architecture: &str, members: &[Member]) -> Vec<String> {
     for name in edges.keys().filter(|name| !names.contains(name.as_str())) {
         wrong.push(format!("dependency table: {name} is not a workspace crate"));
     }
-    for (external, allowed) in rooms {
+    for (external, allowed) in externals {
         for name in allowed {
             let uses =
                 |member: &Member| member.name == *name && member.dependencies.contains(external);

@@ -4,15 +4,19 @@
 //! Exit codes: 0 done, 1 a step failed, 2 the machine lacks something (printed, with the commands).
 #![forbid(unsafe_code)]
 
+mod archive;
 mod bench;
 mod build;
 mod circles;
 mod command;
+mod count;
 mod demo;
 mod deps;
 mod host;
 mod initramfs;
 mod kernels;
+mod machine;
+mod modules;
 mod object;
 mod packages;
 mod programs;
@@ -39,7 +43,7 @@ struct Arguments {
 enum Task {
     /// Install what building, testing and the demo need, saying so first
     Setup {
-        /// Only say what is missing
+        /// Only list the missing packages and tools
         #[arg(long)]
         check: bool,
     },
@@ -55,11 +59,11 @@ enum Task {
     Test(test::Options),
     /// What CI runs: the same as `test`
     Ci,
-    /// Run node tests in a small machine where cgroup version 2 is alone; needs no KVM
+    /// Run the datapath and node tiers in small machines with Debian's kernels; needs no KVM
     Kernels(kernels::Options),
     /// Measure; one table, and JSON lines for `--json`
     Bench(bench::Options),
-    /// Check names, sizes, dependencies and rooms of the source
+    /// Check names, sizes, dependencies and unsafe code of the source
     Tidy,
 }
 

@@ -57,7 +57,7 @@ pub(crate) struct Tools {
     pub(crate) linker: PathBuf,
 }
 
-/// Installs what is missing and gives the tools.
+/// Installs missing packages and gives the tools.
 pub(crate) fn run(root: &Path, purpose: For, steps: &mut Steps) -> anyhow::Result<Tools> {
     if purpose == For::Test {
         host::rights_and_kernel()?;
@@ -77,7 +77,7 @@ pub(crate) fn run(root: &Path, purpose: For, steps: &mut Steps) -> anyhow::Resul
     Ok(Tools { compiler, linker })
 }
 
-/// Says what is there and what is missing; true if nothing is.
+/// Lists packages and tools; true if none is missing.
 pub(crate) fn check(root: &Path) -> anyhow::Result<bool> {
     let mut complete = true;
     let missing = missing_packages(root, For::Test);
@@ -125,7 +125,7 @@ fn missing_packages(root: &Path, purpose: For) -> Vec<&'static Package> {
         .collect()
 }
 
-/// Why apt does not install what is missing.
+/// Why apt does not install missing packages.
 #[derive(Clone, Copy)]
 enum Obstacle {
     NotRoot,
@@ -133,7 +133,7 @@ enum Obstacle {
     Failed,
 }
 
-/// What is missing, as commands name it.
+/// Missing packages and tools, as commands name them.
 struct Needs {
     packages: Vec<&'static str>,
     /// Whether there is no BPF compiler at all.

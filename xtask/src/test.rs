@@ -5,15 +5,14 @@
 //! Called by `main`; CI runs exactly this.
 
 use crate::build::{self, Profile, SELECTION};
+use crate::count::{self, Counts, ONE_FAILED, ONE_PASSED};
 use crate::programs::{self, Program};
 use crate::setup::{self, For};
 use crate::steps::{Kind, MESSAGES, Steps};
-use crate::{command, kernels, tidy};
-use anyhow::Context as _;
+use crate::{command, kernels, machine, tidy};
 use clap::ValueEnum;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
@@ -25,7 +24,7 @@ pub(crate) struct Options {
     filter: Option<String>,
 }
 
-/// In the order in which they run: what is quick first.
+/// In the order in which they run: the quick ones first.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// Format
@@ -40,8 +39,7 @@ enum Part {
     Datapath,
     /// One node on the real kernel
     Node,
-    /// The same, as far as it depends on control groups, in a small machine where their
-    /// version 2 is alone
+    /// Datapath and node in small machines with Debian's kernels and cgroup version 2 alone
     Kernels,
     /// Two nodes and a control plane
     Cluster,
@@ -60,35 +58,6 @@ impl Part {
         match self {
             Self::Fmt | Self::Tidy | Self::Clippy | Self::Unit => false,
             Self::Datapath | Self::Node | Self::Kernels | Self::Cluster => true,
-        }
-    }
-}
-
-/// Counts over all parts.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-struct Counts {
-    passed: u32,
-    failed: u32,
-    ignored: u32,
-}
-
-const ONE_PASSED: Counts = Counts {
-    passed: 1,
-    failed: 0,
-    ignored: 0,
-};
-const ONE_FAILED: Counts = Counts {
-    passed: 0,
-    failed: 1,
-    ignored: 0,
-};
-
-impl Counts {
-    fn and(self, other: Self) -> Self {
-        Self {
-            passed: self.passed + other.passed,
-            failed: self.failed + other.failed,
-            ignored: self.ignored + other.ignored,
         }
     }
 }
@@ -157,7 +126,7 @@ fn run_part(
         cargo
     };
     let name = part.name();
-    let mut counts = match part {
+    let counts = match part {
         Part::Fmt => {
             component("fmt")?;
             let mut fmt = cargo(&["fmt", "--all", "--check"]);
@@ -178,7 +147,7 @@ fn run_part(
         Part::Unit if filter.is_none() => {
             let mut test = cargo(&["test", "--doc", "--no-fail-fast"]);
             test.args(SELECTION);
-            steps.time("documentation", Kind::Tests, || counted(&mut test))?
+            steps.time("documentation", Kind::Tests, || count::run(&mut test))?
         }
         Part::Unit | Part::Datapath | Part::Node | Part::Kernels | Part::Cluster => {
             Counts::default()
@@ -189,28 +158,41 @@ fn run_part(
         None => programs.insert(programs::compile(root, &SELECTION, steps)?),
     };
     if part == Part::Kernels {
-        if let Some(why) = kernels::missing() {
+        if let Some(why) = machine::missing() {
             println!("ignored: {why}");
             return Ok(Counts {
                 ignored: 1,
                 ..Counts::default()
             });
         }
-        let filters: Vec<String> = filter.into_iter().map(str::to_owned).collect();
-        let passed = steps.time(&name, Kind::Tests, || {
-            kernels::boot_with(root, bin, programs, &filters)
-        })?;
-        return Ok(if passed { ONE_PASSED } else { ONE_FAILED });
+        let options = kernels::Options::filtered(filter);
+        let (passed, failed) = kernels::boot_all(root, bin, programs, &options, steps)?;
+        return Ok(Counts {
+            passed,
+            failed,
+            ignored: 0,
+        });
     }
-    for program in programs
+    let tests = programs
         .iter()
         .filter(|program| part_of(&program.folder) == part)
-    {
-        let mut test = program.command(root);
-        test.env("HYDROFOIL_BIN", bin).args(filter);
-        counts = counts.and(steps.time(&name, Kind::Tests, || counted(&mut test))?);
-    }
-    Ok(counts)
+        .map(|program| {
+            let mut test = program.command(root);
+            test.env("HYDROFOIL_BIN", bin).args(filter);
+            test
+        });
+    let done = steps.time(&name, Kind::Tests, || {
+        if part == Part::Unit {
+            return count::run_beside(tests.collect());
+        }
+        // Tests of the other tiers load the machine: one program at a time.
+        let mut total = Counts::default();
+        for mut test in tests {
+            total = total.and(count::run(&mut test)?);
+        }
+        Ok(total)
+    })?;
+    Ok(counts.and(done))
 }
 
 /// Which part a crate's tests belong to.
@@ -232,80 +214,4 @@ fn component(name: &str) -> anyhow::Result<()> {
     let component = if name == "fmt" { "rustfmt" } else { name };
     eprintln!("Missing: rustup's component {component}. Installing it now.");
     command::run(Command::new("rustup").args(["component", "add", component]))
-}
-
-/// Runs tests, passes their output on as it comes, and adds up the result lines.
-fn counted(test: &mut Command) -> anyhow::Result<Counts> {
-    eprintln!("$ {}", command::line_of(test));
-    let mut child = test.stdout(Stdio::piped()).spawn().context("start tests")?;
-    let mut counts = Counts::default();
-    if let Some(stdout) = child.stdout.take() {
-        for line in BufReader::new(stdout).lines() {
-            let line = line.context("output of tests")?;
-            // Result lines of crates without tests would bury those that say something.
-            let empty = line.starts_with("running 0 tests")
-                || line.contains("ok. 0 passed; 0 failed; 0 ignored");
-            if !empty && !line.is_empty() {
-                println!("{line}");
-                std::io::stdout().flush().context("own output")?;
-            }
-            if let Some(result) = result_of(&line) {
-                counts = counts.and(result);
-            }
-        }
-    }
-    let status = child.wait().context("end of tests")?;
-    if !status.success() && counts.failed == 0 {
-        println!("the tests ended with {status} and named no failed one");
-        counts.failed = 1;
-    }
-    Ok(counts)
-}
-
-/// `test result: ok. 10 passed; 0 failed; 1 ignored; ...`
-fn result_of(line: &str) -> Option<Counts> {
-    let rest = line.strip_prefix("test result: ")?;
-    let mut counts = Counts::default();
-    for part in rest.split(['.', ';']) {
-        let mut words = part.split_whitespace();
-        let (Some(number), Some(word)) = (words.next(), words.next()) else {
-            continue;
-        };
-        let Ok(number) = number.parse() else { continue };
-        match word {
-            "passed" => counts.passed = number,
-            "failed" => counts.failed = number,
-            "ignored" => counts.ignored = number,
-            _ => {}
-        }
-    }
-    Some(counts)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn result_lines() {
-        let ok = "test result: ok. 10 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.24s";
-        assert_eq!(
-            result_of(ok),
-            Some(Counts {
-                passed: 10,
-                failed: 0,
-                ignored: 2
-            })
-        );
-        let failed = "test result: FAILED. 9 passed; 1 failed; 0 ignored; 0 measured";
-        assert_eq!(
-            result_of(failed),
-            Some(Counts {
-                passed: 9,
-                failed: 1,
-                ignored: 0
-            })
-        );
-        assert_eq!(result_of("test netns::tests::x ... ok"), None);
-    }
 }

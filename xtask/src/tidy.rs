@@ -1,6 +1,6 @@
 //! The rules that no lint checks: names, sizes, where unsafe code may be, the two tables.
 //!
-//! Each rule is a function from the tree's files to lines that say what is wrong and where.
+//! Each rule is a function from the tree's files to one line for each violation, with its place.
 //! Called by `cargo xtask tidy` and as one check of `cargo xtask test`.
 
 use crate::deps::{self, Member};
@@ -41,7 +41,7 @@ const ROOT: [&str; 22] = [
     "xtask",
 ];
 
-/// File names that say nothing of what is inside.
+/// File names that do not describe the contents.
 const NAMES: [&str; 9] = [
     "utils", "util", "helpers", "helper", "common", "manager", "misc", "v2", "types",
 ];
@@ -71,7 +71,7 @@ const IMPURE: [&str; 9] = [
     "tracing",
 ];
 
-/// Prints what is wrong; true if nothing is.
+/// Prints violations; true if there are none.
 pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
     let members = deps::members(root)?;
     let mut sources = Vec::new();
@@ -124,7 +124,7 @@ fn file(source: &Source) -> Vec<String> {
         .iter()
         .any(|name| stem == *name || stem.ends_with(&format!("_{name}")));
     if vague || stem.starts_with("new_") || stem.ends_with("_new") {
-        wrong.push(format!("{path}: the name does not say what is inside"));
+        wrong.push(format!("{path}: the name does not describe the contents"));
     }
     if path
         .split("/src/")
@@ -260,7 +260,7 @@ mod tests {
         check(
             "agent/sys/src/pod_utils.rs",
             "//! x\n",
-            &["agent/sys/src/pod_utils.rs: the name does not say what is inside"],
+            &["agent/sys/src/pod_utils.rs: the name does not describe the contents"],
         );
         let text = format!("//! x\n{}", "x\n".repeat(500));
         check(

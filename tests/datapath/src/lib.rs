@@ -27,6 +27,8 @@ mod held;
 #[cfg(test)]
 mod icmp;
 #[cfg(test)]
+mod kernel;
+#[cfg(test)]
 mod leftovers;
 #[cfg(test)]
 mod live;

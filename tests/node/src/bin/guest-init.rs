@@ -2,7 +2,8 @@
 //! tests: mounts what a node has, runs them, tells the outcome, switches the machine off.
 //!
 //! Its root becomes a tmpfs: the initial one is not a file system that containers can
-//! change their root from. Arguments for the tests are the lines of /etc/arguments.
+//! change their root from. Arguments for the tests are the lines of /etc/arguments, variables
+//! those of /etc/environment.
 #![expect(unsafe_code, reason = "I/O ports, which have no safe interface")]
 
 use std::fs;
@@ -13,6 +14,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 use nix::mount::{MsFlags, mount};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::Pid;
 
@@ -23,6 +25,8 @@ const SECOND: &str = "second";
 const KEPT: [&str; 7] = ["bin", "etc", "lib", "lib64", "opt", "sbin", "usr"];
 /// Port of QEMU's isa-debug-exit device: writing N ends QEMU with status 2N + 1.
 const EXIT_PORT: u16 = 0xf4;
+/// Files that a test may open: what systemd allows a service.
+const OPEN_FILES: u64 = 524_288;
 
 fn main() {
     let is_second = std::env::args().nth(1).as_deref() == Some(SECOND);
@@ -102,8 +106,12 @@ fn run() -> io::Result<bool> {
     if !Path::new("/dev/fd").exists() {
         symlink("/proc/self/fd", "/dev/fd")?;
     }
-    for module in fs::read_dir("/opt/modules")? {
-        busybox(&["insmod", &module?.path().to_string_lossy()])?;
+    // Numbered, each after what it needs.
+    let modules = fs::read_dir("/opt/modules")?.collect::<io::Result<Vec<_>>>()?;
+    let mut modules: Vec<_> = modules.iter().map(fs::DirEntry::path).collect();
+    modules.sort();
+    for module in modules {
+        busybox(&["insmod", &module.to_string_lossy()])?;
     }
     busybox(&["ip", "link", "set", "lo", "up"])?;
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
@@ -114,8 +122,12 @@ fn run() -> io::Result<bool> {
         controllers.trim()
     );
     let arguments = fs::read_to_string("/etc/arguments")?;
+    // The kernel's own default is too low for tests that hold hundreds of connections.
+    setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)?;
+    let environment = fs::read_to_string("/etc/environment")?;
     let tests = Command::new("/opt/foil/tests")
         .args(arguments.lines())
+        .envs(environment.lines().filter_map(|line| line.split_once('=')))
         .env("HYDROFOIL_BIN", "/opt/foil")
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .current_dir("/tmp")
