@@ -85,6 +85,7 @@ impl Observed {
                         last: c.last.take(),
                         image_id: std::mem::take(&mut c.image_id),
                         passed: c.passed,
+                        making: c.making,
                         remains: std::mem::take(&mut c.remains),
                         ..Container::default()
                     };
@@ -165,6 +166,7 @@ impl Observed {
                 self.with_pod(&instance.uid, |pod| pod.record.touch());
                 self.with_container(instance, |c| {
                     c.life = Life::Creating;
+                    c.making = Some(instance.attempt);
                     c.made_from = named;
                     c.image_id.clone_from(&image.image_id);
                     c.remains.entry(instance.attempt).or_default();

@@ -174,8 +174,11 @@ fn create(
             let Image::Ready(facts) = &container.image else {
                 return;
             };
-            // What is left of an earlier try goes first.
-            if !ready || container.remains.contains_key(&container.attempt) {
+            // What is left of an earlier try goes first, also if it is still on its way.
+            if !ready
+                || container.making.is_some()
+                || container.remains.contains_key(&container.attempt)
+            {
                 return;
             }
             match create::create(&pod.spec, spec, container.attempt, facts, settings) {

@@ -158,7 +158,8 @@ fn busy(pod: &Pod) -> bool {
         &pod.leftovers,
         &pod.teardown.sandbox,
     ];
-    steps.iter().any(|step| step.busy())
+    let making = |c: &Container| c.making.is_some();
+    steps.iter().any(|step| step.busy()) || pod.containers.values().any(making)
 }
 
 /// The programs forget the pod before its link goes.

@@ -289,6 +289,9 @@ fn remains(pod: &Pod, name: &str, container: &Container, now: Monotonic, steps: 
         if *attempt == container.attempt && alive(container) {
             continue;
         }
+        if container.making == Some(*attempt) {
+            continue;
+        }
         if step.due(now) {
             let mut instance = instance(pod, name, container);
             instance.attempt = *attempt;

@@ -27,6 +27,9 @@ impl Observed {
     pub fn take(&mut self, outcome: Outcome, settings: &Settings, moment: Moment) -> Vec<Note> {
         let now = moment.monotonic;
         let mut notes = Vec::new();
+        if let Outcome::Created { instance, .. } = &outcome {
+            self.made(instance);
+        }
         match outcome {
             Outcome::Part { uid, part, result } => {
                 if part == Part::NoStray {
@@ -266,6 +269,16 @@ impl Observed {
             Outcome::Written { action } => self.written(*action),
         }
         notes
+    }
+
+    /// The making of an instance has come back, which may not be the current one any more.
+    fn made(&mut self, instance: &Instance) {
+        let pod = self.pods.get_mut(&instance.uid);
+        if let Some(c) = pod.and_then(|pod| pod.containers.get_mut(&instance.container))
+            && c.making == Some(instance.attempt)
+        {
+            c.making = None;
+        }
     }
 
     fn stray_removed(

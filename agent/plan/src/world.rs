@@ -245,6 +245,9 @@ pub struct Container {
     pub attempt: u32,
     /// Where the current instance is in its life.
     pub life: Life,
+    /// Number of the instance whose making is on its way. It may outlast the pod's shim,
+    /// and the instance's `life` with it, and arrive at the shim after that one.
+    pub making: Option<u32>,
     /// As the manifest named the image that the current instance was made from; empty: it
     /// was not made yet.
     pub made_from: String,

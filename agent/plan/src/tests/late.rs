@@ -2,10 +2,13 @@
 //! back when the pod is another one already: what is begun never disagrees with what is
 //! on its way, no container runs twice, and at the end what is known is what is.
 
+use std::collections::BTreeMap;
+
 use proto::v1;
 
 use super::machine::{How, Machine, at_once, is_quick, with_image};
 use super::*;
+use crate::container::alive;
 use crate::record::{self, Sandbox};
 
 /// A begun action, with the record as it was then.
@@ -98,7 +101,7 @@ fn place(action: &Action) -> Option<String> {
     (!shared).then(|| name.to_owned())
 }
 
-/// True for what makes a part of the sandbox.
+/// True for what makes a part of the sandbox, or something in it.
 fn makes(action: &Action) -> bool {
     matches!(
         action,
@@ -108,6 +111,7 @@ fn makes(action: &Action) -> bool {
             | Action::CreateCgroup { .. }
             | Action::StartShim { .. }
             | Action::MakeVolumes { .. }
+            | Action::CreateContainer { .. }
     )
 }
 
@@ -126,8 +130,23 @@ fn writes(action: &Action) -> bool {
     matches!(action, Action::Record { .. } | Action::MakeVolumes { .. })
 }
 
+/// True if a container is made by one while the other makes or deletes instances of it
+/// that the first may meet.
+fn meet(one: &Action, other: &Action) -> bool {
+    let Action::CreateContainer { instance: made, .. } = one else {
+        return false;
+    };
+    if let Action::CreateContainer { instance, .. } = other {
+        return instance.container == made.container;
+    }
+    matches!(other, Action::DeleteContainer { instance } if instance == made)
+}
+
 /// True if two actions must not be on their way together.
 fn disagree(one: &Action, other: &Action) -> bool {
+    if meet(one, other) {
+        return true;
+    }
     let pairs = [
         (removes(one), makes(other) || removes(other)),
         (folders(one), writes(other) || removes(other)),
@@ -362,6 +381,11 @@ impl Late {
             .collect();
         assert_eq!(known, self.machine.running());
         assert!(self.machine.orphans.is_empty(), "{:?}", self.machine);
+        for (name, attempt) in self.machine.shim.iter().flat_map(BTreeMap::keys) {
+            let c = &self.node.observed.pods["u"].containers[name];
+            let known = c.attempt == *attempt && alive(c);
+            assert!(known, "{name} {attempt} is left in the shim: {c:?}");
+        }
     }
 }
 
