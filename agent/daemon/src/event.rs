@@ -100,7 +100,7 @@ impl NodeError {
     pub(crate) fn of(outcome: &Outcome, settings: &Settings) -> Option<NodeError> {
         let taken = Err(LinkRefusal::IndexInUse);
         let used = matches!(outcome, Outcome::ServiceLink { result } if *result == taken);
-        used.then(|| NodeError::IndexInUse(settings.service.ifindex))
+        used.then_some(NodeError::IndexInUse(settings.service.ifindex))
     }
 }
 
