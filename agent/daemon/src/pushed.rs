@@ -133,6 +133,8 @@ impl Pushed {
         if self.save_at.take().is_none() || !self.desired.complete {
             return;
         }
+        // A write that is under way may fail, and the loop is no longer there to hear it.
+        self.rewrite |= self.saving;
         let work = self.work();
         if let Err(NotSaved { error, .. }) = pushed_file::write(&self.journal, work) {
             tracing::error!(error, "cannot write the last pushed state");
@@ -483,5 +485,29 @@ mod tests {
         assert_eq!((ack.revision, pushed.revision), (9, 9));
         assert_eq!(ack.failures.len(), 1, "of all parts: {:?}", ack.failures);
         assert_eq!(pushed.desired.services.len(), 2);
+    }
+
+    #[test]
+    fn the_last_write_does_not_pass_over_a_write_that_is_under_way() {
+        let (mut pushed, layout, _folder) = pushed(0);
+        let now = crate::clock::monotonic();
+        let update = |revision, n| v1::Update {
+            cluster_id: "c".into(),
+            revision,
+            changes: vec![named(n, 1)],
+            ..v1::Update::default()
+        };
+        pushed.desired.complete = true;
+        pushed.update(update(1, 0), now).unwrap();
+        save(&mut pushed);
+        pushed.update(update(2, 1), now).unwrap();
+        // The disk refuses it, and the loop ends before it hears so.
+        pushed.saving = true;
+        drop(pushed.work());
+        pushed.update(update(3, 2), now).unwrap();
+        pushed.save_now();
+        let (desired, revision) = on_disk(&layout);
+        assert_eq!(revision, 3);
+        assert_eq!(desired.services, pushed.desired.services);
     }
 }
