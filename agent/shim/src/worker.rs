@@ -11,8 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, pipe2};
+use nix::unistd::{ForkResult, Pid, fork, getpid, getppid, pipe2};
 use proto::v1::ShimError;
 use proto::v1::shim_error::Kind;
 
@@ -54,6 +56,7 @@ impl Worker {
     /// waiting container would hold other containers' logs and connections open.
     pub(crate) fn start(keep: &[RawFd], work: impl FnOnce() -> Outcome) -> nix::Result<Self> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        let shim = getpid();
         // SAFETY: this process has one thread.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => {
@@ -66,6 +69,11 @@ impl Worker {
                 })
             }
             ForkResult::Child => {
+                // Of a shim that was killed nothing goes on: its successor would not know it.
+                if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != shim {
+                    // SAFETY: as below.
+                    unsafe { libc::_exit(1) }
+                }
                 close_others(keep, &write);
                 let outcome = catch_unwind(AssertUnwindSafe(work))
                     .unwrap_or_else(|_| Outcome::failed("worker panicked"));
@@ -162,6 +170,11 @@ fn decode(bytes: &[u8]) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use nix::sys::signal::kill;
+
     use super::*;
 
     #[test]
@@ -186,5 +199,35 @@ mod tests {
         for bytes in [&b""[..], b"+", b"+x\n", b"-", b"garbage"] {
             assert_eq!(decode(bytes), Outcome::failed("runtime process died"));
         }
+    }
+
+    #[test]
+    fn a_worker_ends_with_its_shim() {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        // SAFETY: the child calls nothing that another thread may hold a lock of, but for
+        // memory, which the C library unlocks in it.
+        let shim = match unsafe { fork() }.unwrap() {
+            ForkResult::Parent { child } => child,
+            ForkResult::Child => {
+                let mut ready = File::from(write);
+                let fd = ready.as_raw_fd();
+                let worker = Worker::start(&[fd], || {
+                    let told = ready.write_all(b"x");
+                    std::thread::sleep(std::time::Duration::from_secs(30));
+                    Outcome::failed(format!("not killed: {told:?}"))
+                });
+                worker.map(|worker| worker.reap()).ok();
+                // SAFETY: as in `Worker::start`.
+                unsafe { libc::_exit(0) }
+            }
+        };
+        drop(write);
+        let mut read = File::from(read);
+        read.read_exact(&mut [0]).unwrap();
+        kill(shim, Signal::SIGKILL).unwrap();
+        waitpid(shim, None).unwrap();
+        // Only the worker has the other end.
+        let mut ended = [PollFd::new(read.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut ended, PollTimeout::from(10_000_u16)), Ok(1));
     }
 }
