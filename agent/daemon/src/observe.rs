@@ -5,7 +5,7 @@
 //! later, by the plan, when all that is wanted is known; whether shims live is asked
 //! by the loop, of all of them at the same time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -83,14 +83,14 @@ pub(crate) async fn observe(
         cluster_id: String::new(),
         revision: 0,
     };
-    let mut wanted = Vec::new();
+    let mut wanted = BTreeSet::new();
     if let Some(Kept { head, changes }) = kept {
         found.cluster_id = head.cluster_id;
         found.revision = head.revision;
         for change in changes {
             if let Change::Pod(spec) = change {
                 // Its spec is in its record.
-                wanted.push(spec.uid);
+                wanted.insert(spec.uid);
             } else {
                 pushed::restore(&mut found.desired, change);
             }
@@ -107,12 +107,7 @@ pub(crate) async fn observe(
             .insert(pod.spec.uid.clone(), pod.spec.clone());
         found.observed.pods.insert(pod.spec.uid.clone(), pod);
     }
-    if wanted
-        .iter()
-        .any(|uid| !found.observed.pods.contains_key(uid))
-    {
-        // Removed, and the agent died before it could say so: all is to be sent
-        // again, so that the control plane hears that it is gone.
+    if is_behind(&wanted, &found.observed.pods) {
         found.revision = 0;
     }
     if found.observed.pods.values().any(|pod| pod.withheld) {
@@ -128,6 +123,17 @@ pub(crate) async fn observe(
     network.devices = device::found(&seen.devices, &sys.settings);
     maps(&mut found.observed, datapath)?;
     Ok(found)
+}
+
+/// Whether the pods' records and the journal disagree, so that all is to be sent again: a pod
+/// without a record was removed, and the agent died before it could say so; one that the
+/// journal does not name is no longer wanted, and the record of its stop was lost, or it was
+/// pushed last, and the journal not yet written.
+fn is_behind(wanted: &BTreeSet<String>, pods: &BTreeMap<String, Pod>) -> bool {
+    wanted.iter().any(|uid| !pods.contains_key(uid))
+        || pods
+            .iter()
+            .any(|(uid, pod)| pod.stop.is_none() && !wanted.contains(uid))
 }
 
 fn adopt(sys: &Arc<Sys>, pod: &mut Pod, links: &Links, attached: &BTreeSet<u32>, now: Moment) {
@@ -217,4 +223,31 @@ pub(crate) fn maps(observed: &mut Observed, datapath: &Datapath) -> Result<(), M
         observed.maps.put_frontend(key, frontend);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_plan::time::{Monotonic, Wall};
+    use agent_plan::world::Stop;
+
+    use super::*;
+
+    #[test]
+    fn records_that_the_journal_does_not_agree_with_are_asked_for_again() {
+        let wanted: BTreeSet<String> = ["a".into()].into();
+        let pod = || Pod::new(Arc::default(), Wall::from_ms(0));
+        let mut pods: BTreeMap<String, Pod> = [("a".into(), pod())].into();
+        assert!(!is_behind(&wanted, &pods));
+        pods.insert("b".into(), pod());
+        assert!(is_behind(&wanted, &pods), "removed, but never told to stop");
+        pods.entry("b".into()).and_modify(|pod| {
+            pod.stop = Some(Stop {
+                since: Monotonic::from_ms(0),
+                deadline: Monotonic::from_ms(0),
+            });
+        });
+        assert!(!is_behind(&wanted, &pods), "about to end");
+        pods.remove("a");
+        assert!(is_behind(&wanted, &pods), "wanted, and gone");
+    }
 }
