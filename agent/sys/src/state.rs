@@ -48,7 +48,7 @@ pub enum StateError {
     /// A folder of secrets is on a disk, and in use.
     #[error(
         "{path} is on a disk and not empty: environments and secrets of pods would be written \
-         there; end the pods with `foil-agent cleanup`, or name a folder on a tmpfs as `run`"
+         there; stop the pods and empty it, or name a folder on a tmpfs as `run`"
     )]
     OnDisk { path: PathBuf },
     /// A tmpfs could not be mounted.

@@ -15,7 +15,8 @@ use proto::socket::short_path;
 
 use super::{SOCKET, ShimError};
 use crate::process::Pidfd;
-use crate::state::{self, Layout};
+use crate::state::Layout;
+use crate::tmpfs;
 
 /// For a shim's program to be ready to serve.
 const SPAWN: Duration = Duration::from_secs(20);
@@ -26,7 +27,7 @@ const SPAWN: Duration = Duration::from_secs(20);
 pub fn spawn(layout: &Layout, program: &Path, uid: &str) -> Result<(), ShimError> {
     let folder = layout.shim(uid);
     let state_folder = folder.join("state");
-    state::create_folder(&state_folder)?;
+    tmpfs::create_folder(layout.run(), &state_folder)?;
     let prepare = |source| ShimError::Prepare {
         uid: uid.into(),
         source,
