@@ -4,15 +4,15 @@
 use control_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, ResourceRequirements, SecurityContext, VolumeMount};
 
-use super::expand::expand;
+use super::budget::Budget;
 use super::input::PodInput;
 use super::{env, probe};
 use crate::v1;
 
 /// A container of the pod.
-pub fn container(input: &PodInput<'_>, c: &Container) -> v1::ContainerSpec {
+pub fn container(input: &PodInput<'_>, c: &Container, budget: &Budget) -> v1::ContainerSpec {
     let mut errors: Vec<String> = Vec::new();
-    let variables = env::resolve(input, c).unwrap_or_else(|error| {
+    let variables = env::resolve(input, c, budget).unwrap_or_else(|error| {
         errors.push(error);
         Vec::new()
     });
@@ -23,12 +23,13 @@ pub fn container(input: &PodInput<'_>, c: &Container) -> v1::ContainerSpec {
             .find(|variable| variable.name == name);
         found.map(|variable| variable.value.clone())
     };
-    let expanded = |words: &Option<Vec<String>>| -> Vec<String> {
-        words
-            .iter()
-            .flatten()
-            .map(|word| expand(word, &lookup))
-            .collect()
+    let mut expanded = |words: &Option<Vec<String>>| -> Vec<String> {
+        let words = words.iter().flatten();
+        let expanded: Result<_, String> = words.map(|word| budget.expand(word, &lookup)).collect();
+        expanded.unwrap_or_else(|error| {
+            errors.push(error);
+            Vec::new()
+        })
     };
     let command = expanded(&c.command);
     let args = expanded(&c.args);
@@ -56,7 +57,7 @@ pub fn container(input: &PodInput<'_>, c: &Container) -> v1::ContainerSpec {
     let pre_stop = hook(hooks.and_then(|hooks| hooks.pre_stop.as_ref()));
     let mut mounts = Vec::new();
     for m in c.volume_mounts.iter().flatten() {
-        match mount(m, &lookup) {
+        match mount(m, &lookup, budget) {
             Ok(mount) => mounts.push(mount),
             Err(error) => errors.push(error),
         }
@@ -99,6 +100,7 @@ fn port(port: &k8s_openapi::api::core::v1::ContainerPort) -> v1::ContainerPort {
 fn mount(
     mount: &VolumeMount,
     lookup: &dyn Fn(&str) -> Option<String>,
+    budget: &Budget,
 ) -> Result<v1::VolumeMount, String> {
     let sub_path = match mount
         .sub_path_expr
@@ -106,7 +108,7 @@ fn mount(
         .filter(|text| !text.is_empty())
     {
         Some(expression) => {
-            let path = expand(expression, lookup);
+            let path = budget.expand(expression, lookup)?;
             if path.contains("$(") {
                 return Err(format!("missing value for {expression:?} in subPathExpr"));
             }

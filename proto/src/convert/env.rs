@@ -6,28 +6,33 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource, Service};
 
-use super::expand::expand;
+use super::budget::Budget;
 use super::field;
 use super::input::PodInput;
 use crate::v1;
 
-/// All variables, each once; or the first thing that is missing.
-pub fn resolve(input: &PodInput<'_>, container: &Container) -> Result<Vec<v1::EnvVar>, String> {
+/// All variables, each once; or the first thing that is missing, or too much.
+pub fn resolve(
+    input: &PodInput<'_>,
+    container: &Container,
+    budget: &Budget,
+) -> Result<Vec<v1::EnvVar>, String> {
+    // Not even looked up for the containers after the one that exceeded it.
+    budget.take(0)?;
     let services = service_links(input);
     let mut own = Variables::default();
     for source in container.env_from.iter().flatten() {
-        for (name, value) in env_from(input, source)? {
-            own.set(&name, value);
-        }
+        env_from(input, source, &mut own, budget)?;
     }
     for env in container.env.iter().flatten() {
-        if let Some(value) = value_of(input, container, env, &own, &services)? {
-            own.set(&env.name, value);
+        if let Some(value) = value_of(input, container, env, &own, &services, budget)? {
+            own.keep(&env.name, value, budget);
         }
     }
     let mut all = own.list.clone();
     for service in services.list {
         if own.get(&service.name).is_none() {
+            budget.take(service.value.len())?;
             all.push(service);
         }
     }
@@ -42,17 +47,24 @@ struct Variables {
 }
 
 impl Variables {
-    fn set(&mut self, name: &str, value: String) {
+    /// The value that it replaces.
+    fn set(&mut self, name: &str, value: String) -> Option<String> {
         match self.index.get(name).and_then(|at| self.list.get_mut(*at)) {
-            Some(there) => there.value = value,
+            Some(there) => Some(std::mem::replace(&mut there.value, value)),
             None => {
                 self.index.insert(name.to_owned(), self.list.len());
                 self.list.push(v1::EnvVar {
                     name: name.to_owned(),
                     value,
                 });
+                None
             }
         }
+    }
+    /// A value that was taken from the budget; one that it replaces is given back.
+    fn keep(&mut self, name: &str, value: String, budget: &Budget) {
+        let replaced = self.set(name, value);
+        budget.give_back(replaced.map_or(0, |value| value.len()));
     }
     fn get(&self, name: &str) -> Option<&str> {
         self.index
@@ -68,6 +80,7 @@ fn value_of(
     env: &EnvVar,
     own: &Variables,
     services: &Variables,
+    budget: &Budget,
 ) -> Result<Option<String>, String> {
     let plain = env.value.as_deref().unwrap_or_default();
     let lookup = |name: &str| {
@@ -76,8 +89,12 @@ fn value_of(
             .map(str::to_owned)
     };
     match (&env.value_from, plain) {
-        (Some(from), "") => value_from(input, container, from),
-        (Some(_) | None, text) => Ok(Some(expand(text, &lookup))),
+        (Some(from), "") => {
+            let value = value_from(input, container, from)?;
+            budget.take(value.as_ref().map_or(0, String::len))?;
+            Ok(value)
+        }
+        (Some(_) | None, text) => budget.expand(text, &lookup).map(Some),
     }
 }
 
@@ -145,20 +162,26 @@ fn missing<T>(optional: bool, message: impl FnOnce() -> String) -> Result<Option
     if optional { Ok(None) } else { Err(message()) }
 }
 
-fn env_from(input: &PodInput<'_>, source: &EnvFromSource) -> Result<Vec<(String, String)>, String> {
+fn env_from(
+    input: &PodInput<'_>,
+    source: &EnvFromSource,
+    own: &mut Variables,
+    budget: &Budget,
+) -> Result<(), String> {
     let prefix = source.prefix.as_deref().unwrap_or_default();
-    let named = |key: &String| format!("{prefix}{key}");
+    let mut set = |key: &str, value: String| {
+        budget.take(prefix.len() + value.len())?;
+        own.keep(&format!("{prefix}{key}"), value, budget);
+        Ok(())
+    };
     if let Some(reference) = &source.config_map_ref {
         let name = &reference.name;
         return match (input.config_map)(name) {
             Some(map) => {
-                let data = map.data.unwrap_or_default();
-                Ok(data
-                    .iter()
-                    .map(|(key, value)| (named(key), value.clone()))
-                    .collect())
+                let mut data = map.data.unwrap_or_default().into_iter();
+                data.try_for_each(|(key, value)| set(&key, value))
             }
-            None if reference.optional == Some(true) => Ok(Vec::new()),
+            None if reference.optional == Some(true) => Ok(()),
             None => Err(format!("configmap {name:?} not found")),
         };
     }
@@ -166,18 +189,15 @@ fn env_from(input: &PodInput<'_>, source: &EnvFromSource) -> Result<Vec<(String,
         let name = &reference.name;
         return match (input.secret)(name) {
             Some(secret) => {
-                let data = secret.data.unwrap_or_default();
+                let mut data = secret.data.unwrap_or_default().into_iter();
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                Ok(data
-                    .iter()
-                    .map(|(key, value)| (named(key), text(&value.0)))
-                    .collect())
+                data.try_for_each(|(key, value)| set(&key, text(&value.0)))
             }
-            None if reference.optional == Some(true) => Ok(Vec::new()),
+            None if reference.optional == Some(true) => Ok(()),
             None => Err(format!("secret {name:?} not found")),
         };
     }
-    Ok(Vec::new())
+    Ok(())
 }
 
 /// The variables that name the services of the pod's namespace.

@@ -3,8 +3,9 @@
 
 /// Replaces each `$(NAME)` that `lookup` knows; leaves those that it does not.
 /// `$$` is a `$`, so that `$$(NAME)` stays `$(NAME)`.
-pub fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
-    let mut out = String::with_capacity(text.len());
+/// `None`: it would have more than `most` bytes.
+pub fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>, most: usize) -> Option<String> {
+    let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
@@ -17,6 +18,7 @@ pub fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
             .and_then(|inner| inner.split_once(')'))
         {
             match lookup(name) {
+                Some(value) if value.len() > most.saturating_sub(out.len()) => return None,
                 Some(value) => out.push_str(&value),
                 None => out.push_str(&format!("$({name})")),
             }
@@ -27,7 +29,7 @@ pub fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
         }
     }
     out.push_str(rest);
-    out
+    Some(out).filter(|out| out.len() <= most)
 }
 
 #[cfg(test)]
@@ -61,7 +63,12 @@ mod tests {
             _ => None,
         };
         for (text, expected) in rows {
-            assert_eq!(expand(text, &lookup), expected, "{text:?}");
+            let length = expected.len();
+            let expanded = expand(text, &lookup, length);
+            assert_eq!(expanded.as_deref(), Some(expected), "{text:?}");
+            if let Some(less) = length.checked_sub(1) {
+                assert_eq!(expand(text, &lookup, less), None, "{text:?}");
+            }
         }
     }
 }

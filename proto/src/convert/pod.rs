@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use control_api::podspec;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, PodSpec};
 
+use super::budget::Budget;
 use super::input::PodInput;
 use super::{container, pull, volume};
 use crate::Message as _;
@@ -71,29 +72,40 @@ pub fn references(pod: &Pod) -> References {
 /// The message. Total: a pod without a spec gives one without containers; one that
 /// is too long for a node with what it names gives containers that are not created.
 pub fn pod_spec(input: &PodInput<'_>) -> v1::PodSpec {
-    bounded(resolved(input), CHANGE_BYTES)
+    let budget = Budget::new(CHANGE_BYTES);
+    let resolved = resolved(input, &budget);
+    bounded(resolved, &budget)
 }
 
-/// Leaves out of a message of more than `most` bytes what was resolved for it. Objects
-/// have a largest size, but many containers may each take the whole of one.
-fn bounded(mut pod: v1::PodSpec, most: usize) -> v1::PodSpec {
-    let length = pod.encoded_len();
-    if length <= most {
+/// Leaves out of a message that is longer than its budget all that was resolved for it.
+/// If that is not enough, containers keep only their names.
+fn bounded(mut pod: v1::PodSpec, budget: &Budget) -> v1::PodSpec {
+    if !budget.is_exceeded() && pod.encoded_len() <= budget.most {
         return pod;
     }
-    let error = format!(
-        "the pod has {length} bytes with its environment and volumes, at most {most} are allowed"
-    );
+    let error = budget.error();
     pod.volumes.clear();
+    pod.pull_secrets.clear();
     for container in pod.containers.iter_mut().chain(&mut pod.init_containers) {
         container.env.clear();
+        container.command.clear();
+        container.args.clear();
         container.mounts.clear();
         container.config_error.clone_from(&error);
+    }
+    if pod.encoded_len() > budget.most {
+        for container in pod.containers.iter_mut().chain(&mut pod.init_containers) {
+            *container = v1::ContainerSpec {
+                name: std::mem::take(&mut container.name),
+                config_error: error.clone(),
+                ..v1::ContainerSpec::default()
+            };
+        }
     }
     pod
 }
 
-fn resolved(input: &PodInput<'_>) -> v1::PodSpec {
+fn resolved(input: &PodInput<'_>, budget: &Budget) -> v1::PodSpec {
     let meta = &input.pod.metadata;
     let none = PodSpec::default();
     let spec = input.pod.spec.as_ref().unwrap_or(&none);
@@ -102,11 +114,19 @@ fn resolved(input: &PodInput<'_>) -> v1::PodSpec {
     let as_fqdn = spec.set_hostname_as_fqdn == Some(true) && !fqdn.is_empty();
     let containers = |list: &[Container]| -> Vec<v1::ContainerSpec> {
         list.iter()
-            .map(|c| container::container(input, c))
+            .map(|c| container::container(input, c, budget))
             .collect()
     };
     let pull_secrets = spec.image_pull_secrets.iter().flatten();
-    let pull_secrets = pull_secrets.filter_map(|reference| (input.secret)(&reference.name));
+    let mut credentials = Vec::new();
+    for reference in pull_secrets {
+        let found = (input.secret)(&reference.name).map(|secret| pull::pull_secrets(&secret));
+        for credential in found.into_iter().flatten() {
+            if budget.take(credential.encoded_len()).is_ok() {
+                credentials.push(credential);
+            }
+        }
+    }
     v1::PodSpec {
         uid: meta.uid.clone().unwrap_or_default(),
         namespace: input.namespace().to_owned(),
@@ -149,7 +169,7 @@ fn resolved(input: &PodInput<'_>) -> v1::PodSpec {
             .volumes
             .iter()
             .flatten()
-            .map(|v| volume::volume(input, v))
+            .map(|v| volume::volume(input, v, budget))
             .collect(),
         host_aliases: spec
             .host_aliases
@@ -162,9 +182,7 @@ fn resolved(input: &PodInput<'_>) -> v1::PodSpec {
             .collect(),
         dns: Some(dns(input, spec)),
         security: Some(security(spec.security_context.as_ref())),
-        pull_secrets: pull_secrets
-            .flat_map(|secret| pull::pull_secrets(&secret))
-            .collect(),
+        pull_secrets: credentials,
         qos_class: podspec::qos_class(spec).to_owned(),
         readiness_gates: spec
             .readiness_gates
@@ -287,27 +305,40 @@ mod tests {
 
     #[test]
     fn a_pod_that_is_too_long_says_so_and_is_not_created() {
-        let container = |name: &str, length: usize| v1::ContainerSpec {
+        let container = |name: &str, (env, args, rest)| v1::ContainerSpec {
             name: name.to_owned(),
             env: vec![v1::EnvVar {
                 name: "X".to_owned(),
-                value: "x".repeat(length),
+                value: "x".repeat(env),
             }],
+            args: vec!["x".repeat(args)],
+            working_dir: "x".repeat(rest),
             ..v1::ContainerSpec::default()
         };
-        for (length, fits) in [(100, true), (600, false)] {
+        let rows = [
+            (100, 0, 0, true),
+            (600, 0, 0, false),
+            (0, 600, 0, false),
+            (0, 0, 600, false),
+        ];
+        for (env, args, rest, fits) in rows {
+            let length = (env, args, rest);
             let pod = v1::PodSpec {
                 uid: "u".to_owned(),
                 init_containers: vec![container("init", length)],
                 containers: vec![container("main", length)],
                 ..v1::PodSpec::default()
             };
-            let sent = bounded(pod.clone(), 1000);
+            let sent = bounded(pod.clone(), &Budget::new(1000));
             assert_eq!(sent == pod, fits);
             assert!(sent.encoded_len() < 1000);
             for container in sent.init_containers.iter().chain(&sent.containers) {
                 let said = &container.config_error;
-                assert_eq!(said.contains("at most 1000 are allowed"), !fits, "{said}");
+                assert_eq!(
+                    said.contains("at most 1000 bytes are allowed"),
+                    !fits,
+                    "{said}"
+                );
             }
         }
     }

@@ -8,13 +8,14 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, DownwardAPIVolumeFile, KeyToPath, ProjectedVolumeSource, Secret, Volume,
 };
 
+use super::budget::Budget;
 use super::field;
 use super::input::PodInput;
 use crate::v1;
 use crate::v1::volume::{EmptyDir, Files, HostPath, Source};
 
 /// One volume. What is missing is in `Files.error`.
-pub fn volume(input: &PodInput<'_>, volume: &Volume) -> v1::Volume {
+pub fn volume(input: &PodInput<'_>, volume: &Volume, budget: &Budget) -> v1::Volume {
     let files = |tmpfs: bool, found: Result<Vec<v1::File>, String>| {
         let (files, error) = match found {
             Ok(files) => (files, String::new()),
@@ -47,6 +48,7 @@ pub fn volume(input: &PodInput<'_>, volume: &Volume) -> v1::Volume {
             items: source.items.as_deref(),
             optional: source.optional == Some(true),
             mode: mode(source.default_mode),
+            budget,
         };
         files(false, config_map(input, &wanted))
     } else if let Some(source) = &volume.secret {
@@ -55,13 +57,14 @@ pub fn volume(input: &PodInput<'_>, volume: &Volume) -> v1::Volume {
             items: source.items.as_deref(),
             optional: source.optional == Some(true),
             mode: mode(source.default_mode),
+            budget,
         };
         files(true, secret(input, &wanted))
     } else if let Some(source) = &volume.downward_api {
         let mode = mode(source.default_mode);
-        files(true, downward(input, source.items.as_deref(), mode))
+        files(true, downward(input, source.items.as_deref(), mode, budget))
     } else if let Some(source) = &volume.projected {
-        files(true, projected(input, source))
+        files(true, projected(input, source, budget))
     } else {
         files(
             false,
@@ -80,6 +83,7 @@ struct Wanted<'a> {
     items: Option<&'a [KeyToPath]>,
     optional: bool,
     mode: u32,
+    budget: &'a Budget,
 }
 
 fn mode(mode: Option<i32>) -> u32 {
@@ -137,9 +141,10 @@ fn select(
     word: &str,
 ) -> Result<Vec<v1::File>, String> {
     let Some(items) = wanted.items.filter(|items| !items.is_empty()) else {
-        let all = data
-            .iter()
-            .map(|(key, bytes)| file(key, bytes.clone(), wanted.mode));
+        let all = data.iter().map(|(key, bytes)| {
+            wanted.budget.take(bytes.len())?;
+            file(key, bytes.clone(), wanted.mode)
+        });
         return all.collect();
     };
     let mut files = Vec::new();
@@ -147,6 +152,7 @@ fn select(
         match data.get(&item.key) {
             Some(bytes) => {
                 let mode = item.mode.map_or(wanted.mode, |own| mode(Some(own)));
+                wanted.budget.take(bytes.len())?;
                 files.push(file(&item.path, bytes.clone(), mode)?);
             }
             None if wanted.optional => {}
@@ -175,6 +181,7 @@ fn downward(
     input: &PodInput<'_>,
     items: Option<&[DownwardAPIVolumeFile]>,
     default: u32,
+    budget: &Budget,
 ) -> Result<Vec<v1::File>, String> {
     let mut files = Vec::new();
     for item in items.into_iter().flatten() {
@@ -192,6 +199,7 @@ fn downward(
         } else {
             String::new()
         };
+        budget.take(value.len())?;
         files.push(file(&item.path, value.into_bytes(), mode)?);
     }
     Ok(files)
@@ -201,6 +209,7 @@ fn downward(
 fn projected(
     input: &PodInput<'_>,
     source: &ProjectedVolumeSource,
+    budget: &Budget,
 ) -> Result<Vec<v1::File>, String> {
     let mode = mode(source.default_mode);
     let mut all: BTreeMap<String, v1::File> = BTreeMap::new();
@@ -215,6 +224,7 @@ fn projected(
                     items,
                     optional,
                     mode,
+                    budget,
                 },
             )?
         } else if let Some(from) = &projection.secret {
@@ -227,10 +237,11 @@ fn projected(
                     items,
                     optional,
                     mode,
+                    budget,
                 },
             )?
         } else if let Some(from) = &projection.downward_api {
-            downward(input, from.items.as_deref(), mode)?
+            downward(input, from.items.as_deref(), mode, budget)?
         } else {
             return Err(
                 "a source of the projected volume is not supported by Hydrofoil yet".to_owned(),

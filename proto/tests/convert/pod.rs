@@ -1,6 +1,7 @@
 //! What is of the pod as a whole.
 
 use k8s_openapi::api::core::v1::Pod;
+use proto::Message as _;
 use proto::convert::pod::references;
 use proto::v1;
 use serde_json::json;
@@ -192,4 +193,81 @@ fn names_what_a_pod_refers_to() {
         found.secrets.iter().collect::<Vec<_>>(),
         ["s1", "s2", "s3", "s4", "s5"]
     );
+}
+
+/// Containers of one pod that take little as they are stored and much when they are resolved.
+#[test]
+fn what_a_pod_is_resolved_to_is_bounded_while_it_is_made() {
+    // Each variable is ten times the one before: the last would have 10 TB.
+    let mut nested = vec![json!({"name": "V0", "value": "x".repeat(1024)})];
+    for level in 1..=10 {
+        let value = format!("$(V{})", level - 1).repeat(10);
+        nested.push(json!({"name": format!("V{level}"), "value": value}));
+    }
+    let large = json!([{"name": "A", "value": "x".repeat(1 << 20)}]);
+    let words = vec!["$(A)"; 100];
+    let path = "$(A)".repeat(100);
+    let same = vec![json!({"name": "A", "value": "x".repeat(1 << 20)}); 100];
+    let rows = [
+        ("nested", json!({"env": nested}), false),
+        ("args", json!({"env": large, "args": words}), false),
+        ("command", json!({"env": large, "command": words}), false),
+        (
+            "mount",
+            json!({"env": large, "volumeMounts": [{"name": "v", "mountPath": "/v", "subPathExpr": path}]}),
+            false,
+        ),
+        ("only the last value counts", json!({"env": same}), true),
+    ];
+    for (row, fields, fits) in rows {
+        let mut main = json!({"name": "main"});
+        main.as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        let pod =
+            convert(json!({"enableServiceLinks": false, "containers": [main, {"name": "b"}]}));
+        let long = pod.encoded_len() > 2 << 20;
+        assert!(!long, "{row}: {} bytes", pod.encoded_len());
+        for container in &pod.containers {
+            let said = &container.config_error;
+            assert_eq!(said.is_empty(), fits, "{row}: {said}");
+            assert!(fits || said.contains("bytes are allowed"), "{row}: {said}");
+        }
+    }
+}
+
+/// Objects have a largest size, but a pod may name one of them often.
+#[test]
+fn what_a_pod_names_often_is_bounded_too() {
+    let key = json!({"name": "large", "key": "long"});
+    let env: Vec<_> = (0..100)
+        .map(|n| json!({"name": format!("V{n}"), "valueFrom": {"configMapKeyRef": key}}))
+        .collect();
+    let from: Vec<_> = (0..100)
+        .map(|n| json!({"prefix": format!("P{n}_"), "configMapRef": {"name": "large"}}))
+        .collect();
+    let items: Vec<_> = (0..100)
+        .map(|n| json!({"key": "long", "path": format!("f{n}")}))
+        .collect();
+    let volume = json!({"name": "v", "configMap": {"name": "large", "items": items}});
+    let rows = [
+        ("env", json!({"containers": [{"name": "main", "env": env}]})),
+        (
+            "envFrom",
+            json!({"containers": [{"name": "main", "envFrom": from}]}),
+        ),
+        (
+            "volume",
+            json!({"containers": [{"name": "main"}], "volumes": [volume]}),
+        ),
+    ];
+    for (row, spec) in rows {
+        let pod = convert(spec);
+        let said = &pod.containers[0].config_error;
+        assert!(said.contains("bytes are allowed"), "{row}: {said}");
+        assert!(pod.encoded_len() < 2 << 20, "{row}");
+    }
+    let few = json!([{"configMapRef": {"name": "more"}}]);
+    let pod = convert(json!({"containers": [{"name": "main", "envFrom": few}]}));
+    assert_eq!(pod.containers[0].config_error, "");
 }

@@ -34,7 +34,7 @@ fn stored(mut pod: Value) -> Pod {
     }
 }
 
-/// The message of a pod with this spec, in a namespace with two ConfigMaps, two
+/// The message of a pod with this spec, in a namespace with three ConfigMaps, two
 /// Secrets and three Services.
 pub(crate) fn convert(spec: Value) -> v1::PodSpec {
     convert_in(spec, &v1::ClusterConfig::default())
@@ -55,6 +55,10 @@ pub(crate) fn convert_in(spec: Value, cluster: &v1::ClusterConfig) -> v1::PodSpe
             typed(json!({"data": {"color": "blue", "size": "9"}, "binaryData": {"raw": "AAE="}})),
         ),
         ("more", typed(json!({"data": {"color": "red"}}))),
+        (
+            "large",
+            typed(json!({"data": {"long": "x".repeat(1 << 20)}})),
+        ),
     ]
     .into();
     let auth = "eyJhdXRocyI6eyJyLmV4YW1wbGUiOnsidXNlcm5hbWUiOiJ1IiwicGFzc3dvcmQiOiJwIn19fQ==";
