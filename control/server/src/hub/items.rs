@@ -15,7 +15,7 @@ impl Inner {
         self.after(node, None)
     }
 
-    /// What changed after a revision, removals included.
+    /// What changed after a revision, removals included; and the config.
     pub(super) fn since(&self, node: &str, revision: u64) -> BTreeSet<Item> {
         let mut items = self.after(node, Some(revision));
         for (at, whose, item) in self.removed.iter().rev() {
@@ -37,7 +37,9 @@ impl Inner {
         let routes = self.routes.iter().filter(|(_, at)| newer(at.revision));
         items.extend(routes.map(|(name, _)| Item::Route(name.clone())));
         if let Some(view) = self.views.get(node) {
-            if view.config.as_ref().is_some_and(|at| newer(at.revision)) {
+            // Always: it is made also of the control plane's settings and release, and those
+            // change without a revision.
+            if view.config.is_some() {
                 items.insert(Item::Config);
             }
             let pods = view.pods.iter().filter(|(_, at)| newer(at.revision));

@@ -384,3 +384,25 @@ fn who_is_too_far_behind_gets_a_snapshot() {
     let got = updates(&hub, "n1", &connected.mailbox);
     assert!(!got[0].snapshot_begin && got[0].changes.len() == 1);
 }
+
+/// The config is made of the control plane's own settings too, which change without a revision.
+#[test]
+fn a_node_that_missed_nothing_gets_the_config_again() {
+    let hub = Hub::new("c".to_owned(), 10);
+    hub.restart(10);
+    let config = v1::ClusterConfig {
+        cluster_domain: "changed.example".to_owned(),
+        ..v1::ClusterConfig::default()
+    };
+    hub.set_revision(10);
+    hub.put_config("n1", config.clone());
+    hub.put_service("d/web", Some(service(1)));
+    hub.complete();
+    let connected = connect(&hub, "n1", &hello("c", 10));
+    assert!(!connected.snapshot);
+    let got = updates(&hub, "n1", &connected.mailbox);
+    let change = Some(change::Change::Config(config));
+    assert_eq!(got.len(), 1);
+    assert_eq!(got[0].changes, vec![v1::Change { change }]);
+    assert_eq!(got[0].revision, 10);
+}
