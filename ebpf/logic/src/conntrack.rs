@@ -13,7 +13,7 @@
 //! - SYN of the direction that has opened the connection begins the states again, as a reused
 //!   port does: the entries live for a minute until the other end has answered, which it does
 //!   with a challenge ACK. SYN of the other direction changes nothing as long as the connection
-//!   is alive. Neither takes away a translation.
+//!   is alive or, with a translation, until it expires. Neither takes away a translation.
 //! - A connection that is silent for longer loses its entries, as by eviction: the next packet
 //!   of the client is given a backend by its hash, the same one as long as the backends are.
 //!

@@ -29,6 +29,13 @@ impl Life {
     pub const fn keeps_tuple(self) -> bool {
         self as u8 >= Self::PickedUp as u8
     }
+
+    /// Whether a SYN with the tuple of the answers is forwarded as a packet of the connection. A
+    /// translation is kept until it expires, because the end that was seen may be forged.
+    #[inline(always)]
+    pub const fn keeps_answers(self, translates: bool) -> bool {
+        self.keeps_tuple() || translates && self as u8 != Self::Expired as u8
+    }
 }
 
 /// What the judgement is made from.
@@ -164,6 +171,8 @@ mod tests {
             }
             let free = matches!(wanted, Life::Expired | Life::Over);
             assert_eq!(found.keeps_tuple(), !free);
+            assert_eq!(found.keeps_answers(false), !free);
+            assert_eq!(found.keeps_answers(true), wanted != Life::Expired);
         }
     }
 

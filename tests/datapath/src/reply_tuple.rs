@@ -78,16 +78,55 @@ fn a_syn_does_not_take_the_tuple_of_a_live_connection() {
     }
 }
 
-/// When the connection is over the server may use its own port for a connection to the client;
-/// late packets of the old one do not take the tuple back.
+/// RST and FIN may be forged like the SYN: a translation outlasts them, and the connection goes on.
 #[test]
-fn a_syn_takes_the_tuple_of_a_connection_that_is_over() {
+fn a_syn_after_an_end_does_not_take_the_translation() {
+    for server in [REMOTE, SERVER] {
+        for (ends, states) in [
+            (&[(false, RST)][..], ["CLOSED", "CLOSED"]),
+            (
+                &[(true, FIN | ACK), (false, FIN | ACK)],
+                ["TIME-WAIT", "TIME-WAIT"],
+            ),
+        ] {
+            let (node, answer) = opened(server);
+            let (client, vip, server) = (at(CLIENT, 40_000), at(VIP, PORT), at(server, 8080));
+            for (from_client, flags) in ends {
+                if *from_client {
+                    node.from_pod(0, &tcp(client, vip, *flags, b""));
+                } else {
+                    answer(&node, &tcp(server, client, *flags, b""));
+                }
+            }
+            assert_eq!(node.states(&forward(&node)), states);
+            let ran = answer(&node, &tcp(server, client, SYN, b""));
+            assert_eq!(sent_from(&ran), vip);
+            assert_eq!(node.states(&forward(&node)), states);
+            let ran = node.from_pod(0, &tcp(client, vip, ACK, b""));
+            assert_eq!(sent_to(&ran), server);
+            let ran = answer(&node, &tcp(server, client, ACK, b"data"));
+            assert_eq!(sent_from(&ran), vip);
+        }
+    }
+}
+
+/// When the entries of an ended connection have expired, the server may use its own port for a
+/// connection to the client; late packets of the old one do not take the tuple back.
+#[test]
+fn a_syn_takes_the_tuple_of_a_connection_that_has_expired() {
     for server in [REMOTE, SERVER] {
         let (node, answer) = opened(server);
         let (client, vip, server) = (at(CLIENT, 40_000), at(VIP, PORT), at(server, 8080));
         node.from_pod(0, &tcp(client, vip, FIN | ACK, b""));
         answer(&node, &tcp(server, client, FIN | ACK, b""));
-        assert_eq!(node.states(&forward(&node)), ["TIME-WAIT", "TIME-WAIT"]);
+        let forward = forward(&node);
+        assert_eq!(node.states(&forward), ["TIME-WAIT", "TIME-WAIT"]);
+        let flow = node.datapath.maps().flow(&forward).unwrap().unwrap();
+        for key in [forward, flow.answer_key(&forward)] {
+            node.change(&key, |flow| {
+                flow.last_seen = flow.last_seen.wrapping_sub(200_000);
+            });
+        }
         let ran = answer(&node, &tcp(server, client, SYN, b""));
         assert_eq!(sent_from(&ran), server);
         node.from_pod(0, &tcp(client, vip, ACK, b""));

@@ -48,14 +48,15 @@ pub(crate) fn follow(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, 
 
 /// Whether a SYN belongs to the connection that has the entry. Sent again it does, until the
 /// connection is established: it is the same decision. From the other side, forged or late, it
-/// is the client's to judge (RFC 5961, 4) as long as the connection is alive. All others begin
-/// a connection: the entries are those of an earlier one with the same ports.
+/// is the client's to judge (RFC 5961, 4) as long as the connection is alive, or has not expired
+/// if it is translated. All others begin a connection: the entries are those of an earlier one
+/// with the same ports.
 #[inline(always)]
 fn continues(context: &PacketContext, flow: &Flow, removed: bool) -> bool {
     if removed {
         false
     } else if flow.is_reply() {
-        reply_tuple::life_of(&context.key, flow).keeps_tuple()
+        reply_tuple::life_of(&context.key, flow).keeps_answers(flow.translates())
     } else {
         flow.state == state::SYN_SENT || flow.state == state::SYN_RECEIVED
     }
