@@ -21,7 +21,6 @@ use agent_plan::time::Moment;
 use agent_plan::withhold;
 use agent_plan::world::Pod;
 use agent_sys::state::{Layout, StateError};
-use agent_sys::tmpfs;
 use proto::Message;
 use proto::file::replace;
 use proto::v1;
@@ -86,8 +85,8 @@ pub(crate) fn write(sys: &Arc<Sys>, pod: Option<&Pod>) {
     tokio::spawn(async move {
         let id = uid.clone();
         let written = sys.blocking(move |sys| {
-            // The folder of all of them is there, unless `run` was emptied or unmounted.
-            tmpfs::create_folder(sys.layout.run(), &sys.layout.records())
+            // The folder of all of them is there, unless `run` was emptied.
+            agent_sys::state::create_folder(&sys.layout.records())
                 .and_then(|()| agent_sys::state::create_folder(&sys.layout.pod(&id)))
                 .and_then(|()| agent_sys::state::replace(&sys.layout.record(&id), &whole, 0o600))
                 .map_err(|e| e.to_string())

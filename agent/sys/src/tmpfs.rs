@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::mount::MsFlags;
 
 use crate::mounts;
-use crate::state::{self, StateError, is_in_memory};
+use crate::state::{StateError, is_in_memory};
 
 /// A file system in memory.
 pub(crate) struct Tmpfs {
@@ -89,19 +89,6 @@ pub fn keep_in_memory(folder: &Path) -> Result<bool, StateError> {
     };
     tmpfs.mount(below.as_fd()).map_err(failed)?;
     Ok(true)
-}
-
-/// Makes a folder in `run`, and its parents, before what must not reach a disk is written
-/// there: in memory although the tmpfs that was mounted at the start was unmounted since.
-///
-/// # Errors
-/// As of [`keep_in_memory`], and [`StateError::Create`].
-pub fn create_folder(run: &Path, folder: &Path) -> Result<(), StateError> {
-    state::create_folder(run)?;
-    if keep_in_memory(run)? {
-        tracing::warn!(run = %run.display(), "its tmpfs was unmounted; mounted another one");
-    }
-    state::create_folder(folder)
 }
 
 /// Whether [`keep_in_memory`] would mount a tmpfs; changes nothing. The folder need not be

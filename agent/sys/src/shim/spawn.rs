@@ -15,8 +15,7 @@ use proto::socket::short_path;
 
 use super::{SOCKET, ShimError};
 use crate::process::Pidfd;
-use crate::state::Layout;
-use crate::tmpfs;
+use crate::state::{self, Layout};
 
 /// For a shim's program to be ready to serve.
 const SPAWN: Duration = Duration::from_secs(20);
@@ -27,7 +26,7 @@ const SPAWN: Duration = Duration::from_secs(20);
 pub fn spawn(layout: &Layout, program: &Path, uid: &str) -> Result<(), ShimError> {
     let folder = layout.shim(uid);
     let state_folder = folder.join("state");
-    tmpfs::create_folder(layout.run(), &state_folder)?;
+    state::create_folder(&state_folder)?;
     let prepare = |source| ShimError::Prepare {
         uid: uid.into(),
         source,

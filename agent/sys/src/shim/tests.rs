@@ -153,14 +153,3 @@ async fn a_shim_of_another_release_is_adopted_and_stopped_and_refuses_the_rest_b
         shim.client(ours).await.shutdown().await.unwrap();
     }
 }
-
-#[test]
-fn a_shim_has_its_folder_in_memory_although_the_tmpfs_was_lost() {
-    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-    let layout = Layout::new(folder.path().join("lib"), folder.path().join("run"));
-    let refused = spawn(&layout, std::path::Path::new("/bin/false"), "u").unwrap_err();
-    let held = crate::state::is_in_memory(&layout.shims()).unwrap();
-    nix::mount::umount2(layout.run(), nix::mount::MntFlags::MNT_DETACH).ok();
-    assert!(matches!(refused, ShimError::Ended { .. }), "{refused}");
-    assert!(held);
-}
