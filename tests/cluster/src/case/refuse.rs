@@ -69,8 +69,9 @@ pub(crate) fn bad_manifests_by_file_document_and_field(scene: &mut Scene<'_>) {
             ));
         }
         let stored: Vec<String> = names(scene.cluster).difference(&before).cloned().collect();
-        // Documents without a mistake may be through, and are said to be.
-        if stored.is_empty() == out.stderr.contains(" through") {
+        // Documents without a mistake may be applied, and are said to be.
+        let told = out.stderr.contains(" was applied") || out.stderr.contains(" were applied");
+        if stored.is_empty() == told {
             wrong.push(format!(
                 "{path}: stored {stored:?}, but said {}",
                 out.stderr
