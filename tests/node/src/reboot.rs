@@ -65,8 +65,9 @@ fn lose_run(node: &Node) {
     let run = node.folder.join("run");
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
     let below = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-    for pin in below.filter(|path| Path::new(path).starts_with(&run)) {
-        nix::mount::umount(pin).expect("unmount a pin");
+    // The tmpfs is listed before the pins in it, and shims that run have files open there.
+    for path in below.rev().filter(|path| Path::new(path).starts_with(&run)) {
+        nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).expect("unmount");
     }
     fs::remove_dir_all(&run).expect("remove what is in memory");
 }
