@@ -254,6 +254,8 @@ struct AttachAttributes {
     flags: u32,
 }
 
+/// Most calls to load the program.
+const LOAD_ATTEMPTS: u32 = 32;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_ATTACH: libc::c_int = 8;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
@@ -268,16 +270,27 @@ fn load(program: &[Instruction]) -> Result<OwnedFd, Errno> {
         instructions: program.as_ptr() as u64,
         license: c"Apache-2.0".as_ptr() as u64,
     };
-    // SAFETY: the kernel reads the attributes and what they point to, all alive during
-    // the call; the size is theirs.
-    let fd = Errno::result(unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_LOAD,
-            &raw const attributes,
-            mem::size_of::<LoadAttributes>(),
-        )
-    })?;
+    let once = || {
+        // SAFETY: the kernel reads the attributes and what they point to, all alive during
+        // the call; the size is theirs.
+        Errno::result(unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_PROG_LOAD,
+                &raw const attributes,
+                mem::size_of::<LoadAttributes>(),
+            )
+        })
+    };
+    // Interrupted by a signal, the verifier says EAGAIN.
+    let mut result = once();
+    for _ in 1..LOAD_ATTEMPTS {
+        if result != Err(Errno::EAGAIN) {
+            break;
+        }
+        result = once();
+    }
+    let fd = result?;
     let fd = RawFd::try_from(fd).map_err(|_too_big| Errno::EBADF)?;
     // SAFETY: the kernel made this descriptor for this call, nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

@@ -4,8 +4,15 @@
 
 use crate::node::Folder;
 use agent_sys::bpf::{BpfError, Config, Datapath, NodeFacts, probe};
+use nix::sys::pthread::{pthread_kill, pthread_self};
+use nix::sys::signal::Signal;
 use std::net::Ipv4Addr;
-use tests_harness::binary;
+use std::time::Duration;
+use tests_harness::{NetNs, binary};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Signals to a thread that loads, 2 ms apart, where a program takes longer to verify.
+const SIGNALS: u32 = 40;
 
 /// What this kernel is known to lack; nothing on a machine where all tests run.
 fn known() -> Vec<String> {
@@ -47,4 +54,40 @@ fn what_the_kernel_lacks_is_named() {
         other => panic!("opened on a kernel without {lacks:?}: {other:?}"),
     }
     assert!(!folder.path().exists());
+}
+
+/// The verifier gives up when a signal is pending. Each signal can end one attempt only, and there
+/// are more than a load that is made once has.
+#[test]
+fn a_signal_does_not_end_the_load() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("runtime");
+    let _guard = runtime.enter();
+    let _handled = signal(SignalKind::user_defined1()).expect("handler");
+    let netns = NetNs::create("signal");
+    let folder = Folder::new();
+    let config = Config {
+        object: binary("hydrofoil.bpf.o"),
+        folder: folder.path().to_owned(),
+        flow_entries: 1024,
+        node: NodeFacts {
+            address: Ipv4Addr::new(172, 31, 0, 11),
+            service_device: None,
+            flow_events: false,
+        },
+    };
+    netns.enter(|| {
+        let loading = pthread_self();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for _ in 0..SIGNALS {
+                    pthread_kill(loading, Signal::SIGUSR1).expect("signal");
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            });
+            Datapath::open(&config).expect("open the data plane");
+        });
+    });
 }

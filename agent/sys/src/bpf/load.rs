@@ -5,7 +5,7 @@
 
 use super::{BpfError, Config, NodeFacts};
 use crate::maps::{Raw, check_pins, check_version};
-use aya::programs::{Program as AyaProgram, SchedClassifier};
+use aya::programs::{Program as AyaProgram, ProgramError, SchedClassifier};
 use aya::{EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use ebpf_common::config::{FLOW_EVENTS, HAIRPIN, NODE_CONFIG, NodeConfig};
@@ -14,8 +14,11 @@ use ebpf_common::net::{Addr, Be32};
 use ebpf_common::{ABI_VERSION, abi::MapType as _, program};
 use nix::time::{ClockId, clock_getres};
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, OwnedFd};
+
+/// Most calls for one program; each of them tries twice.
+const LOAD_ATTEMPTS: u32 = 32;
 
 /// A program of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -148,7 +151,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
         jiffies_per_second,
     };
     for name in Program::ALL.map(Program::name) {
-        let failed = |source: aya::programs::ProgramError| BpfError::Program {
+        let failed = |source: ProgramError| BpfError::Program {
             name,
             source: Box::new(source),
         };
@@ -156,7 +159,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
             .program_mut(name)
             .ok_or(BpfError::NoProgram { name })?;
         let found: &mut SchedClassifier = found.try_into().map_err(failed)?;
-        found.load().map_err(failed)?;
+        verify(found).map_err(failed)?;
         let info = found.info().map_err(failed)?;
         loaded.verified.push(Verified {
             name,
@@ -168,6 +171,21 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
         loaded.programs.insert(name, fd);
     }
     Ok(loaded)
+}
+
+/// Loads one program. The verifier gives up with EAGAIN as soon as a signal is pending for the
+/// thread (Linux 5.0), which is no reason not to start: a child that ends raises SIGCHLD. libbpf
+/// tries again as well. Bounded, so that a signal that never ends is an error, not a hang.
+fn verify(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    let mut left = LOAD_ATTEMPTS;
+    loop {
+        left -= 1;
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if left > 0 && io_error.kind() == ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
 }
 
 /// The object carries its own version in the constant that we are about to replace.

@@ -37,6 +37,9 @@ const LINK_TYPE_TCX: u32 = 11;
 /// Most elements asked for in one batch.
 const BATCH: usize = 8192;
 
+/// Most calls to load the program of `load_nothing`.
+const PROBE_ATTEMPTS: u32 = 32;
+
 /// Runs one command on `attr`, one of the `repr(C)` structs of this file, each the leading
 /// part of the kernel's `union bpf_attr` for its command.
 pub(super) fn bpf<T>(command: i64, attr: &mut T) -> io::Result<i64> {
@@ -318,6 +321,13 @@ pub(crate) fn load_nothing() -> io::Result<OwnedFd> {
         kern_version: 0,
         prog_flags: 0,
     };
+    // Interrupted by a signal, the verifier says EAGAIN.
+    for _ in 1..PROBE_ATTEMPTS {
+        match bpf(PROG_LOAD, &mut attr) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return owned(result?),
+        }
+    }
     owned(bpf(PROG_LOAD, &mut attr)?)
 }
 
