@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// same file: one of them is the last.
 ///
 /// # Errors
-/// Whatever the kernel refuses; the old content is there then.
+/// The kernel's error; the old content is kept.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let folder = match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),

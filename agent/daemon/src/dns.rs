@@ -54,7 +54,7 @@ impl Dns {
         dns
     }
 
-    /// Takes in what a step has touched.
+    /// Records what a step has touched.
     pub(crate) fn take(&mut self, desired: &Desired, touched: &Touched) {
         self.resolver.change(|zone| {
             if touched.all {

@@ -20,7 +20,7 @@ fn os_release(file: &str, key: &str) -> Option<String> {
     Some(line.trim_matches('"').to_owned())
 }
 
-/// The node's status, but for its conditions.
+/// The node's status, except its conditions.
 pub(crate) fn status(settings: &Settings, allocatable: Resources, max_pods: u32) -> v1::NodeStatus {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",

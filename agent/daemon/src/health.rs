@@ -83,7 +83,7 @@ impl Health {
         });
     }
 
-    /// Takes in what was measured; the status, if it changed.
+    /// Records what was measured; the status, if it changed.
     pub(crate) fn measured(&mut self, measured: &Measured, now: Moment) -> Option<v1::NodeStatus> {
         self.measuring = false;
         self.due = now.monotonic + INTERVAL_MS;

@@ -48,7 +48,7 @@ pub(crate) fn found(sys: &Sys, digest: &str) -> Option<Arc<Image>> {
     found.get(digest).cloned()
 }
 
-/// Signals from 1 on, but for the real-time ones; signal(7), x86 and ARM.
+/// Signals from 1 on, except the real-time ones; signal(7), x86 and ARM.
 const SIGNALS: [&str; 31] = [
     "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
     "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",

@@ -84,7 +84,7 @@ pub(crate) async fn listen(sys: Arc<Sys>, mut monitor: Monitor) {
             Err(error) => {
                 tracing::error!(%error, "lost notifications of links and routes; subscribing again");
                 monitor = reopened(&sys).await;
-                // Whatever was missed.
+                // Messages were lost: observe everything.
                 let missed = Changes {
                     routing: true,
                     ours: true,
@@ -115,8 +115,7 @@ async fn reopened(sys: &Sys) -> Monitor {
 /// Asks the kernel once.
 async fn look(sys: &Sys, datapath: &Datapath) -> Result<Seen, ObserveError> {
     let observed = sys.netlink.observe().await?;
-    let addresses = sys.netlink.addresses().await?;
-    seen(&observed, &addresses, &sys.settings, datapath)
+    seen(&observed, &sys.settings, datapath)
 }
 
 /// The devices of the node, as far as they are there.
@@ -154,7 +153,6 @@ fn devices(
 /// When the pinned links of programs cannot be opened.
 pub(crate) fn seen(
     observed: &link::Observed,
-    addresses: &[IpAddr],
     settings: &Settings,
     datapath: &Datapath,
 ) -> Result<Seen, ObserveError> {
@@ -215,6 +213,6 @@ pub(crate) fn seen(
         links,
         routes,
         devices: devices(observed, settings, datapath)?,
-        without_address: !addresses.contains(&settings.node_ip.into()),
+        without_address: !observed.addresses.contains(&settings.node_ip.into()),
     })
 }

@@ -287,7 +287,7 @@ impl Node {
         }
     }
 
-    /// Asks what the kernel has of ours.
+    /// Observes links, routes and attached programs in the kernel.
     fn ask_kernel(&mut self) {
         let Apply { sys, datapath } = &self.apply;
         self.kernel.ask(sys, datapath, || self.observed.expected());

@@ -115,8 +115,7 @@ pub(crate) async fn observe(
         found.revision = 0;
     }
     strays(sys, &mut found.observed, &links, &groups);
-    let addresses = sys.netlink.addresses().await?;
-    let seen = kernel::seen(&links, &addresses, &sys.settings, datapath)?;
+    let seen = kernel::seen(&links, &sys.settings, datapath)?;
     let network = &mut found.observed.network;
     network.routes = seen.routes;
     network.without_address = seen.without_address;

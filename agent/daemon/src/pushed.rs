@@ -283,7 +283,7 @@ pub(crate) fn services(desired: &Desired) -> impl Iterator<Item = (u32, Option<S
     named.map(|(name, service)| (service.id, Some(name.clone())))
 }
 
-/// Takes in what was kept on the disk.
+/// Records what was kept on the disk.
 pub(crate) fn restore(desired: &mut Desired, change: Change) {
     if let Err(v1::Failure { kind, key, message }) = put(desired, change) {
         tracing::error!(kind, key, "{message}");

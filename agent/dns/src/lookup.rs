@@ -13,7 +13,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use crate::zone::{Endpoint, Kind, Port, Service, Zone};
 use crate::{SCHEMA, TTL};
 
-/// What is told to a client, but for what belongs to its own message.
+/// What is told to a client, except what belongs to its own message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// NOERROR, NXDOMAIN, ...
@@ -283,7 +283,8 @@ impl Asked<'_> {
         found
     }
 
-    /// 2.3.3 and 2.4.3. Addresses of the cluster are asked for nowhere else.
+    /// PTR records (2.3.3, 2.4.3). An address of the cluster that has none is NXDOMAIN, and is
+    /// never forwarded.
     fn pointer(&self, address: IpAddr) -> Found {
         let zone = self.zone;
         let targets = zone.pointers(address).iter().filter_map(|pointer| {

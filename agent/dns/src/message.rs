@@ -100,7 +100,7 @@ pub fn read(bytes: &[u8]) -> Read {
     if op_code != OpCode::Query {
         return refused(ResponseCode::NotImp);
     }
-    // Before the decoder, which would make room for as many as the header says.
+    // Checked before decoding: the decoder allocates as many records as the header announces.
     let (questions, answers, authorities) = (number(bytes, 4), number(bytes, 6), number(bytes, 8));
     if questions != 1 || answers != 0 || authorities != 0 || number(bytes, 10) > 2 {
         return refused(ResponseCode::FormErr);

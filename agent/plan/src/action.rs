@@ -219,7 +219,7 @@ pub enum Action {
         /// When.
         now: Monotonic,
     },
-    /// Remove what is left of an ended instance, but for its log.
+    /// Remove what is left of an ended instance, except its log.
     DeleteContainer {
         /// Which.
         instance: Instance,

@@ -162,7 +162,7 @@ impl Observed {
             } => {
                 let named = self.image_of(instance);
                 // Its image and stop signal are on disk before its program runs: an agent
-                // that finds it has nobody else to ask.
+                // that adopts it has no other source for them.
                 self.with_pod(&instance.uid, |pod| pod.record.touch());
                 self.with_container(instance, |c| {
                     c.life = Life::Creating;

@@ -100,7 +100,7 @@ impl Observed {
         }
     }
 
-    /// Takes in what came of asking a shim.
+    /// Records what came of asking a shim.
     pub(crate) fn answered(
         &mut self,
         uid: &str,

@@ -260,7 +260,8 @@ fn running(
         });
         return;
     }
-    probing::all(pod, spec, container, since, settings, now, steps);
+    let of = (container, &Kind::ALL[..]);
+    probing::due(pod, spec, of, since, settings, now, steps);
 }
 
 /// True while an instance is, or may become, a process.

@@ -51,7 +51,7 @@ pub fn found(shapes: &BTreeMap<String, Shape>, settings: &Settings) -> BTreeMap<
         .collect()
 }
 
-/// Takes in how the devices are; what is to be told of it.
+/// Records how the devices are; what is to be told of it.
 pub(crate) fn compare(
     network: &mut Network,
     expected: &BTreeMap<String, Granted>,

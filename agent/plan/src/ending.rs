@@ -75,7 +75,7 @@ pub fn plan(
     steps.wake_if(pod.teardown.folders.wake());
 }
 
-/// Containers but for sidecars, with their states.
+/// Containers except sidecars, with their states.
 fn others(pod: &Pod) -> impl Iterator<Item = (&v1::ContainerSpec, &Container)> {
     let init = pod.spec.init_containers.iter();
     init.filter(|c| restart::init_role(c) == Role::Init)

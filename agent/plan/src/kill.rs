@@ -7,6 +7,7 @@
 use proto::v1;
 
 use crate::action::{Action, HookKind};
+use crate::probe::Kind;
 use crate::probing;
 use crate::settings::Settings;
 use crate::steps::{Steps, instance};
@@ -50,7 +51,10 @@ pub fn killing(
     let this = || instance(pod, &spec.name, container);
     if let Life::Running { started } = &container.life {
         let since = started.monotonic;
-        probing::readiness(pod, spec, container, since, settings, now, steps);
+        // Liveness and startup have nothing left to decide (StopLivenessAndStartup in
+        // kubelet's prober).
+        let of = (container, &[Kind::Readiness][..]);
+        probing::due(pod, spec, of, since, settings, now, steps);
     }
     let again = kill.killed.map(|killed| killed + KILL_AGAIN_MS);
     if let Some(due) = again.or(sigkill(container, kill)) {

@@ -9,7 +9,7 @@ use crate::step::Step;
 use crate::time::{Moment, Wall};
 use crate::world::{Contact, Container, Exit, Hook, Kill, Life, Pod, Why};
 
-/// Takes in that nothing of a pod's sandbox is left, but for its folders.
+/// Records that a pod's sandbox is gone; only its folders are left.
 pub fn sandbox(pod: &mut Pod, moment: Moment) {
     for step in [
         &mut pod.cgroup,

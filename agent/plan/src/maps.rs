@@ -49,7 +49,7 @@ impl Maps {
         self.numbers.insert(key_of(&backend), id);
     }
 
-    /// Takes in that a number is free.
+    /// Records that a number is free.
     pub fn delete_backend(&mut self, id: u32) {
         if let Some(before) = self.backends.remove(&id) {
             self.numbers.remove(&key_of(&before));
@@ -64,7 +64,7 @@ impl Maps {
         self.tables.insert(port_id, slots);
     }
 
-    /// Takes in that a choice table is gone.
+    /// Records that a choice table is gone.
     pub fn delete_table(&mut self, port_id: u32) {
         self.tables.remove(&port_id);
     }
@@ -79,7 +79,7 @@ impl Maps {
             .insert(key);
     }
 
-    /// Takes in that a frontend is gone.
+    /// Records that a frontend is gone.
     pub fn delete_frontend(&mut self, key: &FrontendKey) {
         let Some(before) = self.frontends.remove(key) else {
             return;

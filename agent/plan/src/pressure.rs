@@ -174,7 +174,7 @@ impl Pressures {
         }
     }
 
-    /// Takes in what was measured; true when a condition changed.
+    /// Records what was measured; true when a condition changed.
     pub fn take(&mut self, measured: &Measured, now: Moment) -> bool {
         let limits = &self.thresholds;
         let wait_ms = limits.transition_ms;

@@ -26,6 +26,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The others wait for the first.
+    pub const ALL: [Kind; 3] = [Kind::Startup, Kind::Liveness, Kind::Readiness];
+
     /// As in events: "Readiness probe failed".
     pub fn name(self) -> &'static str {
         match self {

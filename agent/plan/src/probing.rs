@@ -12,35 +12,19 @@ use crate::steps::{Steps, instance};
 use crate::time::Monotonic;
 use crate::world::{Container, Pod};
 
-/// All probes of an instance that runs `since` then.
-pub fn all(
+/// Those of `kinds` that are due, for an instance that runs `since` then.
+pub fn due(
     pod: &Pod,
     spec: &v1::ContainerSpec,
-    container: &Container,
+    (container, kinds): (&Container, &[Kind]),
     since: Monotonic,
     settings: &Settings,
     now: Monotonic,
     steps: &mut Steps,
 ) {
-    let kinds = [Kind::Startup, Kind::Liveness, Kind::Readiness];
-    for kind in kinds {
+    for &kind in kinds {
         probe(pod, spec, (container, kind), since, settings, now, steps);
     }
-}
-
-/// Of an instance that is being ended: whether it still serves. Liveness and startup
-/// have nothing left to decide (StopLivenessAndStartup in kubelet's prober).
-pub fn readiness(
-    pod: &Pod,
-    spec: &v1::ContainerSpec,
-    container: &Container,
-    since: Monotonic,
-    settings: &Settings,
-    now: Monotonic,
-    steps: &mut Steps,
-) {
-    let of = (container, Kind::Readiness);
-    probe(pod, spec, of, since, settings, now, steps);
 }
 
 fn probe(

@@ -130,10 +130,10 @@ fn exit(of: &v1::container_state::Terminated, ended: Monotonic) -> Exit {
 /// Which of a pod's two records there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
-    /// The complete one, which lives as long as what it speaks of.
+    /// The complete one, which is in memory (`run`).
     Whole,
-    /// The one on the disk alone: whatever lay beside the complete one is lost with it
-    /// (pins of namespaces, the shim's socket).
+    /// Only the one on the disk: the complete one is lost, and with it what is in the same
+    /// folder (pins of namespaces, the shim's socket).
     OnDisk,
 }
 
@@ -231,7 +231,7 @@ pub fn restore(record: v1::PodRecord, kept: Kept, boot_id: &str, moment: Moment)
     Some(pod)
 }
 
-/// Takes in what a shim says of an instance. An instance that is not the one the
+/// Records what a shim says of an instance. An instance that is not the one the
 /// record speaks of is left over, and is to be deleted.
 pub fn adopt(pod: &mut Pod, name: &str, attempt: u32, found: Life) {
     let Some(c) = pod.containers.get_mut(name) else {
@@ -272,7 +272,7 @@ pub fn adopt(pod: &mut Pod, name: &str, attempt: u32, found: Life) {
     c.life = found;
 }
 
-/// Takes in that the folder of an instance is on disk: what is left of it has to go,
+/// Records that the folder of an instance is on disk: what is left of it has to go,
 /// unless it is the one that runs.
 pub fn adopt_bundle(pod: &mut Pod, name: &str, attempt: u32) {
     if let Some(c) = pod.containers.get_mut(name) {
@@ -291,7 +291,7 @@ pub struct Sandbox {
     pub programs: bool,
 }
 
-/// Takes in what was found of a sandbox. Volumes and limits are many writes, and
+/// Records what was found of a sandbox. Volumes and limits are many writes, and
 /// no single one of them tells that the last was done, or that what changed while
 /// there was no agent was written: both are made again, which changes nothing
 /// where they are whole.

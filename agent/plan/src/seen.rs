@@ -73,7 +73,7 @@ impl Observed {
         unlinked.map(|(uid, _)| uid.clone())
     }
 
-    /// Takes in what was seen; uids of the pods whose links are not whole.
+    /// Records what was seen; uids of the pods whose links are not whole.
     pub(crate) fn compare(
         &mut self,
         expected: &Expected,

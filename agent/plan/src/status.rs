@@ -207,7 +207,7 @@ fn phase(pod: &Pod, containers: &[v1::ContainerStatus]) -> &'static str {
     if waiting > 0 || running + stopped == 0 {
         return "Pending";
     }
-    // All ended counts as running until nothing of the sandbox is left.
+    // All containers have ended: still Running until the sandbox is removed.
     "Running"
 }
 

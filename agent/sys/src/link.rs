@@ -178,6 +178,8 @@ pub struct Observed {
     pub routes: Vec<Route>,
     /// Permanent ones on our links, sorted.
     pub neighbours: Vec<Neighbour>,
+    /// Of all links of the namespace, others' included.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What the node's own interface to the others is like.

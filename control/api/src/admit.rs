@@ -11,7 +11,7 @@ use crate::kind::{Admitted, Kind, Rules, Words};
 use crate::{equality, meta, unsupported};
 
 /// Judges `value`, a new object, or the successor of `old`. The result is
-/// complete but for what only the server knows (uid, creationTimestamp,
+/// complete except what only the server knows (uid, creationTimestamp,
 /// resourceVersion). Status is never taken from `value`.
 pub fn admit(value: &Value, kind: &'static Kind, old: Option<&Value>) -> Result<Admitted, Invalid> {
     (kind.admit)(kind, value, old)

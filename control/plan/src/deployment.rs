@@ -177,7 +177,7 @@ fn leaves_pods(world: &World, deployment: &Deployment) -> bool {
     })
 }
 
-/// Equal, but for the hash label that the replica set's copy bears.
+/// Equal, except the hash label that the replica set's copy bears.
 fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
     a.spec == b.spec && plain(a.metadata.as_ref()) == plain(b.metadata.as_ref())
 }

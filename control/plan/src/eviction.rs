@@ -35,7 +35,7 @@ pub(crate) fn evict(world: &World, node: &Node, pod: &Arc<Pod>, now: Timestamp, 
         };
         let mut since = taint.time_added.as_ref().map_or(now, |t| t.0);
         if lost {
-            // While nothing could be heard, nobody's patience ran out.
+            // No heartbeat could arrive in that time, so it does not count.
             since = since.max(world.lost_since());
         }
         let end = after(since, seconds);
@@ -57,7 +57,7 @@ pub(crate) fn evict(world: &World, node: &Node, pod: &Arc<Pod>, now: Timestamp, 
     }
 }
 
-/// A pod of a node that is not heard of serves nobody.
+/// A pod of a node without heartbeats is not ready.
 pub(crate) fn not_ready(pod: &Arc<Pod>, now: Timestamp, plan: &mut Plan) {
     if !object::pod_ready(pod) {
         return;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 /// What must be true of a key for a transaction to take place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
-    /// Whatever is there.
+    /// Any revision, or none.
     Any,
     /// The key does not exist.
     Absent,

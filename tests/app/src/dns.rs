@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Not measured: the first answer is from another server.
 const WARM_UP: u64 = 100;
 
-/// The question for `name`, but for its id.
+/// The question for `name`, except its id.
 fn query(name: &str) -> Vec<u8> {
     let mut bytes = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.trim_end_matches('.').split('.') {

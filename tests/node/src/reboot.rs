@@ -16,6 +16,19 @@ use tests_harness::wait_until;
 
 use crate::node::{Node, pod, ready, started_ms, stopped};
 
+/// Gives the pod the volume `name`, and its mount at `/name`.
+fn empty_dir(spec: &mut v1::PodSpec, name: &str, source: v1::volume::EmptyDir) -> v1::VolumeMount {
+    spec.volumes = vec![v1::Volume {
+        name: name.into(),
+        source: Some(v1::volume::Source::EmptyDir(source)),
+    }];
+    v1::VolumeMount {
+        volume: name.into(),
+        mount_path: format!("/{name}"),
+        ..Default::default()
+    }
+}
+
 /// Whether all containers of a pod are in its record on the disk.
 fn recorded(node: &Node, uid: &str) -> Result<(), String> {
     let layout = Layout::new(node.folder.join("lib"), node.folder.join("run"));
@@ -78,15 +91,7 @@ fn a_pod_whose_run_folder_is_lost_begins_anew_and_nothing_of_it_runs_twice() {
     node.start();
     node.push_config();
     let mut spec = pod("bereft", 62, "echo $$ > /seen/main; exec sleep 1000");
-    spec.volumes = vec![v1::Volume {
-        name: "seen".into(),
-        source: Some(v1::volume::Source::EmptyDir(Default::default())),
-    }];
-    let mount = v1::VolumeMount {
-        volume: "seen".into(),
-        mount_path: "/seen".into(),
-        ..Default::default()
-    };
+    let mount = empty_dir(&mut spec, "seen", v1::volume::EmptyDir::default());
     let mut init = pod("x", 0, "echo begun >> /seen/init").containers.remove(0);
     init.name = "first".into();
     init.mounts = vec![mount.clone()];
@@ -142,15 +147,7 @@ fn an_agent_that_runs_finds_out_that_its_run_folder_is_lost() {
     node.push_config();
     let command = "while [ ! -e /seen/go ]; do sleep 0.1; done; rm /seen/go";
     let mut spec = pod("robbed", 64, command);
-    spec.volumes = vec![v1::Volume {
-        name: "seen".into(),
-        source: Some(v1::volume::Source::EmptyDir(Default::default())),
-    }];
-    let mount = v1::VolumeMount {
-        volume: "seen".into(),
-        mount_path: "/seen".into(),
-        ..Default::default()
-    };
+    let mount = empty_dir(&mut spec, "seen", v1::volume::EmptyDir::default());
     let mut init = pod("x", 0, "true").containers.remove(0);
     init.name = "first".into();
     spec.init_containers = vec![init];
@@ -190,18 +187,11 @@ fn after_a_reboot_init_containers_run_again_and_old_things_are_collected() {
     node.start();
     node.push_config();
     let mut spec = pod("filled", 60, "cat /cache/made; sleep 1000");
-    spec.volumes = vec![v1::Volume {
-        name: "cache".into(),
-        source: Some(v1::volume::Source::EmptyDir(v1::volume::EmptyDir {
-            memory: true,
-            size_limit_bytes: 1 << 20,
-        })),
-    }];
-    let mount = v1::VolumeMount {
-        volume: "cache".into(),
-        mount_path: "/cache".into(),
-        ..Default::default()
+    let memory = v1::volume::EmptyDir {
+        memory: true,
+        size_limit_bytes: 1 << 20,
     };
+    let mount = empty_dir(&mut spec, "cache", memory);
     let mut init = pod("x", 0, "echo made > /cache/made").containers.remove(0);
     init.name = "fill".into();
     init.mounts = vec![mount.clone()];

@@ -310,7 +310,7 @@ fn the_soa_is_above_the_name_that_it_denies() {
 }
 
 proptest! {
-    /// Whatever is added and removed: what is left answers as if nothing else had been there.
+    /// A zone that was changed step by step answers like one built from the final state.
     #[test]
     fn changes_leave_what_a_fresh_zone_has(
         steps in proptest::collection::vec((0_u8..6, 0_u8..3, 0_u8..4), 0..40)

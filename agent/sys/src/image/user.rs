@@ -75,7 +75,7 @@ fn account_of(passwd: &str, group: &str, uid: u32) -> Account {
     }
 }
 
-/// Groups that have the user as a member, but for the one with its own name.
+/// Groups that have the user as a member, except the one with its own name.
 fn additional(group: &str, login: &str, gid: u32) -> Vec<u32> {
     let is_of = |name: &str, members: &str| {
         !login.is_empty() && name != login && members.split(',').any(|member| member == login)

@@ -68,16 +68,9 @@ impl Netlink {
                 .map_err(failed("routes"))?;
             routes.extend(found.iter().filter_map(|message| route_of(message, &names)));
         }
-        let found: Vec<AddressMessage> = self
-            .handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failed("addresses"))?;
+        let addressed = self.address_messages().await?;
         routes.extend(
-            found
+            addressed
                 .iter()
                 .filter_map(|message| local_route(message, &names)),
         );
@@ -101,6 +94,7 @@ impl Netlink {
             others,
             routes,
             neighbours,
+            addresses: addressed.iter().filter_map(local_of).collect(),
         })
     }
 
@@ -109,8 +103,12 @@ impl Netlink {
     /// # Errors
     /// [`LinkError::List`].
     pub async fn addresses(&self) -> Result<Vec<IpAddr>, LinkError> {
-        let messages: Vec<AddressMessage> = self
-            .handle
+        let messages = self.address_messages().await?;
+        Ok(messages.iter().filter_map(local_of).collect())
+    }
+
+    async fn address_messages(&self) -> Result<Vec<AddressMessage>, LinkError> {
+        self.handle
             .address()
             .get()
             .execute()
@@ -119,9 +117,7 @@ impl Netlink {
             .map_err(|error| LinkError::List {
                 what: "addresses",
                 source: io::Error::other(error),
-            })?;
-        let local = messages.iter().filter_map(local_of);
-        Ok(local.collect())
+            })
     }
 
     /// Facts of an interface that is not ours.
