@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, ErrorKind, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Take};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -60,12 +60,22 @@ fn is_part(tag: &[u8]) -> bool {
     tag == b"P"
 }
 
+type Part = Take<BufReader<File>>;
+
+/// Without this end, a log that grows would give more lines than were asked for, and one that
+/// grows as fast as it is read would never end.
+fn part(file: File) -> io::Result<Part> {
+    let length = file.metadata()?.len();
+    Ok(BufReader::new(file).take(length))
+}
+
 /// Reads a log from its earlier file on; whole lines only, each once.
 #[derive(Debug)]
 pub(crate) struct LogFile {
     path: PathBuf,
-    /// The one that is read, then those that were begun after it.
-    files: VecDeque<BufReader<File>>,
+    /// The one that is read, then those that were begun after it; each up to the length that it
+    /// had when it was opened, unless the log is followed.
+    files: VecDeque<Part>,
     /// Of a line that is not whole yet.
     line: Vec<u8>,
 }
@@ -74,10 +84,10 @@ impl LogFile {
     /// Opens what there is of a log: the earlier file and this one, this one, or nothing.
     pub(crate) fn open(path: &Path) -> io::Result<LogFile> {
         let (earlier, current) = pair(path)?;
-        let files = earlier.into_iter().chain(current).map(BufReader::new);
+        let files = earlier.into_iter().chain(current).map(part);
         Ok(LogFile {
             path: path.into(),
-            files: files.collect(),
+            files: files.collect::<io::Result<_>>()?,
             line: Vec::new(),
         })
     }
@@ -89,6 +99,7 @@ impl LogFile {
         let mut starts = VecDeque::new();
         let mut end = (0, 0);
         let mut begins = true;
+        let lengths: Vec<u64> = self.files.iter().map(Part::limit).collect();
         for (index, file) in self.files.iter_mut().enumerate() {
             end = (index, 0);
             loop {
@@ -114,15 +125,17 @@ impl LogFile {
         }
         self.line.clear();
         let (first, offset) = starts.front().copied().unwrap_or(end);
-        self.files.drain(..first.min(self.files.len()));
-        for (index, file) in self.files.iter_mut().enumerate() {
-            file.seek(SeekFrom::Start(if index == 0 { offset } else { 0 }))?;
+        for (index, (file, length)) in self.files.iter_mut().zip(lengths).enumerate() {
+            let start = if index == first { offset } else { 0 };
+            file.get_mut().seek(SeekFrom::Start(start))?;
+            file.set_limit(length - start);
         }
+        self.files.drain(..first.min(self.files.len()));
         Ok(())
     }
 
-    /// Up to a chunk of what is there, through the filter; true when there is more.
-    /// `follow`: also what is written to files that were begun since.
+    /// Up to a chunk of what was there when the log was opened, through the filter; true when
+    /// there is more. `follow`: also what was written since, to files that were begun since too.
     pub(crate) fn read(
         &mut self,
         filter: &Filter,
@@ -131,7 +144,12 @@ impl LogFile {
     ) -> io::Result<bool> {
         while out.len() < CHUNK {
             let length = match self.files.front_mut() {
-                Some(file) => file.read_until(b'\n', &mut self.line)?,
+                Some(file) => {
+                    if follow {
+                        file.set_limit(u64::MAX);
+                    }
+                    file.read_until(b'\n', &mut self.line)?
+                }
                 None => 0,
             };
             if length > 0 {
@@ -156,7 +174,7 @@ impl LogFile {
         let (earlier, current) = pair(&self.path)?;
         let inode = |file: &File| file.metadata().map(|m| m.ino());
         let own = match self.files.back() {
-            Some(file) => Some(inode(file.get_ref())?),
+            Some(file) => Some(inode(file.get_ref().get_ref())?),
             None => None,
         };
         for file in [earlier, current].into_iter().flatten() {
@@ -164,7 +182,7 @@ impl LogFile {
                 // What came before it was read.
                 self.files.truncate(1);
             } else {
-                self.files.push_back(BufReader::new(file));
+                self.files.push_back(part(file)?);
             }
         }
         Ok(self.files.len() > usize::from(own.is_some()))
@@ -333,7 +351,8 @@ mod tests {
                     rotate(&path);
                     write(30 + n * 10..40 + n * 10);
                 }
-                let end = if follow { 30 + rotations * 10 } else { 30 };
+                // Without following, what there was when it was opened.
+                let end = if follow { 30 + rotations * 10 } else { 20 };
                 let read = all(&mut log, &Filter::default(), follow);
                 assert_eq!(read, numbers(5..end), "{rotations} {follow}");
                 write(90..91);

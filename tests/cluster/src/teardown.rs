@@ -60,9 +60,11 @@ fn traces(cluster: &Cluster, index: usize) -> Vec<String> {
     let node = &cluster.nodes()[index];
     let mut found = Vec::new();
     let prefix = format!("{}/{}", cluster.root().display(), node.name);
+    // The agent's own, for as long as it runs.
+    let run = format!("mount {prefix}/run");
     for line in leftovers::of(cluster.name()) {
         let shim = line.contains("foil-shim") && line.contains(&prefix);
-        let mount = line.starts_with("mount ") && line.contains(&prefix);
+        let mount = line.starts_with("mount ") && line.contains(&prefix) && line != run;
         if shim || mount {
             found.push(line);
         }

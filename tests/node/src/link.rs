@@ -64,6 +64,7 @@ pub(crate) fn pod_link(pod: &NetNs, number: u8) -> PodLink {
 /// Without the links that every namespace has.
 fn ours(mut observed: Observed) -> Observed {
     observed.others.clear();
+    observed.addresses.clear();
     observed
 }
 
