@@ -233,7 +233,13 @@ impl Pushed {
     /// Adds what a delta touches; before it is taken in.
     fn touch(&self, change: &Change, touched: &mut Touched) {
         match change {
-            Change::Config(_) => {
+            Change::Config(config) => {
+                if config.zone != self.desired.config.zone {
+                    let all = self.desired.services.iter();
+                    let zoned = all.filter(|(_, service)| has_hints(service));
+                    let zoned = zoned.map(|(name, service)| (service.id, Some(name.clone())));
+                    touched.services.extend(zoned);
+                }
                 touched.network = true;
                 touched.config = true;
             }
@@ -275,6 +281,12 @@ impl Pushed {
         touched.network = true;
         touched.all = true;
     }
+}
+
+/// True when the backends that a node uses may depend on its zone.
+fn has_hints(service: &v1::Service) -> bool {
+    let mut backends = service.ports.iter().flat_map(|port| &port.backends);
+    backends.any(|backend| !backend.for_zones.is_empty())
 }
 
 /// All services of a state: id and name.

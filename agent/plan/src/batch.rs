@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::action::{Action, Problem};
+use crate::choice::Place;
 use crate::maps::FrontendKey;
 use crate::outcome::Outcome;
 use crate::service;
@@ -143,6 +144,7 @@ pub fn plan(
     settings: &Settings,
 ) -> (Vec<Write>, Vec<Problem>) {
     let (mut sorted, mut problems) = (Sorted::default(), Vec::new());
+    let place = Place::of(settings, desired);
     let mut freed = Vec::new();
     let mut assume = |actions: Vec<Action>, observed: &mut Observed| {
         for action in actions {
@@ -156,7 +158,7 @@ pub fn plan(
     };
     for (id, name) in changed {
         let wanted = name.and_then(|name| desired.services.get(&name));
-        let (actions, bad) = service::plan(id, wanted, &observed.maps);
+        let (actions, bad) = service::plan(id, wanted, place, &observed.maps);
         problems.extend(bad);
         assume(actions, observed);
     }

@@ -6,7 +6,7 @@
 //! `container`, `init`, `restart`, `image`, `probe`, `probing`, `contact`, `lost`, its
 //! end in `ending` and `kill`, then `create` with
 //! `capability` and `mount`, `user`, `volume`, `cgroup`, `route`, `service` with
-//! `batch`, `device`; `begin`, `outcome` and `take` take in what came of it, `seen` what others
+//! `choice` and `batch`, `device`; `begin`, `outcome` and `take` take in what came of it, `seen` what others
 //! did, `status` and `event` say so, `pressure` speaks of the node, `record` and
 //! `reboot` remember it (`withhold`: not on a disk). Values depend on no plan, plans on
 //! values, `world` and `action`. The daemon plans by parts (a pod, a service, the network) what has
@@ -19,6 +19,7 @@ pub mod batch;
 pub mod begin;
 pub mod capability;
 pub mod cgroup;
+pub mod choice;
 pub mod contact;
 pub mod container;
 pub mod create;
@@ -61,6 +62,7 @@ pub mod world;
 use std::collections::BTreeSet;
 
 use action::{Action, Problem};
+use choice::Place;
 use settings::Settings;
 use time::Moment;
 use world::{Desired, Observed};
@@ -77,8 +79,9 @@ pub fn plan(
         route::plan(desired, &observed.network, settings, now.monotonic);
     actions.extend(device::plan(&observed.network, settings, now.monotonic));
     actions.extend(stray::plan(desired, observed, now.monotonic));
+    let place = Place::of(settings, desired);
     for service in desired.services.values() {
-        let (more, bad) = service::plan(service.id, Some(service), &observed.maps);
+        let (more, bad) = service::plan(service.id, Some(service), place, &observed.maps);
         problems.extend(bad);
         if !more.is_empty() {
             // Numbers are given out from what is observed: one service at a time.

@@ -15,6 +15,7 @@ use ebpf_common::service::{ACTIVE, TERMINATING};
 use proto::v1;
 
 use crate::action::{Action, Problem};
+use crate::choice::{self, Place};
 use crate::maps::{Backend, Frontend, FrontendKey, Maps};
 use crate::world::Desired;
 
@@ -41,7 +42,11 @@ struct Wanted {
     backends: Vec<(Backend, String)>,
 }
 
-fn wanted(service: &v1::Service, problems: &mut Vec<Problem>) -> BTreeMap<u32, Wanted> {
+fn wanted(
+    service: &v1::Service,
+    place: Place<'_>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<u32, Wanted> {
     let name = format!("{}/{}", service.namespace, service.name);
     let addresses: Vec<Ipv4Addr> = service
         .cluster_ips
@@ -76,17 +81,16 @@ fn wanted(service: &v1::Service, problems: &mut Vec<Problem>) -> BTreeMap<u32, W
             pad: 0,
         };
         let mut backends = Vec::with_capacity(port.backends.len());
-        for backend in &port.backends {
+        let policy = service.internal_traffic_policy();
+        let chosen = choice::chosen(policy, &port.backends, place);
+        for (backend, is_chosen) in port.backends.iter().zip(chosen) {
             let (Ok(address), Some(target)) =
                 (backend.address.parse::<Ipv4Addr>(), port_of(backend.port))
             else {
                 refuse("a backend has no IPv4 address or no port");
                 continue;
             };
-            let state = match backend.state() {
-                v1::backend::State::Terminating => TERMINATING,
-                v1::backend::State::Active | v1::backend::State::Unspecified => ACTIVE,
-            };
+            let state = if is_chosen { ACTIVE } else { TERMINATING };
             let value = Backend {
                 addr: address.into(),
                 service_port: port.id,
@@ -116,14 +120,20 @@ fn wanted(service: &v1::Service, problems: &mut Vec<Problem>) -> BTreeMap<u32, W
     ports
 }
 
-/// What brings the maps to what one service is now; `None`: it is gone.
+/// What brings the maps to what one service is now on the node at `place`; `None`: it
+/// is gone.
 ///
 /// Order: new backends, tables, frontends, and only then removals the other way
 /// round, so that no table ever names a free number.
-pub fn plan(id: u32, service: Option<&v1::Service>, maps: &Maps) -> (Vec<Action>, Vec<Problem>) {
+pub fn plan(
+    id: u32,
+    service: Option<&v1::Service>,
+    place: Place<'_>,
+    maps: &Maps,
+) -> (Vec<Action>, Vec<Problem>) {
     let mut problems = Vec::new();
     let ports = service
-        .map(|s| wanted(s, &mut problems))
+        .map(|s| wanted(s, place, &mut problems))
         .unwrap_or_default();
     let mut actions = Vec::new();
     let mut removals = Vec::new();
@@ -278,13 +288,13 @@ mod tests {
     }
 
     fn apply(observed: &mut Observed, id: u32, service: Option<&v1::Service>) -> Vec<Action> {
-        let (actions, problems) = plan(id, service, &observed.maps);
+        let (actions, problems) = plan(id, service, Place::default(), &observed.maps);
         assert!(problems.is_empty(), "{problems:?}");
         for action in &actions {
             simulate::simulate(observed, action, Moment::default());
         }
         assert_eq!(
-            plan(id, service, &observed.maps).0,
+            plan(id, service, Place::default(), &observed.maps).0,
             [],
             "planning again yields nothing"
         );
@@ -384,7 +394,7 @@ mod tests {
             id: 11,
             ..Default::default()
         });
-        let (actions, problems) = plan(1, Some(&bad), &Maps::default());
+        let (actions, problems) = plan(1, Some(&bad), Place::default(), &Maps::default());
         assert_eq!(problems.len(), 1);
         assert_eq!(actions.len(), 3);
     }

@@ -25,6 +25,10 @@ pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Names the controller that writes the slice.
 pub const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 
+/// Annotation with the weights of endpoints that have one, by address:
+/// "10.244.1.3=5,10.244.1.4=2".
+pub const WEIGHTS: &str = "hydrofoil.dev/weights";
+
 const ENDPOINTS_MAX: usize = 1000;
 const PORTS_MAX: usize = 100;
 

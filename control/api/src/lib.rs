@@ -38,10 +38,12 @@ pub mod endpointslice;
 mod event;
 pub mod namespace;
 mod node;
-mod pod;
+pub mod pod;
 mod replicaset;
 mod secret;
 pub mod service;
+mod service_rules;
+pub mod service_type;
 
 // What kinds are built of.
 mod container;

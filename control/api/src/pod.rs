@@ -19,6 +19,29 @@ pub(crate) static KIND: Kind = admit::kind_of::<Pod>(Words {
     name_rule: NameRule::Subdomain,
 });
 
+/// Annotation: the pod's share of the new connections of its services, relative to that
+/// of their other pods, from 1 to [`WEIGHT_MOST`].
+pub const WEIGHT: &str = "hydrofoil.dev/weight";
+/// See [`WEIGHT`].
+pub const WEIGHT_MOST: u32 = 100;
+/// Nodes choose backends by their weights.
+const WEIGHTS_SUPPORTED: bool = false;
+
+fn validate_weight(pod: &Pod, causes: &mut Causes) {
+    let annotations = pod.metadata.annotations.as_ref();
+    let Some(text) = annotations.and_then(|a| a.get(WEIGHT)) else {
+        return;
+    };
+    let at = Field::root("metadata").child("annotations").key(WEIGHT);
+    let weight: Option<u32> = text.parse().ok();
+    if weight.is_none_or(|weight| weight == 0 || weight > WEIGHT_MOST) {
+        let detail = format!("must be between 1 and {WEIGHT_MOST}, inclusive");
+        causes.invalid(&at, text, detail);
+    } else if !WEIGHTS_SUPPORTED && weight != Some(1) {
+        causes.push(&at, format!("{text:?} is not supported by Hydrofoil yet"));
+    }
+}
+
 impl Rules for Pod {
     fn prepare(&mut self, old: Option<&Self>) {
         // A manifest that is applied again does not name the node that was chosen.
@@ -40,6 +63,7 @@ impl Rules for Pod {
     }
 
     fn validate(&self, causes: &mut Causes) {
+        validate_weight(self, causes);
         let at = Field::root("spec");
         match &self.spec {
             Some(spec) => podspec::validate(spec, &at, causes),

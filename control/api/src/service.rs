@@ -1,16 +1,21 @@
-//! Service: defaults, rules, immutable addresses. Not the allocation of
-//! addresses (`control-plan`), nor what nodes get (`proto`'s convert).
+//! Service: defaults, what is kept and cleared when it is written again, immutable
+//! addresses. Its rules are `service_rules.rs`, what its types have `service_type.rs`; not
+//! the allocation of addresses (`control-plan`), nor what nodes get (`proto`'s convert).
 
-use std::collections::BTreeSet;
-
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{ClientIPConfig, Service, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use crate::admit;
 use crate::invalid::{Causes, Field};
 use crate::kind::{Kind, NameRule, Rules, Words};
-use crate::{meta, name};
+use crate::service_rules;
+use crate::service_type::{
+    self, LOAD_BALANCER, clear_leftovers, externally_accessible, keep_allocated,
+};
+
+pub use crate::service_rules::{LB_ALGORITHM, LB_ALGORITHMS};
+pub use crate::service_type::{EXTERNAL_NAME, HEADLESS};
 
 pub(crate) static KIND: Kind = admit::kind_of::<Service>(Words {
     plural: "services",
@@ -22,10 +27,8 @@ pub(crate) static KIND: Kind = admit::kind_of::<Service>(Words {
     name_rule: NameRule::Label1035,
 });
 
-/// The `clusterIP` of a headless service.
-pub const HEADLESS: &str = "None";
-/// The type of a service that stands for another name.
-pub const EXTERNAL_NAME: &str = "ExternalName";
+/// How long a client keeps its backend by default, in seconds (3 hours).
+const AFFINITY_SECONDS: i32 = 10_800;
 
 impl Rules for Service {
     fn prepare(&mut self, old: Option<&Self>) {
@@ -36,9 +39,11 @@ impl Rules for Service {
         let Some(spec) = self.spec.as_mut() else {
             return;
         };
+        clear_leftovers(spec, old);
         if spec.type_.as_deref() == Some(EXTERNAL_NAME) {
             return;
         }
+        keep_allocated(spec, old);
         let unnamed = spec.cluster_ip.as_deref().unwrap_or_default().is_empty();
         if unnamed && spec.cluster_ips.as_deref().unwrap_or_default().is_empty() {
             spec.cluster_ip = old.cluster_ip.clone();
@@ -51,6 +56,19 @@ impl Rules for Service {
         spec.type_.get_or_insert_with(|| "ClusterIP".to_owned());
         spec.session_affinity
             .get_or_insert_with(|| "None".to_owned());
+        if spec.session_affinity.as_deref() == Some("ClientIP") {
+            let config = spec.session_affinity_config.get_or_insert_default();
+            let client = config.client_ip.get_or_insert_with(ClientIPConfig::default);
+            client.timeout_seconds.get_or_insert(AFFINITY_SECONDS);
+        } else if spec.session_affinity.as_deref() == Some("None") {
+            spec.session_affinity_config = None;
+        }
+        if externally_accessible(spec) && is_unset(&spec.external_traffic_policy) {
+            spec.external_traffic_policy = Some("Cluster".to_owned());
+        }
+        if spec.type_.as_deref() == Some(LOAD_BALANCER) {
+            spec.allocate_load_balancer_node_ports.get_or_insert(true);
+        }
         if spec.type_.as_deref() != Some(EXTERNAL_NAME) {
             spec.internal_traffic_policy
                 .get_or_insert_with(|| "Cluster".to_owned());
@@ -79,47 +97,7 @@ impl Rules for Service {
     }
 
     fn validate(&self, causes: &mut Causes) {
-        let at = Field::root("spec");
-        let Some(spec) = &self.spec else { return };
-        let headless = spec.cluster_ip.as_deref() == Some(HEADLESS);
-        let external = spec.type_.as_deref() == Some(EXTERNAL_NAME);
-        let ports = spec.ports.as_deref().unwrap_or_default();
-        if ports.is_empty() && !headless && !external {
-            causes.required(&at.child("ports"), "");
-        }
-        validate_ports(ports, &at.child("ports"), causes);
-        meta::validate_labels(spec.selector.as_ref(), &at.child("selector"), causes);
-        if external {
-            validate_external_name(spec, &at, causes);
-        } else {
-            validate_addresses(spec, &at, causes);
-        }
-        let types = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-        one_of(spec.type_.as_deref(), &types, &at.child("type"), causes);
-        let affinity = at.child("sessionAffinity");
-        one_of(
-            spec.session_affinity.as_deref(),
-            &["ClientIP", "None"],
-            &affinity,
-            causes,
-        );
-        if external {
-            return;
-        }
-        let policy = at.child("internalTrafficPolicy");
-        one_of(
-            spec.internal_traffic_policy.as_deref(),
-            &["Cluster", "Local"],
-            &policy,
-            causes,
-        );
-        let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
-        one_of(
-            spec.ip_family_policy.as_deref(),
-            &policies,
-            &at.child("ipFamilyPolicy"),
-            causes,
-        );
+        service_rules::validate(self, causes);
     }
 
     fn validate_update(&self, old: &Self, causes: &mut Causes) {
@@ -135,6 +113,19 @@ impl Rules for Service {
             let all = new.cluster_ips.clone().unwrap_or_default();
             causes.invalid(&at.child("clusterIPs"), all, "may not change once set");
         }
+        let balanced = |spec: &ServiceSpec| spec.type_.as_deref() == Some(LOAD_BALANCER);
+        if balanced(old) && balanced(new) && new.load_balancer_class != old.load_balancer_class {
+            let class = new.load_balancer_class.clone().unwrap_or_default();
+            let detail = "may not change once set";
+            causes.invalid(&at.child("loadBalancerClass"), class, detail);
+        }
+        let checked = service_type::needs_health_check;
+        if checked(old) && checked(new) && new.health_check_node_port != old.health_check_node_port
+        {
+            let port = new.health_check_node_port.unwrap_or_default();
+            let detail = "field is immutable";
+            causes.invalid(&at.child("healthCheckNodePort"), port, detail);
+        }
     }
 
     fn initial_status(&self) -> Option<Value> {
@@ -142,94 +133,6 @@ impl Rules for Service {
     }
 }
 
-fn one_of(value: Option<&str>, known: &[&str], at: &Field, causes: &mut Causes) {
-    let value = value.unwrap_or_default();
-    if !known.contains(&value) {
-        causes.unsupported(at, value, known);
-    }
-}
-
-fn validate_addresses(spec: &ServiceSpec, at: &Field, causes: &mut Causes) {
-    let ips = spec.cluster_ips.as_deref().unwrap_or_default();
-    let first = spec.cluster_ip.as_deref().unwrap_or_default();
-    let (one, all) = (at.child("clusterIP"), at.child("clusterIPs"));
-    if !first.is_empty() && ips.first().map(String::as_str) != Some(first) {
-        causes.invalid(&all, ips, "first value must match `clusterIP`");
-    }
-    if !first.is_empty() && first != HEADLESS {
-        match first.parse::<std::net::IpAddr>() {
-            Ok(ip) if ip.is_ipv4() => {}
-            Ok(_) => causes.invalid(&one, first, "IPv6 is not supported by Hydrofoil yet"),
-            Err(_not_an_address) => {
-                let detail = "must be empty, 'None', or a valid IP address";
-                causes.invalid(&one, first, detail);
-            }
-        }
-    }
-    if ips.len() > 1 {
-        causes.invalid(
-            &all,
-            ips,
-            "may only hold up to 1 value: dual stack is not supported by Hydrofoil yet",
-        );
-    }
-}
-
-/// A name and nothing that belongs to an address (Kubernetes' ValidateService).
-fn validate_external_name(spec: &ServiceSpec, at: &Field, causes: &mut Causes) {
-    let detail = "may not be set for ExternalName services";
-    if !spec.cluster_ip.as_deref().unwrap_or_default().is_empty() {
-        causes.forbidden(&at.child("clusterIP"), detail);
-    } else if spec.cluster_ips.iter().flatten().any(|ip| !ip.is_empty()) {
-        causes.forbidden(&at.child("clusterIPs"), detail);
-    }
-    let at = at.child("externalName");
-    let name = spec.external_name.as_deref().unwrap_or_default();
-    let bare = name.strip_suffix('.').unwrap_or(name);
-    if name.is_empty() {
-        causes.required(&at, "");
-    } else if let Err(detail) = name::subdomain(bare) {
-        causes.invalid(&at, name, detail);
-    }
-}
-
-fn validate_ports(ports: &[ServicePort], at: &Field, causes: &mut Causes) {
-    let mut names = BTreeSet::new();
-    let mut numbers = BTreeSet::new();
-    for (i, port) in ports.iter().enumerate() {
-        let at = at.index(i);
-        let name = port.name.as_deref().unwrap_or_default();
-        if name.is_empty() {
-            if ports.len() > 1 {
-                causes.required(&at.child("name"), "");
-            }
-        } else if let Err(detail) = name::label(name) {
-            causes.invalid(&at.child("name"), name, detail);
-        } else if !names.insert(name) {
-            causes.duplicate(&at.child("name"), name);
-        }
-        if let Err(detail) = name::port(port.port) {
-            causes.invalid(&at.child("port"), port.port, detail);
-        }
-        let protocol = port.protocol.as_deref().unwrap_or_default();
-        if !["SCTP", "TCP", "UDP"].contains(&protocol) {
-            causes.unsupported(&at.child("protocol"), protocol, &["SCTP", "TCP", "UDP"]);
-        }
-        if !numbers.insert((port.port, protocol)) {
-            causes.duplicate(&at, format!("{}/{protocol}", port.port));
-        }
-        let verdict = match &port.target_port {
-            Some(IntOrString::Int(number)) => name::port(*number),
-            Some(IntOrString::String(name)) => name::port_name(name),
-            None => Ok(()),
-        };
-        if let Err(detail) = verdict {
-            let shown = match &port.target_port {
-                Some(IntOrString::Int(number)) => number.to_string(),
-                Some(IntOrString::String(name)) => name.clone(),
-                None => String::new(),
-            };
-            causes.invalid(&at.child("targetPort"), shown, detail);
-        }
-    }
+fn is_unset(text: &Option<String>) -> bool {
+    text.as_deref().is_none_or(str::is_empty)
 }

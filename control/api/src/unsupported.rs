@@ -187,8 +187,6 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     refuse("Service", "spec.type", &["ClusterIP", "ExternalName"]),
     refuse("Service", "spec.externalIPs", &[]),
     refuse("Service", "spec.externalTrafficPolicy", &[""]),
-    refuse("Service", "spec.internalTrafficPolicy", &["Cluster"]),
-    refuse("Service", "spec.trafficDistribution", &[]),
     refuse("Service", "spec.sessionAffinity", &["None"]),
     refuse("Service", "spec.sessionAffinityConfig", &[]),
     refuse("Service", "spec.loadBalancerIP", &[""]),

@@ -20,6 +20,10 @@ pub enum ClaimKey {
     ServiceId(u32),
     /// `ServicePort.id` of the node stream; owner: uid of the service.
     PortId(u32),
+    /// Port of every node; owner: uid of the service.
+    NodePort(u16),
+    /// Address of a service's load balancer; owner: uid of the service.
+    LoadBalancerAddress(IpAddr),
     /// Range of a node's pods; owner: name of the node.
     NodeRange(IpNet),
     /// Identity number; owner: namespace and labels in canonical form.
@@ -36,6 +40,8 @@ impl std::fmt::Display for ClaimKey {
             ClaimKey::ServiceAddress(a) => write!(f, "{PREFIX}service-address/{a}"),
             ClaimKey::ServiceId(n) => write!(f, "{PREFIX}service-id/{n}"),
             ClaimKey::PortId(n) => write!(f, "{PREFIX}port-id/{n}"),
+            ClaimKey::NodePort(n) => write!(f, "{PREFIX}node-port/{n}"),
+            ClaimKey::LoadBalancerAddress(a) => write!(f, "{PREFIX}load-balancer-address/{a}"),
             ClaimKey::NodeRange(n) => {
                 write!(f, "{PREFIX}node-range/{}_{}", n.addr(), n.prefix_len())
             }
@@ -53,6 +59,8 @@ impl ClaimKey {
             "service-address" => rest.parse().ok().map(ClaimKey::ServiceAddress),
             "service-id" => rest.parse().ok().map(ClaimKey::ServiceId),
             "port-id" => rest.parse().ok().map(ClaimKey::PortId),
+            "node-port" => rest.parse().ok().map(ClaimKey::NodePort),
+            "load-balancer-address" => rest.parse().ok().map(ClaimKey::LoadBalancerAddress),
             "node-range" => rest.replace('_', "/").parse().ok().map(ClaimKey::NodeRange),
             "identity" => rest.parse().ok().map(ClaimKey::Identity),
             _ => None,
@@ -100,6 +108,8 @@ mod tests {
             ClaimKey::ServiceAddress("fd00::1".parse().unwrap()),
             ClaimKey::ServiceId(7),
             ClaimKey::PortId(4_000_000_000),
+            ClaimKey::NodePort(30_080),
+            ClaimKey::LoadBalancerAddress("203.0.113.7".parse().unwrap()),
             ClaimKey::NodeRange(net),
             ClaimKey::Identity(1),
         ] {

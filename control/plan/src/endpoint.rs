@@ -3,10 +3,12 @@
 //!
 //! In which slice it stands is `endpointslice.rs`, the caller.
 
+use control_api::pod::WEIGHT;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::hints::hints;
 use crate::object;
 
 /// What all endpoints of a slice have in common: port name, protocol, number.
@@ -18,9 +20,13 @@ pub(crate) fn publishes(service: &Service) -> bool {
     spec.is_some_and(|s| s.publish_not_ready_addresses == Some(true))
 }
 
-/// Where the pod answers for this service; `None` while it has no address, or
+/// Where the pod answers for this service, on a node of this zone; `None` while it has no address, or
 /// when it has come to its end.
-pub(crate) fn endpoint(service: &Service, pod: &Pod) -> Option<(Ports, Endpoint)> {
+pub(crate) fn endpoint(
+    service: &Service,
+    pod: &Pod,
+    zone: Option<String>,
+) -> Option<(Ports, Endpoint)> {
     if object::pod_finished(pod) {
         return None;
     }
@@ -38,7 +44,7 @@ pub(crate) fn endpoint(service: &Service, pod: &Pod) -> Option<(Ports, Endpoint)
         let here = s.subdomain.as_deref() == service.metadata.name.as_deref();
         s.hostname.clone().filter(|_| here)
     });
-    let endpoint = Endpoint {
+    let mut endpoint = Endpoint {
         addresses: vec![address],
         conditions: Some(EndpointConditions {
             ready: Some(published || (serving && !terminating)),
@@ -54,9 +60,16 @@ pub(crate) fn endpoint(service: &Service, pod: &Pod) -> Option<(Ports, Endpoint)
             uid: pod.metadata.uid.clone(),
             ..ObjectReference::default()
         }),
+        zone,
         ..Endpoint::default()
     };
+    endpoint.hints = hints(service, &endpoint);
     Some((ports, endpoint))
+}
+
+/// The pod's share of new connections, relative to the others'; `None`: 1.
+pub(crate) fn weight(pod: &Pod) -> Option<&str> {
+    object::annotation(&pod.metadata, WEIGHT).filter(|weight| *weight != "1")
 }
 
 fn name(port: &ServicePort) -> String {

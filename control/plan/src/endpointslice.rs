@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use control_api::endpointslice::WEIGHTS;
 use control_api::service::EXTERNAL_NAME;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::action::{Plan, Write};
-use crate::endpoint::{Ports, endpoint, publishes};
+use crate::endpoint::{Ports, endpoint, publishes, weight};
 use crate::hash::{fnv64, letters};
 use crate::index::{Indexes, add, sub};
 use crate::object::{self, Key, Name};
@@ -85,8 +86,12 @@ pub fn plan(world: &World, service_name: &Name) -> Plan {
     // The pods of a node that was deleted are none: they are collected in a while.
     let is_there = |pod: &Pod| object::pod_node(pod).is_none_or(|n| world.may_have_node(n));
     let selected = selected(world, service_name, selector);
+    let mut weights = Weights::new();
     for pod in selected.filter(|pod| published || is_there(pod)) {
-        if let Some((ports, endpoint)) = endpoint(service, pod) {
+        if let Some((ports, endpoint)) = endpoint(service, pod, zone(world, pod)) {
+            if let (Some(weight), Some(address)) = (weight(pod), endpoint.addresses.first()) {
+                weights.insert(address.clone(), weight.to_owned());
+            }
             groups
                 .entry(ports)
                 .or_default()
@@ -98,8 +103,9 @@ pub fn plan(world: &World, service_name: &Name) -> Plan {
         groups.insert(Ports::new(), BTreeMap::new());
     }
     let mut kept: BTreeSet<Name> = BTreeSet::new();
+    let of = Of { service, weights };
     for (ports, wanted) in groups {
-        fill(service, &ports, wanted, &ours, &mut kept, &mut plan);
+        fill(&of, &ports, wanted, &ours, &mut kept, &mut plan);
     }
     for slice in ours {
         if !kept.contains(&Name::of(&slice.metadata)) && !object::deleting(&slice.metadata) {
@@ -107,6 +113,30 @@ pub fn plan(world: &World, service_name: &Name) -> Plan {
         }
     }
     plan
+}
+
+/// Zone of the pod's node.
+fn zone(world: &World, pod: &Pod) -> Option<String> {
+    let node = world.nodes.get(object::pod_node(pod)?)?;
+    Some(object::zone(node).1).filter(|zone| !zone.is_empty())
+}
+
+/// Weights by address, of those that have one.
+type Weights = BTreeMap<String, String>;
+
+/// What slices are made of, besides ports and endpoints.
+struct Of<'a> {
+    service: &'a Service,
+    weights: Weights,
+}
+
+impl Of<'_> {
+    fn weights(&self, endpoints: &[Endpoint]) -> Option<String> {
+        let addresses = endpoints.iter().filter_map(|e| e.addresses.first());
+        let pairs = addresses.filter_map(|a| Some(format!("{a}={}", self.weights.get(a)?)));
+        let pairs: Vec<String> = pairs.collect();
+        (!pairs.is_empty()).then(|| pairs.join(","))
+    }
 }
 
 fn is_ours(slice: &EndpointSlice) -> bool {
@@ -173,7 +203,7 @@ fn pod_uid(endpoint: &Endpoint) -> &str {
 /// Spreads endpoints over slices: kept where they are, new ones where there is
 /// room, the rest into new slices.
 fn fill(
-    service: &Service,
+    of: &Of<'_>,
     ports: &Ports,
     mut wanted: BTreeMap<String, Endpoint>,
     ours: &[&Arc<EndpointSlice>],
@@ -200,7 +230,7 @@ fn fill(
             continue;
         }
         kept.insert(Name::of(&slice.metadata));
-        let next = slice_of(service, ports, endpoints, slice.metadata.clone());
+        let next = slice_of(of, ports, endpoints, slice.metadata.clone());
         if next != **slice {
             plan.put(Object::EndpointSlice(Arc::new(next)));
         }
@@ -212,10 +242,10 @@ fn fill(
     let mut part = 0;
     loop {
         let more = rest.split_off(rest.len().min(MOST));
-        let meta = new_meta(service, ports, part, ours, kept);
+        let meta = new_meta(of.service, ports, part, ours, kept);
         kept.insert(Name::of(&meta));
         plan.put(Object::EndpointSlice(Arc::new(slice_of(
-            service, ports, rest, meta,
+            of, ports, rest, meta,
         ))));
         if more.is_empty() {
             return;
@@ -255,7 +285,7 @@ fn new_meta(
 }
 
 fn slice_of(
-    service: &Service,
+    of: &Of<'_>,
     ports: &Ports,
     mut endpoints: Vec<Endpoint>,
     mut metadata: ObjectMeta,
@@ -266,9 +296,15 @@ fn slice_of(
             .then(pod_uid(a).cmp(pod_uid(b)))
     });
     let labels = metadata.labels.get_or_insert_default();
-    let service_name = service.metadata.name.clone().unwrap_or_default();
+    let service_name = of.service.metadata.name.clone().unwrap_or_default();
     labels.insert(SERVICE_LABEL.to_owned(), service_name);
     labels.insert(MANAGED_BY.to_owned(), CONTROLLER.to_owned());
+    if let Some(weights) = of.weights(&endpoints) {
+        let annotations = metadata.annotations.get_or_insert_default();
+        annotations.insert(WEIGHTS.to_owned(), weights);
+    } else if let Some(annotations) = &mut metadata.annotations {
+        annotations.remove(WEIGHTS);
+    }
     let ports = ports.iter().map(|(name, protocol, port)| EndpointPort {
         name: Some(name.clone()),
         protocol: Some(protocol.clone()),
@@ -446,6 +482,110 @@ mod tests {
             assert_eq!(endpoints(&|world| world.remove(&key)), absent);
             assert_eq!(endpoints(&|world| put_node(world, node("n1", 1))), 1);
         }
+    }
+
+    /// Hints of the slice's endpoints, "n1/a" for a node and a zone, by address.
+    fn hints(world: &World) -> Vec<String> {
+        let service = name();
+        let endpoints = world.slices_of(&service).flat_map(|s| &s.endpoints);
+        let shown = endpoints.map(|e| {
+            let hints = e.hints.clone().unwrap_or_default();
+            let nodes = hints
+                .for_nodes
+                .unwrap_or_default()
+                .into_iter()
+                .map(|n| n.name);
+            let zones = hints
+                .for_zones
+                .unwrap_or_default()
+                .into_iter()
+                .map(|z| z.name);
+            format!(
+                "{}/{}",
+                nodes.collect::<String>(),
+                zones.collect::<String>()
+            )
+        });
+        shown.collect()
+    }
+
+    fn zoned(name: &str, number: u8, zone: &str) -> k8s_openapi::api::core::v1::Node {
+        let mut node = node(name, number);
+        let labels = node.metadata.labels.get_or_insert_default();
+        labels.insert("topology.kubernetes.io/zone".to_owned(), zone.to_owned());
+        node
+    }
+
+    #[test]
+    fn hints_follow_the_traffic_distribution() {
+        let rows = [
+            (None, ["/", "/", "/"]),
+            (Some("PreferClose"), ["/a", "/b", "/"]),
+            (Some("PreferSameZone"), ["/a", "/b", "/"]),
+            (Some("PreferSameNode"), ["n1/a", "n2/b", "/"]),
+        ];
+        for (distribution, expected) in rows {
+            let mut world = crate::for_tests::world();
+            put_node(&mut world, zoned("n1", 1, "a"));
+            put_node(&mut world, zoned("n2", 2, "b"));
+            let mut service = service(json!(8080));
+            let spec = service.spec.as_mut().unwrap();
+            spec.traffic_distribution = distribution.map(str::to_owned);
+            world.put(Object::Service(Arc::new(service)));
+            for (pod_name, node, ready) in
+                [("p", "n1", true), ("q", "n2", true), ("r", "n1", false)]
+            {
+                let address = format!("10.0.0.{}", pod_name.as_bytes()[0]);
+                put_pod(
+                    &mut world,
+                    running(pod(pod_name, "0", ""), node, &address, ready),
+                );
+            }
+            let outcome = plan(&world, &name());
+            carry_out(&mut world, &outcome);
+            assert_eq!(hints(&world), expected, "{distribution:?}");
+            assert_eq!(plan(&world, &name()), Plan::default(), "not quiet");
+            // The node is moved: the slices are due, and say so.
+            world.take_due();
+            put_node(&mut world, zoned("n2", 2, "c"));
+            assert!(world.take_due().contains(&Task::EndpointSlices(name())));
+            let outcome = plan(&world, &name());
+            carry_out(&mut world, &outcome);
+            let moved = expected.map(|hint| hint.replace('b', "c"));
+            assert_eq!(hints(&world), moved, "{distribution:?}");
+        }
+    }
+
+    #[test]
+    fn weights_are_those_of_the_pods() {
+        let mut world = world();
+        world.put(Object::Service(Arc::new(service(json!(8080)))));
+        let weighted = |name: &str, address: &str, weight: &str| {
+            let mut pod = running(pod(name, "0", ""), "n1", address, true);
+            let annotations = pod.metadata.annotations.get_or_insert_default();
+            annotations.insert(control_api::pod::WEIGHT.to_owned(), weight.to_owned());
+            pod
+        };
+        put_pod(&mut world, weighted("p", "10.0.0.1", "5"));
+        put_pod(&mut world, weighted("q", "10.0.0.2", "1"));
+        put_pod(
+            &mut world,
+            running(pod("r", "0", ""), "n1", "10.0.0.3", true),
+        );
+        let shown = |world: &mut World| {
+            let outcome = plan(world, &name());
+            carry_out(world, &outcome);
+            assert_eq!(plan(world, &name()), Plan::default(), "not quiet");
+            let service = name();
+            let slice = world.slices_of(&service).next().unwrap();
+            object::annotation(&slice.metadata, WEIGHTS).map(str::to_owned)
+        };
+        assert_eq!(shown(&mut world).as_deref(), Some("10.0.0.1=5"));
+        put_pod(&mut world, weighted("q", "10.0.0.2", "3"));
+        assert_eq!(shown(&mut world).as_deref(), Some("10.0.0.1=5,10.0.0.2=3"));
+        put_pod(&mut world, weighted("p", "10.0.0.1", "1"));
+        put_pod(&mut world, weighted("q", "10.0.0.2", "1"));
+        assert_eq!(shown(&mut world), None);
     }
 
     #[test]

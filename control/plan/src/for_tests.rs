@@ -8,25 +8,37 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use serde_json::{Value, json};
 
 use crate::action::{Plan, Write};
+use crate::pool::PortRange;
 use crate::registry::Object;
-use crate::world::{Settings, World};
+use crate::settings::Settings;
+use crate::world::World;
 
 /// A fixed time.
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
 
-/// An empty world with namespace "default".
-pub(crate) fn world() -> World {
-    let mut world = World::new(Settings {
+/// Small ranges.
+pub(crate) fn settings() -> Settings {
+    Settings {
         pod_cidr: "10.244.0.0/16".parse().unwrap(),
         node_prefix: 24,
         service_cidr: "10.96.0.0/24".parse().unwrap(),
+        node_ports: PortRange {
+            first: 30_000,
+            last: 30_009,
+        },
+        load_balancer_pools: vec!["203.0.113.0/30".parse().unwrap()],
         eviction_seconds: 300,
         event_seconds: 3600,
         lost_seconds: 40,
         terminated_pods: 12_500,
-    });
+    }
+}
+
+/// An empty world with namespace "default".
+pub(crate) fn world() -> World {
+    let mut world = World::new(settings());
     let namespace = json!({"metadata": {"name": "default", "uid": "ns", "resourceVersion": "1"}});
     world.put(Object::Namespace(Arc::new(typed(namespace))));
     world

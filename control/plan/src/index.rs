@@ -108,6 +108,8 @@ pub struct Indexes {
     pub(crate) sets_by_label: HashMap<Label, BTreeSet<Name>>,
     /// Replica sets that nothing controls.
     pub(crate) orphan_sets: BTreeSet<Name>,
+    /// Services that wait for an address of their load balancer.
+    pub(crate) waiting_balancers: BTreeSet<Name>,
     pub(crate) slices_by_service: HashMap<Name, BTreeSet<Name>>,
     /// Pods that wait for a node or an address.
     pub(crate) queue: Queue,
@@ -185,6 +187,11 @@ impl Indexes {
             if released && matches!(key, ClaimKey::PodAddress(_)) {
                 self.wake_pods(true);
             }
+            if released && matches!(key, ClaimKey::LoadBalancerAddress(_)) {
+                let waiting = self.waiting_balancers.iter().cloned();
+                self.due.extend(waiting.map(Task::LoadBalancer));
+                self.make_due(Task::LoadBalancers);
+            }
             sub(&mut self.claims_by_owner, &old.owner, &key);
             if let ClaimKey::Identity(number) = key
                 && self.identities.get(&old.owner) == Some(&number)
@@ -221,9 +228,11 @@ impl Indexes {
         let is_there = || self.by_uid.contains_key(owner) || self.may_be_unreadable(owner);
         match key {
             ClaimKey::PodAddress(_) => is_there() && !self.finished.contains(owner),
-            ClaimKey::ServiceAddress(_) | ClaimKey::ServiceId(_) | ClaimKey::PortId(_) => {
-                is_there()
-            }
+            ClaimKey::ServiceAddress(_)
+            | ClaimKey::ServiceId(_)
+            | ClaimKey::PortId(_)
+            | ClaimKey::NodePort(_)
+            | ClaimKey::LoadBalancerAddress(_) => is_there(),
             ClaimKey::NodeRange(_) => self.nodes.contains_key(owner) || self.hides_node(owner),
             ClaimKey::Identity(_) => true,
         }

@@ -7,12 +7,16 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use control_api::service_type::policies_differ;
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::core::v1::Service;
 
 use crate::action::{Plan, Write};
 use crate::claim::{ClaimKey, ClaimWrite};
+use crate::nodeport;
 use crate::pool::{Claims, Draw, Pool};
+use crate::service_problem::ServiceProblem;
+use crate::settings::Settings;
 use crate::world::World;
 use crate::{identity, object};
 
@@ -21,6 +25,10 @@ pub const SERVICE_ID: &str = "hydrofoil.dev/service-id";
 /// Annotation with the numbers of its ports: "http=3,metrics=4"; a port
 /// without a name is "=3".
 pub const PORT_IDS: &str = "hydrofoil.dev/port-ids";
+/// Annotation with the second numbers of its ports, for connections from outside, where
+/// these have other endpoints.
+pub const EXTERNAL_PORT_IDS: &str = "hydrofoil.dev/external-port-ids";
+
 /// A range of pod addresses for a node. `None`: the cluster's range is used up.
 pub fn node_range(world: &World, node: &str) -> Option<(IpNet, ClaimWrite)> {
     let settings = &world.settings;
@@ -79,34 +87,20 @@ pub fn release(world: &World) -> Plan {
     plan
 }
 
-/// Why a Service cannot have what it asks for, or needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ServiceProblem {
-    /// `spec.clusterIPs[index]` is not an address of the range, or not one
-    /// that is given out.
-    OutOfRange {
-        /// Which.
-        index: usize,
-        /// What was asked for.
-        address: String,
-    },
-    /// Another service has it.
-    Taken {
-        /// Which.
-        index: usize,
-        /// What was asked for.
-        address: String,
-    },
-    /// Nothing is left: "addresses", "service numbers", "port numbers".
-    UsedUp {
-        /// What of.
-        what: &'static str,
-    },
+/// Gives a Service its addresses, node ports and numbers, and takes the claims that go
+/// with them. What `old` has, it keeps. Headless and ExternalName services get none.
+pub fn service(
+    claims: &Claims,
+    settings: &Settings,
+    service: &mut Service,
+    old: Option<&Service>,
+) -> Result<Vec<ClaimWrite>, ServiceProblem> {
+    let mut writes = numbered(claims, &settings.service_cidr, service, old)?;
+    writes.extend(nodeport::assign(claims, settings.node_ports, service, old)?);
+    Ok(writes)
 }
 
-/// Gives a Service its addresses and numbers, and takes the claims that go with
-/// them. What `old` has, it keeps. Headless and ExternalName services get none.
-pub fn service(
+fn numbered(
     claims: &Claims,
     range: &IpNet,
     service: &mut Service,
@@ -153,8 +147,7 @@ pub fn service(
     }
     spec.cluster_ip = asked.first().cloned();
     spec.cluster_ips = Some(asked);
-    let ports = spec.ports.clone().unwrap_or_default();
-    number(claims, service, &ports, old, &owner, &mut writes)?;
+    number(claims, service, old, &owner, &mut writes)?;
     Ok(writes)
 }
 
@@ -168,15 +161,21 @@ fn give_up(
     if let Some(annotations) = &mut service.metadata.annotations {
         annotations.remove(SERVICE_ID);
         annotations.remove(PORT_IDS);
+        annotations.remove(EXTERNAL_PORT_IDS);
     }
     let Some(old) = old else { return Vec::new() };
-    let (id, ports) = ids(old);
+    let Numbers {
+        service: id,
+        ports,
+        external,
+    } = ids(old);
     let spec = old.spec.as_ref();
     let addresses = spec.and_then(|s| s.cluster_ips.clone()).unwrap_or_default();
     let addresses = addresses.iter().filter_map(|a| a.parse().ok());
     let keys = addresses.map(ClaimKey::ServiceAddress);
     let keys = keys.chain(id.map(ClaimKey::ServiceId));
-    let keys = keys.chain(ports.into_values().map(ClaimKey::PortId));
+    let ports = ports.into_values().chain(external.into_values());
+    let keys = keys.chain(ports.map(ClaimKey::PortId));
     let held = keys.filter_map(|key| {
         let claim = claims.get(&key).filter(|claim| claim.owner == owner)?;
         Some(ClaimWrite {
@@ -230,12 +229,11 @@ fn asked_address(
 fn number(
     claims: &Claims,
     service: &mut Service,
-    ports: &[ServicePort],
     old: Option<&Service>,
     owner: &str,
     writes: &mut Vec<ClaimWrite>,
 ) -> Result<(), ServiceProblem> {
-    let (old_id, old_ports) = old.map(ids).unwrap_or_default();
+    let before = old.map(ids).unwrap_or_default();
     let mut next = |draw: &mut Draw<'_>, what| {
         let used_up = ServiceProblem::UsedUp { what };
         let (key, revision) = draw.next().ok_or(used_up)?;
@@ -244,6 +242,8 @@ fn number(
             ClaimKey::PodAddress(_)
             | ClaimKey::ServiceAddress(_)
             | ClaimKey::NodeRange(_)
+            | ClaimKey::NodePort(_)
+            | ClaimKey::LoadBalancerAddress(_)
             | ClaimKey::Identity(_) => 0,
         };
         writes.push(ClaimWrite {
@@ -253,27 +253,39 @@ fn number(
         });
         Ok(number)
     };
-    let id = match old_id {
+    let id = match before.service {
         Some(id) => id,
         None => next(&mut claims.draw(Pool::ServiceIds), "service numbers")?,
     };
-    let mut numbers = Vec::new();
+    let spec = service.spec.as_ref();
+    let names = spec.into_iter().flat_map(|s| s.ports.iter().flatten());
+    let names: Vec<String> = names.map(|p| p.name.clone().unwrap_or_default()).collect();
+    let twice = spec.is_some_and(policies_differ);
     let mut free = claims.draw(Pool::PortIds);
-    for port in ports {
-        let name = port.name.clone().unwrap_or_default();
-        let number = match old_ports.get(&name) {
-            Some(number) => *number,
-            None => next(&mut free, "port numbers")?,
-        };
-        numbers.push(format!("{name}={number}"));
-    }
+    let mut given = |names: &[String], before: &BTreeMap<String, u32>| {
+        let mut numbers = Vec::new();
+        for name in names {
+            let number = match before.get(name) {
+                Some(number) => *number,
+                None => next(&mut free, "port numbers")?,
+            };
+            numbers.push(format!("{name}={number}"));
+        }
+        Ok(numbers.join(","))
+    };
+    let ports = given(&names, &before.ports)?;
+    let outside: &[String] = if twice { &names } else { &[] };
+    let external = given(outside, &before.external)?;
     // Ports that are gone give their numbers back.
-    for (name, number) in &old_ports {
-        let gone = ports
-            .iter()
-            .all(|p| p.name.as_deref().unwrap_or("") != name);
+    let gone = before
+        .ports
+        .iter()
+        .filter(|(name, _)| !names.contains(name));
+    let unused = before.external.iter();
+    let unused = unused.filter(|(name, _)| !outside.contains(name));
+    for (_, number) in gone.chain(unused) {
         let key = ClaimKey::PortId(*number);
-        if let Some(claim) = claims.get(&key).filter(|c| gone && c.owner == owner) {
+        if let Some(claim) = claims.get(&key).filter(|c| c.owner == owner) {
             writes.push(ClaimWrite {
                 key,
                 revision: claim.revision,
@@ -283,21 +295,41 @@ fn number(
     }
     let annotations = service.metadata.annotations.get_or_insert_default();
     annotations.insert(SERVICE_ID.to_owned(), id.to_string());
-    annotations.insert(PORT_IDS.to_owned(), numbers.join(","));
+    annotations.insert(PORT_IDS.to_owned(), ports);
+    if external.is_empty() {
+        annotations.remove(EXTERNAL_PORT_IDS);
+    } else {
+        annotations.insert(EXTERNAL_PORT_IDS.to_owned(), external);
+    }
     Ok(())
 }
 
-/// The numbers that a Service has: its own, and those of its ports by name.
-pub fn ids(service: &Service) -> (Option<u32>, BTreeMap<String, u32>) {
-    let id = object::annotation(&service.metadata, SERVICE_ID).and_then(|id| id.parse().ok());
-    let ports = object::annotation(&service.metadata, PORT_IDS).unwrap_or("");
-    let pairs = ports.split(',').filter_map(|pair| pair.rsplit_once('='));
-    (
-        id,
+/// Numbers of a Service on the node stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// Its own; `None` for one without an address.
+    pub service: Option<u32>,
+    /// Of its ports, by name.
+    pub ports: BTreeMap<String, u32>,
+    /// The second ones of its ports, by name: see [`EXTERNAL_PORT_IDS`].
+    pub external: BTreeMap<String, u32>,
+}
+
+/// The numbers that a Service has.
+pub fn ids(service: &Service) -> Numbers {
+    let text = |name| object::annotation(&service.metadata, name);
+    let ports = |name| {
+        let pairs = text(name).unwrap_or("").split(',');
+        let pairs = pairs.filter_map(|pair| pair.rsplit_once('='));
         pairs
             .filter_map(|(name, id)| Some((name.to_owned(), id.parse().ok()?)))
-            .collect(),
-    )
+            .collect()
+    };
+    Numbers {
+        service: text(SERVICE_ID).and_then(|id| id.parse().ok()),
+        ports: ports(PORT_IDS),
+        external: ports(EXTERNAL_PORT_IDS),
+    }
 }
 
 #[cfg(test)]
@@ -315,27 +347,29 @@ mod tests {
 
     #[test]
     fn a_service_keeps_its_numbers() {
-        let range: IpNet = "10.96.0.0/24".parse().unwrap();
+        let settings = crate::for_tests::settings();
         let mut claims = Claims::default();
         let mut first = service_of(json!(80));
-        for (revision, write) in (1..).zip(service(&claims, &range, &mut first, None).unwrap()) {
+        for (revision, write) in (1..).zip(service(&claims, &settings, &mut first, None).unwrap()) {
             take(&mut claims, revision, &write);
         }
-        assert_eq!(
-            ids(&first),
-            (Some(1), BTreeMap::from([("http".to_owned(), 1)]))
-        );
+        let numbers = Numbers {
+            service: Some(1),
+            ports: BTreeMap::from([("http".to_owned(), 1)]),
+            external: BTreeMap::new(),
+        };
+        assert_eq!(ids(&first), numbers);
         // A port more and one less: the one that stays keeps its number.
         let mut next = service_of(json!(80));
         next.spec.as_mut().unwrap().ports =
             typed(json!([{"name": "admin", "port": 1}, {"name": "http", "port": 80}]));
-        let writes = service(&claims, &range, &mut next, Some(&first)).unwrap();
+        let writes = service(&claims, &settings, &mut next, Some(&first)).unwrap();
         assert_eq!(
             next.spec.as_ref().unwrap().cluster_ip,
             first.spec.as_ref().unwrap().cluster_ip
         );
         assert_eq!(
-            ids(&next).1,
+            ids(&next).ports,
             BTreeMap::from([("admin".to_owned(), 2), ("http".to_owned(), 1)])
         );
         assert_eq!(writes.len(), 1, "{writes:?}");
@@ -343,7 +377,7 @@ mod tests {
             take(&mut claims, revision, &write);
         }
         let mut last = service_of(json!(80));
-        let writes = service(&claims, &range, &mut last, Some(&next)).unwrap();
+        let writes = service(&claims, &settings, &mut last, Some(&next)).unwrap();
         assert_eq!(writes.len(), 1);
         assert_eq!(
             (&writes[0].key, writes[0].owner.as_str()),
@@ -353,7 +387,7 @@ mod tests {
 
     #[test]
     fn what_a_service_may_not_ask_for() {
-        let range: IpNet = "10.96.0.0/24".parse().unwrap();
+        let settings = crate::for_tests::settings();
         let other = ClaimKey::ServiceAddress("10.96.0.9".parse().unwrap());
         let mut claims = Claims::default();
         let owner = "other".to_owned();
@@ -370,7 +404,7 @@ mod tests {
         for (asked, allowed) in rows {
             let mut asking = service_of(json!(80));
             asking.spec.as_mut().unwrap().cluster_ip = Some(asked.to_owned());
-            let got = service(&claims, &range, &mut asking, None);
+            let got = service(&claims, &settings, &mut asking, None);
             assert_eq!(got.is_ok(), allowed, "{asked}: {got:?}");
         }
     }

@@ -17,12 +17,15 @@ mod eviction;
 mod filter;
 pub mod gc;
 pub mod hash;
+mod hints;
 pub mod identity;
 pub mod index;
 pub mod ipam;
+pub mod loadbalancer;
 pub mod member;
 pub mod namespace;
 pub mod node;
+pub mod nodeport;
 pub mod object;
 mod place;
 pub mod pod;
@@ -39,6 +42,8 @@ pub mod schedule;
 mod score;
 mod select;
 pub mod service;
+pub mod service_problem;
+pub mod settings;
 pub mod taint;
 pub mod task;
 pub mod time;
@@ -53,8 +58,9 @@ pub use claim::{Claim, ClaimKey, ClaimWrite};
 pub use object::{Key, Name};
 pub use pool::Claims;
 pub use registry::Object;
+pub use settings::Settings;
 pub use task::Task;
-pub use world::{Settings, World};
+pub use world::World;
 
 use jiff::Timestamp;
 
@@ -66,6 +72,8 @@ pub fn plan(world: &World, task: &Task, now: Timestamp) -> Plan {
         Task::Deployment(name) => deployment::plan(world, name, now),
         Task::ReplicaSet(name) => replicaset::plan(world, name, now),
         Task::EndpointSlices(service) => endpointslice::plan(world, service),
+        Task::LoadBalancer(service) => loadbalancer::plan(world, service),
+        Task::LoadBalancers => loadbalancer::assign(world),
         Task::Schedule => schedule::plan(world, now),
         Task::Node(name) => node::plan(world, name, now),
         Task::Zones => zone::plan(world, now),

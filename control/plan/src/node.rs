@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 
 use crate::action::{Notice, Plan, Severity, Write};
-use crate::index::{Indexes, Offer, Zone};
-use crate::object::{self, Key, Name};
+use crate::index::{Indexes, Offer};
+use crate::object::{self, Key, Name, zone};
 use crate::pool::Pool;
 use crate::readiness::{is_lost, is_ready, ready_status};
 use crate::registry::Object;
@@ -100,16 +100,6 @@ impl Watched for Node {
             indexes.due.extend(tasks);
         }
     }
-}
-
-/// Region and zone, as labels say.
-pub(crate) fn zone(node: &Node) -> Zone {
-    let label = |key: &str| node.metadata.labels.as_ref()?.get(key).cloned();
-    let of = |key| label(key).unwrap_or_default();
-    (
-        of("topology.kubernetes.io/region"),
-        of("topology.kubernetes.io/zone"),
-    )
 }
 
 /// True when the node counts for whether its zone is disrupted.

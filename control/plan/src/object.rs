@@ -2,7 +2,7 @@
 //!
 //! The objects themselves are in `registry.rs`.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 /// Namespace and name; the namespace is empty for cluster-wide objects.
@@ -152,4 +152,14 @@ pub fn pod_node(pod: &Pod) -> Option<&str> {
         .node_name
         .as_deref()
         .filter(|n| !n.is_empty())
+}
+
+/// Region and zone, as labels say.
+pub fn zone(node: &Node) -> (String, String) {
+    let label = |key: &str| node.metadata.labels.as_ref()?.get(key).cloned();
+    let of = |key| label(key).unwrap_or_default();
+    (
+        of("topology.kubernetes.io/region"),
+        of("topology.kubernetes.io/zone"),
+    )
 }

@@ -19,6 +19,42 @@ const MOST_IDS: u64 = 65_536;
 /// the first one, a gateway's by custom.
 const RESERVED: u64 = 2;
 
+/// The ports that may be given, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortRange {
+    /// The lowest.
+    pub first: u16,
+    /// The highest.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// How many there are.
+    pub fn size(self) -> u64 {
+        (u64::from(self.last) + 1).saturating_sub(u64::from(self.first))
+    }
+
+    /// Ports at the start that are given last, so that services may ask for them by
+    /// number (KEP-3668: between 16 and 128, a 32nd of the range).
+    pub(crate) fn set_apart(self) -> u64 {
+        match self.size() {
+            small if small < 32 => 0,
+            size => (size / 32).clamp(16, 128),
+        }
+    }
+
+    /// True when the port belongs to it.
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
+impl std::fmt::Display for PortRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
 /// What claims of one kind are picked from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Pool {
@@ -32,6 +68,10 @@ pub enum Pool {
     ServiceIds,
     /// Numbers of service ports.
     PortIds,
+    /// Ports of every node.
+    NodePorts(PortRange),
+    /// Addresses of load balancers; all of the range, it has no gateway.
+    LoadBalancers(IpNet),
 }
 
 /// The number of an address in a range, from its network address.
@@ -88,6 +128,8 @@ impl Pool {
             },
             // Number 0 means none.
             Pool::ServiceIds | Pool::PortIds => MOST_IDS - 1,
+            Pool::NodePorts(range) => range.size(),
+            Pool::LoadBalancers(range) => power(range.max_prefix_len() - range.prefix_len()),
         }
     }
 
@@ -108,6 +150,12 @@ impl Pool {
             }
             Pool::ServiceIds => u32::try_from(at + 1).ok().map(ClaimKey::ServiceId),
             Pool::PortIds => u32::try_from(at + 1).ok().map(ClaimKey::PortId),
+            Pool::NodePorts(range) => {
+                let offset = (at + range.set_apart()) % range.size();
+                let port = u64::from(range.first) + offset;
+                u16::try_from(port).ok().map(ClaimKey::NodePort)
+            }
+            Pool::LoadBalancers(range) => address(range, at).map(ClaimKey::LoadBalancerAddress),
         }
     }
 
@@ -128,12 +176,22 @@ impl Pool {
             }
             (Pool::ServiceIds, ClaimKey::ServiceId(number))
             | (Pool::PortIds, ClaimKey::PortId(number)) => u64::from(*number).checked_sub(1)?,
+            (Pool::NodePorts(range), ClaimKey::NodePort(port)) => {
+                let offset = u64::from(port.checked_sub(range.first)?);
+                (offset < range.size()).then_some(())?;
+                (offset + range.size() - range.set_apart()) % range.size()
+            }
+            (Pool::LoadBalancers(range), ClaimKey::LoadBalancerAddress(address)) => {
+                offset(range, *address)?
+            }
             (
                 Pool::PodAddresses(_)
                 | Pool::ServiceAddresses(_)
                 | Pool::NodeRanges(..)
                 | Pool::ServiceIds
-                | Pool::PortIds,
+                | Pool::PortIds
+                | Pool::NodePorts(_)
+                | Pool::LoadBalancers(_),
                 _,
             ) => return None,
         };
@@ -177,6 +235,8 @@ pub struct Claims {
     pools: HashMap<Pool, Free>,
     /// Prefix lengths of the pools of addresses.
     lengths: BTreeSet<u8>,
+    /// Pools of node ports and load balancers: a few, as configured.
+    few: Vec<Pool>,
 }
 
 impl Claims {
@@ -234,6 +294,9 @@ impl Claims {
         if let Pool::PodAddresses(range) | Pool::ServiceAddresses(range) = pool {
             self.lengths.insert(range.prefix_len());
         }
+        if let Pool::NodePorts(_) | Pool::LoadBalancers(_) = pool {
+            self.few.push(pool);
+        }
     }
 
     fn scan(&self, pool: Pool) -> Free {
@@ -283,6 +346,10 @@ impl Claims {
                 let pools = self.pools.keys().copied();
                 let within = |pool: &Pool| matches!(pool, Pool::NodeRanges(range, _) if range.contains(&part.addr()));
                 pools.filter(within).collect()
+            }
+            ClaimKey::NodePort(_) | ClaimKey::LoadBalancerAddress(_) => {
+                let pools = self.few.iter().copied();
+                pools.filter(|pool| pool.position(key).is_some()).collect()
             }
             ClaimKey::Identity(_) => Vec::new(),
         }
@@ -366,6 +433,11 @@ mod tests {
             Pool::NodeRanges("10.244.0.0/16".parse().unwrap(), 24),
             Pool::ServiceIds,
             Pool::PortIds,
+            Pool::NodePorts(PortRange {
+                first: 30_000,
+                last: 32_767,
+            }),
+            Pool::LoadBalancers("203.0.113.0/29".parse().unwrap()),
         ]
     }
 
@@ -381,7 +453,10 @@ mod tests {
             }
         }
         let sizes: Vec<u64> = pools().iter().map(Pool::size).collect();
-        assert_eq!(sizes, [5, u64::MAX - 2, 256, 65_535, 65_535]);
+        assert_eq!(sizes, [5, u64::MAX - 2, 256, 65_535, 65_535, 2768, 8]);
+        // The lowest are left for those who ask for them.
+        assert_eq!(pools()[5].member(0), Some(ClaimKey::NodePort(30_086)));
+        assert_eq!(pools()[5].member(2767), Some(ClaimKey::NodePort(30_085)));
         let addresses = pools()[0];
         let is_member = |text: &str| {
             let key = ClaimKey::PodAddress(text.parse().unwrap());

@@ -13,6 +13,10 @@ pub enum Task {
     ReplicaSet(Name),
     /// The slices of a Service.
     EndpointSlices(Name),
+    /// Addresses for all Services that wait for one of their load balancer.
+    LoadBalancers,
+    /// The address of one Service of the type LoadBalancer.
+    LoadBalancer(Name),
     /// All pods that have no node.
     Schedule,
     /// A Node's range, taints, and its pods when it is lost.

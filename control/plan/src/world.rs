@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
@@ -22,29 +21,9 @@ use crate::object::{self, Key, Name};
 use crate::pool::{Claims, Pool};
 use crate::refused;
 use crate::registry::{self, Object, Tables};
+use crate::settings::Settings;
 use crate::task::Task;
 use crate::time::after;
-
-/// What the cluster was configured with.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// All pods' addresses.
-    pub pod_cidr: IpNet,
-    /// Prefix length of one node's part of `pod_cidr`.
-    pub node_prefix: u8,
-    /// All services' addresses.
-    pub service_cidr: IpNet,
-    /// Seconds after which the pods of a lost node are deleted, unless they
-    /// tolerate the taint for another time.
-    pub eviction_seconds: i64,
-    /// Seconds for which events are kept.
-    pub event_seconds: i64,
-    /// Seconds after which a silent node counts as lost, and the pods of one that
-    /// does not exist as gone.
-    pub lost_seconds: i64,
-    /// Finished pods that are kept; 0: all.
-    pub terminated_pods: usize,
-}
 
 /// What is known of an owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +75,9 @@ impl World {
         let mut indexes = Indexes::default();
         let ranges = Pool::NodeRanges(settings.pod_cidr, settings.node_prefix);
         indexes.claims.register(ranges);
+        for range in &settings.load_balancer_pools {
+            indexes.claims.register(Pool::LoadBalancers(*range));
+        }
         indexes.terminated_most = settings.terminated_pods;
         Self {
             settings,
@@ -291,7 +273,11 @@ impl World {
             self.collection_due(key, old, new);
         }
         registry::changed(key, old, new, &mut self.indexes);
-        if key.kind == "Node" && key.group.is_empty() && old.is_some() != new.is_some() {
+        let zone = |node: Option<&Object>| match node {
+            Some(Object::Node(node)) => Some(object::zone(node).1),
+            Some(_) | None => None,
+        };
+        if zone(old) != zone(new) {
             self.endpoints_due(&key.name.name);
         }
         if let (Some(old), None) = (old, new) {
@@ -320,7 +306,8 @@ impl World {
         }
     }
 
-    /// A node came to be or is gone: its pods are endpoints, or are none any more.
+    /// A node came to be, is gone or moved to another zone: its pods are endpoints, are
+    /// none any more, or are preferred by other nodes.
     fn endpoints_due(&mut self, node: &str) {
         let pods = self.pods_on(node);
         let labels = pods.flat_map(|pod| {

@@ -6,9 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use control_plan::Settings;
+use control_plan::pool::PortRange;
 use ipnet::IpNet;
 use proto::v1;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::view::ClusterFacts;
 
@@ -50,6 +52,14 @@ pub struct Config {
     /// Range of all services.
     #[serde(default = "default::service_cidr")]
     pub service_cidr: IpNet,
+    /// Ports of every node that services of the types NodePort and LoadBalancer may have,
+    /// "30000-32767".
+    #[serde(default = "default::node_ports", deserialize_with = "port_range")]
+    pub node_port_range: PortRange,
+    /// Ranges of the addresses that services of the type LoadBalancer are given. Nodes
+    /// answer at them; that they reach a node is up to the network.
+    #[serde(default)]
+    pub load_balancer_pools: Vec<IpNet>,
     /// Seconds without a heartbeat after which a node counts as lost, and without its
     /// Node object after which its pods are deleted.
     #[serde(default = "default::node_lost_after_seconds")]
@@ -96,10 +106,28 @@ pub struct DnsStub {
     pub servers: Vec<String>,
 }
 
+/// Until nodes forward what comes from outside.
+const NO_EXTERNAL_SERVICES: &str =
+    "services of the types NodePort and LoadBalancer are not supported by Hydrofoil yet";
+
+/// From "30000-32767".
+fn port_range<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PortRange, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let ends = text.split_once('-');
+    let ends = ends.and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+    match ends {
+        Some((first, last)) if 0 < first && first <= last => Ok(PortRange { first, last }),
+        Some(_) | None => Err(D::Error::custom(format!(
+            "node_port_range: {text:?} is no range of ports, such as \"30000-32767\""
+        ))),
+    }
+}
+
 /// What a key that is absent stands for.
 mod default {
     use std::net::SocketAddr;
 
+    use control_plan::pool::PortRange;
     use ipnet::{IpNet, Ipv4Net};
 
     fn net(a: u8, b: u8) -> IpNet {
@@ -120,6 +148,12 @@ mod default {
     }
     pub(super) fn service_cidr() -> IpNet {
         net(10, 96)
+    }
+    pub(super) fn node_ports() -> PortRange {
+        PortRange {
+            first: 30_000,
+            last: 32_767,
+        }
     }
     pub(super) fn node_lost_after_seconds() -> u64 {
         40
@@ -186,6 +220,27 @@ impl Config {
         let (pods, services) = (&self.pod_cidr, &self.service_cidr);
         if pods.contains(services) || services.contains(pods) {
             return wrong("service_cidr", "overlaps pod_cidr");
+        }
+        if self.node_port_range != default::node_ports() || !self.load_balancer_pools.is_empty() {
+            return wrong("node_port_range, load_balancer_pools", NO_EXTERNAL_SERVICES);
+        }
+        for pool in &self.load_balancer_pools {
+            let field = "load_balancer_pools";
+            if pool.addr() != pool.network() {
+                return wrong(field, "a range has bits set behind its prefix");
+            }
+            if !pool.addr().is_ipv4() {
+                return wrong(field, "must be ranges of IPv4; IPv6 is not supported yet");
+            }
+            let others = [pods, services].into_iter();
+            let others = others.chain(self.load_balancer_pools.iter());
+            let meets = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
+            if others.filter(|other| meets(pool, other)).count() > 1 {
+                return wrong(
+                    field,
+                    "a range overlaps another one, pod_cidr or service_cidr",
+                );
+            }
         }
         if self.node_prefix < self.pod_cidr.prefix_len() || self.node_prefix > 29 {
             return wrong("node_prefix", "must be from the prefix of pod_cidr to 29");
@@ -257,6 +312,8 @@ impl Config {
             pod_cidr: self.pod_cidr,
             node_prefix: self.node_prefix,
             service_cidr: self.service_cidr,
+            node_ports: self.node_port_range,
+            load_balancer_pools: self.load_balancer_pools.clone(),
             eviction_seconds: i64::from(self.pod_eviction_seconds),
             event_seconds: i64::from(self.event_seconds),
             lost_seconds: i64::try_from(self.node_lost_after_seconds).unwrap_or(i64::MAX),

@@ -12,8 +12,9 @@ use control_api::namespace::BUILTIN;
 use control_api::unknown::Seen;
 use control_api::{Invalid, Warning, admit, equality, meta};
 use control_plan::claim::{Claim, ClaimKey, ClaimWrite};
-use control_plan::ipam::{self, ServiceProblem};
+use control_plan::ipam;
 use control_plan::pool::Pool;
+use control_plan::service_problem::ServiceProblem;
 use control_plan::{Claims, Settings};
 use control_store::{Condition, ListRequest, Store, StoreError, Txn};
 use jiff::Timestamp;
@@ -44,7 +45,8 @@ impl Objects {
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Self {
         let mut claims = Claims::default();
         let addresses = Pool::ServiceAddresses(settings.service_cidr);
-        for pool in [addresses, Pool::ServiceIds, Pool::PortIds] {
+        let node_ports = Pool::NodePorts(settings.node_ports);
+        for pool in [addresses, node_ports, Pool::ServiceIds, Pool::PortIds] {
             claims.register(pool);
         }
         Self {
@@ -202,10 +204,10 @@ impl Objects {
     ) -> Result<Vec<ClaimWrite>, Refusal> {
         let mut service: Service = typed(value)?;
         let before = old.map(typed::<Service>).transpose()?;
-        let range = &self.settings.service_cidr;
+        let settings = &self.settings;
         let mut known = self.claims();
-        let claims = ipam::service(&known, range, &mut service, before.as_ref())
-            .map_err(|problem| service_problem(&problem, value, range))?;
+        let claims = ipam::service(&known, settings, &mut service, before.as_ref())
+            .map_err(|problem| service_problem(&problem, value, &settings.service_cidr))?;
         // The next one picks others, before the store has these.
         for claim in &claims {
             let (owner, revision) = (claim.owner.clone(), claim.revision);
@@ -424,6 +426,17 @@ fn service_problem(problem: &ServiceProblem, value: &Value, range: &ipnet::IpNet
                 message,
             )
             .into()
+        }
+        ServiceProblem::PortOutOfRange { of, port, range } => {
+            let message = format!(
+                "Invalid value: {port}: provided port is not in the valid range. The range of \
+                 valid ports is {range}"
+            );
+            Invalid::one("Service", name, of.field(), message).into()
+        }
+        ServiceProblem::PortTaken { of, port } => {
+            let message = format!("Invalid value: {port}: provided port is already allocated");
+            Invalid::one("Service", name, of.field(), message).into()
         }
         ServiceProblem::UsedUp { what } => {
             Refusal::Unavailable(format!("there are no {what} left for services"))

@@ -181,7 +181,8 @@ impl Views {
     }
 
     fn config(&self, world: &World, node: &str) -> v1::ClusterConfig {
-        let spec = world.nodes.get(node).and_then(|n| n.spec.as_ref());
+        let found = world.nodes.get(node);
+        let spec = found.and_then(|n| n.spec.as_ref());
         v1::ClusterConfig {
             pod_cidrs: vec![world.settings.pod_cidr.to_string()],
             service_cidrs: vec![world.settings.service_cidr.to_string()],
@@ -190,6 +191,11 @@ impl Views {
             dns_servers: self.facts.dns_servers.clone(),
             dns_address: self.facts.dns_address.clone(),
             dns_stubs: self.facts.dns_stubs.clone(),
+            zone: found.map(|n| object::zone(n).1).unwrap_or_default(),
+            node_ports: Some(v1::PortRange {
+                first: world.settings.node_ports.first.into(),
+                last: world.settings.node_ports.last.into(),
+            }),
         }
     }
 
@@ -271,13 +277,13 @@ fn route(name: &str, node: &k8s_openapi::api::core::v1::Node) -> Option<v1::Node
 }
 
 fn service_message(world: &World, service: &Service) -> Option<v1::Service> {
-    let (id, ports) = ipam::ids(service);
+    let numbers = ipam::ids(service);
     let name = Name::of(&service.metadata);
     let slices: Vec<&EndpointSlice> = world.slices_of(&name).map(AsRef::as_ref).collect();
-    let port = |name: &str| ports.get(name).copied().unwrap_or(0);
     let ids = ServiceIds {
-        service: id.unwrap_or(0),
-        port: &port,
+        service: numbers.service.unwrap_or(0),
+        port: &|name| numbers.ports.get(name).copied().unwrap_or(0),
+        external: &|name| numbers.external.get(name).copied().unwrap_or(0),
     };
     proto::convert::service::service(service, &slices, &ids, 0)
 }

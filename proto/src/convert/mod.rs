@@ -4,6 +4,7 @@
 //! resolved becomes an error in the message (`config_error`, `Files.error`),
 //! never a failure. Called by `control-server`.
 
+mod backend;
 pub mod budget;
 pub mod container;
 pub mod env;

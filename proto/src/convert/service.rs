@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use control_api::service::HEADLESS;
-use k8s_openapi::api::core::v1::{Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use control_api::service::{HEADLESS, LB_ALGORITHM};
+use k8s_openapi::api::core::v1::{Service, ServiceSpec};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use super::backend::{Use, backends, use_of};
 use crate::Message as _;
 use crate::limits::CHANGE_BYTES;
 use crate::v1;
-use crate::v1::backend::State;
 
 /// Numbers that the control plane has given to a service; they never change.
 pub struct ServiceIds<'a> {
@@ -19,6 +19,8 @@ pub struct ServiceIds<'a> {
     pub service: u32,
     /// By the name of the port ("" for the only one).
     pub port: &'a dyn Fn(&str) -> u32,
+    /// The second one of a port, for connections from outside; 0: it has none.
+    pub external: &'a dyn Fn(&str) -> u32,
 }
 
 /// The message; `None` for a service that waits for its address. A headless one, and one
@@ -58,12 +60,16 @@ pub fn service(
     if ips.is_empty() || ids.service == 0 {
         return None;
     }
+    let has_node_ports = matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"));
     let ports = spec.ports.iter().flatten().map(|port| {
         let name = port.name.clone().unwrap_or_default();
+        let node_port = port.node_port.filter(|_| has_node_ports);
         v1::ServicePort {
             id: (ids.port)(&name),
+            external_id: (ids.external)(&name),
             protocol: port.protocol.clone().unwrap_or_default(),
-            port: u32::try_from(port.port).unwrap_or_default(),
+            port: number(Some(port.port)),
+            node_port: number(node_port),
             backends: backends(port, slices),
             name,
         }
@@ -72,9 +78,66 @@ pub fn service(
         id: ids.service,
         ports: ports.collect(),
         cluster_ips: ips,
+        external_ips: spec.external_ips.clone().unwrap_or_default(),
+        load_balancer_ips: load_balancer_ips(service),
+        source_ranges: spec.load_balancer_source_ranges.clone().unwrap_or_default(),
+        internal_traffic_policy: policy(spec.internal_traffic_policy.as_deref()).into(),
+        external_traffic_policy: policy(spec.external_traffic_policy.as_deref()).into(),
+        affinity_timeout_s: affinity_timeout(spec),
+        algorithm: algorithm(service).into(),
+        health_check_node_port: number(spec.health_check_node_port),
         ..named
     };
     Some(bounded(message, CHANGE_BYTES))
+}
+
+fn number(number: Option<i32>) -> u32 {
+    number.and_then(|n| u32::try_from(n).ok()).unwrap_or(0)
+}
+
+fn policy(text: Option<&str>) -> v1::TrafficPolicy {
+    match text {
+        Some("Local") => v1::TrafficPolicy::Local,
+        Some(_) | None => v1::TrafficPolicy::Cluster,
+    }
+}
+
+/// Seconds; 0 without affinity. Admission has set the default of the API.
+fn affinity_timeout(spec: &ServiceSpec) -> u32 {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return 0;
+    }
+    let config = spec.session_affinity_config.as_ref();
+    let client = config.and_then(|c| c.client_ip.as_ref());
+    number(client.and_then(|c| c.timeout_seconds))
+}
+
+fn algorithm(service: &Service) -> v1::Algorithm {
+    let annotations = service.metadata.annotations.as_ref();
+    match annotations
+        .and_then(|a| a.get(LB_ALGORITHM))
+        .map(String::as_str)
+    {
+        Some("maglev") => v1::Algorithm::Maglev,
+        Some("least-connections") => v1::Algorithm::LeastConnections,
+        Some(_) | None => v1::Algorithm::Hash,
+    }
+}
+
+/// Addresses of the service's load balancer. Those of the mode "Proxy" belong to a load
+/// balancer that nodes must not bypass (KEP-1860).
+fn load_balancer_ips(service: &Service) -> Vec<String> {
+    let is_balanced = |s: &&ServiceSpec| s.type_.as_deref() == Some("LoadBalancer");
+    if service.spec.as_ref().filter(is_balanced).is_none() {
+        return Vec::new();
+    }
+    let status = service
+        .status
+        .as_ref()
+        .and_then(|s| s.load_balancer.as_ref());
+    let ingress = status.iter().flat_map(|b| b.ingress.iter().flatten());
+    let vip = ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy"));
+    vip.filter_map(|i| i.ip.clone()).collect()
 }
 
 /// Leaves out backends, the same part of each port, until the message has at most
@@ -125,102 +188,6 @@ fn endpoints(slices: &[&EndpointSlice]) -> Vec<v1::NamedEndpoint> {
         ports,
     });
     endpoints.collect()
-}
-
-/// Backends of one port, each once, in the order of their addresses. Ready ones take
-/// new connections; where there is none, those that terminate and still serve
-/// (Kubernetes' pkg/proxy/topology.go, CategorizeEndpoints).
-fn backends(port: &ServicePort, slices: &[&EndpointSlice]) -> Vec<v1::Backend> {
-    let mut found: BTreeMap<(IpAddr, u32), (Use, v1::Backend)> = BTreeMap::new();
-    for slice in slices {
-        for number in numbers(port, slice) {
-            for endpoint in &slice.endpoints {
-                // All addresses of an endpoint are the same; the first is used.
-                let Some(address) = endpoint.addresses.first() else {
-                    continue;
-                };
-                let Ok(ip) = address.parse::<IpAddr>() else {
-                    continue;
-                };
-                let used = use_of(endpoint);
-                let better = found
-                    .get(&(ip, number))
-                    .is_none_or(|(there, _)| *there < used);
-                if better {
-                    found.insert((ip, number), (used, backend(endpoint, address, number)));
-                }
-            }
-        }
-    }
-    let best = found.values().map(|(used, _)| *used).max();
-    let backends = found.into_values().map(|(used, mut backend)| {
-        // One that takes none keeps its connections: only new ones go elsewhere.
-        let active = used != Use::None && Some(used) == best;
-        let state = if active {
-            State::Active
-        } else {
-            State::Terminating
-        };
-        backend.state = state.into();
-        backend
-    });
-    backends.collect()
-}
-
-/// What an endpoint is to new connections.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Use {
-    None,
-    /// It terminates and still serves: better than no endpoint at all.
-    Last,
-    Ready,
-}
-
-fn use_of(endpoint: &Endpoint) -> Use {
-    let conditions = endpoint.conditions.as_ref();
-    // What is not said counts as ready and serving (EndpointConditions).
-    let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
-    let serving = conditions.and_then(|c| c.serving).unwrap_or(true);
-    let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
-    if ready {
-        Use::Ready
-    } else if serving && terminating {
-        Use::Last
-    } else {
-        Use::None
-    }
-}
-
-/// Target ports of the service's port in a slice: matched by name.
-fn numbers(port: &ServicePort, slice: &EndpointSlice) -> Vec<u32> {
-    let name = port.name.as_deref().unwrap_or_default();
-    let protocol = port.protocol.as_deref().unwrap_or_default();
-    let ports = slice.ports.iter().flatten().filter(|p| {
-        p.name.as_deref().unwrap_or_default() == name
-            && p.protocol.as_deref().unwrap_or_default() == protocol
-    });
-    ports
-        .filter_map(|p| u32::try_from(p.port?).ok())
-        .filter(|p| *p > 0)
-        .collect()
-}
-
-fn backend(endpoint: &Endpoint, address: &str, port: u32) -> v1::Backend {
-    let pod = endpoint
-        .target_ref
-        .as_ref()
-        .filter(|r| r.kind.as_deref() == Some("Pod"));
-    let text = |field: Option<&Option<String>>| field.cloned().flatten().unwrap_or_default();
-    v1::Backend {
-        address: address.to_owned(),
-        port,
-        node: endpoint.node_name.clone().unwrap_or_default(),
-        pod: text(pod.map(|r| &r.uid)),
-        pod_name: pod
-            .map(|r| format!("{}/{}", text(Some(&r.namespace)), text(Some(&r.name))))
-            .unwrap_or_default(),
-        state: State::Unspecified.into(),
-    }
 }
 
 #[cfg(test)]

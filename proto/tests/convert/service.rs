@@ -47,6 +47,7 @@ fn joins_services_and_endpoints() {
     let ids = ServiceIds {
         service: 9,
         port: &port_ids,
+        external: &|_name| 0,
     };
     let message = service(&web, &slices.each_ref(), &ids, 4).unwrap();
     assert_eq!(
@@ -149,6 +150,7 @@ fn services_without_an_address_are_sent_for_dns() {
     let none = ServiceIds {
         service: 0,
         port: &|_name| 0,
+        external: &|_name| 0,
     };
     let alias: Service = typed(json!({"metadata": {"name": "db", "namespace": "team"},
         "spec": {"type": "ExternalName", "externalName": "db.example"}}));

@@ -28,6 +28,7 @@ fn serving() -> (Node, v1::PodStatus) {
         pod: "web".into(),
         pod_name: "default/web".into(),
         state: v1::backend::State::Active.into(),
+        ..v1::Backend::default()
     };
     let service = v1::Service {
         namespace: "default".into(),
@@ -41,6 +42,7 @@ fn serving() -> (Node, v1::PodStatus) {
             port: 80,
             backends: vec![backend],
             id: 1,
+            ..v1::ServicePort::default()
         }],
         ..v1::Service::default()
     };

@@ -5,6 +5,18 @@ use serde_json::{Value, json};
 
 use crate::manifest::{deployment, node, pod, refused, service, with};
 
+fn node_port() -> Value {
+    with(&service(), "spec.type", json!("NodePort"))
+}
+
+fn balancer() -> Value {
+    with(&service(), "spec.type", json!("LoadBalancer"))
+}
+
+fn affine() -> Value {
+    with(&service(), "spec.sessionAffinity", json!("ClientIP"))
+}
+
 #[test]
 fn refuses_by_field_and_in_kubernetes_words() {
     let c = "spec.containers[0]";
@@ -66,6 +78,30 @@ fn refuses_by_field_and_in_kubernetes_words() {
         (service(), "spec.ports".into(), json!([{"name": "a", "port": 1}, {"name": "b", "port": 1}]), "spec.ports[1]: Duplicate value: \"1/TCP\"".into()),
         (service(), "spec.ports[0].port".into(), json!(0), "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive".into()),
         (service(), "spec.ports[0].targetPort".into(), json!("Bad_Name"), "spec.ports[0].targetPort: Invalid value: \"Bad_Name\": must contain only".into()),
+        (service(), "spec.type".into(), json!("External"), "spec.type: Unsupported value: \"External\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"".into()),
+        (service(), "spec.ports[0].nodePort".into(), json!(30080), "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'".into()),
+        (node_port(), "spec.clusterIP".into(), json!("None"), "spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for NodePort services".into()),
+        (node_port(), "spec.ports[0].nodePort".into(), json!(-1), "spec.ports[0].nodePort: Invalid value: -1: must be between 1 and 65535, inclusive".into()),
+        (node_port(), "spec.ports".into(), json!([{"name": "a", "port": 1, "nodePort": 30080}, {"name": "b", "port": 2, "nodePort": 30080}]), "spec.ports[1].nodePort: Duplicate value: 30080".into()),
+        (node_port(), "spec.externalTrafficPolicy".into(), json!("Near"), "spec.externalTrafficPolicy: Unsupported value: \"Near\": supported values: \"Cluster\", \"Local\"".into()),
+        (service(), "spec.externalTrafficPolicy".into(), json!("Local"), "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services".into()),
+        (service(), "spec.healthCheckNodePort".into(), json!(30000), "spec.healthCheckNodePort: Invalid value: 30000: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'".into()),
+        (service(), "spec.loadBalancerSourceRanges".into(), json!(["10.0.0.0/8"]), "spec.loadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'".into()),
+        (balancer(), "spec.loadBalancerSourceRanges".into(), json!(["10.0.0.0/8", "10.0.0.0"]), "spec.loadBalancerSourceRanges[1]: Invalid value: \"10.0.0.0\": must be a valid CIDR value".into()),
+        (balancer(), "spec.loadBalancerSourceRanges".into(), json!(["10.0.0.0/33"]), "spec.loadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0/33\"".into()),
+        (service(), "spec.loadBalancerClass".into(), json!("a/b"), "spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'".into()),
+        (balancer(), "spec.loadBalancerClass".into(), json!("a b"), "spec.loadBalancerClass: Invalid value: \"a b\"".into()),
+        (service(), "spec.allocateLoadBalancerNodePorts".into(), json!(true), "spec.allocateLoadBalancerNodePorts: Forbidden: may only be used when `type` is 'LoadBalancer'".into()),
+        (service(), "spec.externalIPs".into(), json!(["127.0.0.1"]), "spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range".into()),
+        (service(), "spec.externalIPs".into(), json!(["169.254.0.1"]), "spec.externalIPs[0]: Invalid value: \"169.254.0.1\": may not be in the link-local range".into()),
+        (service(), "spec.externalIPs".into(), json!(["x"]), "spec.externalIPs[0]: Invalid value: \"x\": must be a valid IP address".into()),
+        (affine(), "spec.sessionAffinityConfig".into(), json!({"clientIP": {"timeoutSeconds": 0}}), "spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 0: must be greater than 0 and less than 86400".into()),
+        (affine(), "spec.sessionAffinityConfig".into(), json!({"clientIP": {"timeoutSeconds": 86401}}), "spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 86401".into()),
+        (service(), "spec.sessionAffinity".into(), json!("Cookie"), "spec.sessionAffinity: Unsupported value: \"Cookie\": supported values: \"ClientIP\", \"None\"".into()),
+        (service(), "spec.trafficDistribution".into(), json!("Near"), "spec.trafficDistribution: Unsupported value: \"Near\": supported values: \"PreferClose\", \"PreferSameNode\", \"PreferSameZone\"".into()),
+        (service(), "spec.internalTrafficPolicy".into(), json!("Near"), "spec.internalTrafficPolicy: Unsupported value: \"Near\": supported values: \"Cluster\", \"Local\"".into()),
+        (service(), "metadata.annotations".into(), json!({"hydrofoil.dev/lb-algorithm": "fastest"}), "metadata.annotations[hydrofoil.dev/lb-algorithm]: Unsupported value: \"fastest\": supported values: \"hash\", \"maglev\", \"least-connections\"".into()),
+        (pod(), "metadata.annotations".into(), json!({"hydrofoil.dev/weight": "101"}), "metadata.annotations[hydrofoil.dev/weight]: Invalid value: \"101\": must be between 1 and 100, inclusive".into()),
         (service(), "spec.clusterIP".into(), json!("10.0.0"), "spec.clusterIP: Invalid value: \"10.0.0\": must be empty, 'None', or a valid IP address".into()),
     ];
     for (object, path, value, expected) in rows {

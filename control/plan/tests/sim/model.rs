@@ -37,6 +37,11 @@ fn settings() -> Settings {
         // Few addresses, so that they are used again.
         node_prefix: 27,
         service_cidr: "10.96.0.0/16".parse().unwrap(),
+        node_ports: control_plan::pool::PortRange {
+            first: 30_000,
+            last: 32_767,
+        },
+        load_balancer_pools: Vec::new(),
         eviction_seconds: 5,
         event_seconds: 60,
         lost_seconds: 4,
@@ -609,6 +614,8 @@ impl Cluster {
             | ClaimKey::ServiceId(_)
             | ClaimKey::PortId(_)
             | ClaimKey::NodeRange(_)
+            | ClaimKey::NodePort(_)
+            | ClaimKey::LoadBalancerAddress(_)
             | ClaimKey::Identity(_) => None,
         })
         .collect()
