@@ -4,6 +4,11 @@
 //! it: the entry first, then its generation, then the epoch. So a flow that has the epoch needs
 //! one comparison; any other one compares its generations and is stamped with the epoch that
 //! was read before them. Called by `stage/established.rs` and `stage/follow.rs`.
+//!
+//! The tests walk all interleavings of one writer with the packets of two CPUs, as if memory had
+//! one order: a flow that is decided, one that is found to stand, and one that gets another route.
+//! Not in the model: an entry whose memory is given to another flow (`conntrack::is_copy_of`), and
+//! the order in which a CPU's stores reach another one, which is that of the program on x86.
 
 use ebpf_common::conntrack::Flow;
 
@@ -44,45 +49,48 @@ pub fn stands(flow: &mut Flow, now: &impl Current) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    extern crate std;
     use core::cell::Cell;
     use ebpf_common::abi::MapType as _;
     use proptest::prelude::*;
+    use std::vec::Vec;
 
     /// What the agent writes, one step after the other.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     enum Write {
         /// What the flow was decided from.
-        Entry,
+        Entry(Of),
         /// The generation of it.
-        Generation,
+        Generation(Of),
         Epoch,
     }
     use Write::{Entry, Epoch, Generation};
 
-    /// As `Maps` changes an entry.
-    const CHANGE: [Write; 5] = [Generation, Epoch, Entry, Generation, Epoch];
-
-    /// Which of the three generations moves.
-    #[derive(Clone, Copy, Debug)]
+    /// What changes, and has a generation.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     enum Of {
         Backend,
         Endpoint,
         Node,
     }
+    const ALL: [Of; 3] = [Of::Backend, Of::Endpoint, Of::Node];
+
+    /// As `Maps` changes an entry.
+    const fn change(of: Of) -> [Write; 5] {
+        [Generation(of), Epoch, Entry(of), Generation(of), Epoch]
+    }
 
     /// Memory that is changed between two reads: before read `n`, `schedule[n]` writes are done.
     struct Memory<'a> {
         writes: &'a [Write],
-        of: Of,
         schedule: &'a [usize],
         reads: Cell<usize>,
     }
 
     impl<'a> Memory<'a> {
-        fn new(writes: &'a [Write], of: Of, schedule: &'a [usize]) -> Self {
+        fn new(writes: &'a [Write], schedule: &'a [usize]) -> Self {
             Self {
                 writes,
-                of,
                 schedule,
                 reads: Cell::new(0),
             }
@@ -94,6 +102,11 @@ mod tests {
             let done = &self.writes[..self.schedule[read]];
             done.iter().filter(|write| **write == what).count() as u32
         }
+
+        /// A route, from what says where the endpoint is and from the node's routes.
+        fn route(&self) -> u32 {
+            self.read(Entry(Of::Endpoint)) << 8 | self.read(Entry(Of::Node))
+        }
     }
 
     impl Current for Memory<'_> {
@@ -101,31 +114,23 @@ mod tests {
             self.read(Epoch)
         }
         fn backend_gen(&self, _: u32) -> u32 {
-            let now = self.read(Generation);
-            if matches!(self.of, Of::Backend) {
-                now
-            } else {
-                0
-            }
+            self.read(Generation(Of::Backend))
         }
         fn endpoint_gen(&self, _: u16) -> u32 {
-            let now = self.read(Generation);
-            if matches!(self.of, Of::Endpoint) {
-                now
-            } else {
-                0
-            }
+            self.read(Generation(Of::Endpoint))
         }
         fn node_gen(&self) -> u32 {
-            let now = self.read(Generation);
-            if matches!(self.of, Of::Node) { now } else { 0 }
+            self.read(Generation(Of::Node))
         }
     }
+
+    /// Most reads of one packet.
+    const READS: usize = 10;
 
     /// All ways in which `reads` reads can fall between the writes.
     fn schedules(reads: usize, writes: usize, each: &mut impl FnMut(&[usize])) {
         fn extend(
-            so_far: &mut [usize; 8],
+            so_far: &mut [usize; READS],
             at: usize,
             reads: usize,
             writes: usize,
@@ -141,59 +146,117 @@ mod tests {
                 extend(so_far, at + 1, reads, writes, each);
             }
         }
-        extend(&mut [0; 8], 0, reads, writes, each);
+        extend(&mut [0; READS], 0, reads, writes, each);
     }
 
-    /// A flow that is decided while the agent writes: whether it was decided from the new entry.
-    fn decide(memory: &Memory<'_>) -> (Flow, bool) {
+    /// The first packet of a flow, as `stage/service.rs` and `stage/route.rs` decide it; the
+    /// backend that it found is `dst`, the route `nexthop`.
+    fn decide(memory: &Memory<'_>) -> Flow {
         let mut flow = Flow::zeroed();
         flow.epoch = memory.epoch();
         flow.backend_gen = memory.backend_gen(0);
-        flow.route_gen = route_gen(memory.endpoint_gen(0), memory.node_gen());
-        (flow, memory.read(Entry) == 1)
+        flow.dst.be = memory.read(Entry(Of::Backend));
+        find_route(&mut flow, memory);
+        flow
     }
 
-    /// Whether some interleaving leaves a flow with the old decision that passes when all is
-    /// written: it was decided at any moment, and seen by two CPUs since.
-    fn stale_flow_passes(writes: &[Write], of: Of) -> bool {
-        let mut passes = false;
-        schedules(5, writes.len(), &mut |deciding| {
-            let (decided, new) = decide(&Memory::new(writes, of, deciding));
-            if new {
-                return;
+    fn find_route(flow: &mut Flow, memory: &Memory<'_>) {
+        let node_gen = memory.node_gen();
+        flow.route_gen = route_gen(memory.endpoint_gen(0), node_gen);
+        flow.nexthop.be = memory.route();
+    }
+
+    /// A later packet on the slow path, as in `stage/follow.rs`; false if its backend was removed.
+    fn follow(flow: &mut Flow, memory: &Memory<'_>) -> bool {
+        let epoch = memory.epoch();
+        if flow.backend_gen != memory.backend_gen(0) {
+            return false;
+        }
+        if flow.route_gen != route_gen(memory.endpoint_gen(0), memory.node_gen()) {
+            find_route(flow, memory);
+        }
+        flow.epoch = epoch;
+        true
+    }
+    const DECIDE_READS: usize = 7;
+    const FOLLOW_READS: usize = 8;
+    const STANDS_READS: usize = 4;
+
+    /// Every flow that can be there when all is written: decided at any moment, and then seen by
+    /// `packet` at any moment. The packets of two CPUs may have read an entry before the other one
+    /// has stamped it, and either stamp may be the last, so that of one packet is all there is to
+    /// see.
+    fn outcomes(writes: &[Write], reads: usize, packet: fn(&mut Flow, &Memory<'_>)) -> Vec<Flow> {
+        let mut decided: Vec<Flow> = Vec::new();
+        schedules(DECIDE_READS, writes.len(), &mut |schedule| {
+            let flow = decide(&Memory::new(writes, schedule));
+            if !decided.contains(&flow) {
+                decided.push(flow);
             }
-            // The packets of two CPUs work on the entry at once: each may have read it before
-            // the other one has stamped it, and either stamp may be the last.
-            schedules(4, writes.len(), &mut |seen| {
-                let mut stamped = decided;
-                let _stands = stands(&mut stamped, &Memory::new(writes, of, seen));
-                for mut flow in [decided, stamped] {
-                    let end = [writes.len(); 4];
-                    passes |= stands(&mut flow, &Memory::new(writes, of, &end));
+        });
+        let mut found = decided.clone();
+        for flow in decided {
+            schedules(reads, writes.len(), &mut |schedule| {
+                let mut flow = flow;
+                packet(&mut flow, &Memory::new(writes, schedule));
+                if !found.contains(&flow) {
+                    found.push(flow);
                 }
             });
+        }
+        found
+    }
+
+    /// Whether some interleaving leaves a flow with an old decision that passes when all is
+    /// written.
+    fn stale_flow_passes(writes: &[Write]) -> bool {
+        let end = [writes.len(); READS];
+        let all = Memory::new(writes, &end);
+        let (backend, route) = (all.read(Entry(Of::Backend)), all.route());
+        let fast = outcomes(writes, STANDS_READS, |flow, memory| {
+            let _stands = stands(flow, memory);
         });
-        passes
+        let slow = outcomes(writes, FOLLOW_READS, |flow, memory| {
+            let _followed = follow(flow, memory);
+        });
+        fast.into_iter().chain(slow).any(|mut flow| {
+            let stale = flow.dst.be != backend || flow.nexthop.be != route;
+            stale && stands(&mut flow, &Memory::new(writes, &end))
+        })
     }
 
     #[test]
     fn no_stale_flow_passes_after_the_epoch_has_moved() {
-        for of in [Of::Backend, Of::Endpoint, Of::Node] {
-            assert!(!stale_flow_passes(&CHANGE, of), "{of:?}");
+        for of in ALL {
+            assert!(!stale_flow_passes(&change(of)), "{of:?}");
             // Routes are the kernel's: only the second half is written.
-            assert!(!stale_flow_passes(&CHANGE[2..], of), "{of:?}");
+            assert!(!stale_flow_passes(&change(of)[2..]), "{of:?}");
+        }
+    }
+
+    /// The agent changes one thing, then another one.
+    #[test]
+    fn no_stale_flow_passes_after_two_changes() {
+        for first in ALL {
+            for second in ALL {
+                let mut writes = change(first)[2..].to_vec();
+                writes.extend(&change(second)[2..]);
+                assert!(!stale_flow_passes(&writes), "{first:?} {second:?}");
+            }
         }
     }
 
     /// The model finds what goes wrong in another order.
     #[test]
     fn other_orders_let_stale_flows_pass() {
-        for wrong in [
-            [Entry, Epoch, Generation],
-            [Generation, Epoch, Entry],
-            [Generation, Entry, Epoch],
-        ] {
-            assert!(stale_flow_passes(&wrong, Of::Node), "{wrong:?}");
+        for of in ALL {
+            for wrong in [
+                [Entry(of), Epoch, Generation(of)],
+                [Generation(of), Epoch, Entry(of)],
+                [Generation(of), Entry(of), Epoch],
+            ] {
+                assert!(stale_flow_passes(&wrong), "{wrong:?}");
+            }
         }
     }
 
@@ -202,8 +265,8 @@ mod tests {
     fn a_flow_that_stands_is_stamped() {
         let writes = [Epoch];
         let mut flow = Flow::zeroed();
-        assert!(stands(&mut flow, &Memory::new(&writes, Of::Node, &[1; 4])));
-        let again = Memory::new(&writes, Of::Node, &[1; 4]);
+        assert!(stands(&mut flow, &Memory::new(&writes, &[1; 4])));
+        let again = Memory::new(&writes, &[1; 4]);
         assert!(stands(&mut flow, &again));
         assert_eq!(again.reads.get(), 1);
     }
