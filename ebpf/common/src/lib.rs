@@ -27,4 +27,4 @@ pub mod service;
 ///
 /// Written into each object (`config::NODE_CONFIG`) and next to the pins; the agent refuses to
 /// adopt maps of another version.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

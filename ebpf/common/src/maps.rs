@@ -20,7 +20,7 @@ pub const MAX_FRONTENDS: usize = 65_536;
 /// Backends on all services of this node's view, at most. Ids run from 1.
 pub const MAX_BACKENDS: usize = 131_072;
 /// Flow entries unless the agent is configured otherwise; a connection through a service takes
-/// two. The least recently used ones are evicted.
+/// two. None is evicted: a full map takes no new connection.
 pub const FLOWS: usize = 131_072;
 /// Address blocks of the cluster, at most.
 pub const MAX_NETWORKS: usize = 1024;
@@ -227,7 +227,7 @@ pub const MAPS: [Shape; 15] = [
     ),
     shape::<FlowKey4, Flow>(
         name::FLOWS,
-        Kind::LruHash,
+        Kind::Hash,
         FLOWS,
         0,
         "programs write; what to do with the next packet of an IPv4 flow",

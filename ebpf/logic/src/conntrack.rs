@@ -20,8 +20,9 @@
 //! Called by `stage/create.rs`, `stage/follow.rs`, `stage/established.rs`, `reply_tuple` and
 //! `agent-sys`.
 
+use crate::checksum::{addr_delta, port_delta};
 use crate::parse::flag;
-use ebpf_common::conntrack::{Flow, state};
+use ebpf_common::conntrack::{Flow, FlowKey4, state};
 use ebpf_common::net::protocol;
 
 /// States of both directions after a packet.
@@ -99,6 +100,23 @@ pub const fn next(own: u8, flags: u8) -> Step {
     }
 }
 
+/// Whether a copy of an entry is that of the flow with `key`, and was copied whole: its addresses
+/// and ports are the key's, or differ by what the entry says that they do.
+///
+/// The kernel gives the memory of a removed entry to another flow at once, also while a program
+/// holds a pointer to it.
+#[inline(always)]
+pub const fn is_copy_of(key: &FlowKey4, flow: &Flow) -> bool {
+    if flow.translates() {
+        flow.addr_delta == addr_delta(key, flow) && flow.port_delta == port_delta(key, flow)
+    } else {
+        flow.src.be == key.src.be
+            && flow.dst.be == key.dst.be
+            && flow.sport.be == key.sport.be
+            && flow.dport.be == key.dport.be
+    }
+}
+
 /// Seconds of silence after which an entry in this state expires.
 ///
 /// Netfilter's defaults, but a day for established connections as kube-proxy sets it, an hour
@@ -149,6 +167,8 @@ pub const fn is_expired(flow: &Flow, now: u32, jiffies_per_second: u32) -> bool 
 mod tests {
     use super::*;
     use ebpf_common::abi::MapType as _;
+    use ebpf_common::conntrack::action;
+    use ebpf_common::net::{Be16, Be32};
     use flag::{ACK, FIN, RST, SYN};
 
     /// Packets (from the client?, flags), then the states of client's and server's direction.
@@ -272,6 +292,49 @@ mod tests {
         let mut packets = OPEN.to_vec();
         packets.push((false, SYN | ACK));
         check(&packets, state::ESTABLISHED, state::ESTABLISHED);
+    }
+
+    #[test]
+    fn a_copy_of_another_flow_is_told() {
+        let key = |sport: u16, dst: u32| FlowKey4 {
+            src: Be32::new(0x0af4_0105),
+            dst: Be32::new(dst),
+            sport: Be16::new(sport),
+            dport: Be16::new(80),
+            scope: FlowKey4::scope(7, protocol::TCP),
+        };
+        let flow = |key: &FlowKey4, dst: u32, dport: u16| {
+            let mut flow = Flow {
+                src: key.src,
+                dst: Be32::new(dst),
+                sport: key.sport,
+                dport: Be16::new(dport),
+                ..Flow::zeroed()
+            };
+            if flow.dst != key.dst || flow.dport != key.dport {
+                flow.action |= action::NAT;
+                flow.addr_delta = addr_delta(key, &flow);
+                flow.port_delta = port_delta(key, &flow);
+            }
+            flow
+        };
+        let (service, direct) = (0x0a60_0007, 0x0af4_0106);
+        let own = key(40_000, service);
+        let translated = flow(&own, direct, 8080);
+        assert!(is_copy_of(&own, &translated));
+        let plain = key(40_000, direct);
+        assert!(is_copy_of(&plain, &flow(&plain, direct, 80)));
+        for other in [key(40_001, service), key(40_000, service + 1), plain] {
+            assert!(!is_copy_of(&other, &translated), "{other:?}");
+            assert!(
+                !is_copy_of(&own, &flow(&other, direct + 9, 9090)),
+                "{other:?}"
+            );
+        }
+        // Half of the next owner's entry.
+        let mut torn = translated;
+        torn.dst = Be32::new(direct + 1);
+        assert!(!is_copy_of(&own, &torn));
     }
 
     #[test]

@@ -139,12 +139,29 @@ extern "C" fn find_port(context: *const PacketContext, key: *mut FlowKey4) -> u3
     }
 }
 
-/// `Life` of the other connection that has a reply tuple.
+/// Writes the entry of the answers if its tuple may be taken, see `stage::reply_tuple`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn take_tuple(
+    context: *const PacketContext,
+    key: *const FlowKey4,
+    answer: *const Flow,
+    least: u32,
+) -> u32 {
+    match (borrowed(context), borrowed(key), borrowed(answer)) {
+        (Some(context), Some(key), Some(answer)) => {
+            Verdict::of(stage::reply_tuple::take_tuple(context, key, answer, least)).number()
+        }
+        (Some(_) | None, _, _) => NO_MEMORY,
+    }
+}
+
+/// `Life` of the other connection that has a reply tuple, see `stage::reply_tuple`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn life_of_owner(context: *const PacketContext, key: *const FlowKey4) -> u32 {
     match (borrowed(context), borrowed(key)) {
-        (Some(context), Some(key)) => stage::reply_tuple::owner(context, key) as u32,
+        (Some(context), Some(key)) => stage::reply_tuple::owner(context, key),
         (Some(_) | None, _) => Life::Alive as u32,
     }
 }

@@ -5,7 +5,7 @@
 //! one field being equal.
 
 use crate::flow::PacketContext;
-use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use ebpf_common::ABI_VERSION;
 use ebpf_common::config::NodeConfig;
@@ -21,6 +21,7 @@ use ebpf_common::name::{Name, NameKey};
 use ebpf_common::net::{Addr, Be32};
 use ebpf_common::network::Network;
 use ebpf_common::service::{Backend, BackendStats, Frontend, FrontendKey};
+use ebpf_logic::conntrack::is_copy_of;
 use ebpf_logic::generation::Current;
 
 /// Facts of the node; the loader writes over it.
@@ -94,7 +95,7 @@ static BACKEND_GENS: Array<u32, MAX_BACKENDS> = Array::new();
 #[btf_map(name = "backend_stats")]
 static BACKEND_STATS: Array<BackendStats, MAX_BACKENDS> = Array::new();
 #[btf_map(name = "flows")]
-static FLOWS: LruHashMap<FlowKey4, Flow, FLOW_COUNT> = LruHashMap::new();
+static FLOWS: HashMap<FlowKey4, Flow, FLOW_COUNT> = HashMap::new();
 #[btf_map(name = "counters")]
 static COUNTERS: PerCpuArray<Count, COUNTER_COUNT> = PerCpuArray::new();
 /// Not pinned: each load of the object has its own.
@@ -109,9 +110,11 @@ static NAMES: HashMap<NameKey, Name, MAX_NAMES, NO_PREALLOC> = HashMap::new();
 type Choices = Array<u32, MAX_CHOICES, INNER_MAP>;
 
 /// `BPF_ANY`
-pub(crate) const ANY: u64 = 0;
+const ANY: u64 = 0;
 /// `BPF_NOEXIST`
-pub(crate) const NOEXIST: u64 = 1;
+const NOEXIST: u64 = 1;
+/// `-EEXIST`
+const EXISTS: i32 = -17;
 
 /// The pod behind an interface.
 #[inline(always)]
@@ -249,14 +252,64 @@ fn generation(at: Option<*const u32>) -> u32 {
 pub(crate) fn flow(key: &FlowKey4) -> Option<&'static mut Flow> {
     let at = FLOWS.get_ptr_mut(key)?;
     // SAFETY: the map is preallocated, so the memory stays an entry while we are here. It may be
-    // given to another flow meanwhile: then this one packet is translated as that flow's, and
-    // counted for it.
+    // given to another flow meanwhile, when this one is removed: on the fast path this one packet
+    // is translated as that flow's then; the slow path copies it (`copy_flow`).
     Some(unsafe { &mut *at })
 }
 
+/// Copies the entry of a flow, and returns the entry itself to be written to. Only what has been
+/// this flow's from the beginning of the copy to its end is taken for its entry.
 #[inline(always)]
-pub(crate) fn put_flow(key: &FlowKey4, flow: &Flow, flags: u64) -> bool {
-    FLOWS.insert(key, flow, flags).is_ok()
+pub(crate) fn copy_flow(key: &FlowKey4, copy: &mut Flow) -> Option<&'static mut Flow> {
+    let mut attempt = 0;
+    while attempt < COPIES {
+        let entry = flow(key)?;
+        *copy = *entry;
+        if is_copy_of(key, copy) && is_entry(key, entry) {
+            return Some(entry);
+        }
+        attempt += 1;
+    }
+    None
+}
+
+/// How often an entry is copied that is replaced meanwhile.
+const COPIES: u32 = 2;
+
+/// Whether the memory is still this flow's entry.
+#[inline(always)]
+pub(crate) fn is_entry(key: &FlowKey4, entry: &Flow) -> bool {
+    match FLOWS.get_ptr(key) {
+        Some(now) => core::ptr::eq(now, entry),
+        None => false,
+    }
+}
+
+/// What has become of an entry that was to be made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inserted {
+    /// It was made.
+    Made,
+    /// There is one with this key.
+    Exists,
+    /// The map is full.
+    Full,
+}
+
+/// Makes an entry that is not there yet.
+#[inline(always)]
+pub(crate) fn insert_flow(key: &FlowKey4, flow: &Flow) -> Inserted {
+    match FLOWS.insert(key, flow, NOEXIST) {
+        Ok(()) => Inserted::Made,
+        Err(EXISTS) => Inserted::Exists,
+        Err(_) => Inserted::Full,
+    }
+}
+
+/// Makes an entry, or replaces it whole; false when the map is full.
+#[inline(always)]
+pub(crate) fn put_flow(key: &FlowKey4, flow: &Flow) -> bool {
+    FLOWS.insert(key, flow, ANY).is_ok()
 }
 
 #[inline(always)]

@@ -45,6 +45,8 @@ mod refuse;
 #[cfg(test)]
 mod reply_tuple;
 #[cfg(test)]
+mod reuse;
+#[cfg(test)]
 mod route;
 #[cfg(test)]
 mod service;

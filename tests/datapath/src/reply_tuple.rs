@@ -6,10 +6,12 @@ use agent_sys::bpf::{Program, Ran};
 use ebpf_common::conntrack::{FlowKey4, SCOPE_NETDEV};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
+use ebpf_common::net::Be32;
 use ebpf_logic::nat::{ATTEMPTS, pick_port};
 use ebpf_logic::parse::flag::{ACK, FIN, RST, SYN};
 use ebpf_logic::service::hash;
 use std::net::Ipv4Addr;
+use tests_harness::binary;
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 6);
@@ -22,7 +24,11 @@ const QUIET: u32 = 4_096;
 /// A node with a client, a service in front of `server`, and one connection to it: the function
 /// runs the program that packets of the server meet.
 fn opened(server: Ipv4Addr) -> (Node, impl Fn(&Node, &[u8]) -> Ran) {
-    let node = Node::new(&[CLIENT, SERVER]);
+    opened_in(Node::new(&[CLIENT, SERVER]), server)
+}
+
+/// The same on this node.
+fn opened_in(node: Node, server: Ipv4Addr) -> (Node, impl Fn(&Node, &[u8]) -> Ran) {
     node.netns
         .ip(&["route", "add", REMOTE_BLOCK, "via", OTHER_NODE]);
     node.put_service(VIP, 1, TCP, &[(3, server, 8080)]);
@@ -382,22 +388,94 @@ fn a_tuple_that_is_used_again_from_another_node() {
     }
 }
 
-/// A route that changed and is the same for this flow: its entry is stamped where it is, and
-/// the next packet is fast.
+/// A route that changed and is the same for this flow: both entries are stamped where they are,
+/// and the next packet is fast.
 #[test]
-fn a_route_that_is_found_again_keeps_the_entry() {
-    let (node, _) = opened(REMOTE);
-    let (client, vip) = (at(CLIENT, 40_000), at(VIP, PORT));
-    let data = tcp(client, vip, ACK, b"data");
-    node.from_pod(0, &data);
-    for _ in 0..3 {
-        node.datapath.maps().bump_node_generation().unwrap();
-        let slow = node.slow();
+fn a_route_that_is_found_again_keeps_the_entries() {
+    for server in [REMOTE, SERVER] {
+        let (node, answer) = opened(server);
+        let maps = node.datapath.maps();
+        let (client, vip, server) = (at(CLIENT, 40_000), at(VIP, PORT), at(server, 8080));
+        let forward = forward(&node);
+        let back = maps.flow(&forward).unwrap().unwrap().answer_key(&forward);
+        let route = |key| {
+            let flow = maps.flow(key).unwrap().unwrap();
+            (flow.action, flow.ifindex, flow.nexthop, flow.peer)
+        };
+        let send = || {
+            for _ in 0..3 {
+                node.from_pod(0, &tcp(client, vip, ACK, b"data"));
+                answer(&node, &tcp(server, client, ACK, b"data"));
+            }
+        };
+        let routes = [route(&forward), route(&back)];
+        send();
         for _ in 0..3 {
-            node.from_pod(0, &data);
+            maps.bump_node_generation().unwrap();
+            let slow = node.slow();
+            send();
+            assert_eq!(node.slow(), slow + 2);
         }
-        assert_eq!(node.slow(), slow + 1);
+        assert_eq!([route(&forward), route(&back)], routes, "{server}");
+        let packets = [forward, back].map(|key| maps.flow(&key).unwrap().unwrap().packets);
+        assert_eq!(packets, [2 + 12, 1 + 12]);
     }
-    let flow = node.datapath.maps().flow(&forward(&node)).unwrap().unwrap();
-    assert_eq!(flow.packets, 2 + 1 + 9);
+}
+
+/// The search for a port leaves the connections alone whose ports it does not take.
+#[test]
+fn a_port_that_is_not_taken_keeps_its_connection() {
+    let (node, _) = opened(SERVER);
+    node.put_service(OTHER_VIP, 2, TCP, &[(4, SERVER, 8080)]);
+    let (client, other) = (at(CLIENT, 40_000), at(OTHER_VIP, PORT));
+    let second = key(node.pods[0].ifindex, TCP, client, other);
+    let start = hash(&second, u32::from(node.addr));
+    let [first, next] = [0, 1].map(|attempt| at(CLIENT, pick_port(start, attempt)));
+    node.from_pod(0, &tcp(first, other, SYN, b""));
+    let ran = node.from_pod(0, &tcp(client, other, SYN, b""));
+    assert_eq!(sent_from(&ran), next);
+    // The first port is of a connection that has ended, which another one may take.
+    node.from_pod(0, &tcp(first, other, RST, b""));
+    node.datapath.maps().delete_flow(&second).unwrap();
+    let ran = node.from_pod(0, &tcp(client, other, ACK, b"data"));
+    assert_eq!(sent_from(&ran), next);
+    let ended = key(node.pods[0].ifindex, TCP, first, other);
+    assert_eq!(node.states(&ended), ["CLOSED", "CLOSED"]);
+}
+
+/// The map is full when a lost reply entry is to be written again: the packet, whose answer
+/// would leave untranslated, is dropped, and the connection goes on when there is an entry.
+#[test]
+fn a_reply_entry_without_an_element_costs_a_packet_only() {
+    let node = Node::measured(&[CLIENT, SERVER], &binary("hydrofoil.bpf.o"), 1024);
+    let (node, answer) = opened_in(node, SERVER);
+    let maps = node.datapath.maps();
+    let (client, vip, server) = (at(CLIENT, 40_000), at(VIP, PORT), at(SERVER, 8080));
+    let forward = forward(&node);
+    let flow = maps.flow(&forward).unwrap().unwrap();
+    node.change(&forward, |flow| {
+        flow.last_seen = flow.last_seen.wrapping_sub(QUIET);
+    });
+    maps.delete_flow(&flow.answer_key(&forward)).unwrap();
+    let other = |number| FlowKey4 {
+        src: Be32::new(0x0b00_0000 + number),
+        ..forward
+    };
+    let others = (0u32..)
+        .take_while(|number| maps.put_flows(&[(other(*number), flow)]).is_ok())
+        .count();
+    assert!(others >= 1023, "{others}");
+    // A new decision would go elsewhere.
+    node.put_service(VIP, 1, TCP, &[(4, SERVER, 9090)]);
+    let ran = node.from_pod(0, &tcp(client, vip, FIN | ACK, b"data"));
+    assert_eq!(ran.verdict, SHOT);
+    let counted = node.counters();
+    let refused = dropped(Drop::NoFlowEntry, Hook::FromPod, 1);
+    assert!(counted.contains(&refused), "{counted:?}");
+    maps.delete_flow(&other(0)).unwrap();
+    let ran = node.from_pod(0, &tcp(client, vip, FIN | ACK, b"data"));
+    assert_eq!((sent_from(&ran), sent_to(&ran)), (client, server));
+    let ran = answer(&node, &tcp(server, client, ACK, b"data"));
+    assert_eq!(sent_from(&ran), vip);
+    assert_eq!(node.states(&forward), ["FIN-WAIT", "CLOSE-WAIT"]);
 }

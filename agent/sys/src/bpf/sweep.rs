@@ -1,8 +1,8 @@
 //! The walk over the flow map that finds expired entries, in bounded pieces.
 //!
 //! The kernel copies some entries at a time into one buffer (a batch lookup, which resumes where
-//! the last one ended, holds no softirq and does not count as use of an LRU entry). Keys of
-//! those that seem expired go to the program `flow_sweep`, which judges again and removes.
+//! the last one ended and holds no softirq). Keys of those that seem expired go to the program
+//! `flow_sweep`, which judges again and removes.
 //! Called by `Datapath::sweep`.
 
 use super::syscall::{self, Cursor, Portion};

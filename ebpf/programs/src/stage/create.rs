@@ -1,7 +1,7 @@
 //! Makes the entry of a new flow: its own direction. That of the answers is `reply_tuple`'s.
 
 use crate::flow::{PacketContext, Verdict};
-use crate::maps::{self, ANY};
+use crate::maps;
 use crate::packet::{self, Skb};
 use crate::stage::route;
 use ebpf_common::config::FLOW_EVENTS;
@@ -44,7 +44,7 @@ pub(crate) fn begin(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, D
 #[inline(always)]
 pub(crate) fn write(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
     translate(&context.key, &mut context.flow);
-    if !maps::put_flow(&context.key, &context.flow, ANY) && context.flow.translates() {
+    if !maps::put_flow(&context.key, &context.flow) && context.flow.translates() {
         return Err(Drop::NoFlowEntry);
     }
     if context.target.backend != 0 {

@@ -77,8 +77,7 @@ fn known(skb: &Skb, from: u32, hook: Hook) -> Option<i32> {
     if elapsed(now, flow.last_seen) >= maps::jiffies_per_second() {
         let quiet = is_quiet(now, flow.last_seen);
         flow.last_seen = now;
-        // The other direction needs its entry, which may have been evicted; that it is looked
-        // up counts as its use.
+        // The other direction needs its entry, which may have been lost.
         if quiet && reply_tuple::has_other(flow, hook) && reply_tuple::other(&key, flow).is_none() {
             return None;
         }

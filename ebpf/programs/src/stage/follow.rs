@@ -1,7 +1,7 @@
 //! Forwards a packet by its flow's entry.
 
 use crate::flow::{PacketContext, Verdict};
-use crate::maps::{self, ANY};
+use crate::maps;
 use crate::packet::{self, Skb};
 use crate::stage::{reply_tuple, service};
 use ebpf_common::conntrack::{Flow, action, state};
@@ -9,34 +9,42 @@ use ebpf_common::drop::Drop;
 use ebpf_common::net::protocol;
 use ebpf_logic::conntrack::{Step, is_over, next};
 use ebpf_logic::generation::route_gen;
+use ebpf_logic::parse::ETHERNET;
 
 /// Forwards a packet by its flow's entry, or refuses it because the backend was removed. Open:
 /// there is no entry, or it must be decided anew.
 #[inline(always)]
 pub(crate) fn follow(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
-    let Some(flow) = maps::flow(&context.key) else {
+    // All is decided from a copy: the entry's memory may become another flow's at any time.
+    let Some(entry) = maps::copy_flow(&context.key, &mut context.flow) else {
         return Ok(Verdict::OPEN);
     };
-    let removed = flow.backend_gen != maps::backend_gen(flow.backend);
+    let removed = context.flow.backend_gen != maps::backend_gen(context.flow.backend);
     let opens = context.packet.opens();
-    if opens && !continues(context, flow, removed) {
+    if opens && !continues(context, removed) {
         return Ok(Verdict::OPEN);
     }
     if removed {
-        return backend_removed(skb, context, flow);
+        return backend_removed(skb, context);
     }
-    flow.last_seen = packet::jiffies();
-    flow.packets += 1;
-    flow.bytes += (skb.len() - 14) as u64;
-    let found = current(skb, context, flow)?;
+    seen(skb, entry);
+    seen(skb, &mut context.flow);
+    let found = current(skb, context, entry)?;
     if found != Verdict::OPEN {
         return Ok(found);
     }
-    let unchanged = opens && flow.is_reply();
-    if !unchanged && !advance(context) {
-        // Another connection has the reply tuple: this one gets another one, as a new one would.
-        maps::remove_flow(&context.key);
-        return Ok(Verdict::OPEN);
+    let unchanged = opens && context.flow.is_reply();
+    if !unchanged {
+        let advanced = advance(context);
+        if advanced.reason() == Drop::NoPort as u32 {
+            // Another connection has the reply tuple: this one gets another one, as a new one
+            // would.
+            maps::remove_flow(&context.key);
+            return Ok(Verdict::OPEN);
+        }
+        if advanced != Verdict::OPEN {
+            return Ok(advanced);
+        }
     }
     let protocol = context.packet.protocol as u32;
     Ok(Verdict::from_number(crate::send_packet(
@@ -46,13 +54,22 @@ pub(crate) fn follow(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, 
     )))
 }
 
+/// Counts the packet.
+#[inline(always)]
+fn seen(skb: &Skb, flow: &mut Flow) {
+    flow.last_seen = packet::jiffies();
+    flow.packets += 1;
+    flow.bytes += (skb.len() - ETHERNET as u32) as u64;
+}
+
 /// Whether a SYN belongs to the connection that has the entry. Sent again it does, until the
 /// connection is established: it is the same decision. From the other side, forged or late, it
 /// is the client's to judge (RFC 5961, 4) as long as the connection is alive, or has not expired
 /// if it is translated. All others begin a connection: the entries are those of an earlier one
 /// with the same ports.
 #[inline(always)]
-fn continues(context: &PacketContext, flow: &Flow, removed: bool) -> bool {
+fn continues(context: &PacketContext, removed: bool) -> bool {
+    let flow = &context.flow;
     if removed {
         false
     } else if flow.is_reply() {
@@ -64,7 +81,8 @@ fn continues(context: &PacketContext, flow: &Flow, removed: bool) -> bool {
 
 /// A TCP sender is told at once, UDP goes to another backend.
 #[inline(always)]
-fn backend_removed(skb: &Skb, context: &mut PacketContext, flow: &Flow) -> Result<Verdict, Drop> {
+fn backend_removed(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+    let flow = &context.flow;
     let reply = flow.is_reply();
     context.target.backend = flow.backend;
     let tcp = context.packet.protocol == protocol::TCP;
@@ -82,68 +100,75 @@ fn backend_removed(skb: &Skb, context: &mut PacketContext, flow: &Flow) -> Resul
     Ok(Verdict::OPEN)
 }
 
-/// Puts the entry into the context, with a route that is current.
+/// Makes the route of the flow current, in the context and in the entry.
 #[inline(always)]
-fn current(skb: &Skb, context: &mut PacketContext, flow: &mut Flow) -> Result<Verdict, Drop> {
-    let now = route_gen(maps::endpoint_gen(flow.peer), maps::node_gen());
-    if flow.route_gen != now {
-        // The service device needs no route.
-        if flow.action & action::MASK != action::SERVICE {
-            return reroute(skb, context, flow);
-        }
-        flow.route_gen = now;
+fn current(skb: &Skb, context: &mut PacketContext, entry: &mut Flow) -> Result<Verdict, Drop> {
+    let now = route_gen(maps::endpoint_gen(context.flow.peer), maps::node_gen());
+    // The service device needs no route.
+    let needs_route = context.flow.action & action::MASK != action::SERVICE;
+    if context.flow.route_gen != now && needs_route {
+        return reroute(skb, context, entry);
     }
-    // Its backend was found to be the same after the epoch was read.
-    flow.epoch = context.epoch;
-    context.flow = *flow;
+    context.route_gen = now;
+    stamp(context, entry);
     Ok(Verdict::OPEN)
+}
+
+/// The decision stands, under the generations in the context: its backend was found to be the
+/// same after the epoch was read. An entry that has become another flow's, or another decision's,
+/// is left alone.
+#[inline(always)]
+fn stamp(context: &mut PacketContext, entry: &mut Flow) {
+    context.flow.route_gen = context.route_gen;
+    context.flow.epoch = context.epoch;
+    if maps::is_entry(&context.key, entry) {
+        entry.route_gen = context.route_gen;
+        entry.epoch = context.epoch;
+    }
 }
 
 /// Finds the route anew when the node's routes or the receiving endpoint changed; backend and
 /// translation stay. With another route the entry is replaced whole, so that no other CPU joins
 /// an old route to a new generation.
 #[inline(always)]
-fn reroute(skb: &Skb, context: &mut PacketContext, flow: &mut Flow) -> Result<Verdict, Drop> {
-    context.target.dst = flow.dst;
-    context.target.backend = flow.backend;
+fn reroute(skb: &Skb, context: &mut PacketContext, entry: &mut Flow) -> Result<Verdict, Drop> {
+    context.target.dst = context.flow.dst;
+    context.target.backend = context.flow.backend;
     let found = Verdict::from_number(crate::find_route(skb.raw(), context));
     if found != Verdict::OPEN {
         // The stack takes packets as they are sent only.
-        return if flow.translates() {
+        return if context.flow.translates() {
             Err(Drop::NoRoute)
         } else {
             Ok(found)
         };
     }
     let route = &context.route;
+    let flow = &mut context.flow;
     if flow.action & action::ROUTE == route.action
         && flow.ifindex == route.ifindex
         && flow.nexthop.be == route.nexthop.be
         && flow.peer == route.peer
     {
-        flow.route_gen = context.route_gen;
-        flow.epoch = context.epoch;
-        context.flow = *flow;
+        stamp(context, entry);
         return Ok(Verdict::OPEN);
     }
-    context.flow = Flow {
-        action: route.action | flow.action & !action::ROUTE,
-        ifindex: route.ifindex,
-        nexthop: route.nexthop,
-        peer: route.peer,
-        route_gen: context.route_gen,
-        epoch: context.epoch,
-        ..*flow
-    };
-    // Without room for it the old entry stays outdated, and the next packet tries again.
-    maps::put_flow(&context.key, &context.flow, ANY);
+    flow.action = route.action | flow.action & !action::ROUTE;
+    flow.ifindex = route.ifindex;
+    flow.nexthop = route.nexthop;
+    flow.peer = route.peer;
+    flow.route_gen = context.route_gen;
+    flow.epoch = context.epoch;
+    // If that fails the old entry stays outdated, and the next packet tries again.
+    maps::put_flow(&context.key, &context.flow);
     Ok(Verdict::OPEN)
 }
 
-/// Moves both directions on, and writes the other one again if it was lost; false if it cannot
-/// be because another connection has its tuple.
+/// Moves both directions on, and writes the other one again if it was lost. `NoPort`: another
+/// connection has its tuple. If there is no entry for it, a packet that would be answered
+/// untranslated is dropped, and sent again.
 #[inline(always)]
-fn advance(context: &mut PacketContext) -> bool {
+fn advance(context: &mut PacketContext) -> Verdict {
     let Step { own, other } = next(context.flow.state, context.packet.flags);
     if context.flow.state != own {
         context.flow.state = own;
@@ -154,11 +179,15 @@ fn advance(context: &mut PacketContext) -> bool {
     }
     if let Some(entry) = reply_tuple::other(&context.key, &context.flow) {
         entry.state = other;
-        return true;
+        return Verdict::OPEN;
     }
     if is_over(own) || !reply_tuple::has_other(&context.flow, context.hook()) {
-        return true;
+        return Verdict::OPEN;
     }
     context.other_state = other;
-    Verdict::from_number(crate::restore_other(context)) == Verdict::OPEN
+    let restored = Verdict::from_number(crate::restore_other(context));
+    if restored.reason() == Drop::NoFlowEntry as u32 && !context.flow.translates() {
+        return Verdict::OPEN;
+    }
+    restored
 }

@@ -5,7 +5,7 @@
 //! another source port, which depends on its tuple alone, so that it is found again.
 
 use crate::flow::{PacketContext, Verdict};
-use crate::maps::{self, ANY, NOEXIST};
+use crate::maps::{self, Inserted};
 use crate::packet;
 use crate::stage::create::translate;
 use crate::stage::route;
@@ -93,23 +93,22 @@ pub(crate) fn write(context: &mut PacketContext) -> Result<Verdict, Drop> {
     let mut key = context.flow.answer_key(&context.key);
     let mut answer = answer_of(context);
     translate(&key, &mut answer);
+    let own = key.dport;
     // A TCP connection that began earlier must have the port that it had, even if its own is
     // free by now.
     let began_earlier = context.packet.protocol == protocol::TCP && !context.packet.opens();
     if !began_earlier {
-        if maps::put_flow(&key, &answer, NOEXIST) {
-            return Ok(Verdict::OPEN);
-        }
-        if !keeps(context, &key, Life::PickedUp) {
-            return replace(&key, &answer);
+        let taken = take(context, &key, &answer, Life::PickedUp);
+        if !is_no_port(taken) {
+            return Ok(taken);
         }
     }
-    let own = key.dport;
     let port = crate::find_port(context, &mut key);
     if began_earlier && port & HAD == 0 {
         key.dport = own;
-        if !keeps(context, &key, Life::PickedUp) {
-            return replace(&key, &answer);
+        let taken = take(context, &key, &answer, Life::PickedUp);
+        if !is_no_port(taken) {
+            return Ok(taken);
         }
     }
     if port == 0 {
@@ -119,14 +118,20 @@ pub(crate) fn write(context: &mut PacketContext) -> Result<Verdict, Drop> {
     answer.action &= !action::NAT;
     translate(&key, &mut answer);
     context.flow.sport = key.dport;
-    replace(&key, &answer)
+    Ok(take(context, &key, &answer, Life::PickedUp))
+}
+
+#[inline(always)]
+fn is_no_port(verdict: Verdict) -> bool {
+    verdict.reason() == Drop::NoPort as u32
 }
 
 /// Set in the result of `find_port` if the connection has the port already.
 const HAD: u32 = 1 << 16;
 
 /// The source port (network order) that the connection took before, or else the first one whose
-/// tuple no other connection keeps; 0 if there is none. `key` is the tuple, whose port is lost.
+/// tuple no other connection keeps; 0 if there is none. Changes no entry. `key` is the tuple, whose
+/// port is lost.
 #[inline(always)]
 pub(crate) fn find_port(context: &PacketContext, key: &mut FlowKey4) -> u32 {
     let start = hash(&context.key, maps::seed());
@@ -140,7 +145,7 @@ pub(crate) fn find_port(context: &PacketContext, key: &mut FlowKey4) -> u32 {
         {
             return port | HAD;
         }
-        if free == 0 && !keeps(context, key, Life::PickedUp) {
+        if free == 0 && crate::life_of_owner(context, key) < Life::PickedUp as u32 {
             free = port;
         }
         attempt += 1;
@@ -149,11 +154,59 @@ pub(crate) fn find_port(context: &PacketContext, key: &mut FlowKey4) -> u32 {
 }
 
 #[inline(always)]
-fn replace(key: &FlowKey4, answer: &Flow) -> Result<Verdict, Drop> {
-    if maps::put_flow(key, answer, ANY) {
+fn take(context: &PacketContext, key: &FlowKey4, answer: &Flow, least: Life) -> Verdict {
+    Verdict::from_number(crate::take_tuple(context, key, answer, least as u32))
+}
+
+/// Writes the entry of the answers, unless another connection that needs the tuple `least` or
+/// more has it: `NoPort`. Of one that does not, both entries are removed.
+#[inline(always)]
+pub(crate) fn take_tuple(
+    context: &PacketContext,
+    key: &FlowKey4,
+    answer: &Flow,
+    least: u32,
+) -> Result<Verdict, Drop> {
+    match maps::insert_flow(key, answer) {
+        Inserted::Made => return Ok(Verdict::OPEN),
+        Inserted::Full => return Err(Drop::NoFlowEntry),
+        Inserted::Exists => {}
+    }
+    let life = crate::life_of_owner(context, key);
+    if life == OURS {
+        remove_former(context, key);
+    } else if life >= least {
+        return Err(Drop::NoPort);
+    } else if life < Life::PickedUp as u32 {
+        if let Some(there) = maps::flow(key)
+            && other(key, there).is_some()
+        {
+            maps::remove_flow(&there.answer_key(key));
+        }
+        // Not replaced: another CPU may be about to take it for its own connection.
+        maps::remove_flow(key);
+        return match maps::insert_flow(key, answer) {
+            Inserted::Made => Ok(Verdict::OPEN),
+            Inserted::Exists => Err(Drop::NoPort),
+            Inserted::Full => Err(Drop::NoFlowEntry),
+        };
+    }
+    // Not removed first: the answers find an entry at any time.
+    if maps::put_flow(key, answer) {
         Ok(Verdict::OPEN)
     } else {
         Err(Drop::NoFlowEntry)
+    }
+}
+
+/// Removes the entry of the same connection from an interface that its pod had before.
+#[inline(always)]
+fn remove_former(context: &PacketContext, key: &FlowKey4) {
+    if let Some(there) = maps::flow(key) {
+        let former = there.answer_key(key);
+        if same_connection(&former, &context.key) && former.scope != context.key.scope {
+            maps::remove_flow(&former);
+        }
     }
 }
 
@@ -167,10 +220,6 @@ pub(crate) fn restore(context: &mut PacketContext) -> Result<Verdict, Drop> {
     let key = context.flow.answer_key(&context.key);
     let mut other = answer_of(context);
     if context.flow.is_reply() {
-        // Another decision of the client's has come first.
-        if maps::flow(&key).is_some() {
-            return Ok(Verdict::OPEN);
-        }
         // Its route is found by its own next packet, at its own hook.
         other.action = match context.key.from() {
             SCOPE_NETDEV => action::PASS | action::ANSWERS_NETDEV,
@@ -181,36 +230,29 @@ pub(crate) fn restore(context: &mut PacketContext) -> Result<Verdict, Drop> {
         other.peer = 0;
         other.epoch = context.epoch.wrapping_sub(1);
         other.route_gen = maps::NEVER;
-    } else if keeps(context, &key, Life::Alive) {
-        return Err(Drop::NoPort);
+        translate(&key, &mut other);
+        return match maps::insert_flow(&key, &other) {
+            // Or another decision of the client's has come first.
+            Inserted::Made | Inserted::Exists => Ok(Verdict::OPEN),
+            Inserted::Full => Err(Drop::NoFlowEntry),
+        };
     }
     translate(&key, &mut other);
-    replace(&key, &other)
+    Ok(take(context, &key, &other, Life::Alive))
 }
 
-#[inline(always)]
-fn keeps(context: &PacketContext, key: &FlowKey4, least: Life) -> bool {
-    crate::life_of_owner(context, key) >= least as u32
-}
+/// `owner`: the connection itself has the tuple.
+const OURS: u32 = 1 << 8;
 
-/// How much another connection that has the tuple needs it, as a number; `Expired` if none has.
-/// The entry of one that does not is removed.
+/// How much another connection that has the tuple needs it, as a number (`Life`; `Expired` if none
+/// has it), or `OURS`. Changes nothing.
 #[inline(always)]
-pub(crate) fn owner(context: &PacketContext, key: &FlowKey4) -> Life {
+pub(crate) fn owner(context: &PacketContext, key: &FlowKey4) -> u32 {
     let Some(there) = maps::flow(key) else {
-        return Life::Expired;
+        return Life::Expired as u32;
     };
-    let owner_key = there.answer_key(key);
-    if same_connection(&owner_key, &context.key) {
-        // It came by an interface that its pod had before.
-        if owner_key.scope != context.key.scope {
-            maps::remove_flow(&owner_key);
-        }
-        return Life::Expired;
+    if same_connection(&there.answer_key(key), &context.key) {
+        return OURS;
     }
-    let life = life_of(key, there);
-    if !life.keeps_tuple() && other(key, there).is_some() {
-        maps::remove_flow(&owner_key);
-    }
-    life
+    life_of(key, there) as u32
 }

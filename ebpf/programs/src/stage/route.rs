@@ -58,7 +58,7 @@ pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
         return Ok(Verdict::OPEN);
     }
     match hook {
-        // The host's own traffic has no flow entries: a flood at the node evicts no pod's flows.
+        // The host's own traffic has no flow entries: a flood at the node takes none from pods.
         Hook::FromNetdev => return Ok(Verdict::goes(NEXT)),
         Hook::ToPod => return Ok(Verdict::OPEN),
         // The node answers this packet, and thousands like it that each would be a flow.
@@ -106,6 +106,8 @@ pub(crate) fn back(context: &mut PacketContext) {
             action::PEER
         };
         out.ifindex = context.ifindex;
+        // As `find` has it for an address of this node.
+        out.nexthop = context.key.src;
     }
     if matches!(hook, Hook::ToNetdev) {
         out.action = action::SERVICE | action::ANSWERS_HOST;
