@@ -2,9 +2,10 @@
 //! network file system whose server is gone, and a system call there cannot be given up.
 //!
 //! Each call has a thread of its own and a deadline; the thread of a call that is given up
-//! stays until the kernel lets it go. One thread at a time calls for a path: however often
-//! a pod tries again, a dead path holds one thread, and neither the runtime's threads nor
-//! those of other paths. Called by the daemon's `sandbox.rs` and `workload.rs`.
+//! stays until the kernel lets it go. One thread at a time calls for a path, and a few for
+//! a file system: however many pods name how many paths of a dead server, and however often
+//! they try again, other file systems go on. Called by the daemon's `sandbox.rs` and
+//! `workload.rs`.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,8 +17,12 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-/// Threads at the same time, most of them of paths that do not answer.
+use crate::mounts;
+
+/// Threads at the same time, most of them of file systems that do not answer.
 const MOST_THREADS: usize = 512;
+/// Those of them that call for the same file system; one that answers needs few.
+const MOST_OF_MOUNT: usize = 16;
 /// Such a thread calls the kernel and nothing else, bytes.
 const STACK: usize = 256 << 10;
 
@@ -27,7 +32,17 @@ pub enum HostCallError {
     /// The call, or an earlier one for the same path, has not returned.
     #[error("timed out: {path:?} has not answered for {seconds} s")]
     TimedOut { path: PathBuf, seconds: u64 },
-    /// Too many other paths do not answer.
+    /// Too many other paths of its file system do not answer.
+    #[error(
+        "timed out: {path:?} was not asked, as {threads} calls to the file system at {mount:?} \
+         have not returned"
+    )]
+    MountSilent {
+        path: PathBuf,
+        mount: PathBuf,
+        threads: usize,
+    },
+    /// Too many other file systems do not answer.
     #[error(
         "timed out: {path:?} was not asked, as {threads} calls to other paths have not returned"
     )]
@@ -40,18 +55,48 @@ pub enum HostCallError {
     NoAnswer { path: PathBuf },
 }
 
+/// Permits by path, kept for as long as one is held or waited for.
+#[derive(Debug)]
+struct Permits {
+    each: usize,
+    paths: Mutex<HashMap<PathBuf, Weak<Semaphore>>>,
+}
+
+impl Permits {
+    fn new(each: usize) -> Self {
+        Self {
+            each,
+            paths: Mutex::default(),
+        }
+    }
+
+    fn of(&self, path: &Path) -> Arc<Semaphore> {
+        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(permits) = paths.get(path).and_then(Weak::upgrade) {
+            return permits;
+        }
+        paths.retain(|_, permits| permits.strong_count() > 0);
+        let permits = Arc::new(Semaphore::new(self.each));
+        paths.insert(path.to_owned(), Arc::downgrade(&permits));
+        permits
+    }
+}
+
 /// The calls under way.
 #[derive(Debug)]
 pub struct HostCalls {
     /// Who has the one permit of a path is calling.
-    paths: Mutex<HashMap<PathBuf, Weak<Semaphore>>>,
+    paths: Permits,
+    /// By where the file system is mounted.
+    mounts: Permits,
     threads: Arc<Semaphore>,
 }
 
 impl Default for HostCalls {
     fn default() -> Self {
         Self {
-            paths: Mutex::default(),
+            paths: Permits::new(1),
+            mounts: Permits::new(MOST_OF_MOUNT),
             threads: Arc::new(Semaphore::new(MOST_THREADS)),
         }
     }
@@ -75,10 +120,22 @@ impl HostCalls {
             path: path.to_owned(),
             seconds: limit.as_secs(),
         };
-        let turn = self.turn(path).acquire_owned();
+        let turn = self.paths.of(path).acquire_owned();
         let turn = match timeout_at(deadline, turn).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(_)) | Err(_) => return Err(late()),
+        };
+        let mount = mount_of(path).await;
+        let place = self.mounts.of(&mount).acquire_owned();
+        let place = match timeout_at(deadline, place).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_)) | Err(_) => {
+                return Err(HostCallError::MountSilent {
+                    path: path.to_owned(),
+                    mount,
+                    threads: MOST_OF_MOUNT,
+                });
+            }
         };
         let Ok(thread) = self.threads.clone().try_acquire_owned() else {
             return Err(HostCallError::TooMany {
@@ -92,7 +149,10 @@ impl HostCalls {
             .stack_size(STACK)
             .spawn(move || {
                 let done = work();
-                drop((turn, thread));
+                // Who gets the path's turn next finds the other two free already.
+                drop(thread);
+                drop(place);
+                drop(turn);
                 // The caller may have given up.
                 drop(sender.send(done));
             });
@@ -110,16 +170,20 @@ impl HostCalls {
             Err(_) => Err(late()),
         }
     }
+}
 
-    fn turn(&self, path: &Path) -> Arc<Semaphore> {
-        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = paths.get(path).and_then(Weak::upgrade) {
-            return turn;
+/// Where the file system of a path is mounted. Where that cannot be told it counts as one
+/// of the root's.
+async fn mount_of(path: &Path) -> PathBuf {
+    let path = path.to_owned();
+    let found = tokio::task::spawn_blocking(move || mounts::holding(&path)).await;
+    match found {
+        Ok(Ok(mount)) => mount,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "cannot read the mount table");
+            PathBuf::from("/")
         }
-        paths.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::new(Semaphore::new(1));
-        paths.insert(path.to_owned(), Arc::downgrade(&turn));
-        turn
+        Err(_cut_off) => PathBuf::from("/"),
     }
 }
 
@@ -153,13 +217,65 @@ mod tests {
         assert!(begun.load(Ordering::SeqCst) <= 1);
         let other = calls.run(Path::new("/alive"), PATIENT, || 7).await;
         assert_eq!(other.unwrap(), 7);
-        assert_eq!(calls.paths.lock().unwrap().len(), 2);
+        assert_eq!(calls.paths.paths.lock().unwrap().len(), 2);
         // The server is back.
         drop(release);
         assert_eq!(calls.run(dead, PATIENT, || 8).await.unwrap(), 8);
         assert_eq!(calls.threads.available_permits(), MOST_THREADS);
-        drop(calls.turn(Path::new("/x")));
-        assert_eq!(calls.paths.lock().unwrap().len(), 1, "nothing is kept");
+        nothing_is_kept(&calls);
+    }
+
+    /// Of paths that are not asked any more. A thread that has given its permits back may
+    /// hold what they are of for a moment more.
+    fn nothing_is_kept(calls: &HostCalls) {
+        let until = std::time::Instant::now() + PATIENT;
+        for permits in [&calls.paths, &calls.mounts] {
+            loop {
+                drop(permits.of(Path::new("/not/asked/before")));
+                let mut paths = permits.paths.lock().unwrap();
+                if paths.len() == 1 {
+                    break;
+                }
+                assert!(std::time::Instant::now() < until, "{paths:?}");
+                paths.remove(Path::new("/not/asked/before"));
+                drop(paths);
+                thread::yield_now();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dead_file_system_holds_few_threads_however_many_its_paths() {
+        let calls = HostCalls::default();
+        let (release, held) = mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        // Another file system than that of /.
+        let paths: Vec<_> = (0..MOST_THREADS)
+            .map(|n| PathBuf::from(format!("/proc/dead/{n}")))
+            .collect();
+        let dead = paths.iter().map(|path| {
+            let held = held.clone();
+            calls.run(path, SHORT, move || {
+                held.lock().unwrap().recv().unwrap_err();
+            })
+        });
+        for refused in futures::future::join_all(dead).await {
+            let error = refused.unwrap_err();
+            let silent = matches!(&error, HostCallError::MountSilent { mount, .. }
+                if mount == Path::new("/proc"));
+            let timed_out = matches!(error, HostCallError::TimedOut { .. });
+            assert!(silent || timed_out, "{error}");
+        }
+        let free = calls.threads.available_permits();
+        assert!(free >= MOST_THREADS - MOST_OF_MOUNT, "{free}");
+        let other = calls.run(Path::new("/alive"), PATIENT, || 7).await;
+        assert_eq!(other.unwrap(), 7);
+        // The server is back.
+        drop(release);
+        let again = paths.iter().map(|path| calls.run(path, PATIENT, || 8));
+        let again = futures::future::join_all(again).await;
+        assert!(again.iter().all(Result::is_ok), "{again:?}");
+        nothing_is_kept(&calls);
     }
 
     #[tokio::test]

@@ -525,14 +525,11 @@ async fn a_layout_becomes_an_image_and_goes_again() {
     assert_eq!((made.uid(), made.gid()), (1, 2));
     assert!(rootfs::make_working_dir(&mounted, "/bin/sh", 1, 2).is_err());
     let mounts = crate::mounts::list(place.0.path()).unwrap();
-    assert_eq!(
-        mounts,
-        [crate::mounts::Mount {
-            path: mounted.clone(),
-            fs_type: "overlay".to_owned(),
-            source: "overlay".to_owned(),
-        }]
-    );
+    let found: Vec<_> = mounts
+        .iter()
+        .map(|mount| (&mount.path, mount.fs_type.as_str(), mount.source.as_str()))
+        .collect();
+    assert_eq!(found, [(&mounted, "overlay", "overlay")]);
     assert_eq!(rootfs::image_of(&dir), Some(digest.clone()));
 
     // Taken away while in use: its name goes, its layers stay.
