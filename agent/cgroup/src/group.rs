@@ -166,6 +166,27 @@ impl Hierarchies {
         set(self, parent.relative(), resources, Age::Any)
     }
 
+    /// Makes the parent group as it is, without limits, in the first hierarchy.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub fn make_parent(&self, parent: &Parent) -> Result<(), GroupError> {
+        match self.all.first() {
+            Some(hierarchy) => make(self, hierarchy, parent.relative()),
+            None => Err(GroupError::NoHierarchy),
+        }
+    }
+
+    /// The parent's folder in the first hierarchy, the same for all who name this group;
+    /// it need not be there.
+    ///
+    /// # Errors
+    /// [`GroupError::NoHierarchy`].
+    pub fn parent_folder(&self, parent: &Parent) -> Result<PathBuf, GroupError> {
+        let hierarchy = self.all.first().ok_or(GroupError::NoHierarchy)?;
+        Ok(hierarchy.point.join(parent.relative()))
+    }
+
     /// Uids of the pods that have a group in any hierarchy, sorted.
     ///
     /// # Errors

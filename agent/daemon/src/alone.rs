@@ -1,16 +1,21 @@
-//! One agent works with a set of folders, and one in a network namespace.
+//! One agent works with a set of folders, a parent cgroup and a folder of pins, and one in a
+//! network namespace.
 //!
-//! A lock in each folder says so of folders. In a network namespace `foil0` does: its alias is
+//! A lock in each folder says so of folders; a group and a folder on a bpffs take no files
+//! and are locked themselves. In a network namespace `foil0` does: its alias is
 //! the `run` folder of the agent that made it, and the lock there says whether that one runs.
 //! Called by `main.rs`, `startup.rs` and `cleanup.rs`.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_plan::link::SERVICE_LINK;
 use agent_plan::settings::ServiceLink;
+use agent_sys::bpf::{self, BpfError};
+use agent_sys::cgroup::{GroupError, Groups};
 use agent_sys::link::{self, LinkError, Mac, Netlink};
 use agent_sys::state::{self, StateError};
 
@@ -46,6 +51,33 @@ pub(crate) enum AloneError {
         /// Its answer.
         source: TryLockError,
     },
+    /// The folder of the lock is another one by now.
+    #[error(
+        "{path} was removed while foil-agent waited for it: the start of another one has failed \
+         there; start again"
+    )]
+    Removed {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// An agent with other folders works with the same group or pins.
+    #[error(
+        "another foil-agent runs with {path} ({source}): agents of one machine need a `{key}` each"
+    )]
+    Shared {
+        /// "cgroup" or "bpffs".
+        key: &'static str,
+        /// What both work with.
+        path: PathBuf,
+        /// The lock's answer.
+        source: TryLockError,
+    },
+    /// The parent group.
+    #[error(transparent)]
+    Cgroup(#[from] GroupError),
+    /// The folder of the pins.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
     /// Another agent works in the same network namespace.
     #[error(
         "another foil-agent runs in this network namespace, with run = {run:?}: {SERVICE_LINK} is its"
@@ -62,7 +94,7 @@ pub(crate) enum AloneError {
 /// The locks: held for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Alone {
-    _files: Vec<File>,
+    files: Vec<File>,
 }
 
 /// Makes sure that no other agent works with the same folders. One that was just killed is
@@ -77,11 +109,76 @@ pub(crate) async fn in_folders(config: &Config) -> Result<Alone, AloneError> {
             source,
         })?;
         match patiently(|| file.try_lock()).await {
-            Ok(()) => files.push(file),
+            Ok(()) if leads_to(&path, &file) => files.push(file),
+            Ok(()) => return Err(AloneError::Removed { path }),
             Err(source) => return Err(AloneError::Folder { path, source }),
         }
     }
-    Ok(Alone { _files: files })
+    Ok(Alone { files })
+}
+
+/// Whether the path names this file: who waited for a lock may have one that was removed,
+/// with its folder or file system.
+fn leads_to(path: &Path, file: &File) -> bool {
+    let (there, own) = (std::fs::metadata(path), file.metadata());
+    let same =
+        |there: Metadata, own: Metadata| (there.dev(), there.ino()) == (own.dev(), own.ino());
+    there.is_ok_and(|there| own.is_ok_and(|own| same(there, own)))
+}
+
+/// What an agent shares with no other one beside its folders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Is made: to work with it.
+    Made,
+    /// Stays so: to remove it.
+    Left,
+}
+
+impl Alone {
+    /// Makes sure that no other agent works with the same parent cgroup, nor with the same
+    /// folder of pins, whatever its own folders and its network namespace.
+    pub(crate) async fn with_parts(
+        mut self,
+        config: &Config,
+        missing: Missing,
+    ) -> Result<Alone, AloneError> {
+        let groups = Groups::open(&config.cgroup)?;
+        let parts = [
+            ("cgroup", groups.parent_folder()?),
+            ("bpffs", config.bpffs.clone()),
+        ];
+        // One that is refused has made nothing.
+        let mut locks = locked(&parts).await?;
+        if missing == Missing::Made {
+            drop(locks);
+            groups.make_parent()?;
+            bpf::make_folder(&config.bpffs)?;
+            locks = locked(&parts).await?;
+        }
+        self.files.extend(locks);
+        Ok(self)
+    }
+}
+
+/// Locks those of these folders that are there.
+async fn locked(parts: &[(&'static str, PathBuf)]) -> Result<Vec<File>, AloneError> {
+    let mut locks = Vec::new();
+    for (key, path) in parts {
+        let path = path.clone();
+        let folder = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened.map_err(|source| AloneError::Lock {
+                path: path.clone(),
+                source,
+            })?,
+        };
+        match patiently(|| folder.try_lock()).await {
+            Ok(()) => locks.push(folder),
+            Err(source) => return Err(AloneError::Shared { key, path, source }),
+        }
+    }
+    Ok(locks)
 }
 
 async fn patiently(mut lock: impl FnMut() -> Result<(), TryLockError>) -> Result<(), TryLockError> {

@@ -114,6 +114,7 @@ async fn pods(layout: &Layout, groups: &Groups, netlink: &Netlink, removed: &mut
     let (events, _unread) = mpsc::channel(1);
     let sys = Arc::new(Sys {
         layout: layout.clone(),
+        run: None,
         groups: groups.clone(),
         netlink: netlink.clone(),
         images,
@@ -226,14 +227,7 @@ fn remove_folder(folder: &Path, removed: &mut Removed) {
     if !folder.exists() {
         return;
     }
-    for file in [alone::LOCK, DISK_CHECK] {
-        match std::fs::remove_file(folder.join(file)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                removed.note(format!("{file} in {}", folder.display()), Err(error));
-            }
-            _ => {}
-        }
-    }
+    remove_files(folder, removed);
     let what = format!("folder {}", folder.display());
     // The tmpfs that the agent mounted on `run`.
     let mount = mounts::at(folder).ok().flatten();
@@ -243,6 +237,8 @@ fn remove_folder(folder: &Path, removed: &mut Removed) {
         removed.note(what, Err(error));
         return;
     }
+    // A lock may lie below the tmpfs as well.
+    remove_files(folder, removed);
     match std::fs::remove_dir(folder) {
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
             let names = state::list(folder).unwrap_or_default().join(", ");
@@ -256,5 +252,17 @@ fn remove_folder(folder: &Path, removed: &mut Removed) {
                 .push(format!("{what}: something is mounted there"));
         }
         other => removed.note(what, other),
+    }
+}
+
+/// The agent's own files in a top folder.
+fn remove_files(folder: &Path, removed: &mut Removed) {
+    for file in [alone::LOCK, DISK_CHECK] {
+        match std::fs::remove_file(folder.join(file)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                removed.note(format!("{file} in {}", folder.display()), Err(error));
+            }
+            _ => {}
+        }
     }
 }

@@ -5,6 +5,7 @@ use agent_plan::outcome::{LinkRefusal, Outcome};
 use agent_plan::pressure::Measured;
 use agent_plan::settings::Settings;
 use agent_sys::link::Changes;
+use agent_sys::state::StateError;
 use proto::v1;
 use tokio::sync::{mpsc, oneshot};
 
@@ -87,6 +88,9 @@ pub(crate) enum NodeError {
     /// The signals that ask for an end.
     #[error("signals: {0}")]
     Signals(#[from] std::io::Error),
+    /// What is written below `run` would reach a disk.
+    #[error(transparent)]
+    Run(#[from] StateError),
     /// The programs hold an interface index that is not to be had any more.
     #[error(
         "foil0 was removed and another link has its interface index {0}: \

@@ -55,17 +55,23 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_sys::bpf::Datapath;
+use agent_sys::link::Monitor;
 use agent_sys::state::Layout;
+use agent_sys::tmpfs::InMemory;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use proto::v1;
 use tokio::sync::{mpsc, watch as channel};
 
+use crate::alone::{Alone, Missing};
 use crate::apply::Apply;
 use crate::config::Config;
 use crate::dns::Dns;
+use crate::event::Event;
 use crate::health::Health;
 use crate::node::Node;
+use crate::observe::Found;
 use crate::startup::Sys;
 
 /// Runs the pods of one node of a Hydrofoil cluster.
@@ -182,7 +188,8 @@ async fn check(path: &Path, config: &Config) -> anyhow::Result<()> {
 }
 
 async fn clean(config: &Config) -> anyhow::Result<()> {
-    let _alone = alone::in_folders(config).await?;
+    let alone = alone::in_folders(config).await?;
+    let _alone = alone.with_parts(config, Missing::Left).await?;
     let removed = match cleanup::run(config).await {
         Ok(removed) => removed,
         Err(error) => {
@@ -207,22 +214,62 @@ async fn clean(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
-    tracing::info!(?config, "configuration");
-    startup::in_memory(&config)?;
-    let _alone = alone::in_folders(&config).await?;
+/// What the loop begins with.
+struct Opened {
+    alone: Alone,
+    sys: Arc<Sys>,
+    datapath: Datapath,
+    dns: Dns,
+    monitor: Monitor,
+    found: Found,
+    queue: mpsc::Receiver<Event>,
+}
+
+/// Opens all that the agent works with, and adopts what it finds.
+async fn open(config: &Config, run: &Arc<InMemory>) -> anyhow::Result<Opened> {
+    let alone = alone::in_folders(config).await?;
+    let alone = alone.with_parts(config, Missing::Made).await?;
     let layout = Layout::new(&config.root, &config.run);
     let kept = pushed_file::open(&layout).context("what was last pushed")?;
-    let dns = Dns::start(&config, kept.1.as_ref());
+    let dns = Dns::start(config, kept.1.as_ref());
     let (events, queue) = mpsc::channel(EVENTS);
-    let (sys, datapath) = startup::open(&config, events)
+    let (sys, datapath) = startup::open(config, run.clone(), events)
         .await
         .context("foil-agent cannot start")?;
     let monitor = kernel::monitor(&sys.settings).context("open an rtnetlink socket")?;
-    let now = clock::moment();
-    let found = observe::observe(&sys, &datapath, kept, now)
+    let found = observe::observe(&sys, &datapath, kept, clock::moment())
         .await
         .context("observe the node")?;
+    Ok(Opened {
+        alone,
+        sys,
+        datapath,
+        dns,
+        monitor,
+        found,
+        queue,
+    })
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    tracing::info!(?config, "configuration");
+    let run = Arc::new(startup::in_memory(&config)?);
+    let opened = open(&config, &run).await;
+    if opened.is_err()
+        && let Err(error) = run.abandon()
+    {
+        tracing::error!("{error}");
+    }
+    let Opened {
+        alone: _alone,
+        sys,
+        datapath,
+        dns,
+        monitor,
+        found,
+        queue,
+    } = opened?;
+    let now = clock::moment();
     tracing::info!(
         pods = found.observed.pods.len(),
         services = found.desired.services.len(),

@@ -190,6 +190,7 @@ impl Node {
                 }
             }
             Event::Measured(measured) => {
+                self.keeps_secrets();
                 let now = clock::moment();
                 if let Some(status) = self.health.measured(&measured, now) {
                     let said = status.clone();
@@ -341,30 +342,19 @@ impl Node {
         for action in actions {
             self.act(&action, moment);
         }
-        let strays = self
-            .observed
-            .strays
-            .values()
-            .chain(self.observed.network.strays.values())
-            .chain(self.observed.network.dead.values());
-        let stray_wake = strays.filter_map(agent_plan::step::Step::wake).min();
         // What failed and is not wanted any more is not tried again.
         let network = &self.observed.network;
-        self.network_wake = [route::wake(network), device::wake(network), stray_wake]
-            .into_iter()
-            .flatten()
-            .filter(|at| *at > now)
-            .min();
+        let wakes = [
+            route::wake(network),
+            device::wake(network),
+            stray::wake(&self.observed),
+        ];
+        self.network_wake = wakes.into_iter().flatten().filter(|at| *at > now).min();
     }
 
     fn settle_pods(&mut self, now: Moment) {
-        let due: Vec<String> = self
-            .wakes
-            .iter()
-            .filter(|(_, at)| now.monotonic >= **at)
-            .map(|(uid, _)| uid.clone())
-            .collect();
-        self.pods.extend(due);
+        let due = self.wakes.iter().filter(|(_, at)| now.monotonic >= **at);
+        self.pods.extend(due.map(|(uid, _)| uid.clone()));
         while let Some(uid) = self.pods.pop_first() {
             self.settle_pod(&uid, now);
         }
@@ -388,6 +378,9 @@ impl Node {
                 self.act(action, now);
                 failpoint::begun(uid, action);
             }
+            if self.failed.is_some() {
+                return;
+            }
             if round + 1 == ROUNDS {
                 let first = plan.actions.first().map(name_of).unwrap_or_default();
                 tracing::error!(pod = uid, first, "the plan does not converge");
@@ -405,8 +398,19 @@ impl Node {
         }
     }
 
+    /// Whether `run` is still in memory; else the loop ends.
+    fn keeps_secrets(&mut self) -> bool {
+        if let Err(lost) = self.apply.sys.in_memory() {
+            self.failed.get_or_insert(lost.into());
+        }
+        self.failed.is_none()
+    }
+
     /// Begins one action.
     fn act(&mut self, action: &Action, now: Moment) {
+        if !self.keeps_secrets() {
+            return;
+        }
         tracing::debug!(action = name_of(action), "begin");
         if let Some(note) = notes::begun(action, &self.observed) {
             self.report.event(note, now.wall);
@@ -483,12 +487,8 @@ impl Node {
                 &self.apply.sys.settings,
             );
         // A route that cannot be set must not hold back everything else.
-        let failed = self
-            .observed
-            .network
-            .pending
-            .values()
-            .any(|s| s.wake().is_some());
+        let pending = &self.observed.network.pending;
+        let failed = pending.values().any(|s| s.wake().is_some());
         if waits && !failed {
             return;
         }

@@ -13,7 +13,7 @@ use agent_sys::cgroup::{Groups, Version};
 use agent_sys::link::Netlink;
 use agent_sys::maps::Maps;
 use agent_sys::state::{self, Layout};
-use agent_sys::tmpfs;
+use agent_sys::tmpfs::{self, Need};
 use proto::error::chain;
 use proto::v1;
 use proto::v1::node_client::NodeClient;
@@ -155,13 +155,14 @@ fn folder(key: &str, path: &Path) -> Check {
 fn memory_backed(run: &Path) -> Check {
     Check::of(
         "file system of run",
-        tmpfs::needs_tmpfs(run),
-        |needed| {
-            if needed {
-                "on a disk: a tmpfs will be mounted there".to_owned()
-            } else {
-                "in memory".to_owned()
-            }
+        tmpfs::need(run),
+        |need| {
+            let found = match need {
+                Need::Mount => "a tmpfs will be mounted there",
+                Need::Nothing { may_swap: false } => "in memory",
+                Need::Nothing { may_swap: true } => "in memory, or in swap if there is some",
+            };
+            found.to_owned()
         },
         "End the pods with `foil-agent cleanup`, or name a folder on a tmpfs as `run`.",
     )

@@ -86,7 +86,8 @@ pub(crate) fn write(sys: &Arc<Sys>, pod: Option<&Pod>) {
         let id = uid.clone();
         let written = sys.blocking(move |sys| {
             // The folder of all of them is there, unless `run` was emptied.
-            agent_sys::state::create_folder(&sys.layout.records())
+            sys.in_memory()
+                .and_then(|()| agent_sys::state::create_folder(&sys.layout.records()))
                 .and_then(|()| agent_sys::state::create_folder(&sys.layout.pod(&id)))
                 .and_then(|()| agent_sys::state::replace(&sys.layout.record(&id), &whole, 0o600))
                 .map_err(|e| e.to_string())

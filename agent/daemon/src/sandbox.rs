@@ -41,6 +41,7 @@ fn part(
 pub(crate) fn pin_namespaces(sys: &Arc<Sys>, uid: &str, hostname: &str) {
     let (id, hostname) = (uid.to_owned(), hostname.to_owned());
     part(sys, uid, Part::Namespaces, move |sys| {
+        sys.in_memory().map_err(|e| e.to_string())?;
         let folder = sys.layout.namespace(&id);
         if netns::exists(&folder) {
             return Ok(());
@@ -121,6 +122,7 @@ pub(crate) fn start_shim(sys: &Arc<Sys>, uid: &str, again: bool) {
                 shim::kill(&sys.layout, &id).map_err(|e| format!("end the shim: {e}"))?;
             }
             sys.groups.kill(&id).map_err(|e| e.to_string())?;
+            sys.in_memory().map_err(|e| e.to_string())?;
             shim::spawn(&sys.layout, &sys.shim, &id).map_err(|e| e.to_string())
         });
         let result = spawned.await;

@@ -19,6 +19,7 @@ use agent_sys::image::{self, Image, ImageError, ImageStore};
 use agent_sys::link::{LinkError, Netlink, Uplink, set_sysctl};
 use agent_sys::resources;
 use agent_sys::state::{Layout, StateError};
+use agent_sys::tmpfs::InMemory;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::alone::{self, AloneError};
@@ -111,6 +112,8 @@ pub(crate) enum StartError {
 pub(crate) struct Sys {
     /// Where everything lies.
     pub(crate) layout: Layout,
+    /// The folder of secrets, as it was at the start; `None` where none is written.
+    pub(crate) run: Option<Arc<InMemory>>,
     /// Our part of the cgroups.
     pub(crate) groups: Groups,
     /// rtnetlink.
@@ -147,6 +150,14 @@ impl Sys {
         if self.events.send(event.into()).await.is_err() {
             tracing::debug!("the loop has ended");
         }
+    }
+
+    /// Whether what is written below `run` stays in memory. Before each such write.
+    ///
+    /// # Errors
+    /// [`StateError::Lost`]
+    pub(crate) fn in_memory(&self) -> Result<(), StateError> {
+        self.run.as_ref().map_or(Ok(()), |run| run.check())
     }
 
     /// Runs blocking work on a thread for that.
@@ -187,12 +198,26 @@ pub(crate) fn program(
 
 /// Makes sure that what must not reach a disk is in memory. Before the lock
 /// is taken, which is there too.
-pub(crate) fn in_memory(config: &Config) -> Result<(), StartError> {
+pub(crate) fn in_memory(config: &Config) -> Result<InMemory, StartError> {
     agent_sys::state::create_folder(&config.run)?;
-    if agent_sys::tmpfs::keep_in_memory(&config.run)? {
+    let run = agent_sys::tmpfs::keep_in_memory(&config.run)?;
+    if run.is_new() {
         tracing::info!(run = %config.run.display(), "mounted a tmpfs");
     }
-    Ok(())
+    if run.may_swap && swap()? > 0 {
+        tracing::warn!(
+            run = %config.run.display(),
+            "this machine has swap, and the tmpfs of `run` no option noswap: environments and              secrets of pods may be written to the swap device"
+        );
+    }
+    Ok(run)
+}
+
+fn swap() -> Result<u64, StartError> {
+    resources::swap().map_err(|source| StartError::Fact {
+        path: "/proc/meminfo",
+        source,
+    })
 }
 
 /// The disk takes what we will write.
@@ -267,6 +292,7 @@ pub(crate) async fn addresses(
 /// Opens all of it, in the network namespace of the caller.
 pub(crate) async fn open(
     config: &Config,
+    run: Arc<InMemory>,
     events: mpsc::Sender<Event>,
 ) -> Result<(Arc<Sys>, Datapath), StartError> {
     let shim = program(config.shim.as_ref(), "foil-shim", "shim")?;
@@ -310,10 +336,7 @@ pub(crate) async fn open(
         pod_pids_limit: config.pod_pids_limit,
         swap_bytes: match config.swap_behavior {
             SwapBehavior::NoSwap => 0,
-            SwapBehavior::LimitedSwap => resources::swap().map_err(|source| StartError::Fact {
-                path: "/proc/meminfo",
-                source,
-            })?,
+            SwapBehavior::LimitedSwap => swap()?,
         },
     };
     // Without the limit pods can take what is reserved, but a node without an agent is
@@ -341,6 +364,7 @@ pub(crate) async fn open(
     let found = Mutex::default();
     let sys = Sys {
         layout,
+        run: Some(run),
         groups,
         netlink,
         images,

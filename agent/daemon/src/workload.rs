@@ -94,7 +94,11 @@ async fn host_parts(sys: &Sys, mounts: &[Mount]) -> Result<HashMap<usize, Part>,
 
 async fn ask(sys: &Sys, uid: &str, create: v1::ShimCreate) -> Result<Vec<String>, Refusal> {
     let made = match Client::connect(&sys.layout, uid).await {
-        Ok(mut client) => client.create(create).await,
+        // The shim writes what it is told below `run`.
+        Ok(mut client) => match sys.in_memory() {
+            Ok(()) => client.create(create).await,
+            Err(lost) => Err(lost.into()),
+        },
         Err(error) => Err(error),
     };
     made.map_err(refusal)

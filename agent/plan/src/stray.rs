@@ -7,6 +7,7 @@
 use crate::action::Action;
 use crate::device;
 use crate::link;
+use crate::step::Step;
 use crate::time::Monotonic;
 use crate::world::{Desired, Observed};
 
@@ -55,11 +56,20 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Monotonic) -> Vec<Actio
     actions
 }
 
+/// When the next removal that failed is tried again.
+pub fn wake(observed: &Observed) -> Option<Monotonic> {
+    let network = &observed.network;
+    let strays = observed.strays.values().chain(network.strays.values());
+    strays
+        .chain(network.dead.values())
+        .filter_map(Step::wake)
+        .min()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::simulate::simulate;
-    use crate::step::Step;
     use crate::time::Moment;
 
     #[test]

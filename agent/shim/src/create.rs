@@ -172,8 +172,12 @@ impl Made<'_> {
             groups: spec::group_view(create, setup),
         };
         let bundle = self.folders.bundle(&create.id);
-        let mut folder = fs::DirBuilder::new();
-        folder.recursive(true).mode(0o700).create(&bundle)?;
+        // Not its parents: a state folder that is gone was on a tmpfs, and would be made
+        // anew on the disk below.
+        match fs::DirBuilder::new().mode(0o700).create(&bundle) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e.into()),
+            Ok(()) | Err(_) => {}
+        }
         spec.save(bundle.join("config.json"))?;
         let warnings = set_oom_score(create.oom_score_adj).into_iter().collect();
         self.group

@@ -280,6 +280,14 @@ impl Datapath {
     }
 }
 
+/// Makes the folder of the pins, on a bpffs, as [`Datapath::open`] does first of all.
+///
+/// # Errors
+/// [`BpfError::Folder`]
+pub fn make_folder(folder: &Path) -> Result<(), BpfError> {
+    bpffs::ensure(folder)
+}
+
 /// Removes every pin of ours under `folder`: links first, so that nothing is attached any more,
 /// then maps. A bpffs that we mounted on the folder itself is unmounted, and the folder removed
 /// unless somebody else has something in it, or a mount of their own on it.

@@ -3,6 +3,7 @@
 //! Paths, values and the operations themselves are `agent-cgroup`'s; the groups of
 //! containers are made by the shim. Called by the daemon's `apply.rs` and `observe.rs`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use proto::v1::ShimResources;
@@ -47,6 +48,16 @@ impl Groups {
         attempt: u32,
     ) -> Result<GroupPath, PathError> {
         self.pod_path(uid)?.container(container, attempt)
+    }
+
+    /// Makes our parent group, and leaves its limits as they are.
+    pub fn make_parent(&self) -> Result<(), GroupError> {
+        self.hierarchies.make_parent(&self.parent)
+    }
+
+    /// The folder that stands for our parent group; it need not be there.
+    pub fn parent_folder(&self) -> Result<PathBuf, GroupError> {
+        self.hierarchies.parent_folder(&self.parent)
     }
 
     /// Makes our parent group and limits all pods together. It may be there already.

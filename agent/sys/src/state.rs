@@ -51,6 +51,13 @@ pub enum StateError {
          there; stop the pods and empty it, or name a folder on a tmpfs as `run`"
     )]
     OnDisk { path: PathBuf },
+    /// A folder of secrets is another one than at the start.
+    #[error(
+        "{path} was unmounted or removed while it was in use: environments and secrets of pods \
+         would be written to the disk below; start foil-agent again, which mounts a new tmpfs \
+         there and begins the pods anew"
+    )]
+    Lost { path: PathBuf },
     /// A tmpfs could not be mounted.
     #[error("mount a tmpfs at {path}: {source}")]
     Mount { path: PathBuf, source: io::Error },
@@ -89,15 +96,16 @@ impl Layout {
 
     /// The folders of ours in the two top folders.
     pub fn parts(&self) -> [PathBuf; 8] {
+        let [records, shims, namespaces, seccomp] = run_parts(&self.run);
         [
             self.images(),
             self.pods(),
             self.logs(),
             self.root.join("state"),
-            self.records(),
-            self.shims(),
-            self.namespaces(),
-            self.seccomp_cache(),
+            records,
+            shims,
+            namespaces,
+            seccomp,
         ]
     }
 
@@ -123,7 +131,8 @@ impl Layout {
 
     /// Folder of the complete records of all pods; their names are uids.
     pub fn records(&self) -> PathBuf {
-        self.run.join("pods")
+        let [records, ..] = run_parts(&self.run);
+        records
     }
 
     /// The complete record of one pod, with its environment and secrets.
@@ -193,7 +202,8 @@ impl Layout {
 
     /// Folder of all shims' folders; their names are pod uids.
     pub fn shims(&self) -> PathBuf {
-        self.run.join("shim")
+        let [_, shims, ..] = run_parts(&self.run);
+        shims
     }
 
     /// Folder of one pod's shim.
@@ -208,7 +218,8 @@ impl Layout {
 
     /// Folder of all pods' pinned namespaces; their names are pod uids.
     pub fn namespaces(&self) -> PathBuf {
-        self.run.join("ns")
+        let [_, _, namespaces, _] = run_parts(&self.run);
+        namespaces
     }
 
     /// Folder of one pod's pinned namespaces: `net`, `ipc`, `uts`.
@@ -218,8 +229,14 @@ impl Layout {
 
     /// Compiled seccomp filters, shared by all shims of the node.
     pub fn seccomp_cache(&self) -> PathBuf {
-        self.run.join("seccomp")
+        let [.., seccomp] = run_parts(&self.run);
+        seccomp
     }
+}
+
+/// The folders of ours in `run`: complete records, shims, namespaces, filters.
+pub(crate) fn run_parts(run: &Path) -> [PathBuf; 4] {
+    ["pods", "shim", "ns", "seccomp"].map(|name| run.join(name))
 }
 
 /// True if what is written there is in memory and never on a disk (but for swap).

@@ -4,25 +4,37 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use agent_sys::mounts;
 use tests_harness::{NetNs, Output, Process, binary, process, unique_name, wait_until};
 
 use crate::node::Node;
 
 /// Another configuration, with folders of its own.
-struct Other {
-    folder: PathBuf,
+pub(crate) struct Other {
+    pub(crate) folder: PathBuf,
     mounts: Vec<PathBuf>,
 }
 
 impl Other {
     fn new() -> Self {
+        Self::sharing(&[])
+    }
+
+    /// With these keys as another one has them.
+    pub(crate) fn sharing(keys: &[(&str, &str)]) -> Self {
         let name = unique_name();
         let folder = std::env::temp_dir().join(&name);
         fs::create_dir_all(&folder).expect("a folder");
         let at = folder.display();
+        let value = |key: &str, own: String| {
+            let shared = keys.iter().find(|(shared, _)| *shared == key);
+            shared.map_or(own, |(_, value)| (*value).to_owned())
+        };
+        let bpffs = value("bpffs", format!("{at}/bpf"));
+        let cgroup = value("cgroup", format!("/{name}"));
         let text = format!(
             "node_name = \"n2\"\ncontrol = \"https://127.0.0.1:1\"\nroot = \"{at}/lib\"\n\
-             run = \"{at}/run\"\nbpffs = \"{at}/bpf\"\ncgroup = \"/{name}\"\n\
+             run = \"{at}/run\"\nbpffs = {bpffs:?}\ncgroup = {cgroup:?}\n\
              shim = {shim:?}\nbpf_object = {object:?}\n",
             shim = binary("foil-shim"),
             object = binary("hydrofoil.bpf.o"),
@@ -32,13 +44,13 @@ impl Other {
         Self { folder, mounts }
     }
 
-    fn command(&self, netns: &NetNs) -> Command {
+    pub(crate) fn command(&self, netns: &NetNs) -> Command {
         let mut command = netns.command(binary("foil-agent"));
         command.arg("--config").arg(self.folder.join("agent.toml"));
         command
     }
 
-    fn cleanup(&self, netns: &NetNs) -> Output {
+    pub(crate) fn cleanup(&self, netns: &NetNs) -> Output {
         process::run(self.command(netns).arg("cleanup"))
     }
 
@@ -96,6 +108,8 @@ fn another_agent_in_the_network_namespace_is_left_alone() {
     assert_eq!(second.wait(), 1);
     says(&process::tail(&log, 5), &words);
     there().expect("all routes");
+    let own = other.folder.join("run");
+    assert_eq!(mounts::at(&own).expect("mounts"), None, "no tmpfs is left");
 
     // The agent is dead, and what it made is still its own.
     node.kill();
@@ -148,7 +162,7 @@ fn files_and_mounts_of_the_operator_stay() {
         assert!(theirs.exists(), "another's pin");
         assert!(!root.join("logs").exists() && !images.join("blob").exists());
         assert!(!other.folder.join("run").exists());
-        let mounted = |path: &Path| agent_sys::mounts::at(path).expect("mounts").is_some();
+        let mounted = |path: &Path| mounts::at(path).expect("mounts").is_some();
         assert!([&root, &images, &pins].iter().all(|path| mounted(path)));
         let said = format!("{}{}", out.stdout, out.stderr);
         assert!(said.contains("left alone: the mount on"), "{said}");

@@ -12,6 +12,8 @@ mod adoption;
 #[cfg(test)]
 mod agent;
 #[cfg(test)]
+mod alone;
+#[cfg(test)]
 mod cgroup;
 #[cfg(test)]
 mod change;

@@ -85,6 +85,18 @@ fn lose_run(node: &Node) {
     fs::remove_dir_all(&run).expect("remove what is in memory");
 }
 
+/// The agent ends by itself, and says what to do.
+pub(crate) fn ends_for_its_run(node: &mut Node) {
+    let mut agent = node.agent.take().expect("an agent that runs");
+    assert_eq!(agent.wait(), 1);
+    let said = agent.tail(5);
+    let words = [
+        "was unmounted or removed while it was in use",
+        "start foil-agent again",
+    ];
+    assert!(words.iter().all(|word| said.contains(word)), "{said}");
+}
+
 #[test]
 fn a_pod_whose_run_folder_is_lost_begins_anew_and_nothing_of_it_runs_twice() {
     let mut node = Node::new();
@@ -141,7 +153,7 @@ fn a_pod_whose_run_folder_is_lost_begins_anew_and_nothing_of_it_runs_twice() {
 }
 
 #[test]
-fn an_agent_that_runs_finds_out_that_its_run_folder_is_lost() {
+fn an_agent_whose_run_folder_is_lost_ends_and_the_next_one_begins_its_pods_anew() {
     let mut node = Node::new();
     node.start();
     node.push_config();
@@ -158,6 +170,8 @@ fn an_agent_that_runs_finds_out_that_its_run_folder_is_lost() {
     // Its container ends, and the next one cannot join what is not there.
     let layout = Layout::new(node.folder.join("lib"), node.folder.join("run"));
     fs::write(layout.volume("robbed", "seen").join("go"), "").expect("a file");
+    ends_for_its_run(&mut node);
+    node.start();
     let anew = |s: &v1::PodStatus| ready(s) && started_ms(s) > started_ms(&before);
     let status = node.control.status("robbed", anew);
     assert_eq!(status.init_containers[0].restart_count, 1, "{status:#?}");

@@ -4,12 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MntFlags, umount2};
 use proto::v1;
 use proto::v1::change::Change;
 use proto::v1::open::What;
 use tests_harness::wait_until;
 
 use crate::node::{Node, pod, ready, started_ms};
+use crate::reboot::ends_for_its_run;
 
 const SECRET: &str = "hunter2-6f1ab2";
 
@@ -129,6 +131,33 @@ fn no_secret_is_on_the_disk_and_an_agent_that_restarts_has_them_all_the_same() {
         }
     });
     assert_eq!(holding(&disk), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn no_secret_reaches_the_disk_below_a_run_folder_that_is_unmounted() {
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    node.control.push(vec![Change::Pod(secretive("first", 62))]);
+    let before = node.control.status("first", ready);
+    let run = node.folder.join("run");
+    umount2(&run, MntFlags::MNT_DETACH).expect("unmount");
+    node.control
+        .push(vec![Change::Pod(secretive("second", 63))]);
+    ends_for_its_run(&mut node);
+    assert_eq!(holding(&node.folder), Vec::<PathBuf>::new());
+    // No operator has to empty it first.
+    node.start();
+    node.control.status("second", ready);
+    let anew = |s: &v1::PodStatus| ready(s) && started_ms(s) > started_ms(&before);
+    node.control.status("first", anew);
+    assert_eq!(holding(&node.folder), Vec::<PathBuf>::new());
+    let options = agent_sys::mounts::at(&run).expect("mounts");
+    let options = options.expect("a mount").options;
+    assert!(
+        options.split(',').any(|option| option == "noswap"),
+        "{options}"
+    );
 }
 
 #[test]
