@@ -212,9 +212,8 @@ impl Container {
         }
     }
 
-    /// Removes cgroup and state of a container whose first process is gone.
+    /// Removes cgroup and state of a container whose processes are gone.
     pub(crate) fn remove(&mut self, folders: &Folders) -> Result<(), String> {
-        kill_rest(&self.group);
         self.drain_output();
         for stream in [Stream::Stdout, Stream::Stderr] {
             if let Err(e) = self.log.end(stream) {
@@ -246,18 +245,21 @@ fn processes(group: &Group) -> Vec<Pid> {
 }
 
 /// Ends what a container without a process namespace of its own leaves behind, and
-/// reaps it.
-pub(crate) fn kill_rest(group: &Group) {
+/// reaps it: these, among which may be a session's process.
+#[must_use]
+pub(crate) fn kill_rest(group: &Group) -> Vec<(Pid, Exit)> {
+    let mut reaped = Vec::new();
     for _ in 0..200 {
         let rest = processes(group);
         if rest.is_empty() {
-            return;
+            break;
         }
         for pid in rest {
             // Orphans come to us, so the pid is of our group until we reap it.
             exit::send(pid, libc::SIGKILL).ok();
-            exit::reap(pid).ok();
+            reaped.extend(exit::reap(pid).ok().flatten());
         }
         thread::sleep(Duration::from_millis(2));
     }
+    reaped
 }

@@ -38,7 +38,8 @@ impl Shim {
         }
     }
 
-    fn ended(&mut self, pid: Pid, exit: Exit) {
+    /// A child has ended and is reaped.
+    pub(crate) fn ended(&mut self, pid: Pid, exit: Exit) {
         if let Some(index) = self.running(pid) {
             // The report is complete by now: what was executed is seen running first.
             self.started(index);
@@ -111,6 +112,7 @@ impl Shim {
         };
         let phase = mem::replace(&mut container.phase, Phase::Created);
         let connection = container.waiting.take();
+        let mut reaped = Vec::new();
         let answer = match (outcome, phase) {
             (Outcome::Made { pid, warnings }, Phase::Making(making)) => {
                 container.pid = Some(pid);
@@ -133,7 +135,7 @@ impl Shim {
                     Phase::Created | Phase::Starting | Phase::Running | Phase::Exited(_) => None,
                 };
                 let starved = failed.group.oom_kills() > 0;
-                kill_rest(&failed.group);
+                reaped = kill_rest(&failed.group);
                 if let Err(e) = remove(&self.folders, &failed.create.id, &failed.group) {
                     eprintln!("{e}");
                 }
@@ -148,6 +150,9 @@ impl Shim {
             }
             (Outcome::Made { .. }, _) => return,
         };
+        for (pid, exit) in reaped {
+            self.ended(pid, exit);
+        }
         self.forget_unclaimed();
         if let Some(connection) = connection {
             self.answer(connection, Role::Calls, answer);

@@ -12,7 +12,7 @@ use proto::v1::shim_response::Response;
 use proto::v1::{ShimContainers, ShimCreate, ShimError, ShimExec, ShimOk, ShimResize};
 
 use crate::connection::{Connection, Role};
-use crate::container::{Container, Phase};
+use crate::container::{Container, Phase, kill_rest};
 use crate::create;
 use crate::exit::{self, Exit};
 use crate::log::Log;
@@ -152,13 +152,18 @@ impl Shim {
                 return invalid(format!("container {id} has not ended"));
             }
         }
-        match container.remove(&self.folders) {
+        let reaped = kill_rest(&container.group);
+        let answer = match container.remove(&self.folders) {
             Ok(()) => {
                 self.containers.remove(index);
                 ok()
             }
             Err(message) => error(Kind::Runtime, message),
+        };
+        for (pid, exit) in reaped {
+            self.ended(pid, exit);
         }
+        answer
     }
 
     fn exec(&mut self, connection: u64, exec: ShimExec) -> Option<Response> {

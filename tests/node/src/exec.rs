@@ -275,3 +275,29 @@ fn it_ends_with_the_container() {
     assert_eq!(pod.exited(&id).exit_code, 137);
     pod.delete(&id).unwrap();
 }
+
+/// In the host's process namespace a session's process outlives its container's first one,
+/// and is killed with what else is left in the group.
+#[test]
+fn sessions_that_end_with_their_container_s_removal_are_told_so() {
+    let mut pod = Pod::new();
+    let create = ShimCreate {
+        pid_ns: "host".into(),
+        ..pod.message("web", &["sleep", "1000"])
+    };
+    let id = pod.run(create);
+    let mut sessions = Vec::new();
+    for _ in 0..16 {
+        let command = ["sh", "-c", "echo here; exec sleep 1000"];
+        let mut exec = begin(&pod, message(&id, &command));
+        expect(&pod, &mut exec, "here");
+        sessions.push(exec);
+    }
+    pod.kill(&id, libc::SIGKILL, false).unwrap();
+    pod.exited(&id);
+    pod.delete(&id).unwrap();
+    for exec in sessions {
+        let (code, _) = pod.wait(exec.collect(1000)).unwrap();
+        assert_eq!(code, 128 + libc::SIGKILL);
+    }
+}
