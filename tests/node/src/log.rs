@@ -126,14 +126,12 @@ fn a_full_disk_costs_lines_and_not_the_log() {
     // All that is left of the disk goes.
     let mut file = fs::File::create(&ballast).unwrap();
     while file.write_all(&[0; 512]).is_ok() {}
-    let mut unchanged = last();
-    wait_until("a log that stands still", || {
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        let before = std::mem::replace(&mut unchanged, last());
-        if before == unchanged {
-            Ok(())
-        } else {
-            Err(unchanged.clone())
+    let words = pod.layout.shim(&pod.uid).join("log");
+    wait_until("a line that was refused", || {
+        let said = fs::read_to_string(&words).unwrap();
+        match said.contains("No space left on device") {
+            true => Ok(()),
+            false => Err(said),
         }
     });
     drop(file);
