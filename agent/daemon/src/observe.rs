@@ -226,7 +226,7 @@ pub(crate) fn maps(observed: &mut Observed, datapath: &Datapath) -> Result<(), M
 
 #[cfg(test)]
 mod tests {
-    use agent_plan::time::{Monotonic, Wall};
+    use agent_plan::time::{Moment, Monotonic};
     use agent_plan::world::Stop;
 
     use super::*;
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn records_that_the_journal_does_not_agree_with_are_asked_for_again() {
         let wanted: BTreeSet<String> = ["a".into()].into();
-        let pod = || Pod::new(Arc::default(), Wall::from_ms(0));
+        let pod = || Pod::new(Arc::default(), Moment::default());
         let mut pods: BTreeMap<String, Pod> = [("a".into(), pod())].into();
         assert!(!is_behind(&wanted, &pods));
         pods.insert("b".into(), pod());

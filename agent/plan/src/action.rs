@@ -14,7 +14,7 @@ use crate::maps::{Backend, Frontend, FrontendKey};
 use crate::probe;
 use crate::restart::Backoff;
 use crate::settings::ServiceLink;
-use crate::time::{Monotonic, Wall};
+use crate::time::{Moment, Monotonic};
 use crate::user::User;
 use crate::volume::Mount;
 use crate::world::{Finished, ImageFacts, Stop, Why};
@@ -48,7 +48,7 @@ pub enum Action {
         /// What is wanted of it.
         spec: Arc<v1::PodSpec>,
         /// Its start, as status tells it.
-        now: Wall,
+        now: Moment,
     },
     /// The pod shall end.
     Stop {

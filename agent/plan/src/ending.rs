@@ -14,7 +14,7 @@ use crate::settings::Settings;
 use crate::step::Step;
 use crate::steps::Steps;
 use crate::time::Monotonic;
-use crate::world::{Contact, Container, Life, Observed, Pod, Stop};
+use crate::world::{Contact, Container, Finished, Life, Observed, Pod, Stop};
 
 /// The least grace of a pod, seconds; kubelet's calculateEffectiveGracePeriod has it
 /// "no matter what".
@@ -86,9 +86,14 @@ fn others(pod: &Pod) -> impl Iterator<Item = (&v1::ContainerSpec, &Container)> {
 /// Since when a pod ends, and until when it may take.
 fn until(pod: &Pod, now: Monotonic) -> Stop {
     pod.stop.unwrap_or_else(|| {
-        // A pod that finished: from the moment at which its last container ended.
-        let since = others(pod).filter_map(|(_, c)| ended(c)).max();
-        let since = since.unwrap_or(now);
+        let since = match pod.finished {
+            Some(Finished::Overdue { since }) => since,
+            // From the moment at which its last container ended.
+            Some(Finished::Succeeded | Finished::Failed) | None => {
+                let ends = others(pod).filter_map(|(_, c)| ended(c));
+                ends.max().unwrap_or(now)
+            }
+        };
         let grace = pod.spec.termination_grace_period_seconds;
         Stop {
             since,

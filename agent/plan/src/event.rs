@@ -9,7 +9,10 @@ use crate::outcome::{ImageFailure, Part, Refusal};
 use crate::probe::Kind;
 use crate::settings::Settings;
 use crate::step::Step;
-use crate::world::{ImageReason, Observed, Why};
+use crate::world::{Finished, ImageReason, Observed, Why};
+
+/// Of a pod whose active deadline is over.
+pub(crate) const OVERDUE: &str = "Pod was active on the node longer than the specified deadline";
 
 /// An event without its time, which the daemon adds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +99,13 @@ pub fn begun(action: &Action, observed: &Observed) -> Option<Note> {
         let (pod, container) = found(instance)?;
         let refusal = Refusal::Config(message.clone());
         Some(refused(&pod.spec, container, &refusal))
+    } else if let Action::Finish {
+        uid,
+        finished: Finished::Overdue { .. },
+    } = action
+    {
+        let pod = observed.pods.get(uid)?;
+        Some(of_pod(&pod.spec, false, "DeadlineExceeded", OVERDUE.into()))
     } else if let Action::RemoveLeftovers { uid, .. } = action {
         let pod = observed.pods.get(uid)?;
         (pod.leftovers == Step::Absent).then(|| sandbox_changed(&pod.spec))

@@ -59,7 +59,7 @@ pub fn plan(
             Some(spec) if !observed.gone.contains(uid) => {
                 plan.actions.push(Action::Take {
                     spec: spec.clone(),
-                    now: moment.wall,
+                    now: moment,
                 });
             }
             None if observed.gone.contains(uid) && desired.complete => {
@@ -75,7 +75,7 @@ pub fn plan(
     {
         plan.actions.push(Action::Take {
             spec: spec.clone(),
-            now: moment.wall,
+            now: moment,
         });
         return plan;
     }
@@ -103,9 +103,7 @@ pub fn plan(
     }
     if pod.stop.is_some() || pod.finished.is_some() {
         ending::plan(pod, observed, settings, recorded, now, &mut steps);
-    } else if pod.contact == Contact::Heard
-        && let Some(finished) = finished(pod)
-    {
+    } else if let Some(finished) = finished(pod).or_else(|| overdue(pod, now, &mut steps)) {
         let uid = uid.into();
         steps.actions.push(Action::Finish { uid, finished });
     } else if pod.leftovers != Step::Ready {
@@ -301,8 +299,23 @@ fn remains(pod: &Pod, name: &str, container: &Container, now: Monotonic, steps: 
     }
 }
 
-/// The end that the pod has come to by itself, if it has.
+/// The end that the pod has come to if its active deadline is over; kubelet's
+/// activeDeadlineHandler.
+fn overdue(pod: &Pod, now: Monotonic, steps: &mut Steps) -> Option<Finished> {
+    let seconds = pod.spec.active_deadline_seconds?;
+    let deadline = pod.seen.monotonic + seconds.saturating_mul(1000);
+    if now < deadline {
+        steps.wake(deadline);
+        return None;
+    }
+    Some(Finished::Overdue { since: now })
+}
+
+/// The end that the pod has come to by itself, if it has and that is known.
 fn finished(pod: &Pod) -> Option<Finished> {
+    if pod.contact != Contact::Heard {
+        return None;
+    }
     let policy = pod.spec.restart_policy.as_str();
     let ended = |name: &str| {
         let container = pod.containers.get(name)?;

@@ -25,7 +25,12 @@ pub fn of(pod: &Pod, boot_id: &str) -> v1::PodRecord {
     v1::PodRecord {
         spec: Some((*pod.spec).clone()),
         withheld: pod.withheld,
-        seen_ms: pod.seen.ms(),
+        seen_ms: pod.seen.wall.ms(),
+        seen_monotonic_ms: Some(pod.seen.monotonic.ms()),
+        overdue_monotonic_ms: match pod.finished {
+            Some(Finished::Overdue { since }) => Some(since.ms()),
+            Some(Finished::Succeeded | Finished::Failed) | None => None,
+        },
         stop: pod.stop.map(|stop| v1::pod_record::Stop {
             since_monotonic_ms: stop.since.ms(),
             deadline_monotonic_ms: stop.deadline.ms(),
@@ -44,7 +49,7 @@ pub fn finished_text(finished: Option<Finished>) -> &'static str {
     match finished {
         None => "",
         Some(Finished::Succeeded) => "Succeeded",
-        Some(Finished::Failed) => "Failed",
+        Some(Finished::Failed | Finished::Overdue { .. }) => "Failed",
     }
 }
 
@@ -154,13 +159,24 @@ pub fn restore(record: v1::PodRecord, kept: Kept, boot_id: &str, moment: Moment)
         }
     };
     let spec = record.spec.filter(|s| !s.uid.is_empty())?;
-    let mut pod = Pod::new(Arc::new(spec), Wall::from_ms(record.seen_ms));
+    let seen = Moment {
+        monotonic: match record.seen_monotonic_ms {
+            Some(ms) if same_boot => past(ms),
+            // The time in between counts, and no other clock ran.
+            Some(_) | None => now + -moment.wall.ms().saturating_sub(record.seen_ms).max(0),
+        },
+        wall: Wall::from_ms(record.seen_ms),
+    };
+    let mut pod = Pod::new(Arc::new(spec), seen);
     pod.record = Step::Ready;
     pod.withheld = record.withheld;
     pod.conditions = record.conditions;
     pod.finished = match record.finished.as_str() {
         "Succeeded" => Some(Finished::Succeeded),
-        "Failed" => Some(Finished::Failed),
+        "Failed" => Some(match record.overdue_monotonic_ms {
+            Some(ms) => Finished::Overdue { since: past(ms) },
+            None => Finished::Failed,
+        }),
         _ => None,
     };
     if record.sandbox_removed {
@@ -348,7 +364,7 @@ mod tests {
     }
 
     fn pod() -> Pod {
-        Pod::new(Arc::new(simulate::pod_spec("u", 1)), Wall::from_ms(5))
+        Pod::new(Arc::new(simulate::pod_spec("u", 1)), Moment::from_ms(5, 5))
     }
 
     #[test]
@@ -443,7 +459,7 @@ mod tests {
             let mut spec = simulate::pod_spec("u", 1);
             spec.init_containers = simulate::pod_spec("x", 1).containers;
             spec.init_containers[0].name = "i0".into();
-            let mut pod = Pod::new(Arc::new(spec), Wall::from_ms(5));
+            let mut pod = Pod::new(Arc::new(spec), Moment::from_ms(5, 5));
             if begun {
                 let started = Moment::from_ms(4, 4);
                 let init = pod.containers.get_mut("i0").unwrap();

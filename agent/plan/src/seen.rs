@@ -152,12 +152,12 @@ mod tests {
     use super::*;
     use crate::link::Hop;
     use crate::simulate::{pod_spec, settings};
-    use crate::time::Wall;
+    use crate::time::Moment;
 
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
 
     fn observed() -> Observed {
-        let mut pod = Pod::new(Arc::new(pod_spec("u", 1)), Wall::default());
+        let mut pod = Pod::new(Arc::new(pod_spec("u", 1)), Moment::default());
         pod.link = Step::Ready;
         pod.programs = Step::Ready;
         pod.ifindex = Some(7);

@@ -9,6 +9,7 @@ use v1::container_state::{Running, State, Waiting};
 
 use crate::container::next_backoff;
 use crate::create::role;
+use crate::event;
 use crate::image;
 use crate::init::initialized;
 use crate::record::{finished_text, terminated};
@@ -58,7 +59,7 @@ pub fn of(pod: &Pod, settings: &Settings, now: Moment) -> v1::PodStatus {
     let addressed = spec.host_network || pod.link == Step::Ready || ran || terminal;
     let unready = match pod.finished {
         Some(Finished::Succeeded) => Unmet::Completed,
-        Some(Finished::Failed) => Unmet::Failed,
+        Some(Finished::Failed | Finished::Overdue { .. }) => Unmet::Failed,
         None => Unmet::Containers(unready(&containers)),
     };
     let gated = if ready {
@@ -97,7 +98,7 @@ pub fn of(pod: &Pod, settings: &Settings, now: Moment) -> v1::PodStatus {
         message,
         pod_ips: if addressed { vec![address] } else { Vec::new() },
         host_ip: settings.node_ip.to_string(),
-        start_time_ms: pod.seen.ms(),
+        start_time_ms: pod.seen.wall.ms(),
         conditions,
         init_containers,
         containers,
@@ -105,8 +106,12 @@ pub fn of(pod: &Pod, settings: &Settings, now: Moment) -> v1::PodStatus {
     }
 }
 
-/// Why the rest of the status is what was known last, if it is: reason and message.
+/// Why the pod failed as a whole, or why the rest of the status is what was known last:
+/// reason and message.
 fn trouble(pod: &Pod) -> (String, String) {
+    if let Some(Finished::Overdue { .. }) = pod.finished {
+        return ("DeadlineExceeded".into(), event::OVERDUE.into());
+    }
     match &pod.contact {
         Contact::Unknown(silence) if silence.since.is_some() => (
             "ShimNotResponding".into(),
@@ -371,7 +376,7 @@ mod tests {
     fn pod(containers: usize) -> Pod {
         Pod::new(
             Arc::new(simulate::pod_spec("u", containers)),
-            Wall::default(),
+            Moment::default(),
         )
     }
 

@@ -820,7 +820,7 @@ fn due(node: &Node) -> (Vec<Action>, Vec<Option<Monotonic>>) {
     let mut log = node.log.clone();
     for action in &mut log {
         if let Action::Take { now, .. } = action {
-            *now = Wall::default();
+            now.wall = Wall::default();
         }
     }
     let wakes = node.observed.pods.keys().map(|uid| {

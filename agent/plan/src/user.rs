@@ -19,6 +19,8 @@ pub struct User {
     pub gid: Option<i64>,
     /// runAsNonRoot.
     pub non_root: bool,
+    /// supplementalGroupsPolicy Strict: the groups of the image's group file do not count.
+    pub strict: bool,
 }
 
 /// Which entry of the image's passwd file describes the user.
@@ -56,6 +58,7 @@ pub fn wanted(pod: &v1::PodSpec, container: &v1::ContainerSpec, image: &ImageFac
         non_root: security
             .and_then(|s| s.run_as_non_root)
             .unwrap_or(of_pod.is_some_and(|s| s.run_as_non_root)),
+        strict: of_pod.is_some_and(|s| s.strict_groups),
     }
 }
 
@@ -95,8 +98,8 @@ pub fn entry(user: &User) -> Result<Entry, UserError> {
 
 /// Writes the user and its groups into the request to the shim; `account` is that of
 /// [`entry`]. The groups of the image's group file are merged with supplementalGroups and
-/// fsGroup, which are there already (Kubernetes' supplementalGroupsPolicy Merge), and the
-/// primary group is one of them, as containerd has it.
+/// fsGroup, which are there already, unless supplementalGroupsPolicy is Strict; the primary
+/// group is one of them, as containerd has it.
 pub fn set(create: &mut v1::ShimCreate, user: &User, account: &Account) -> Result<(), UserError> {
     create.uid = account.uid;
     create.gid = match user.gid {
@@ -109,7 +112,9 @@ pub fn set(create: &mut v1::ShimCreate, user: &User, account: &Account) -> Resul
             None => UserError::RootByImage,
         });
     }
-    create.additional_gids.extend(&account.groups);
+    if !user.strict {
+        create.additional_gids.extend(&account.groups);
+    }
     create.additional_gids.push(create.gid);
     create.additional_gids.sort_unstable();
     create.additional_gids.dedup();
@@ -142,10 +147,10 @@ mod tests {
         ];
         for (uid, gid, non_root, account, expected) in rows {
             let user = User {
-                image: String::new(),
                 uid,
                 gid,
                 non_root,
+                ..User::default()
             };
             let mut create = v1::ShimCreate {
                 // supplementalGroups
@@ -159,6 +164,29 @@ mod tests {
                 expected,
                 "{user:?}"
             );
+        }
+    }
+
+    #[test]
+    fn strict_groups_are_those_of_the_manifest() {
+        let mut pod = v1::PodSpec::default();
+        for (strict_groups, groups) in [(false, vec![4, 8, 9]), (true, vec![4, 8])] {
+            pod.security = Some(v1::PodSecurity {
+                strict_groups,
+                ..v1::PodSecurity::default()
+            });
+            let user = wanted(&pod, &v1::ContainerSpec::default(), &ImageFacts::default());
+            let account = Account {
+                uid: 7,
+                gid: 8,
+                groups: vec![9],
+            };
+            let mut create = v1::ShimCreate {
+                additional_gids: vec![4],
+                ..v1::ShimCreate::default()
+            };
+            set(&mut create, &user, &account).unwrap();
+            assert_eq!(create.additional_gids, groups, "{strict_groups}");
         }
     }
 

@@ -71,8 +71,8 @@ pub struct Observed {
 pub struct Pod {
     /// What was last wanted of it.
     pub spec: Arc<v1::PodSpec>,
-    /// When the node first saw it: status.startTime.
-    pub seen: Wall,
+    /// When the node first saw it: status.startTime, from which the active deadline counts.
+    pub seen: Moment,
     /// What must survive the agent is written as it is here.
     pub record: Step,
     /// After a reboot: `spec` is a skeleton, and the pod waits for the control plane to
@@ -142,13 +142,18 @@ pub struct Stop {
     pub deadline: Monotonic,
 }
 
-/// The end that a pod came to by itself.
+/// The end that a pod came to without being asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finished {
     /// All containers ended with exit code 0.
     Succeeded,
     /// At least one did not.
     Failed,
+    /// Its active deadline was over: it failed, and what runs is ended from then on.
+    Overdue {
+        /// When that was found.
+        since: Monotonic,
+    },
 }
 
 /// Removal is best effort and complete: one action, repeated until it succeeds.
@@ -162,7 +167,7 @@ pub struct Teardown {
 
 impl Pod {
     /// A pod of which nothing is there yet.
-    pub fn new(spec: Arc<v1::PodSpec>, now: Wall) -> Pod {
+    pub fn new(spec: Arc<v1::PodSpec>, now: Moment) -> Pod {
         let containers = spec
             .init_containers
             .iter()

@@ -87,15 +87,17 @@ impl Rules for Pod {
             causes.forbidden(&at.child("containers"), detail);
             return;
         }
-        if let Some(seconds) = old.active_deadline_seconds {
-            let shorter = new
-                .active_deadline_seconds
-                .is_some_and(|new| new <= seconds);
-            if !shorter {
-                let at = at.child("activeDeadlineSeconds");
-                let detail = "must be less than or equal to previous value";
-                causes.invalid(&at, new.active_deadline_seconds, detail);
+        let deadlines = (old.active_deadline_seconds, new.active_deadline_seconds);
+        let wrong = match deadlines {
+            (Some(old), Some(new)) if new > old => {
+                Some("must be less than or equal to previous value")
             }
+            (Some(_), None) => Some("must not update from a positive integer to nil value"),
+            (Some(_) | None, Some(_)) | (None, None) => None,
+        };
+        if let Some(detail) = wrong {
+            let at = at.child("activeDeadlineSeconds");
+            causes.invalid(&at, new.active_deadline_seconds, detail);
         }
         // What may change is made equal; then nothing else may differ.
         let mut copy = new.clone();

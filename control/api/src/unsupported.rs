@@ -67,7 +67,6 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     refuse("PodSpec", "resourceClaims", &[]),
     refuse("PodSpec", "resources", &[]),
     refuse("PodSpec", "ephemeralContainers", &[]),
-    refuse("PodSpec", "activeDeadlineSeconds", &[]),
     refuse("PodSpec", "readinessGates", &[]),
     refuse("PodSpec", "shareProcessNamespace", &["false"]),
     refuse("PodSpec", "hostUsers", &["true"]),
@@ -86,7 +85,7 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     refuse(
         "PodSpec",
         "securityContext.supplementalGroupsPolicy",
-        &["Merge"],
+        &["Merge", "Strict"],
     ),
     warn(
         "PodSpec",

@@ -163,6 +163,7 @@ fn resolved(input: &PodInput<'_>, budget: &Budget) -> v1::PodSpec {
         restart_policy: spec.restart_policy.clone().unwrap_or_default(),
         termination_grace_period_seconds: spec.termination_grace_period_seconds.unwrap_or_default(),
         stop_grace_seconds: input.stop_grace_seconds,
+        active_deadline_seconds: spec.active_deadline_seconds,
         init_containers: containers(spec.init_containers.as_deref().unwrap_or_default()),
         containers: containers(&spec.containers),
         volumes: spec
@@ -296,6 +297,7 @@ fn security(context: Option<&PodSecurityContext>) -> v1::PodSecurity {
             .as_ref()
             .map(|p| p.type_.clone())
             .unwrap_or_default(),
+        strict_groups: context.supplemental_groups_policy.as_deref() == Some("Strict"),
     }
 }
 

@@ -95,8 +95,8 @@ fn carries_the_rest_of_the_pod() {
         "initContainers": [{"name": "b", "restartPolicy": "Always"}],
         "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["x", "y"]}],
         "imagePullSecrets": [{"name": "registry"}, {"name": "none"}],
-        "securityContext": {"fsGroup": 5, "runAsNonRoot": true, "sysctls": [{"name": "net/ipv4/tcp_wmem", "value": "1"}]},
-        "restartPolicy": "Never", "terminationGracePeriodSeconds": 5,
+        "securityContext": {"fsGroup": 5, "runAsNonRoot": true, "supplementalGroupsPolicy": "Strict", "sysctls": [{"name": "net/ipv4/tcp_wmem", "value": "1"}]},
+        "restartPolicy": "Never", "terminationGracePeriodSeconds": 5, "activeDeadlineSeconds": 60,
     }));
     assert_eq!(
         (
@@ -117,6 +117,8 @@ fn carries_the_rest_of_the_pod() {
         ),
         ("Never", 5)
     );
+    assert_eq!(spec.active_deadline_seconds, Some(60));
+    assert!(spec.security.as_ref().unwrap().strict_groups);
     assert_eq!(
         (spec.stop_grace_seconds, spec.qos_class.as_str()),
         (None, "Burstable")

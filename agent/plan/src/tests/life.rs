@@ -330,3 +330,110 @@ fn a_program_that_never_begins_does_not_keep_its_pod() {
     assert_eq!(node.places(killed).len(), 1);
     assert!(node.observed.pods.is_empty(), "{:?}", node.now - began);
 }
+
+/// A pod that runs, with this deadline.
+fn limited(seconds: i64) -> Node {
+    let mut node = Node::new();
+    let mut spec = pod_spec("u", 1);
+    spec.active_deadline_seconds = Some(seconds);
+    node.want(spec);
+    node.settle();
+    assert_eq!(node.phase("u"), "Running");
+    node
+}
+
+fn signals(node: &mut Node) -> Vec<i32> {
+    let held = begin_all(node, |a| matches!(a, Action::Signal { .. }));
+    let mut signals = Vec::new();
+    for action in held {
+        if let Action::Signal { signal, .. } = action {
+            signals.push(signal);
+        }
+    }
+    signals
+}
+
+fn next_wake(node: &Node) -> Option<Monotonic> {
+    let (desired, observed) = (&node.desired, &node.observed);
+    pod::plan("u", desired, observed, &settings(), node.moment()).wake
+}
+
+#[test]
+fn a_pod_whose_active_deadline_is_over_is_ended_with_grace_and_fails() {
+    let mut node = limited(60);
+    let began = node.now;
+    assert_eq!(next_wake(&node), Some(began + 60_000));
+    node.now = began + 59_999;
+    node.wall += 3_600_000;
+    assert_eq!(signals(&mut node), [0; 0], "the wall clock is not asked");
+    node.now = began + 60_000;
+    assert_eq!(signals(&mut node), [15]);
+    let status = node.status("u");
+    assert_eq!(
+        (status.phase.as_str(), status.reason.as_str()),
+        ("Running", "DeadlineExceeded")
+    );
+    node.now = began + 60_000 + 29_999;
+    assert_eq!(signals(&mut node), [0; 0]);
+    node.now = began + 60_000 + 30_000;
+    assert_eq!(signals(&mut node), [9]);
+    node.exit("u", "c0", 137);
+    node.settle();
+    let status = node.status("u");
+    assert_eq!(
+        (status.phase.as_str(), status.reason.as_str()),
+        ("Failed", "DeadlineExceeded")
+    );
+    // It is not restarted, by this agent or the next one.
+    node.pass(600_000);
+    restart_agent(&mut node, "u");
+    node.pass(600_000);
+    assert_eq!(node.places(starts).len(), 1);
+    assert_eq!(node.status("u").reason, "DeadlineExceeded");
+}
+
+#[test]
+fn an_active_deadline_is_added_and_shortened_while_the_pod_runs() {
+    let mut node = Node::new();
+    node.want(pod_spec("u", 1));
+    node.settle();
+    let began = node.now;
+    node.pass(100_000);
+    node.change("u", |spec| spec.active_deadline_seconds = Some(300));
+    assert_eq!(signals(&mut node), [0; 0]);
+    assert_eq!(next_wake(&node), Some(began + 300_000));
+    // Over already: the grace begins now all the same.
+    node.change("u", |spec| spec.active_deadline_seconds = Some(50));
+    assert_eq!(signals(&mut node), [15]);
+    node.now = node.now + 29_999;
+    assert_eq!(signals(&mut node), [0; 0]);
+    // What ended by itself in time keeps its phase.
+    let mut node = limited(60);
+    node.change("u", |spec| spec.restart_policy = "Never".into());
+    node.settle();
+    node.exit("u", "c0", 0);
+    node.pass(600_000);
+    assert_eq!(
+        (node.phase("u"), node.status("u").reason),
+        ("Succeeded".into(), String::new())
+    );
+}
+
+#[test]
+fn an_active_deadline_goes_on_over_restarts_and_reboots() {
+    let node = limited(60);
+    let began = node.observed.pods["u"].seen;
+    // The agent is away for a while, and somebody sets the clock.
+    let mut later = limited(60);
+    later.now = later.now + 20_000;
+    later.wall -= 7_200_000;
+    assert_eq!(later.restored("u", "boot").seen.monotonic, began.monotonic);
+    // Monotonic time begins anew; what went by meanwhile counts.
+    let mut rebooted = node;
+    let wall = rebooted.moment().wall.ms();
+    rebooted.now = Monotonic::from_ms(5_000);
+    rebooted.wall = wall + 25_000 - 5_000;
+    let seen = rebooted.restored("u", "another boot").seen;
+    assert_eq!(seen.monotonic, Monotonic::from_ms(5_000 - 25_000));
+    assert_eq!(seen.wall, began.wall);
+}

@@ -54,6 +54,8 @@ fn refuses_by_field_and_in_kubernetes_words() {
         (pod(), "spec.volumes[0].configMap.name".into(), json!(""), "spec.volumes[0].configMap.name: Required value".into()),
         (pod(), "spec.volumes[0].configMap.defaultMode".into(), json!(4096), "spec.volumes[0].configMap.defaultMode: Invalid value: 4096: must be a number between 0 and 0777".into()),
         (pod(), "spec.terminationGracePeriodSeconds".into(), json!(-2), "spec.terminationGracePeriodSeconds: Invalid value: -2".into()),
+        (pod(), "spec.activeDeadlineSeconds".into(), json!(0), "spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive".into()),
+        (deployment(), "spec.template.spec.activeDeadlineSeconds".into(), json!(5), "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicaSet is not Supported".into()),
         (pod(), "spec.tolerations".into(), json!([{"key": "a", "operator": "In"}]), "spec.tolerations[0].operator: Unsupported value: \"In\": supported values: \"Equal\", \"Exists\"".into()),
         (pod(), "spec.tolerations".into(), json!([{"value": "a"}]), "spec.tolerations[0].operator: Invalid value: \"\": operator must be Exists when `key` is empty".into()),
         (pod(), "spec.tolerations".into(), json!([{"key": "a", "tolerationSeconds": 1}]), "spec.tolerations[0].effect: Invalid value: \"\": effect must be 'NoExecute'".into()),

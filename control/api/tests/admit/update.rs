@@ -9,6 +9,7 @@ use crate::manifest::{admitted, deployment, judge, pod, refused, service, with};
 fn immutable_fields_stay() {
     let pod = admitted(&pod());
     let bound = with(&pod, "spec.nodeName", json!("n1"));
+    let limited = with(&pod, "spec.activeDeadlineSeconds", json!(60));
     let deployment = admitted(&deployment());
     let service = with(
         &with(&admitted(&service()), "spec.clusterIP", json!("10.96.0.7")),
@@ -37,6 +38,20 @@ fn immutable_fields_stay() {
             "spec: Forbidden: pod updates may not change",
         ),
         (&bound, "spec.nodeName", json!(null), ""),
+        (&pod, "spec.activeDeadlineSeconds", json!(60), ""),
+        (&limited, "spec.activeDeadlineSeconds", json!(59), ""),
+        (
+            &limited,
+            "spec.activeDeadlineSeconds",
+            json!(61),
+            "spec.activeDeadlineSeconds: Invalid value: 61: must be less than or equal to",
+        ),
+        (
+            &limited,
+            "spec.activeDeadlineSeconds",
+            json!(null),
+            "spec.activeDeadlineSeconds: Invalid value: null: must not update from a positive",
+        ),
         (
             &pod,
             "spec.containers",
