@@ -69,8 +69,6 @@ pub(crate) enum RequestError {
     NothingMatches,
     #[error("no nodes found")]
     NoNodes,
-    #[error("unable to drain node {node}: {reasons}")]
-    Drain { node: String, reasons: String },
     #[error("no pods found for {what}")]
     NoPods { what: String },
     #[error("container {container} is not valid for pod {pod}; choose one of: {has}")]

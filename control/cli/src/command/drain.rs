@@ -3,6 +3,7 @@
 //! The node is cordoned, then its pods are deleted with their grace period; controllers make
 //! others elsewhere. Which pods may go is decided by [`choose`].
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::cordon::{self, Nodes};
 use super::delete::gone;
 use crate::client::{CallError, Client, Deletion, Selection};
 use crate::duration;
-use crate::error::{CommandError, RequestError};
+use crate::error::CommandError;
 use crate::kinds;
 use crate::select::Object;
 use crate::session::{Session, list_typed};
@@ -24,8 +25,9 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Cordon nodes, and evict their pods
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-The node is cordoned first, and stays so: `foil uncordon` ends it. Nothing is
-evicted from a node while one of its pods needs an option that was not given.
+Nodes are cordoned first, and stay so: `foil uncordon` ends it. Nothing is evicted
+if one pod of one of the nodes needs an option that was not given. Pods that come
+to a node meanwhile have to go as well.
 
 Examples:
   foil drain n1
@@ -68,68 +70,122 @@ pub(crate) async fn run(
     for node in &nodes {
         cordon::set(&mut client, node, true, out).await?;
     }
-    for node in nodes {
-        let selection = Selection {
-            fields: format!("spec.nodeName={}", node.name),
-            ..Selection::default()
-        };
-        let pods: Vec<Pod> = list_typed(&mut client, "pods", &selection).await?;
-        let chosen = choose(pods, args.options).map_err(|reasons| RequestError::Drain {
-            node: node.name.clone(),
-            reasons: reasons.join("; "),
-        })?;
-        for warning in chosen.warnings {
-            eprintln!("Warning: {warning}");
+    let mut drain = Drain {
+        grace_period_seconds: Some(args.grace_period).filter(|seconds| *seconds >= 0),
+        options: args.options,
+        deadline,
+        warned: BTreeSet::new(),
+        evicted: BTreeSet::new(),
+    };
+    loop {
+        let pods = drain.judge(&mut client, &nodes).await?;
+        if pods.is_empty() {
+            break;
         }
-        evict(&args, session, &mut client, chosen.pods, deadline, out).await?;
-        writeln!(out, "{} drained", node.kind.object(&node.name))?;
-        out.flush()?;
+        drain.evict(session, &mut client, pods, out).await?;
     }
-    Ok(())
+    for node in nodes {
+        writeln!(out, "{} drained", node.kind.object(&node.name))?;
+    }
+    Ok(out.flush()?)
 }
 
-async fn evict(
-    args: &Args,
-    session: &Session,
-    client: &mut Client,
-    pods: Vec<Pod>,
+/// A drain under way, in rounds: pods may come to a node after it was looked at.
+struct Drain {
+    /// `None`: each pod's own.
+    grace_period_seconds: Option<i64>,
+    options: Options,
     deadline: Option<Instant>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    let kind = kinds::by_word(&kinds::known(), "pods")?;
-    let mut going = Vec::new();
-    for pod in pods {
-        let metadata = pod.metadata;
-        let uid = metadata.uid.unwrap_or_default();
-        let object = Object {
-            kind: kind.clone(),
-            namespace: metadata.namespace.unwrap_or_default(),
-            name: metadata.name.unwrap_or_default(),
-        };
-        let deletion = Deletion {
-            grace_period_seconds: Some(args.grace_period).filter(|seconds| *seconds >= 0),
-            propagation_policy: "Background".to_owned(),
-            // A pod of the same name that came after it may run elsewhere.
-            uid: uid.clone(),
-            dry_run: false,
-        };
-        let deleted = client
-            .delete(&kind, &object.namespace, &object.name, &deletion)
-            .await;
-        match deleted {
-            Ok(_) => writeln!(out, "evicting pod {}/{}", object.namespace, object.name)?,
-            Err(error) if error.is_not_found() || is_conflict(&error) => continue,
-            Err(error) => return Err(error.into()),
+    /// Warnings that were printed.
+    warned: BTreeSet<String>,
+    /// uids of pods that were told to go.
+    evicted: BTreeSet<String>,
+}
+
+impl Drain {
+    /// The pods of all nodes that have to go. An error, and nothing is evicted, if one of
+    /// them may not.
+    async fn judge(
+        &mut self,
+        client: &mut Client,
+        nodes: &[Object],
+    ) -> Result<Vec<Pod>, CommandError> {
+        let (mut pods, mut refused) = (Vec::new(), false);
+        for node in nodes {
+            let selection = Selection {
+                fields: format!("spec.nodeName={}", node.name),
+                ..Selection::default()
+            };
+            let there = list_typed(client, "pods", &selection).await?;
+            match choose(there, self.options) {
+                Ok(chosen) => {
+                    pods.extend(chosen.pods);
+                    for warning in chosen.warnings {
+                        if self.warned.insert(warning.clone()) {
+                            eprintln!("Warning: {warning}");
+                        }
+                    }
+                }
+                Err(reasons) => {
+                    let (node, reasons) = (&node.name, reasons.join("; "));
+                    eprintln!("error: unable to drain node {node}: {reasons}");
+                    refused = true;
+                }
+            }
         }
-        out.flush()?;
-        going.push((object, uid));
+        if refused {
+            Err(CommandError::Reported)
+        } else {
+            Ok(pods)
+        }
     }
-    for (object, uid) in going {
-        gone(session, client, &object, &uid, deadline).await?;
-        writeln!(out, "pod/{} evicted", object.name)?;
-        out.flush()?;
+
+    /// Tells pods to go, and waits until they are gone.
+    async fn evict(
+        &mut self,
+        session: &Session,
+        client: &mut Client,
+        pods: Vec<Pod>,
+        out: &mut dyn Write,
+    ) -> Result<(), CommandError> {
+        let kind = kinds::by_word(&kinds::known(), "pods")?;
+        let mut going = Vec::new();
+        for pod in pods {
+            let metadata = pod.metadata;
+            let uid = metadata.uid.unwrap_or_default();
+            let object = Object {
+                kind: kind.clone(),
+                namespace: metadata.namespace.unwrap_or_default(),
+                name: metadata.name.unwrap_or_default(),
+            };
+            let deletion = Deletion {
+                grace_period_seconds: self.grace_period_seconds,
+                propagation_policy: "Background".to_owned(),
+                // A pod of the same name that came after it may run elsewhere.
+                uid: uid.clone(),
+                dry_run: false,
+            };
+            let deleted = client
+                .delete(&kind, &object.namespace, &object.name, &deletion)
+                .await;
+            match deleted {
+                Ok(_) if self.evicted.insert(uid.clone()) => {
+                    writeln!(out, "evicting pod {}/{}", object.namespace, object.name)?;
+                }
+                Ok(_) => {}
+                Err(error) if error.is_not_found() || is_conflict(&error) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            out.flush()?;
+            going.push((object, uid));
+        }
+        for (object, uid) in going {
+            gone(session, client, &object, &uid, self.deadline).await?;
+            writeln!(out, "pod/{} evicted", object.name)?;
+            out.flush()?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The uid is another one by now.

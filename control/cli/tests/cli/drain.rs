@@ -1,5 +1,7 @@
 //! `cordon`, `uncordon` and `drain`.
 
+use std::io::{BufRead as _, BufReader};
+
 use serde_json::{Value, json};
 use tests_control::deployment;
 
@@ -86,4 +88,84 @@ fn a_drained_node_has_no_pods() {
     assert_eq!(lines.last(), Some(&"node/n1 drained"));
     bench.until_ready(4);
     assert!(bench.list("pods").iter().all(|pod| node_of(pod) == "n2"));
+}
+
+fn fixed(name: &str, node: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"nodeName": node, "containers": [{"name": "main", "image": "i"}]}})
+}
+
+#[test]
+fn all_nodes_are_judged_before_a_pod_goes() {
+    let bench = Bench::new();
+    let _nodes = [bench.node("n1"), bench.node("n2"), bench.node("n3")];
+    bench.put(&deployment("web", 6, "i"));
+    bench.until_ready(6);
+    bench.put(&fixed("alone", "n2"));
+    bench.until_ready(7);
+    let uids = |pods: &[Value]| -> Vec<String> {
+        let uid = |pod: &Value| pod["metadata"]["uid"].to_string();
+        pods.iter().map(uid).collect()
+    };
+    let before = uids(&bench.list("pods"));
+    let ended = bench.foil(&["drain", "n1", "n2"]);
+    assert_eq!(
+        (ended.code, ended.out.as_str(), ended.err.as_str()),
+        (
+            1,
+            "node/n1 cordoned\nnode/n2 cordoned\n",
+            "error: unable to drain node n2: cannot delete Pods that declare no controller (use --force to override): default/alone\n"
+        )
+    );
+    // Neither from n2 nor from n1.
+    assert_eq!(uids(&bench.list("pods")), before);
+    let ended = bench.foil(&["drain", "n1", "n2", "--force", "--timeout=60s"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(
+        ended.out.ends_with("node/n1 drained\nnode/n2 drained\n"),
+        "{ended:?}"
+    );
+    bench.until_ready(6);
+    assert!(bench.list("pods").iter().all(|pod| node_of(pod) == "n3"));
+}
+
+#[test]
+fn pods_that_come_while_a_node_is_drained_go_too() {
+    let bench = Bench::new();
+    let node = bench.node("n1");
+    node.set(|script| script.holds_pods = true);
+    bench.put(&fixed("first", "n1"));
+    bench.until_ready(1);
+    let ended = bench.foil(&["drain", "n1", "--force", "--timeout=1s"]);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(
+        ended
+            .err
+            .ends_with("error: timed out waiting for pods/first to be deleted\n"),
+        "{ended:?}"
+    );
+    let mut drain = bench.spawn(&["drain", "n1", "--force"]);
+    let mut lines = BufReader::new(drain.stdout.take().unwrap()).lines();
+    let mut out = Vec::new();
+    // It has looked at the node's pods, and waits for this one.
+    while out
+        .last()
+        .is_none_or(|line| line != "evicting pod default/first")
+    {
+        out.push(lines.next().unwrap().unwrap());
+    }
+    bench.put(&fixed("second", "n1"));
+    bench.until_ready(2);
+    node.set(|script| script.holds_pods = false);
+    out.extend(lines.map(Result::unwrap));
+    assert!(drain.wait().unwrap().success(), "{out:?}");
+    for line in [
+        "pod/first evicted",
+        "evicting pod default/second",
+        "pod/second evicted",
+    ] {
+        assert!(out.iter().any(|l| l == line), "{line}: {out:?}");
+    }
+    assert_eq!(out.last().unwrap(), "node/n1 drained");
+    assert!(bench.list("pods").is_empty());
 }
