@@ -138,6 +138,7 @@ fn flows(
     format: &Format,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
+    filter.check(names)?;
     let endpoints = maps.endpoints().map_err(BpfError::from)?;
     let backends = maps.backends().map_err(BpfError::from)?;
     let context = bpf_flows::Context::new(&endpoints, &backends, names);

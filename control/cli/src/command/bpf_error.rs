@@ -9,4 +9,12 @@ pub(crate) enum BpfError {
     Open(#[source] MapsError),
     #[error(transparent)]
     Read(#[from] MapsError),
+    #[error(
+        "no service \"{name}\" on this node; `foil bpf service list` prints those that there are"
+    )]
+    NoService { name: String },
+    #[error(
+        "no pod \"{name}\" on this node, and no backend of that name; `foil bpf endpoint list` and `foil bpf backend list` print those that there are"
+    )]
+    NoPod { name: String },
 }

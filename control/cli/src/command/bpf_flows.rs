@@ -11,6 +11,7 @@ use ebpf_common::endpoint::Endpoint;
 use ebpf_common::name::{BACKEND, ENDPOINT, SERVICE_PORT};
 use ebpf_common::service::Backend;
 
+use super::bpf_error::BpfError;
 use super::bpf_rows::{Names, Row, protocol_name, row, socket};
 
 /// States of connections that are over.
@@ -170,6 +171,24 @@ impl Filter {
         let pivot = all.first().map_or(0, |(_, flow)| flow.last_seen);
         all.sort_by_key(|(key, flow)| (flow.last_seen.wrapping_sub(pivot).cast_signed(), *key));
         all
+    }
+
+    /// An error for a name that nothing on this node has.
+    pub(super) fn check(&self, names: &Names) -> Result<(), BpfError> {
+        if let Some(wanted) = &self.service
+            && !names.all(SERVICE_PORT).any(|name| is_service(name, wanted))
+        {
+            let name = wanted.clone();
+            return Err(BpfError::NoService { name });
+        }
+        let mut pods = names.all(ENDPOINT).chain(names.all(BACKEND));
+        if let Some(wanted) = &self.pod
+            && !pods.any(|name| is_named(name, wanted))
+        {
+            let name = wanted.clone();
+            return Err(BpfError::NoPod { name });
+        }
+        Ok(())
     }
 
     /// What is said when no flow matches.
@@ -450,6 +469,33 @@ mod tests {
             refused.contains("estab") && refused.contains("time-wait"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn unknown_names_are_refused() {
+        let names = names();
+        let service = |name: &str| Filter {
+            service: Some(name.to_owned()),
+            ..Filter::default()
+        };
+        let pod = |name: &str| Filter {
+            pod: Some(name.to_owned()),
+            ..Filter::default()
+        };
+        for (filter, error) in [
+            (service("web"), ""),
+            (service("default/web:http"), ""),
+            (service("default/web:dns"), "no service \"default/web:dns\""),
+            (service("client"), "no service \"client\""),
+            (pod("default/client"), ""),
+            (pod("web-a"), ""),
+            (pod("web"), "no pod \"web\""),
+        ] {
+            let refused = filter.check(&names).err();
+            let text = refused.map(|error| error.to_string()).unwrap_or_default();
+            assert!(text.starts_with(error), "{filter:?}: {text}");
+            assert_eq!(text.is_empty(), error.is_empty(), "{filter:?}: {text}");
+        }
     }
 
     #[test]

@@ -73,6 +73,12 @@ impl Names {
     pub(super) fn get(&self, kind: u32, id: u32) -> String {
         self.0.get(&(kind, id)).cloned().unwrap_or_default()
     }
+
+    /// All names of a kind.
+    pub(super) fn all(&self, kind: u32) -> impl Iterator<Item = &str> {
+        let of_kind = self.0.iter().filter(move |((k, _), _)| *k == kind);
+        of_kind.map(|(_, name)| name.as_str())
+    }
 }
 
 pub(super) fn protocol_name(number: u8) -> String {
