@@ -7,19 +7,22 @@
 //! given a token that it has not used. Tokens are `token.rs`, signing is `pki.rs`.
 //! Called by `session.rs`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use control_api::meta;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Node;
 use proto::v1;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::auth::NodeCaller;
+use crate::budget::Rate;
 use crate::csr::{CsrError, NodeRequest};
 use crate::objects::{ATTEMPTS, Objects};
 use crate::pki::{Pki, PkiError};
+use crate::rates::{Rates, TooOften};
 use crate::refusal::Refusal;
 use crate::stored::known;
 use crate::token::{Applicant, Redeemed, Refused, TokenError, Tokens};
@@ -70,6 +73,12 @@ pub enum JoinError {
         /// Which node.
         node: String,
     },
+    /// A node asks for certificates again and again.
+    #[error("node {node:?} renews its certificate too often; please try again later")]
+    TooOften {
+        /// Which node.
+        node: String,
+    },
     /// Keys and tokens cannot be read or written.
     #[error(transparent)]
     Pki(#[from] PkiError),
@@ -99,6 +108,7 @@ impl From<JoinError> for Status {
             | JoinError::Deleted { .. }
             | JoinError::NoKey { .. } => Status::permission_denied(text),
             JoinError::Request(_) | JoinError::OtherKey { .. } => Status::invalid_argument(text),
+            JoinError::TooOften { .. } => Status::resource_exhausted(text),
             JoinError::Refused(refusal) => refusal.into(),
             JoinError::Pki(_) | JoinError::Task(_) => {
                 tracing::error!("{text}");
@@ -115,7 +125,21 @@ pub struct Gate {
     tokens: Arc<Tokens>,
     /// How long a node's certificate is valid.
     life: SignedDuration,
+    /// Of each node.
+    renewals: Mutex<Rates<String>>,
 }
+
+/// Certificates that one node gets renewed. An agent asks once in its certificate's life, and
+/// ten times in the rest of it when that fails.
+const RENEWALS: Rate = Rate {
+    per_second: 0.5,
+    burst: 20.0,
+};
+/// Of all nodes: a signature each.
+const ALL_RENEWALS: Rate = Rate {
+    per_second: 200.0,
+    burst: 2000.0,
+};
 
 impl Gate {
     /// For nodes, with this lifetime of their certificates.
@@ -126,6 +150,7 @@ impl Gate {
             pki,
             tokens,
             life,
+            renewals: Mutex::new(Rates::new(RENEWALS, ALL_RENEWALS, Instant::now())),
         }
     }
 
@@ -163,6 +188,7 @@ impl Gate {
         csr_pem: &str,
         now: Timestamp,
     ) -> Result<String, JoinError> {
+        self.may_renew(&caller.name)?;
         let request = NodeRequest::parse(csr_pem, &caller.name)?;
         if request.key() != caller.key {
             let node = caller.name.clone();
@@ -170,6 +196,17 @@ impl Gate {
         }
         self.admit(caller).await?;
         Ok(self.pki.sign_node(request, self.life, now)?)
+    }
+
+    fn may_renew(&self, node: &str) -> Result<(), JoinError> {
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        let node = node.to_owned();
+        match renewals.take(Some(node.clone()), Instant::now()) {
+            Ok(()) => Ok(()),
+            Err(TooOften::Caller | TooOften::CallerAgain | TooOften::All) => {
+                Err(JoinError::TooOften { node })
+            }
+        }
     }
 
     /// Recognises a node with a valid certificate.
@@ -237,7 +274,8 @@ pub fn key(node: &Node) -> Option<&str> {
     annotations.get(KEY).map(String::as_str)
 }
 
-fn annotated(node: &Value) -> Option<&str> {
+/// The same of a stored Node.
+pub(crate) fn annotated(node: &Value) -> Option<&str> {
     node.get("metadata")?.get("annotations")?.get(KEY)?.as_str()
 }
 

@@ -1,8 +1,8 @@
 //! The listening socket: TCP, TLS with our server certificate, client
 //! certificates checked against our CA where there are any.
 //!
-//! Handshakes run beside each other, so that a slow client does not delay others; one
-//! that fails is a line in the log. Called by `lib.rs`.
+//! Handshakes run beside each other, so that a slow client does not delay others; how many
+//! is `handshakes.rs`. One that fails is a line in the log. Called by `lib.rs`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,10 +15,12 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::handshakes::Handshakes;
 use crate::pki::Signed;
 
 /// A client that has not finished its handshake by then is let go.
@@ -89,6 +91,7 @@ pub type Incoming = ReceiverStream<Result<TlsStream<TcpStream>, io::Error>>;
 /// Accepts until the receiver is dropped.
 pub fn accept(listener: TcpListener, acceptor: TlsAcceptor) -> Incoming {
     let (sender, receiver) = mpsc::channel(QUEUE);
+    let handshakes = Handshakes::new(Instant::now());
     tokio::spawn(async move {
         loop {
             let (stream, peer) = tokio::select! {
@@ -103,9 +106,14 @@ pub fn accept(listener: TcpListener, acceptor: TlsAcceptor) -> Incoming {
                 },
                 () = sender.closed() => return,
             };
+            let Some(turn) = handshakes.begin(peer.ip(), Instant::now()) else {
+                continue;
+            };
             let (acceptor, sender) = (acceptor.clone(), sender.clone());
             tokio::spawn(async move {
-                if let Some(stream) = handshake(acceptor, stream, peer).await
+                let stream = handshake(acceptor, stream, peer).await;
+                drop(turn);
+                if let Some(stream) = stream
                     && sender.send(Ok(stream)).await.is_err()
                 {
                     tracing::debug!(%peer, "connected while the server was ending");

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 /// How long a test waits; generous, as the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Looks until `look` gives `Ok`; the last `Err` is what the panic's message shows.

@@ -1,11 +1,16 @@
 //! Who becomes which node, for how long, and what a node may say.
 
-use std::time::Duration;
+use std::sync::Arc;
 
+use control_server::pki::Signed;
+use control_server::start::Running;
 use control_server::token::Scope;
 use proto::v1::node_client::NodeClient;
 use proto::v1::{self, node_up};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 use tonic::transport::Identity;
@@ -135,6 +140,33 @@ async fn a_stranger_who_asks_too_often_is_refused_before_its_token_is_looked_at(
     assert!(looked_at >= 50, "{looked_at}");
 }
 
+/// Connections without a handshake are closed when there are many of one source; others are
+/// served beside them.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_of_one_machine_shut_out_no_other() {
+    let server = server().await;
+    let address = server.running().address;
+    let connect = async || {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        socket.connect(address).await.unwrap()
+    };
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(connect().await);
+    }
+    let mut last = connect().await;
+    // All of them are closed in the end; this one at once.
+    let (mut first, mut other) = ([0], [0]);
+    tokio::select! {
+        biased;
+        closed = last.read(&mut other) => assert_eq!(closed.unwrap_or(0), 0),
+        _ = silent[0].read(&mut first) => panic!("the first is closed before the last"),
+    }
+    let mut client = admin(server.running()).await;
+    client.version(v1::VersionRequest {}).await.unwrap();
+}
+
 /// Two machines that were given one address, at the same moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_nodes_with_one_address_one_is_refused_by_name() {
@@ -169,59 +201,83 @@ async fn of_two_nodes_with_one_address_one_is_refused_by_name() {
     }
 }
 
+fn renewal(csr_pem: String) -> v1::RenewRequest {
+    v1::RenewRequest { csr_pem }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_is_renewed_and_a_session_ends_with_its_own() {
-    let server = server_with("node_certificate_seconds = 4").await;
+async fn a_certificate_is_renewed_for_its_own_name_and_key() {
+    let server = server().await;
     let (own, other) = (key(), key());
     let token = server.token(&Scope::Once);
     let first = join(server.running(), "n1", "system:nodes", &token, &own).await;
-    let first = first.unwrap();
-    let mut client = node_client(server.running(), first.clone()).await;
-    let renew = |csr_pem| v1::RenewRequest { csr_pem };
+    let mut identity = first.unwrap();
+    let mut client = node_client(server.running(), identity.clone()).await;
     for csr_pem in [
         csr("n1", "system:nodes", &other),
         csr("n2", "system:nodes", &own),
         csr("n1", "system:masters", &own),
     ] {
-        let refused = client.renew(renew(csr_pem)).await.unwrap_err();
+        let refused = client.renew(renewal(csr_pem)).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
     }
-    let hello = v1::Hello {
-        node_name: "n1".to_owned(),
-        ..v1::Hello::default()
-    };
-    let hello = tokio_stream::iter([up(node_up::Up::Hello(hello))]);
-    let opened = client.session(hello.chain(tokio_stream::pending())).await;
-    let mut down = opened.unwrap().into_inner();
-    let mut renewed = None;
-    // The stream ends by itself: with the certificate that it was opened with.
-    let mut goodbye = None;
-    while let Some(Ok(message)) = down.next().await {
-        if let Some(v1::node_down::Down::Goodbye(said)) = message.down {
-            goodbye = Some(said.reason);
-            continue;
-        }
-        let answer = client.renew(renew(csr("n1", "system:nodes", &own))).await;
-        renewed = Some(answer.unwrap().into_inner().certificate_pem);
-    }
-    let old = client.renew(renew(csr("n1", "system:nodes", &own))).await;
-    assert_eq!(old.unwrap_err().code(), Code::PermissionDenied);
-    assert!(renewed.is_some());
-    assert_eq!(goodbye.as_deref(), Some("its certificate has ended"));
-    // One that is renewed in time goes on; each of these lives on the one before.
-    let mut identity = {
-        let token = server.token(&Scope::Node("n2".to_owned()));
-        let joined = join(server.running(), "n2", "system:nodes", &token, &other).await;
-        joined.unwrap()
-    };
-    for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+    // Each by the one before.
+    for _ in 0..3 {
         let mut client = node_client(server.running(), identity).await;
-        let answer = client.renew(renew(csr("n2", "system:nodes", &other))).await;
+        let answer = client.renew(renewal(csr("n1", "system:nodes", &own))).await;
         let pem = answer.unwrap().into_inner().certificate_pem;
-        identity = Identity::from_pem(pem, other.serialize_pem());
+        identity = Identity::from_pem(pem, own.serialize_pem());
     }
-    session(&server, "n2", identity).await.unwrap();
+    session(&server, "n1", identity).await.unwrap();
+    // A node that asks again and again is refused, and no other is.
+    let mut renewed = 0;
+    let refused = loop {
+        match client.renew(renewal(csr("n1", "system:nodes", &own))).await {
+            Ok(_) => renewed += 1,
+            Err(refused) => break refused,
+        }
+        assert!(renewed < 1000);
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let token = server.token(&Scope::Once);
+    let second = join(server.running(), "n2", "system:nodes", &token, &other).await;
+    let mut client = node_client(server.running(), second.unwrap()).await;
+    let renewed = client
+        .renew(renewal(csr("n2", "system:nodes", &other)))
+        .await;
+    renewed.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_ends_with_its_certificate() {
+    // On a slow machine a certificate may end before its session begins.
+    for seconds in [3, 10, 60] {
+        let server = server_with(&format!("node_certificate_seconds = {seconds}")).await;
+        let own = key();
+        let token = server.token(&Scope::Once);
+        let identity = join(server.running(), "n1", "system:nodes", &token, &own).await;
+        let tls = trusting(server.running()).identity(identity.unwrap());
+        let mut client = NodeClient::new(endpoint(server.running(), tls).connect_lazy());
+        let hello = v1::Hello {
+            node_name: "n1".to_owned(),
+            ..v1::Hello::default()
+        };
+        let hello = tokio_stream::iter([up(node_up::Up::Hello(hello))]);
+        let opened = client.session(hello.chain(tokio_stream::pending())).await;
+        let Ok(opened) = opened else { continue };
+        let mut down = opened.into_inner();
+        let mut goodbye = None;
+        while let Some(Ok(message)) = down.next().await {
+            if let Some(v1::node_down::Down::Goodbye(said)) = message.down {
+                goodbye = Some(said.reason);
+            }
+        }
+        assert_eq!(goodbye.as_deref(), Some("its certificate has ended"));
+        let late = client.renew(renewal(csr("n1", "system:nodes", &own))).await;
+        assert_eq!(late.unwrap_err().code(), Code::PermissionDenied);
+        return;
+    }
+    panic!("no session within the life of a certificate");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -359,24 +415,63 @@ async fn a_node_does_not_fill_the_store_with_events() {
     assert_eq!(counts.len(), 11, "{counts:?}");
 }
 
+/// What the server says to a client with this certificate, after its handshake: the first
+/// byte of HTTP/2, or a TLS alert. As the client sends nothing, an alert is never lost.
+async fn first_word(running: &Running, signed: &Signed) -> Result<usize, rustls::Error> {
+    let certificates = |pem: &str| -> Vec<CertificateDer<'static>> {
+        let all = CertificateDer::pem_slice_iter(pem.as_bytes());
+        all.map(Result::unwrap).collect()
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    for ca in certificates(running.pki.ca_pem()) {
+        roots.add(ca).unwrap();
+    }
+    let key = PrivateKeyDer::from_pem_slice(signed.key_pem.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certificates(&signed.chain_pem), key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let tcp = tokio::net::TcpStream::connect(running.address)
+        .await
+        .unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let name = ServerName::try_from("localhost").unwrap();
+    let asked = async {
+        let mut tls = connector.connect(name, tcp).await?;
+        tls.read(&mut [0]).await
+    };
+    asked.await.map_err(|error| {
+        let tls = error
+            .get_ref()
+            .and_then(|e| e.downcast_ref::<rustls::Error>());
+        tls.unwrap_or_else(|| panic!("{error:?}")).clone()
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_s_context_can_be_made_again() {
     let server = server().await;
     let running = server.running();
     let now = jiff::Timestamp::now();
     let hour = jiff::SignedDuration::from_hours(1);
-    let ask = async |made| {
-        let signed = running.pki.operator("ops", hour, made).unwrap();
-        let identity = Identity::from_pem(signed.chain_pem, signed.key_pem);
-        let tls = trusting(running).identity(identity);
-        let channel = endpoint(running, tls).connect().await.map_err(drop)?;
-        let mut client = proto::v1::cluster_client::ClusterClient::new(channel);
-        let asked = client.version(v1::VersionRequest {}).await;
-        asked.map(drop).map_err(drop)
-    };
-    assert_eq!(ask(now).await, Ok(()));
+    let made = |at| running.pki.operator("ops", hour, at).unwrap();
+    assert_eq!(first_word(running, &made(now)).await, Ok(1));
+    let signed = made(now);
+    let identity = Identity::from_pem(signed.chain_pem, signed.key_pem);
+    let tls = trusting(running).identity(identity);
+    let channel = endpoint(running, tls).connect().await.unwrap();
+    let mut client = proto::v1::cluster_client::ClusterClient::new(channel);
+    client.version(v1::VersionRequest {}).await.unwrap();
     // Valid for as long as it was made for.
-    assert_eq!(ask(now - hour * 2).await, Err(()));
+    let expired = rustls::AlertDescription::CertificateExpired;
+    assert_eq!(
+        first_word(running, &made(now - hour * 2)).await,
+        Err(rustls::Error::AlertReceived(expired))
+    );
     let signed = running.pki.operator("ops", hour, now).unwrap();
     let context = running
         .pki
