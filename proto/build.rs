@@ -20,6 +20,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_client(grpc)
         .build_server(grpc)
+        // The same message has the same bytes.
+        .btree_map(".hydrofoil.v1")
+        // Shared by all messages that they are sent in.
+        .bytes(".hydrofoil.v1.Update.changes")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -17,7 +17,7 @@ pub mod protocol;
 pub mod socket;
 
 /// Encoding and decoding of messages.
-pub use prost::Message;
+pub use prost::{DecodeError, Message, bytes::Bytes};
 
 /// Generated from `v1/*.proto`, where the documentation is.
 #[cfg_attr(

@@ -5,7 +5,7 @@
 pub const UPDATE_BYTES: usize = 64 << 20;
 /// The control plane begins another part of a step at this length, in bytes. One
 /// change is never cut: a part with a single change may be longer.
-pub const PART_BYTES: usize = 1 << 20;
+pub const PART_BYTES: usize = 64 << 10;
 /// Longest change that is sent: with a part before it, it still fits one message.
 /// `convert` makes no longer ones.
 pub const CHANGE_BYTES: usize = UPDATE_BYTES - 2 * PART_BYTES;

@@ -273,16 +273,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(
         pods = found.observed.pods.len(),
         services = found.desired.services.len(),
-        revision = found.revision,
+        revision = found.head.revision,
         "adopted"
     );
     tokio::spawn(record::run(sys.clone()));
     let health = Health::new(&config, &sys, now);
     let hello = v1::Hello {
         node_name: config.node_name.clone(),
-        agent_version: env!("HYDROFOIL_VERSION").into(),
-        cluster_id: found.cluster_id.clone(),
-        revision: found.revision,
+        agent_version: pushed::VERSION.into(),
+        cluster_id: found.head.cluster_id.clone(),
+        revision: found.head.revision,
+        digest: found.head.digest.clone(),
         status: Some(health.status()),
     };
     let (hello, said) = channel::channel(hello);

@@ -90,8 +90,7 @@ impl Node {
         let Found {
             observed,
             desired,
-            cluster_id,
-            revision,
+            head,
             journal,
         } = found;
         let pods = observed.pods.keys().cloned().collect();
@@ -100,7 +99,7 @@ impl Node {
         due.sweep();
         Node {
             apply,
-            pushed: Pushed::new(desired, cluster_id, revision, journal),
+            pushed: Pushed::new(desired, head, journal),
             observed,
             services: due,
             health,
@@ -238,6 +237,7 @@ impl Node {
         self.unacknowledged = Some(ack);
         self.hello.send_modify(|hello| {
             hello.cluster_id = end.cluster_id;
+            hello.digest = end.digest;
             hello.revision = revision;
         });
     }

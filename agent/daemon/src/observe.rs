@@ -20,6 +20,7 @@ use agent_sys::link::{Hop, LinkError, Observed as Links};
 use agent_sys::maps::MapsError;
 use agent_sys::{netns, state};
 use ebpf_common::counter::Hook;
+use proto::v1;
 use proto::v1::change::Change;
 
 use crate::kernel;
@@ -55,10 +56,8 @@ pub(crate) struct Found {
     pub(crate) observed: Observed,
     /// What was last wanted, as far as it is on disk.
     pub(crate) desired: Desired,
-    /// Cluster that this came from.
-    pub(crate) cluster_id: String,
-    /// Its revision; 0: none.
-    pub(crate) revision: u64,
+    /// Where this came from. Revision 0: all of it is to be sent again.
+    pub(crate) head: v1::NodeRecord,
 }
 
 /// Looks at everything that is ours; the journal and what it kept of the pushed state are given.
@@ -80,13 +79,15 @@ pub(crate) async fn observe(
         journal,
         observed: Observed::default(),
         desired: Desired::default(),
-        cluster_id: String::new(),
-        revision: 0,
+        head: v1::NodeRecord::default(),
     };
     let mut wanted = BTreeSet::new();
     if let Some(Kept { head, changes }) = kept {
-        found.cluster_id = head.cluster_id;
-        found.revision = head.revision;
+        found.head = head;
+        if found.head.agent_version != pushed::VERSION {
+            // The other release may not have known all fields, and kept what it knew.
+            found.head.revision = 0;
+        }
         for change in changes {
             if let Change::Pod(spec) = change {
                 // Its spec is in its record.
@@ -108,11 +109,11 @@ pub(crate) async fn observe(
         found.observed.pods.insert(pod.spec.uid.clone(), pod);
     }
     if is_behind(&wanted, &found.observed.pods) {
-        found.revision = 0;
+        found.head.revision = 0;
     }
     if found.observed.pods.values().any(|pod| pod.withheld) {
         // After a reboot: what was not kept on the disk is to be sent again.
-        found.revision = 0;
+        found.head.revision = 0;
     }
     strays(sys, &mut found.observed, &links, &groups);
     let seen = kernel::seen(&links, &sys.settings, datapath)?;

@@ -12,12 +12,15 @@ use agent_plan::world::Desired;
 use agent_sys::journal::Changes;
 use proto::v1;
 use proto::v1::change::Change;
+use proto::{DecodeError, Message as _};
 
 use crate::check;
 use crate::event::Event;
 use crate::pushed_file::{self, NotSaved, Work};
 use crate::startup::Sys;
 
+/// Of this agent.
+pub(crate) const VERSION: &str = env!("HYDROFOIL_VERSION");
 /// Delay of a write after a change, so that many changes are one write. Milliseconds.
 const SAVE_MS: i64 = 200;
 /// After a failed write, milliseconds.
@@ -54,6 +57,8 @@ pub(crate) struct Step {
 pub(crate) struct End {
     /// The cluster that it came from.
     pub(crate) cluster_id: String,
+    /// Of all that the node has now.
+    pub(crate) digest: Vec<u8>,
     /// Its revision, and what of it cannot be put in force.
     pub(crate) ack: v1::Ack,
 }
@@ -63,8 +68,7 @@ pub(crate) struct End {
 pub(crate) struct Pushed {
     /// The state that is in force.
     pub(crate) desired: Desired,
-    cluster_id: String,
-    revision: u64,
+    head: v1::NodeRecord,
     snapshot: Option<Desired>,
     failures: Vec<v1::Failure>,
     journal: pushed_file::Shared,
@@ -80,15 +84,13 @@ impl Pushed {
     /// As it was found on disk.
     pub(crate) fn new(
         desired: Desired,
-        cluster_id: String,
-        revision: u64,
+        head: v1::NodeRecord,
         journal: pushed_file::Shared,
     ) -> Pushed {
         let (snapshot, failures) = (None, Vec::new());
         Pushed {
             desired,
-            cluster_id,
-            revision,
+            head,
             snapshot,
             failures,
             journal,
@@ -145,10 +147,10 @@ impl Pushed {
     fn work(&mut self) -> Work {
         let mut changes = std::mem::take(&mut self.unsaved);
         if std::mem::take(&mut self.rewrite) || pushed_file::wants_rewrite(&self.journal) {
-            let all = pushed_file::entries(&self.desired, &self.cluster_id, self.revision);
+            let all = pushed_file::entries(&self.desired, &self.head);
             return Work::Rewrite(all);
         }
-        let (key, head) = pushed_file::head(&self.cluster_id, self.revision);
+        let (key, head) = pushed_file::head(&self.head);
         changes.insert(key, Some(head));
         Work::Append(changes)
     }
@@ -177,7 +179,15 @@ impl Pushed {
             self.snapshot = Some(Desired::default());
             self.failures.clear();
         }
-        let changes = update.changes.into_iter().filter_map(|c| c.change);
+        let decoded = |bytes| match v1::Change::decode(bytes) {
+            // `None`: of a newer control plane.
+            Ok(change) => change.change,
+            Err(error) => {
+                self.failures.push(undecoded(&error));
+                None
+            }
+        };
+        let changes: Vec<Change> = update.changes.into_iter().filter_map(decoded).collect();
         let mut touched = Touched::default();
         if let Some(mut fresh) = self.snapshot.take() {
             for change in changes {
@@ -206,8 +216,12 @@ impl Pushed {
             return Some(Step { touched, end: None });
         }
         self.save_at.get_or_insert(now + SAVE_MS);
-        self.cluster_id = update.cluster_id;
-        self.revision = update.revision;
+        self.head = v1::NodeRecord {
+            cluster_id: update.cluster_id,
+            revision: update.revision,
+            digest: update.digest,
+            agent_version: VERSION.into(),
+        };
         let failures = std::mem::take(&mut self.failures);
         for failure in &failures {
             tracing::error!(
@@ -218,9 +232,10 @@ impl Pushed {
             );
         }
         let end = End {
-            cluster_id: self.cluster_id.clone(),
+            cluster_id: self.head.cluster_id.clone(),
+            digest: self.head.digest.clone(),
             ack: v1::Ack {
-                revision: self.revision,
+                revision: self.head.revision,
                 failures,
             },
         };
@@ -289,6 +304,14 @@ fn has_hints(service: &v1::Service) -> bool {
     backends.any(|backend| !backend.for_zones.is_empty())
 }
 
+fn undecoded(error: &DecodeError) -> v1::Failure {
+    v1::Failure {
+        kind: "Change".into(),
+        key: String::new(),
+        message: format!("a change does not parse: {error}"),
+    }
+}
+
 /// All services of a state: id and name.
 pub(crate) fn services(desired: &Desired) -> impl Iterator<Item = (u32, Option<String>)> {
     let named = desired.services.iter();
@@ -342,15 +365,23 @@ mod tests {
 
     use super::*;
 
-    fn service(name: &str) -> v1::Change {
-        v1::Change {
-            change: Some(Change::Service(v1::Service {
-                namespace: "d".into(),
-                name: name.into(),
-                id: 1,
-                ..v1::Service::default()
-            })),
-        }
+    fn service(name: &str) -> Change {
+        Change::Service(v1::Service {
+            namespace: "d".into(),
+            name: name.into(),
+            id: 1,
+            ..v1::Service::default()
+        })
+    }
+
+    fn encoded(changes: Vec<Change>) -> Vec<proto::Bytes> {
+        let change = |change| v1::Change {
+            change: Some(change),
+        };
+        let changes = changes.into_iter().map(change);
+        changes
+            .map(|change| change.encode_to_vec().into())
+            .collect()
     }
 
     /// What was pushed, and the folder that its journal is in.
@@ -360,7 +391,12 @@ mod tests {
         layout.create().unwrap();
         let (journal, kept) = pushed_file::open(&layout).unwrap();
         assert!(kept.is_none());
-        let pushed = Pushed::new(Desired::default(), "c".into(), revision, journal);
+        let head = v1::NodeRecord {
+            cluster_id: "c".into(),
+            revision,
+            ..v1::NodeRecord::default()
+        };
+        let pushed = Pushed::new(Desired::default(), head, journal);
         (pushed, layout, folder)
     }
 
@@ -381,16 +417,14 @@ mod tests {
         pushed_file::write(&pushed.journal, work).unwrap();
     }
 
-    fn named(n: usize, id: u32) -> v1::Change {
+    fn named(n: usize, id: u32) -> Change {
         let service = v1::Service {
             namespace: "default".into(),
             name: format!("service-{n}"),
             id,
             ..v1::Service::default()
         };
-        v1::Change {
-            change: Some(Change::Service(service)),
-        }
+        Change::Service(service)
     }
 
     #[test]
@@ -406,13 +440,11 @@ mod tests {
             ..v1::PodSpec::default()
         };
         let mut changes: Vec<_> = (0..SERVICES).map(|n| named(n, 1)).collect();
-        changes.push(v1::Change {
-            change: Some(Change::Pod(secret)),
-        });
+        changes.push(Change::Pod(secret));
         let update = |revision, changes| v1::Update {
             cluster_id: "c".into(),
             revision,
-            changes,
+            changes: encoded(changes),
             ..v1::Update::default()
         };
         let snapshot = v1::Update {
@@ -427,9 +459,7 @@ mod tests {
         let before = size();
         let part = update(0, vec![named(7, 2)]);
         pushed.update(part, now).unwrap();
-        let removed = v1::Change {
-            change: Some(Change::ServiceRemoved("default/service-8".into())),
-        };
+        let removed = Change::ServiceRemoved("default/service-8".into());
         pushed.update(update(2, vec![removed]), now).unwrap();
         save(&mut pushed);
         assert!(size() - before < 300, "{before} {}", size());
@@ -449,7 +479,7 @@ mod tests {
         let update = |revision, n, id| v1::Update {
             cluster_id: "c".into(),
             revision,
-            changes: vec![named(n, id)],
+            changes: encoded(vec![named(n, id)]),
             ..v1::Update::default()
         };
         pushed.update(update(1, 0, 1), now).unwrap();
@@ -477,13 +507,11 @@ mod tests {
     fn only_the_last_part_of_a_step_names_its_revision() {
         let (mut pushed, _layout, _folder) = pushed(7);
         let now = crate::clock::monotonic();
-        let bad = v1::Change {
-            change: Some(Change::Pod(v1::PodSpec::default())),
-        };
+        let bad = Change::Pod(v1::PodSpec::default());
         let part = |revision, changes| v1::Update {
             cluster_id: "c".into(),
             revision,
-            changes,
+            changes: encoded(changes),
             ..v1::Update::default()
         };
         let step = pushed
@@ -491,10 +519,10 @@ mod tests {
             .unwrap();
         assert!(step.end.is_none() && !step.touched.services.is_empty());
         // Were the stream to break here, the node would ask from 7 on.
-        assert_eq!(pushed.revision, 7);
+        assert_eq!(pushed.head.revision, 7);
         let step = pushed.update(part(9, vec![service("b")]), now).unwrap();
         let ack = step.end.unwrap().ack;
-        assert_eq!((ack.revision, pushed.revision), (9, 9));
+        assert_eq!((ack.revision, pushed.head.revision), (9, 9));
         assert_eq!(ack.failures.len(), 1, "of all parts: {:?}", ack.failures);
         assert_eq!(pushed.desired.services.len(), 2);
     }
@@ -506,7 +534,7 @@ mod tests {
         let update = |revision, n| v1::Update {
             cluster_id: "c".into(),
             revision,
-            changes: vec![named(n, 1)],
+            changes: encoded(vec![named(n, 1)]),
             ..v1::Update::default()
         };
         pushed.desired.complete = true;

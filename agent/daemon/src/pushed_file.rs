@@ -98,16 +98,12 @@ fn of_pod(uid: &str) -> Vec<u8> {
 }
 
 /// Key and value of cluster and revision.
-pub(crate) fn head(cluster_id: &str, revision: u64) -> (String, Vec<u8>) {
-    let head = v1::NodeRecord {
-        cluster_id: cluster_id.to_owned(),
-        revision,
-    };
+pub(crate) fn head(head: &v1::NodeRecord) -> (String, Vec<u8>) {
     (HEAD.to_owned(), head.encode_to_vec())
 }
 
 /// All of it, for a file that is written anew.
-pub(crate) fn entries(desired: &Desired, cluster_id: &str, revision: u64) -> Entries {
+pub(crate) fn entries(desired: &Desired, record: &v1::NodeRecord) -> Entries {
     let Desired {
         config,
         pods,
@@ -123,7 +119,7 @@ pub(crate) fn entries(desired: &Desired, cluster_id: &str, revision: u64) -> Ent
         let (key, value) = kept(&change);
         Some((key, value?))
     });
-    let head = head(cluster_id, revision);
+    let head = head(record);
     std::iter::once(head).chain(pods).chain(others).collect()
 }
 

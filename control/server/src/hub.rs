@@ -13,9 +13,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::budget::Budget;
-use crate::mailbox::{Item, Mailbox, Waiting};
+use crate::mailbox::{Item, Mailbox, Rest, Step, Waiting};
 
+use message::{Content, Message, Pod, Route};
 use shared::Shared;
+use start::Start;
 
 pub use addresses::{Rejected, Reported};
 
@@ -23,32 +25,17 @@ pub use addresses::{Rejected, Reported};
 /// changed; who has been away for longer gets a snapshot.
 const REMEMBERED: usize = 10_000;
 
-/// A message and the revision at which it became what it is.
-struct At<T> {
-    value: Arc<T>,
-    revision: u64,
-    /// Of the message, in bytes.
-    length: usize,
-}
-
-impl<T: proto::Message> At<T> {
-    fn new(value: T, revision: u64) -> Self {
-        Self {
-            length: value.encoded_len(),
-            value: Arc::new(value),
-            revision,
-        }
-    }
-}
-
 /// What one node is to have for itself, and who brings it.
 #[derive(Default)]
 struct View {
-    config: Option<At<v1::ClusterConfig>>,
-    pods: BTreeMap<String, At<v1::PodSpec>>,
+    config: Option<Message>,
+    pods: BTreeMap<Arc<str>, Pod>,
+    /// Of the pods.
+    content: Content,
     session: Option<Session>,
     heard: Option<Instant>,
-    reported: Option<Reported>,
+    /// And the key of the machine that said it.
+    reported: Option<(Reported, String)>,
     budget: Option<Arc<Budget>>,
 }
 
@@ -76,8 +63,11 @@ struct Inner {
     filling: bool,
     /// The newest revision of which all was here.
     completed: u64,
-    services: BTreeMap<String, At<v1::Service>>,
-    routes: BTreeMap<String, At<v1::NodeRoute>>,
+    services: BTreeMap<Arc<str>, Message>,
+    routes: BTreeMap<Arc<str>, Route>,
+    /// Of services and routes.
+    content: Content,
+    start: Start,
     shared: Shared,
     views: HashMap<String, View>,
     /// Which connected node has an address.
@@ -140,6 +130,8 @@ impl Hub {
             completed: 0,
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
+            content: Content::default(),
+            start: Start::empty(revision),
             shared: Shared::default(),
             views: HashMap::new(),
             addresses: HashMap::new(),
@@ -178,6 +170,7 @@ impl Hub {
         let mut inner = self.lock();
         inner.filling = false;
         inner.completed = inner.revision;
+        inner.note_start();
         let posted = std::mem::take(&mut inner.posted);
         let end = inner.shared.end();
         if posted.all {
@@ -201,98 +194,12 @@ impl Hub {
         inner.revision = revision;
         inner.floor = revision;
         inner.completed = 0;
+        inner.start = Start::new(revision);
     }
 
     /// The revision of what is here.
     pub fn revision(&self) -> u64 {
         self.lock().revision
-    }
-
-    /// A service for all nodes; `None`: it is gone.
-    pub fn put_service(&self, name: &str, service: Option<v1::Service>) {
-        let mut inner = self.lock();
-        let revision = inner.revision;
-        let old = inner.services.get(name);
-        match service {
-            Some(mut service) => {
-                service.generation = old.map_or(revision, |o| o.value.generation);
-                if old.is_some_and(|o| *o.value == service) {
-                    return;
-                }
-                service.generation = revision;
-                let at = inner.now(service);
-                inner.services.insert(name.to_owned(), at);
-            }
-            None if old.is_none() => return,
-            None => {
-                inner.services.remove(name);
-                inner.remember(None, Item::Service(name.to_owned()));
-            }
-        }
-        inner.post_all(Item::Service(name.to_owned()));
-    }
-
-    /// The way to a node's pods, for all other nodes; `None`: there is none.
-    pub fn put_route(&self, node: &str, route: Option<v1::NodeRoute>) {
-        let mut inner = self.lock();
-        let old = inner.routes.get(node);
-        match route {
-            Some(route) if old.is_some_and(|o| *o.value == route) => return,
-            Some(route) => {
-                let at = inner.now(route);
-                inner.routes.insert(node.to_owned(), at);
-            }
-            None if old.is_none() => return,
-            None => {
-                inner.routes.remove(node);
-                inner.remember(None, Item::Route(node.to_owned()));
-            }
-        }
-        inner.post_all(Item::Route(node.to_owned()));
-    }
-
-    /// Facts for one node.
-    pub fn put_config(&self, node: &str, config: v1::ClusterConfig) {
-        let mut inner = self.lock();
-        let at = inner.now(config);
-        let view = inner.views.entry(node.to_owned()).or_default();
-        if view.config.as_ref().is_some_and(|o| o.value == at.value) {
-            return;
-        }
-        view.config = Some(at);
-        view.post(&Item::Config);
-        inner.posted.nodes.insert(node.to_owned());
-    }
-
-    /// A pod for one node; `None`: the node is not to have it any more.
-    pub fn put_pod(&self, node: &str, uid: &str, pod: Option<v1::PodSpec>) {
-        let mut inner = self.lock();
-        let (revision, stamp) = (inner.revision, inner.stamp());
-        if pod.is_none() && !inner.views.contains_key(node) {
-            return;
-        }
-        let view = inner.views.entry(node.to_owned()).or_default();
-        let item = Item::Pod(uid.to_owned());
-        let old = view.pods.get(uid);
-        match pod {
-            Some(mut pod) => {
-                pod.generation = old.map_or(revision, |o| o.value.generation);
-                if old.is_some_and(|o| *o.value == pod) {
-                    return;
-                }
-                pod.generation = revision;
-                view.pods.insert(uid.to_owned(), At::new(pod, stamp));
-                view.post(&item);
-            }
-            None if old.is_none() => return,
-            None => {
-                view.pods.remove(uid);
-                view.post(&item);
-                inner.forget_unused(node);
-                inner.remember(Some(node), item);
-            }
-        }
-        inner.posted.nodes.insert(node.to_owned());
     }
 
     /// A node, the machine with this key, opened a session and says this of itself. An older session of the same
@@ -311,21 +218,22 @@ impl Hub {
         let mailbox = Arc::new(Mailbox::default());
         let known = hello.cluster_id == self.cluster_id
             && hello.revision >= inner.floor
-            && hello.revision <= inner.revision;
+            && hello.revision <= inner.revision
+            && inner.start.agrees(node, hello);
+        let items = known.then(|| inner.since(node, hello.revision));
+        let items = items.filter(|items| !inner.is_too_much(items));
+        let known = items.is_some();
         {
             let mut waiting = mailbox.lock();
             waiting.seen = inner.shared.end();
-            if known {
-                waiting.items = inner.since(node, hello.revision);
-            } else {
-                waiting.snapshot = true;
-            }
+            waiting.snapshot = !known;
+            waiting.items = items.unwrap_or_default();
         }
         mailbox.wake();
         let acked = if known { hello.revision } else { 0 };
         let view = inner.views.entry(node.to_owned()).or_default();
         view.heard = Some(Instant::now());
-        view.reported = Some(reported);
+        view.reported = Some((reported, key.to_owned()));
         let budget = view.budget();
         let session = Session {
             id,
@@ -390,7 +298,7 @@ impl Hub {
             if let Some(session) = inner.session_of(node, mailbox) {
                 session.sent = session.sent.max(named);
             }
-            waiting.step = Some(step).filter(|step| !step.is_sent());
+            waiting.step = Some(step).filter(|step| !step.over);
         }
         let next = if waiting.step.is_some() {
             Next::More
@@ -399,8 +307,11 @@ impl Hub {
         };
         drop(waiting);
         self.look_at(inner, node, had);
-        let update = part.map(|part| part.into_update(&self.cluster_id));
-        messages.extend(update.map(|update| down(node_down::Down::Update(update))));
+        let update = part.map(|mut part| {
+            part.cluster_id.clone_from(&self.cluster_id);
+            down(node_down::Down::Update(part))
+        });
+        messages.extend(update);
         Collected { messages, next }
     }
 }
@@ -441,13 +352,17 @@ impl Inner {
         let news = self.shared.since(waiting.seen);
         waiting.seen = self.shared.end();
         let snapshot = std::mem::take(&mut waiting.snapshot);
-        match news.filter(|_| !snapshot) {
-            Some(mut news) => {
-                news.extend(items);
-                waiting.begin(self.revision, false, news);
-            }
-            None => waiting.begin(self.revision, true, self.all(node)),
-        }
+        let changed = news.filter(|_| !snapshot).map(|mut news| {
+            news.extend(items);
+            news
+        });
+        let rest = match changed.filter(|items| !self.is_too_much(items)) {
+            Some(items) if items.is_empty() => return,
+            Some(items) => Rest::Items(items),
+            None => Rest::All { sent: None },
+        };
+        let digest = self.digest(node).to_bytes();
+        waiting.step = Some(Step::new(self.revision, digest, rest));
     }
 
     /// The revision that a change counts for. Not all changes are the store's (a
@@ -459,10 +374,6 @@ impl Inner {
         } else {
             self.revision + 1
         }
-    }
-
-    fn now<T: proto::Message>(&self, value: T) -> At<T> {
-        At::new(value, self.stamp())
     }
 
     fn remember(&mut self, node: Option<&str>, item: Item) {
@@ -481,6 +392,9 @@ mod addresses;
 mod awaited;
 mod hearing;
 mod items;
+mod message;
+mod put;
 mod shared;
+mod start;
 #[cfg(test)]
 mod tests;

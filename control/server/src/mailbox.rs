@@ -5,7 +5,7 @@
 //! Filled and emptied by `hub.rs`; waited at by `session.rs`.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::v1;
 use tokio::sync::Notify;
@@ -16,11 +16,11 @@ pub enum Item {
     /// Facts of the cluster and the node.
     Config,
     /// Route to the node of this name.
-    Route(String),
+    Route(Arc<str>),
     /// "namespace/name"
-    Service(String),
+    Service(Arc<str>),
     /// uid
-    Pod(String),
+    Pod(Arc<str>),
 }
 
 /// What a session has to send. Wakes the session's writer.
@@ -47,17 +47,44 @@ pub(crate) struct Waiting {
 pub(crate) struct Step {
     /// Named by the last part.
     pub(crate) revision: u64,
-    pub(crate) snapshot: bool,
+    /// Of what the node has then; with the last part.
+    pub(crate) digest: Vec<u8>,
     /// A part was made already.
     pub(crate) begun: bool,
-    /// Not sent yet.
-    pub(crate) items: BTreeSet<Item>,
+    /// Its last part was made.
+    pub(crate) over: bool,
+    pub(crate) rest: Rest,
+}
+
+/// What of a step is not sent yet.
+pub(crate) enum Rest {
+    Items(BTreeSet<Item>),
+    /// Of a snapshot, in the order of [`Item`]: all after this one. No set of keys, as
+    /// thousands of sessions may send snapshots at once.
+    All {
+        sent: Option<Item>,
+    },
 }
 
 impl Step {
-    /// True when its last part was made.
-    pub(crate) fn is_sent(&self) -> bool {
-        self.begun && self.items.is_empty()
+    pub(crate) fn new(revision: u64, digest: Vec<u8>, rest: Rest) -> Self {
+        Self {
+            revision,
+            digest,
+            begun: false,
+            over: false,
+            rest,
+        }
+    }
+}
+
+impl Rest {
+    /// The first item is sent.
+    pub(crate) fn pass(&mut self, item: Item) {
+        match self {
+            Self::Items(items) => drop(items.remove(&item)),
+            Self::All { sent } => *sent = Some(item),
+        }
     }
 }
 
@@ -66,19 +93,6 @@ impl Waiting {
     /// nodes goes so far.
     pub(crate) fn is_due(&self, end: u64) -> bool {
         self.snapshot || self.seen < end || !self.items.is_empty()
-    }
-
-    /// Makes a step of these items, if there are any or it is a snapshot.
-    pub(crate) fn begin(&mut self, revision: u64, snapshot: bool, items: BTreeSet<Item>) {
-        if !snapshot && items.is_empty() {
-            return;
-        }
-        self.step = Some(Step {
-            revision,
-            snapshot,
-            begun: false,
-            items,
-        });
     }
 }
 

@@ -60,7 +60,7 @@ impl Recorder {
             let kind = control_api::kinds()
                 .iter()
                 .find(|k| k.kind == key.kind && k.group == key.group);
-            self.push(Said {
+            let said = Said {
                 api_version: kind.map(|k| k.api_version()).unwrap_or_default(),
                 kind: key.kind.clone(),
                 namespace: key.name.namespace.clone(),
@@ -73,19 +73,21 @@ impl Recorder {
                 component: notice.component.to_owned(),
                 host: String::new(),
                 combined: false,
-            });
+            };
+            self.push(said, self.time());
         }
     }
 
-    /// Tells what a node had to say.
-    pub fn record_node(&self, node: &str, event: v1::NodeEvent) {
+    /// Tells what a node had to say. An event may have waited on the node: it counts for
+    /// the time that the node names, which `time` has put in order.
+    pub fn record_node(&self, node: &str, event: v1::NodeEvent, time: Timestamp) {
         let warning = event.r#type == Severity::Warning.as_str();
         let severity = if warning {
             Severity::Warning
         } else {
             Severity::Normal
         };
-        self.push(Said {
+        let said = Said {
             api_version: "v1".to_owned(),
             kind: event.kind,
             namespace: event.namespace,
@@ -98,7 +100,8 @@ impl Recorder {
             component: "foil-agent".to_owned(),
             host: node.to_owned(),
             combined: false,
-        });
+        };
+        self.push(said, time);
     }
 
     fn time(&self) -> Timestamp {
@@ -112,7 +115,7 @@ impl Recorder {
         Timestamp::from_microsecond(later(before, now)).unwrap_or(now)
     }
 
-    fn push(&self, mut said: Said) {
+    fn push(&self, mut said: Said, time: Timestamp) {
         let admitted = {
             let mut correlator = self
                 .correlator
@@ -129,7 +132,7 @@ impl Recorder {
             );
             return;
         }
-        if self.queue.try_send((said, self.time())).is_err() {
+        if self.queue.try_send((said, time)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -137,8 +140,14 @@ impl Recorder {
 
 /// Now in microseconds, and later than the time before: events are written side by side, so
 /// their order is that of their times only.
-fn later(last: i64, now: Timestamp) -> i64 {
+pub(crate) fn later(last: i64, now: Timestamp) -> i64 {
     now.as_microsecond().max(last.saturating_add(1))
+}
+
+/// When a stored event was told last.
+fn observed(event: &Value) -> Option<Timestamp> {
+    let series = event.pointer("/series/lastObservedTime");
+    series.or(event.get("eventTime"))?.as_str()?.parse().ok()
 }
 
 /// As Kubernetes' MicroTime.
@@ -157,8 +166,9 @@ async fn write_all(
         let mut counted: HashMap<String, (Said, i32, Timestamp)> = HashMap::new();
         for (said, time) in batch.drain(..) {
             let known = counted.remove(&said.event_name());
-            let count = known.map_or(0, |(_, count, _)| count);
-            counted.insert(said.event_name(), (said, count + 1, time));
+            let (count, last) = known.map_or((0, time), |(_, count, last)| (count, last));
+            let last = last.max(time);
+            counted.insert(said.event_name(), (said, count + 1, last));
         }
         let writes = counted
             .values()
@@ -185,7 +195,6 @@ async fn write(objects: &Objects, said: &Said, count: i32, last: Timestamp) -> R
         &said.namespace
     };
     let name = said.event_name();
-    let time = meta::time_text(last);
     let writing = Writing::system(CONTROLLERS);
     let again = objects
         .change(kind, namespace, &name, &writing, |old| {
@@ -193,7 +202,9 @@ async fn write(objects: &Objects, said: &Said, count: i32, last: Timestamp) -> R
             let before = next.get("count").and_then(Value::as_i64).unwrap_or(1);
             let count = before + i64::from(count);
             next["count"] = json!(count);
-            next["lastTimestamp"] = json!(time);
+            // What waited on a node may be older than what is known.
+            let last = last.max(observed(&old.value).unwrap_or(last));
+            next["lastTimestamp"] = json!(meta::time_text(last));
             next["series"] = json!({"count": count, "lastObservedTime": micro_text(last)});
             next["message"] = json!(said.message);
             Ok(Change::To(next))
@@ -204,6 +215,7 @@ async fn write(objects: &Objects, said: &Said, count: i32, last: Timestamp) -> R
         Ok(_) => return Ok(()),
         Err(refusal) => return Err(refusal),
     }
+    let time = meta::time_text(last);
     let mut about = json!({
         "apiVersion": said.api_version, "kind": said.kind, "name": said.name, "uid": said.uid,
     });

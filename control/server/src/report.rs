@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::budget::Budget;
 use crate::delete::DeleteOptions;
 use crate::hub::{Hub, Reported};
+use crate::join;
 use crate::objects::Objects;
 use crate::refusal::Refusal;
 use crate::stored::{known, typed};
@@ -213,15 +214,18 @@ async fn write_gone(objects: &Objects, node: &str, gone: &v1::PodGone) -> Result
 }
 
 /// Writes what a node said of itself last, if it differs from what is known: of two
-/// writers at once neither brings back what was said before. `NotFound`: the Node
-/// was deleted.
+/// writers at once neither brings back what was said before. Nothing is written onto the
+/// Node of another machine, which took the name over. `NotFound`: the Node was deleted.
 pub async fn register(objects: &Objects, hub: &Hub, node: &str) -> Result<(), Refusal> {
     let kind = known("", "v1", "Node")?;
     let now = Timestamp::now();
     let change = |old: &crate::stored::Stored| {
-        let Some(Reported { status, version }) = hub.reported(node) else {
+        let Some((Reported { status, version }, key)) = hub.reported(node) else {
             return Ok(Change::Nothing);
         };
+        if join::annotated(&old.value) != Some(key.as_str()) {
+            return Ok(Change::Nothing);
+        }
         let mut next = old.value.clone();
         next["status"] =
             proto::convert::status::node_status(&status, &version, old.value.get("status"));

@@ -38,6 +38,8 @@ const BATCH: usize = 4096;
 /// Entries of one page of the first load.
 const PAGE: usize = 1000;
 
+/// Kind of the objects whose deletion ends a session.
+const NODE: &str = "Node";
 /// To the machine of a Node that is deleted.
 const DELETED: &str = "its Node object was deleted";
 
@@ -293,6 +295,9 @@ impl Controllers {
                 let machine = join::key(&node);
                 self.hub.dismiss(&key.name.name, machine, DELETED);
             }
+        } else if key.kind == NODE && key.group.is_empty() {
+            // It could not be read: whose name it was is not known.
+            self.hub.dismiss(&key.name.name, None, DELETED);
         }
         self.world.remove(key);
     }

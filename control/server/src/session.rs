@@ -3,12 +3,15 @@
 //! What a node is to have comes from the hub; what it says goes to the store
 //! (`report.rs`), to the recorder, or to the caller that waits for a stream.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use control_plan::Settings;
-use jiff::Timestamp;
+use control_api::meta;
+use control_plan::{Settings, Severity};
+use jiff::{SignedDuration, Timestamp};
 use proto::v1::{self, attach_up, node_server, node_up};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -20,16 +23,20 @@ use crate::auth::{self, NodeCaller};
 use crate::bounds;
 use crate::hub::{Connected, Hub, Next, Rejected, Reported};
 use crate::join::Gate;
+use crate::mailbox::Mailbox;
 use crate::objects::Objects;
-use crate::record::Recorder;
+use crate::record::{self, Recorder};
 use crate::refusal::Refusal;
 use crate::report::{self, Report, Reports};
+use crate::stored::known;
 
 /// The first message has to come within this.
 const HELLO: Duration = Duration::from_secs(10);
 /// Failures of one acknowledgement that are logged.
 const FAILURES: usize = 16;
-/// Messages that wait for a slow node outside of its mailbox.
+/// Reason of the event about an object that is not in force on a node.
+const FAILED: &str = "FailedApply";
+/// Parts of logs or of an exec's input that wait for a slow node.
 const WINDOW: usize = 4;
 
 /// Serves nodes.
@@ -118,13 +125,7 @@ impl node_server::Node for NodeService {
         tracing::info!(
             %from, node, agent = version, snapshot = connected.snapshot, "a node connected"
         );
-        let (sender, receiver) = mpsc::channel(WINDOW);
-        tokio::spawn(send(
-            self.hub.clone(),
-            node.clone(),
-            connected.mailbox.clone(),
-            sender,
-        ));
+        let down = down(self.hub.clone(), node.clone(), connected.mailbox.clone());
         let listener = Listener {
             objects: self.objects.clone(),
             hub: self.hub.clone(),
@@ -134,9 +135,10 @@ impl node_server::Node for NodeService {
             node,
             version,
             ends: caller.ends,
+            last_event: AtomicI64::new(i64::MIN),
         };
         tokio::spawn(listener.listen(up, connected));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Ok(Response::new(Box::pin(down)))
     }
 
     async fn attach(
@@ -248,29 +250,32 @@ async fn hello(up: &mut Streaming<v1::NodeUp>, node: &str) -> Result<v1::Hello, 
     Ok(hello)
 }
 
-/// Sends what is in the mailbox, as fast as the node takes it.
-async fn send(
+/// What is in the mailbox, as fast as the node takes it: a part of a step is made when the
+/// one before it was taken, so that a slow node costs the memory of one part.
+fn down(
     hub: Arc<Hub>,
     node: String,
-    mailbox: Arc<crate::mailbox::Mailbox>,
-    sender: mpsc::Sender<Result<v1::NodeDown, Status>>,
-) {
-    loop {
-        let collected = hub.collect(&node, &mailbox);
-        for message in collected.messages {
-            if sender.send(Ok(message)).await.is_err() {
-                return;
+    mailbox: Arc<Mailbox>,
+) -> impl Stream<Item = Result<v1::NodeDown, Status>> {
+    let begin = (VecDeque::new(), Next::More);
+    futures::stream::unfold(begin, move |(mut messages, mut next)| {
+        let (hub, node, mailbox) = (hub.clone(), node.clone(), mailbox.clone());
+        async move {
+            loop {
+                if let Some(message) = messages.pop_front() {
+                    return Some((Ok(message), (messages, next)));
+                }
+                match next {
+                    Next::More => {}
+                    Next::Wait => mailbox.wait().await,
+                    Next::End => return None,
+                }
+                let collected = hub.collect(&node, &mailbox);
+                messages.extend(collected.messages);
+                next = collected.next;
             }
         }
-        match collected.next {
-            Next::More => {}
-            Next::End => return,
-            Next::Wait => tokio::select! {
-                () = mailbox.wait() => {}
-                () = sender.closed() => return,
-            },
-        }
-    }
+    })
 }
 
 /// Takes what one node says.
@@ -285,6 +290,23 @@ struct Listener {
     version: String,
     /// When the certificate ends that the session was opened with.
     ends: Timestamp,
+    /// Time of the last event, microseconds since the epoch.
+    last_event: AtomicI64,
+}
+
+/// How old an event of a node may be: as old as Kubernetes keeps them.
+const OLDEST_EVENT: SignedDuration = SignedDuration::from_hours(1);
+
+/// When an event of a node happened, as far as the node is believed; later than the event
+/// before, as events are ordered by their times alone.
+fn event_time(time_ms: i64, last: &AtomicI64, now: Timestamp) -> Timestamp {
+    let said = Timestamp::from_millisecond(time_ms).ok();
+    let said = said.filter(|_| time_ms != 0).unwrap_or(now);
+    let oldest = now.checked_sub(OLDEST_EVENT).unwrap_or(now);
+    let time = said.clamp(oldest, now);
+    let time = record::later(last.load(Ordering::Relaxed), time);
+    last.store(time, Ordering::Relaxed);
+    Timestamp::from_microsecond(time).unwrap_or(now)
 }
 
 impl Listener {
@@ -325,16 +347,10 @@ impl Listener {
         match up {
             node_up::Up::Hello(_) => return Err(Status::invalid_argument("a second hello")),
             node_up::Up::Ack(ack) => {
-                for failure in ack.failures.iter().take(FAILURES) {
-                    tracing::warn!(
-                        node = self.node,
-                        kind = failure.kind,
-                        key = failure.key,
-                        "not in force on the node: {}",
-                        failure.message
-                    );
-                }
                 self.hub.ack(&self.node, session, ack.revision);
+                for failure in ack.failures.into_iter().take(FAILURES) {
+                    self.failure(failure).await?;
+                }
             }
             node_up::Up::PodStatus(status) => self.pod_status(status, session),
             node_up::Up::PodGone(gone) => {
@@ -383,9 +399,47 @@ impl Listener {
         self.report(session, Report::Status(Box::new(status)));
     }
 
+    /// Something that the node was told is not in force there: its users are told.
+    async fn failure(&self, failure: v1::Failure) -> Result<(), Status> {
+        let v1::Failure { kind, key, message } = failure;
+        tracing::warn!(
+            node = self.node,
+            kind,
+            key,
+            "not in force on the node: {message}"
+        );
+        let event = v1::NodeEvent {
+            r#type: Severity::Warning.as_str().to_owned(),
+            reason: FAILED.to_owned(),
+            message,
+            kind,
+            ..v1::NodeEvent::default()
+        };
+        match event.kind.as_str() {
+            "Pod" => self.event(v1::NodeEvent { uid: key, ..event }),
+            "Service" => {
+                let Some((namespace, name)) = key.split_once('/') else {
+                    return Ok(());
+                };
+                let kind = known("", "v1", "Service")?;
+                let found = self.objects.find(kind, namespace, name).await?;
+                if let Some(service) = found {
+                    self.record(v1::NodeEvent {
+                        namespace: namespace.to_owned(),
+                        name: name.to_owned(),
+                        uid: meta::uid(&service.value).to_owned(),
+                        ..event
+                    });
+                }
+            }
+            "Node" => self.event(event),
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// A node tells of itself and of its own pods.
     fn event(&self, mut event: v1::NodeEvent) {
-        bounds::event(&mut event);
         match event.kind.as_str() {
             "Pod" => {
                 let Some(pod) = self.hub.pod(&self.node, &event.uid) else {
@@ -409,7 +463,13 @@ impl Listener {
                 return;
             }
         }
-        self.recorder.record_node(&self.node, event);
+        self.record(event);
+    }
+
+    fn record(&self, mut event: v1::NodeEvent) {
+        bounds::event(&mut event);
+        let time = event_time(event.time_ms, &self.last_event, Timestamp::now());
+        self.recorder.record_node(&self.node, event, time);
     }
 }
 
@@ -417,14 +477,11 @@ impl Listener {
 mod tests {
     use control_store::{Embedded, Options};
     use futures::FutureExt as _;
-    use jiff::SignedDuration;
-
     use serde_json::json;
 
     use super::*;
     use crate::delete::DeleteOptions;
     use crate::pki::Pki;
-    use crate::stored::known;
     use crate::writing::{AGENT, Change, Writing};
 
     const NODE: &str = "Node";
@@ -468,6 +525,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_node_is_believed_about_the_last_hour() {
+        let now: Timestamp = "2024-05-01T12:00:00Z".parse().unwrap();
+        for (said, expected) in [
+            ("2024-05-01T11:59:00Z", "2024-05-01T11:59:00Z"),
+            ("2024-05-01T12:00:01Z", "2024-05-01T12:00:00Z"),
+            ("2024-05-01T10:00:00Z", "2024-05-01T11:00:00Z"),
+            ("1970-01-01T00:00:00Z", "2024-05-01T12:00:00Z"),
+        ] {
+            let ms = said.parse::<Timestamp>().unwrap().as_millisecond();
+            let got = event_time(ms, &AtomicI64::new(i64::MIN), now);
+            assert_eq!(got, expected.parse().unwrap(), "{said}");
+        }
+        // In one millisecond, and by a clock that was set back.
+        let last = AtomicI64::new(i64::MIN);
+        let ms = now.as_millisecond();
+        let times = [ms - 5, ms - 5, ms - 9].map(|ms| event_time(ms, &last, now));
+        assert!(times.is_sorted() && times[0] < times[1] && times[1] < times[2]);
+    }
+
     #[tokio::test]
     async fn a_new_session_has_no_new_budget() {
         let folder = tempfile::tempdir().unwrap();
@@ -498,7 +575,33 @@ mod tests {
         let other = begin("n2");
         let first = futures::future::select(n1, Box::pin(other)).await;
         assert!(matches!(first, futures::future::Either::Right((Ok(()), _))));
-        assert!(hub.reported("n1").is_none_or(|r| r.version != "v"));
+        assert!(hub.reported("n1").is_none_or(|(r, _)| r.version != "v"));
+    }
+
+    /// Between two looks at the Node.
+    #[tokio::test]
+    async fn what_a_machine_says_is_not_written_onto_its_successor() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(folder.path());
+        let (objects, hub) = (&service.objects, &service.hub);
+        let kind = known("", "v1", NODE).unwrap();
+        make(objects, "n1", "new").await;
+        for (key, written) in [("old", false), ("new", true)] {
+            let reported = Reported {
+                status: v1::NodeStatus {
+                    hostname: key.to_owned(),
+                    addresses: vec!["192.0.2.1".to_owned()],
+                    ..v1::NodeStatus::default()
+                },
+                version: key.to_owned(),
+            };
+            hub.connect("n1", key, &v1::Hello::default(), reported)
+                .unwrap();
+            report::register(objects, hub, "n1").await.unwrap();
+            let node = objects.get(kind, "", "n1").await.unwrap();
+            let address = node.value.pointer("/status/addresses/0/address");
+            assert_eq!(address.is_some(), written, "{key}");
+        }
     }
 
     #[tokio::test]

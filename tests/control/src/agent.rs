@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
+use proto::Message as _;
 use proto::v1::node_client::NodeClient;
 use proto::v1::{self, change, node_down, node_up};
 use tokio::sync::{mpsc, watch};
@@ -18,6 +19,7 @@ use crate::wait::PATIENCE;
 pub struct Told {
     pub revision: u64,
     pub cluster_id: String,
+    pub digest: Vec<u8>,
     pub config: Option<v1::ClusterConfig>,
     pub pods: BTreeMap<String, v1::PodSpec>,
     pub services: BTreeMap<String, v1::Service>,
@@ -36,8 +38,10 @@ pub struct Options {
     pub runs: bool,
     /// Acknowledges.
     pub acks: bool,
-    /// Begins here: (cluster id, revision).
-    pub from: (String, u64),
+    /// Leaves these out, and says so with the acknowledgement.
+    pub refuses: fn(&change::Change) -> bool,
+    /// Begins with what an agent of this node was told before.
+    pub from: Told,
     /// Reads no more than so many updates.
     pub messages: usize,
     pub cpu_millis: u64,
@@ -48,7 +52,8 @@ impl Default for Options {
         Self {
             runs: true,
             acks: true,
-            from: (String::new(), 0),
+            refuses: |_| false,
+            from: Told::default(),
             messages: usize::MAX,
             cpu_millis: 4000,
         }
@@ -80,8 +85,9 @@ impl Agent {
         let hello = v1::Hello {
             node_name: name.to_owned(),
             agent_version: "test".to_owned(),
-            cluster_id: options.from.0.clone(),
-            revision: options.from.1,
+            cluster_id: options.from.cluster_id.clone(),
+            revision: options.from.revision,
+            digest: options.from.digest.clone(),
             status: Some(v1::NodeStatus {
                 addresses: vec![format!("172.31.0.{}", 10 + number)],
                 hostname: name.to_owned(),
@@ -144,16 +150,17 @@ async fn follow(
     options: Options,
 ) {
     let mut reported: BTreeMap<String, u64> = BTreeMap::new();
+    let mut failures = Vec::new();
     while let Ok(Some(message)) = down.message().await {
         match message.down {
             Some(node_down::Down::Update(update)) => {
                 let revision = update.revision;
-                told.send_modify(|told| take(told, update));
+                told.send_modify(|told| failures.extend(take(told, update, options.refuses)));
                 if told.borrow().messages >= options.messages {
                     return;
                 }
                 if options.acks && revision > 0 {
-                    let failures = Vec::new();
+                    let failures = std::mem::take(&mut failures);
                     let ack = v1::Ack { revision, failures };
                     if sender.send(up(node_up::Up::Ack(ack))).await.is_err() {
                         return;
@@ -176,7 +183,13 @@ async fn follow(
     }
 }
 
-fn take(told: &mut Told, update: v1::Update) {
+/// Takes an update in; what was refused of it.
+fn take(
+    told: &mut Told,
+    update: v1::Update,
+    refuses: fn(&change::Change) -> bool,
+) -> Vec<v1::Failure> {
+    let mut failures = Vec::new();
     if update.snapshot_begin {
         *told = Told {
             snapshots: told.snapshots + 1,
@@ -186,7 +199,13 @@ fn take(told: &mut Told, update: v1::Update) {
         };
     }
     for change in update.changes {
-        match change.change.unwrap() {
+        let change = v1::Change::decode(change).unwrap();
+        let change = change.change.unwrap();
+        if refuses(&change) {
+            failures.push(failure(&change));
+            continue;
+        }
+        match change {
             change::Change::Config(config) => told.config = Some(config),
             change::Change::Pod(pod) => {
                 if pod.stop_grace_seconds.is_some() {
@@ -209,8 +228,27 @@ fn take(told: &mut Told, update: v1::Update) {
         }
     }
     told.messages += 1;
+    if update.revision > 0 {
+        told.digest = update.digest;
+    }
     told.revision = told.revision.max(update.revision);
     told.cluster_id = update.cluster_id;
+    failures
+}
+
+fn failure(change: &change::Change) -> v1::Failure {
+    let (kind, key) = if let change::Change::Pod(pod) = change {
+        ("Pod", pod.uid.clone())
+    } else if let change::Change::Service(service) = change {
+        ("Service", format!("{}/{}", service.namespace, service.name))
+    } else {
+        panic!("no agent refuses {change:?}")
+    };
+    v1::Failure {
+        kind: kind.to_owned(),
+        key,
+        message: "it is refused".to_owned(),
+    }
 }
 
 /// Running and ready; or gone, when it was told to stop.

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
+use proto::Message as _;
 use proto::v1;
 use proto::v1::attach_up::Up as AttachUp;
 use proto::v1::change::Change;
@@ -88,6 +89,11 @@ fn key_of(change: &Change) -> String {
         Change::Route(route) => format!("route {}", route.node),
         Change::RouteRemoved(node) => format!("route {node}"),
     }
+}
+
+fn encoded(change: Change) -> proto::Bytes {
+    let change = Some(change);
+    v1::Change { change }.encode_to_vec().into()
 }
 
 fn message(update: v1::Update) -> v1::NodeDown {
@@ -176,10 +182,7 @@ impl Control {
         let update = v1::Update {
             cluster_id: "test".into(),
             revision: state.revision,
-            changes: changes
-                .into_iter()
-                .map(|c| v1::Change { change: Some(c) })
-                .collect(),
+            changes: changes.into_iter().map(encoded).collect(),
             ..Default::default()
         };
         state
@@ -378,11 +381,8 @@ impl Node for Service {
                             revision: state.revision,
                             snapshot_begin: true,
                             snapshot_end: true,
-                            changes: changes
-                                .map(|c| v1::Change {
-                                    change: Some(c.clone()),
-                                })
-                                .collect(),
+                            changes: changes.cloned().map(encoded).collect(),
+                            ..Default::default()
                         };
                         if sender.try_send(Ok(self::message(snapshot))).is_ok() {
                             state.streams.push(sender.clone());

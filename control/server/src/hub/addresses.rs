@@ -56,7 +56,7 @@ impl Inner {
 
     fn release_addresses(&mut self, node: &str) {
         let reported = self.views.get(node).and_then(|v| v.reported.as_ref());
-        for address in reported.iter().flat_map(|r| &r.status.addresses) {
+        for address in reported.iter().flat_map(|(r, _)| &r.status.addresses) {
             if self.addresses.get(address).is_some_and(|n| n == node) {
                 self.addresses.remove(address);
             }

@@ -37,19 +37,19 @@ impl Hub {
     pub fn report(&self, node: &str, id: u64, reported: Reported) -> Result<(), Rejected> {
         let mut inner = self.lock();
         let session = inner.views.get(node).and_then(|v| v.session.as_ref());
-        if session.is_none_or(|s| s.id != id) {
-            return Err(Rejected::Replaced);
-        }
+        let session = session.filter(|s| s.id == id);
+        let key = session.ok_or(Rejected::Replaced)?.key.clone();
         inner.take_addresses(node, &reported.status.addresses)?;
         if let Some(view) = inner.views.get_mut(node) {
             view.heard = Some(Instant::now());
-            view.reported = Some(reported);
+            view.reported = Some((reported, key));
         }
         Ok(())
     }
 
-    /// What the node said of itself last.
-    pub fn reported(&self, node: &str) -> Option<Reported> {
+    /// What the node said of itself last, and the hash of the key of the machine that it
+    /// was then.
+    pub fn reported(&self, node: &str) -> Option<(Reported, String)> {
         self.lock().views.get(node)?.reported.clone()
     }
 
@@ -109,14 +109,14 @@ impl Hub {
     /// Namespace and name of a pod that the node is to have; `None` for another's.
     pub fn pod(&self, node: &str, uid: &str) -> Option<(String, String)> {
         let inner = self.lock();
-        let pod = &inner.views.get(node)?.pods.get(uid)?.value;
+        let pod = inner.views.get(node)?.pods.get(uid)?;
         Some((pod.namespace.clone(), pod.name.clone()))
     }
 
     /// The address by which others reach a node.
     pub fn address(&self, node: &str) -> Option<String> {
         let inner = self.lock();
-        inner.routes.get(node)?.value.node_ips.first().cloned()
+        inner.routes.get(node)?.address.clone()
     }
 }
 

@@ -1,23 +1,46 @@
 //! From the keys that wait for a node to messages: which things changed after a
 //! revision, what they are now, and how a step of them is cut into parts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use proto::limits::PART_BYTES;
 use proto::v1::{self, change};
 
 use super::Inner;
-use crate::mailbox::{Item, Step};
+use super::message::encoded;
+use crate::mailbox::{Item, Rest, Step};
+
+/// Keys of one step that a session keeps. A step of more things, if they are most of what
+/// there is, is a snapshot, which keeps none.
+const KEYS: usize = 4096;
 
 impl Inner {
-    pub(super) fn all(&self, node: &str) -> BTreeSet<Item> {
-        self.after(node, None)
+    /// True when so many things are better sent as a snapshot.
+    pub(super) fn is_too_much(&self, items: &BTreeSet<Item>) -> bool {
+        items.len() > KEYS.max((self.services.len() + self.routes.len()) / 2)
     }
 
     /// What changed after a revision, removals included; and the config.
     pub(super) fn since(&self, node: &str, revision: u64) -> BTreeSet<Item> {
-        let mut items = self.after(node, Some(revision));
+        let mut items = BTreeSet::new();
+        let services = self.services.iter().filter(|(_, m)| m.revision > revision);
+        items.extend(services.map(|(name, _)| Item::Service(name.clone())));
+        let routes = self.routes.iter();
+        let routes = routes.filter(|(_, r)| r.message.revision > revision);
+        items.extend(routes.map(|(name, _)| Item::Route(name.clone())));
+        if let Some(view) = self.views.get(node) {
+            // Always: it is made also of the control plane's settings and release, and those
+            // change without a revision.
+            if view.config.is_some() {
+                items.insert(Item::Config);
+            }
+            let pods = view.pods.iter();
+            let pods = pods.filter(|(_, p)| p.message.revision > revision);
+            items.extend(pods.map(|(uid, _)| Item::Pod(uid.clone())));
+        }
         for (at, whose, item) in self.removed.iter().rev() {
             if *at <= revision {
                 break;
@@ -29,126 +52,96 @@ impl Inner {
         items
     }
 
-    fn after(&self, node: &str, revision: Option<u64>) -> BTreeSet<Item> {
-        let newer = |at: u64| revision.is_none_or(|revision| at > revision);
-        let mut items = BTreeSet::new();
-        let services = self.services.iter().filter(|(_, at)| newer(at.revision));
-        items.extend(services.map(|(name, _)| Item::Service(name.clone())));
-        let routes = self.routes.iter().filter(|(_, at)| newer(at.revision));
-        items.extend(routes.map(|(name, _)| Item::Route(name.clone())));
-        if let Some(view) = self.views.get(node) {
-            // Always: it is made also of the control plane's settings and release, and those
-            // change without a revision.
-            if view.config.is_some() {
-                items.insert(Item::Config);
-            }
-            let pods = view.pods.iter().filter(|(_, at)| newer(at.revision));
-            items.extend(pods.map(|(uid, _)| Item::Pod(uid.clone())));
-        }
-        items
-    }
-
     /// The next part of a step: changes up to [`PART_BYTES`], at least one. The last
     /// part alone names the revision, so that a node whose stream breaks before it
     /// gets the step again. `None`: the step has nothing for this node.
-    pub(super) fn part(&self, node: &str, step: &mut Step) -> Option<Part> {
-        let (mut picked, mut bytes) = (Vec::new(), 0);
-        while let Some(item) = step.items.pop_first() {
-            let Some((length, change)) = self.pick(node, &item) else {
-                continue;
+    pub(super) fn part(&self, node: &str, step: &mut Step) -> Option<v1::Update> {
+        let (mut changes, mut length) = (Vec::new(), 0);
+        step.over = loop {
+            let Some(item) = self.next(node, &step.rest) else {
+                break true;
             };
-            if bytes > 0 && bytes + length > PART_BYTES {
-                step.items.insert(item);
-                break;
+            if let Some(change) = self.pick(node, &item) {
+                if length > 0 && length + change.len() > PART_BYTES {
+                    break false;
+                }
+                length += change.len();
+                changes.push(change);
             }
-            picked.push(change);
-            bytes += length;
-        }
-        let last = step.items.is_empty();
+            step.rest.pass(item);
+        };
         let first = !std::mem::replace(&mut step.begun, true);
-        if first && last && picked.is_empty() && !step.snapshot {
+        let snapshot = matches!(step.rest, Rest::All { .. });
+        if first && step.over && changes.is_empty() && !snapshot {
             return None;
         }
-        Some(Part {
-            revision: if last { step.revision } else { 0 },
-            snapshot_begin: step.snapshot && first,
-            snapshot_end: step.snapshot && last,
-            picked,
+        let (revision, digest) = if step.over {
+            (step.revision, std::mem::take(&mut step.digest))
+        } else {
+            (0, Vec::new())
+        };
+        Some(v1::Update {
+            cluster_id: String::new(),
+            revision,
+            snapshot_begin: snapshot && first,
+            snapshot_end: snapshot && step.over,
+            changes,
+            digest,
         })
     }
 
-    /// An item as it is now, or its removal; and its length in bytes, about.
-    fn pick(&self, node: &str, item: &Item) -> Option<(usize, Picked)> {
-        let view = self.views.get(node);
-        let picked = match item {
-            Item::Config => {
-                let at = view.and_then(|v| v.config.as_ref())?;
-                (at.length, Picked::Config(at.value.clone()))
-            }
-            Item::Route(other) if other == node => return None,
-            Item::Route(other) => match self.routes.get(other) {
-                Some(at) => (at.length, Picked::Route(at.value.clone())),
-                None => removed(other, change::Change::RouteRemoved),
-            },
-            Item::Service(name) => match self.services.get(name) {
-                Some(at) => (at.length, Picked::Service(at.value.clone())),
-                None => removed(name, change::Change::ServiceRemoved),
-            },
-            Item::Pod(uid) => match view.and_then(|v| v.pods.get(uid)) {
-                Some(at) => (at.length, Picked::Pod(at.value.clone())),
-                None => removed(uid, change::Change::PodRemoved),
-            },
+    /// What is to be sent next. A snapshot has the things that are there when it comes to
+    /// them: the next step removes those that are removed later, and has those that come.
+    fn next(&self, node: &str, rest: &Rest) -> Option<Item> {
+        let sent = match rest {
+            Rest::Items(items) => return items.first().cloned(),
+            Rest::All { sent } => sent.as_ref(),
         };
-        Some(picked)
-    }
-}
-
-fn removed(name: &str, change: fn(String) -> change::Change) -> (usize, Picked) {
-    (name.len(), Picked::Removed(change, name.to_owned()))
-}
-
-/// A change that was picked under the hub's lock: it is copied into a message after it.
-enum Picked {
-    Config(Arc<v1::ClusterConfig>),
-    Route(Arc<v1::NodeRoute>),
-    Service(Arc<v1::Service>),
-    Pod(Arc<v1::PodSpec>),
-    Removed(fn(String) -> change::Change, String),
-}
-
-impl Picked {
-    fn into_change(self) -> change::Change {
-        match self {
-            Picked::Config(config) => change::Change::Config(Arc::unwrap_or_clone(config)),
-            Picked::Route(route) => change::Change::Route(Arc::unwrap_or_clone(route)),
-            Picked::Service(service) => change::Change::Service(Arc::unwrap_or_clone(service)),
-            Picked::Pod(pod) => change::Change::Pod(Arc::unwrap_or_clone(pod)),
-            Picked::Removed(change, name) => change(name),
+        let view = self.views.get(node);
+        let config = || view?.config.as_ref().map(|_| Item::Config);
+        let route = |sent| after(&self.routes, sent).map(Item::Route);
+        let service = |sent| after(&self.services, sent).map(Item::Service);
+        let pod = |sent| after(&view?.pods, sent).map(Item::Pod);
+        match sent {
+            None => config()
+                .or_else(|| route(None))
+                .or_else(|| service(None))
+                .or_else(|| pod(None)),
+            Some(Item::Config) => route(None).or_else(|| service(None)).or_else(|| pod(None)),
+            Some(Item::Route(sent)) => route(Some(sent))
+                .or_else(|| service(None))
+                .or_else(|| pod(None)),
+            Some(Item::Service(sent)) => service(Some(sent)).or_else(|| pod(None)),
+            Some(Item::Pod(sent)) => pod(Some(sent)),
         }
     }
-}
 
-/// A part of a step, before it is a message.
-pub(super) struct Part {
-    /// 0: more parts follow.
-    pub(super) revision: u64,
-    snapshot_begin: bool,
-    snapshot_end: bool,
-    picked: Vec<Picked>,
-}
-
-impl Part {
-    /// The message; not to be made while the hub is locked.
-    pub(super) fn into_update(self, cluster_id: &str) -> v1::Update {
-        let changes = self.picked.into_iter().map(|picked| v1::Change {
-            change: Some(picked.into_change()),
-        });
-        v1::Update {
-            cluster_id: cluster_id.to_owned(),
-            revision: self.revision,
-            snapshot_begin: self.snapshot_begin,
-            snapshot_end: self.snapshot_end,
-            changes: changes.collect(),
-        }
+    /// An item as it is now, or its removal.
+    fn pick(&self, node: &str, item: &Item) -> Option<Bytes> {
+        let view = self.views.get(node);
+        let (found, removed) = match item {
+            Item::Config => return view?.config.as_ref().map(|config| config.bytes.clone()),
+            Item::Route(other) if **other == *node => return None,
+            Item::Route(other) => (
+                self.routes.get(other).map(|route| &route.message),
+                change::Change::RouteRemoved(other.to_string()),
+            ),
+            Item::Service(name) => (
+                self.services.get(name),
+                change::Change::ServiceRemoved(name.to_string()),
+            ),
+            Item::Pod(uid) => (
+                view.and_then(|v| v.pods.get(uid)).map(|pod| &pod.message),
+                change::Change::PodRemoved(uid.to_string()),
+            ),
+        };
+        Some(found.map_or_else(|| encoded(removed).into(), |message| message.bytes.clone()))
     }
+}
+
+/// The key that follows one of a map, or the first.
+fn after<T>(map: &BTreeMap<Arc<str>, T>, sent: Option<&Arc<str>>) -> Option<Arc<str>> {
+    let from = sent.map_or(Bound::Unbounded, |sent| Bound::Excluded(&**sent));
+    let (key, _) = map.range::<str, _>((from, Bound::Unbounded)).next()?;
+    Some(key.clone())
 }

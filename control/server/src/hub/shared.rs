@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     fn service(n: usize) -> Item {
-        Item::Service(format!("d/{n}"))
+        Item::Service(format!("d/{n}").into())
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The hub alone, without streams: what is collected, and when.
 
+use bytes::Bytes;
+use proto::Message as _;
 use proto::limits::PART_BYTES;
 use proto::v1::change;
 
@@ -10,8 +12,14 @@ fn hello(cluster: &str, revision: u64) -> v1::Hello {
     v1::Hello {
         cluster_id,
         revision,
+        // Of nothing.
+        digest: vec![0; 16],
         ..v1::Hello::default()
     }
+}
+
+fn change(bytes: &Bytes) -> change::Change {
+    v1::Change::decode(bytes.clone()).unwrap().change.unwrap()
 }
 
 fn service(id: u32) -> v1::Service {
@@ -92,12 +100,8 @@ fn changes_are_coalesced_and_deltas_resume() {
     let got = updates(&hub, "n1", &again.mailbox);
     assert_eq!(got.len(), 1);
     let removed = change::Change::ServiceRemoved("d/web".to_owned());
-    assert_eq!(
-        got[0].changes,
-        vec![v1::Change {
-            change: Some(removed)
-        }]
-    );
+    assert_eq!(got[0].changes.len(), 1);
+    assert_eq!(change(&got[0].changes[0]), removed);
     // From before this hub's time: everything.
     assert!(connect(&hub, "n1", &hello("c", 9)).snapshot);
 }
@@ -141,8 +145,8 @@ fn a_revision_is_named_only_when_all_of_it_is_sent() {
     let again = connect(&hub, "n1", &hello("c", 11));
     let got = updates(&hub, "n1", &again.mailbox);
     assert_eq!((got.len(), got[0].changes.len()), (1, 1), "{got:?}");
-    let change = &got[0].changes[0].change;
-    assert!(matches!(change, Some(change::Change::Pod(_))), "{got:?}");
+    let change = change(&got[0].changes[0]);
+    assert!(matches!(change, change::Change::Pod(_)), "{got:?}");
 }
 
 /// A service whose message has about so many bytes.
@@ -398,11 +402,189 @@ fn a_node_that_missed_nothing_gets_the_config_again() {
     hub.put_config("n1", config.clone());
     hub.put_service("d/web", Some(service(1)));
     hub.complete();
-    let connected = connect(&hub, "n1", &hello("c", 10));
+    let has_all = v1::Hello {
+        digest: hub.lock().digest("n1").to_bytes(),
+        ..hello("c", 10)
+    };
+    let connected = connect(&hub, "n1", &has_all);
     assert!(!connected.snapshot);
     let got = updates(&hub, "n1", &connected.mailbox);
-    let change = Some(change::Change::Config(config));
     assert_eq!(got.len(), 1);
-    assert_eq!(got[0].changes, vec![v1::Change { change }]);
+    assert_eq!(got[0].changes.len(), 1);
+    assert_eq!(change(&got[0].changes[0]), change::Change::Config(config));
     assert_eq!(got[0].revision, 10);
+}
+
+/// A hub as it is after a start at revision 10, with the services of these ids.
+fn started(ids: &[u32], pod: &v1::PodSpec) -> Hub {
+    let hub = Hub::new("c".to_owned(), 0);
+    hub.restart(10);
+    hub.set_revision(10);
+    for id in ids {
+        hub.put_service(&format!("d/{id}"), Some(service(*id)));
+    }
+    hub.put_pod("n1", "u", Some(pod.clone()));
+    let route = v1::NodeRoute {
+        node: "n1".to_owned(),
+        ..v1::NodeRoute::default()
+    };
+    hub.put_route("n1", Some(route));
+    hub.complete();
+    hub
+}
+
+/// An upgrade: the store is the same, its messages are not.
+#[test]
+fn what_another_release_makes_otherwise_is_sent_again() {
+    let pod = v1::PodSpec {
+        uid: "u".to_owned(),
+        labels: (0..20).map(|n| (n.to_string(), String::new())).collect(),
+        ..v1::PodSpec::default()
+    };
+    let before = started(&[1, 2], &pod);
+    // What it is told beside the store is forgotten by a restart.
+    let stopping = v1::PodSpec {
+        stop_grace_seconds: Some(3),
+        ..pod.clone()
+    };
+    before.put_pod("n1", "u", Some(stopping));
+    let session = connect(&before, "n1", &hello("", 0));
+    let last = updates(&before, "n1", &session.mailbox).pop().unwrap();
+    let back = |revision| v1::Hello {
+        digest: last.digest.clone(),
+        ..hello("c", revision)
+    };
+    let otherwise = v1::PodSpec {
+        hostname: "h".to_owned(),
+        ..pod.clone()
+    };
+    for (after, node, snapshot) in [
+        (started(&[1, 2], &pod), "n1", false),
+        (started(&[2, 1], &pod), "n1", false),
+        // Other pods, and the route to n1.
+        (started(&[1, 2], &pod), "n2", true),
+        (started(&[1, 2], &otherwise), "n1", true),
+        (started(&[1, 3], &pod), "n1", true),
+        (started(&[1], &pod), "n1", true),
+    ] {
+        // Also when the store has moved on since.
+        for revision in [10, 11] {
+            after.set_revision(revision);
+            after.put_service(
+                &format!("d/new{revision}"),
+                Some(service(u32::try_from(revision).unwrap())),
+            );
+            after.complete();
+            assert_eq!(connect(&after, node, &back(10)).snapshot, snapshot);
+        }
+        // Of that revision it has messages of this process.
+        assert!(!connect(&after, node, &back(11)).snapshot);
+    }
+    let older = v1::Hello {
+        digest: Vec::new(),
+        ..back(10)
+    };
+    assert!(connect(&started(&[1, 2], &pod), "n1", &older).snapshot);
+}
+
+/// Snapshots of many sessions at once hold the same bytes, and no keys.
+#[test]
+fn sessions_share_what_they_send() {
+    let hub = Hub::new("c".to_owned(), 10);
+    hub.set_revision(11);
+    for n in 0..100 {
+        hub.put_service(&format!("d/{n}"), Some(long(&n.to_string(), 4096)));
+    }
+    hub.complete();
+    let mut all: Vec<Vec<*const u8>> = Vec::new();
+    for node in ["n1", "n2"] {
+        let session = connect(&hub, node, &hello("", 0));
+        let first = hub.collect(node, &session.mailbox);
+        assert_eq!(first.next, Next::More);
+        let waiting = session.mailbox.lock();
+        let rest = waiting.step.as_ref().map(|step| &step.rest);
+        assert!(matches!(rest, Some(Rest::All { .. })));
+        drop(waiting);
+        let (more, _) = collect(&hub, node, &session.mailbox);
+        let updates = first.messages.into_iter().chain(more);
+        let changes = updates.flat_map(|message| match message.down {
+            Some(node_down::Down::Update(update)) => update.changes,
+            Some(node_down::Down::Open(_) | node_down::Down::Goodbye(_)) | None => Vec::new(),
+        });
+        all.push(changes.map(|bytes| bytes.as_ptr()).collect());
+    }
+    assert_eq!(all[0].len(), 100);
+    assert_eq!(all[0], all[1]);
+}
+
+/// What is removed or comes while a snapshot is sent.
+#[test]
+fn a_snapshot_under_way_misses_nothing() {
+    let hub = Hub::new("c".to_owned(), 10);
+    hub.set_revision(11);
+    for name in ["b", "d", "f"] {
+        hub.put_service(name, Some(long(name, PART_BYTES)));
+    }
+    hub.complete();
+    let session = connect(&hub, "n1", &hello("", 0));
+    let mut has = BTreeSet::new();
+    let mut take = |update: v1::Update| {
+        if update.snapshot_begin {
+            has.clear();
+        }
+        for bytes in &update.changes {
+            match change(bytes) {
+                change::Change::Service(service) => has.insert(service.name),
+                change::Change::ServiceRemoved(name) => has.remove(&name),
+                other => panic!("{other:?}"),
+            };
+        }
+    };
+    let part = || {
+        let messages = hub.collect("n1", &session.mailbox).messages;
+        messages.into_iter().find_map(|message| match message.down {
+            Some(node_down::Down::Update(update)) => Some(update),
+            Some(node_down::Down::Open(_) | node_down::Down::Goodbye(_)) | None => None,
+        })
+    };
+    take(part().unwrap());
+    take(part().unwrap());
+    hub.set_revision(12);
+    // Before and after the place that it has come to.
+    for name in ["b", "f"] {
+        hub.put_service(name, None);
+    }
+    for name in ["a", "e"] {
+        hub.put_service(name, Some(long(name, 10)));
+    }
+    hub.complete();
+    while let Some(update) = part() {
+        take(update);
+    }
+    assert_eq!(has, ["a", "d", "e"].map(str::to_owned).into());
+}
+
+/// More changes than a session keeps keys of.
+#[test]
+fn a_long_step_is_a_snapshot() {
+    let hub = Hub::new("c".to_owned(), 10);
+    let behind = connect(&hub, "n1", &hello("c", 10));
+    hub.set_revision(11);
+    for n in 0..5000 {
+        hub.put_service(&format!("d/{n}"), Some(service(n)));
+    }
+    hub.complete();
+    let again = connect(&hub, "n2", &hello("c", 10));
+    assert!(again.snapshot);
+    let got = updates(&hub, "n1", &behind.mailbox);
+    assert!(got[0].snapshot_begin && got.last().unwrap().snapshot_end);
+    let count: usize = got.iter().map(|update| update.changes.len()).sum();
+    assert_eq!((count, got.last().unwrap().revision), (5000, 11));
+    // Fewer, or few of many, are a delta.
+    hub.set_revision(12);
+    for n in 0..2000 {
+        hub.put_service(&format!("d/{n}"), Some(service(n + 1)));
+    }
+    let got = updates(&hub, "n1", &behind.mailbox);
+    assert!(!got[0].snapshot_begin);
 }

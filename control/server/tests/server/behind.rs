@@ -16,6 +16,7 @@ use control_server::stored::known;
 use control_server::view::ClusterFacts;
 use control_server::writing::{self, Writing};
 use control_store::{Embedded, ListRequest, Options, Store};
+use proto::Message as _;
 use proto::v1::change::Change;
 use proto::v1::{Hello, node_down};
 use serde_json::json;
@@ -77,6 +78,13 @@ async fn controllers_that_fell_behind_read_everything_again() {
         let hello = Hello::default();
         hub.connect(name, "k", &hello, Reported::default()).unwrap()
     });
+    // Neither node has a pod or a route: n1 would have been told the same.
+    let mut digest = Vec::new();
+    for message in hub.collect("n3", &n3.mailbox).messages {
+        if let Some(node_down::Down::Update(update)) = message.down {
+            digest = update.digest;
+        }
+    }
 
     // All of this is more than the history holds.
     let options = DeleteOptions::default();
@@ -111,6 +119,7 @@ async fn controllers_that_fell_behind_read_everything_again() {
     let hello = Hello {
         cluster_id: store.id(),
         revision: loaded,
+        digest,
         ..Hello::default()
     };
     let session = hub.connect("n1", "k", &hello, Reported::default()).unwrap();
@@ -121,7 +130,10 @@ async fn controllers_that_fell_behind_read_everything_again() {
             session.mailbox.wait().await;
             for message in hub.collect("n1", &session.mailbox).messages {
                 if let Some(node_down::Down::Update(update)) = message.down {
-                    told.extend(update.changes.into_iter().filter_map(|c| c.change));
+                    let changes = update.changes.into_iter();
+                    told.extend(
+                        changes.filter_map(|c| proto::v1::Change::decode(c).unwrap().change),
+                    );
                 }
             }
         }

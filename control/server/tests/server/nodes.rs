@@ -113,8 +113,10 @@ async fn a_rolling_update_never_has_too_few() {
     let (_n1, _n2) = (server.agent("n1").await, server.agent("n2").await);
     server.apply(&service("web")).await;
     server.apply(&deployment("web", 3, "a")).await;
+    // Ready pods count as available when the deployment's controller has seen them.
+    let available = |all: &[Value]| all[0]["status"]["availableReplicas"] == 3;
     server
-        .until("pods", "app=web", "3 ready pods", |p| all_ready(p, 3))
+        .until("deployments", "", "3 available pods", available)
         .await;
     let request = v1::WatchRequest {
         kind: kind("deployments"),
@@ -382,7 +384,7 @@ async fn a_restart_keeps_everything_and_resumes() {
     let now = n1.told.borrow().clone();
     n1.kill();
     server.apply(&service("other")).await;
-    let from = (now.cluster_id, now.revision);
+    let from = now;
     let mut n1 = server
         .agent_with(
             "n1",
@@ -414,6 +416,45 @@ async fn a_restart_keeps_everything_and_resumes() {
         .await;
 }
 
+/// A change of the settings changes what pods are told without a change of the store, and an
+/// upgrade may: the node missed no revision.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_missed_no_revision_gets_what_is_made_otherwise_now() {
+    let mut server = server_with("").await;
+    let mut n1 = server.agent("n1").await;
+    server.apply(&pod("p")).await;
+    server
+        .until("pods", "", "a ready pod", |p| all_ready(p, 1))
+        .await;
+    let mut told = n1.until("the pod", |told| told.pods.len() == 1).await;
+    // Until a start finds nothing to write, so that the node has the start's revision.
+    for extra in ["", "", "cluster_domain = \"other.example\""] {
+        n1.kill();
+        server.running.take().unwrap().stop().await.unwrap();
+        server.run_with(extra).await;
+        let options = Options {
+            from: told.clone(),
+            runs: false,
+            ..Options::default()
+        };
+        n1 = server.agent_with("n1", options).await;
+        let next = n1.until("its config", |t| t.config.is_some()).await;
+        if next.snapshots > 0 {
+            told = n1.until("the pod", |told| told.pods.len() == 1).await;
+        } else {
+            told.revision = next.revision;
+        }
+    }
+    let pod = told.pods.values().next().unwrap();
+    let searches = &pod.dns.as_ref().unwrap().searches;
+    assert!(
+        searches
+            .iter()
+            .any(|domain| domain.ends_with("other.example")),
+        "{searches:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_breaks_within_a_long_step_loses_nothing() {
     let mut server = server().await;
@@ -441,7 +482,7 @@ async fn a_stream_that_breaks_within_a_long_step_loses_nothing() {
             pods.iter().all(|p| !text(p, "/status/podIP").is_empty())
         })
         .await;
-    let from = (told.cluster_id, told.revision);
+    let from = told;
     let part = Options {
         from: from.clone(),
         messages: 1,
@@ -452,7 +493,11 @@ async fn a_stream_that_breaks_within_a_long_step_loses_nothing() {
     n1.kill();
     assert!(first.snapshots == 0 && first.pods.len() < 3, "{first:?}");
     let resumed = Options {
-        from: (from.0, from.1.max(first.revision)),
+        from: if first.revision > 0 {
+            first.clone()
+        } else {
+            from
+        },
         ..Options::default()
     };
     let mut n1 = server.agent_with("n1", resumed).await;
@@ -463,6 +508,94 @@ async fn a_stream_that_breaks_within_a_long_step_loses_nothing() {
     let all: BTreeSet<String> = names.into_iter().collect();
     let told = n1.until("all pods", |t| names_of(t) == all).await;
     assert_eq!(told.snapshots, 0);
+}
+
+/// An agent of another release, say, refuses what it does not understand.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_refuses_is_told_and_holds_up_nothing() {
+    let mut server = server().await;
+    let picky = Options {
+        refuses: |change| {
+            matches!(change, v1::change::Change::Pod(pod) if pod.name == "bad")
+                || matches!(change, v1::change::Change::Service(service) if service.name == "web")
+        },
+        ..Options::default()
+    };
+    let mut n1 = server.agent_with("n1", picky).await;
+    server.apply(&service("web")).await;
+    server.apply(&pod("bad")).await;
+    server.apply(&pod("good")).await;
+    let is_told = |all: &[Value], kind: &str, name: &str| {
+        all.iter().any(|e| {
+            text(e, "/reason") == "FailedApply"
+                && text(e, "/type") == "Warning"
+                && text(e, "/involvedObject/kind") == kind
+                && text(e, "/involvedObject/name") == name
+                && !text(e, "/involvedObject/uid").is_empty()
+                && text(e, "/source/host") == "n1"
+                && text(e, "/message") == "it is refused"
+        })
+    };
+    server
+        .until("events", "", "both refusals", |all| {
+            is_told(all, "Pod", "bad") && is_told(all, "Service", "web")
+        })
+        .await;
+    server
+        .until("pods", "app=good", "the other pod", |p| all_ready(p, 1))
+        .await;
+    // What it refused is acknowledged: terminating pods do not wait for it, and the
+    // refused one is removed by force.
+    server.delete("pod", "good").await;
+    let only_bad = |p: &[Value]| p.len() == 1 && text(&p[0], "/metadata/name") == "bad";
+    server.until("pods", "", "it to be gone", only_bad).await;
+    let bad = v1::DeleteRequest {
+        kind: kind("pods"),
+        name: "bad".to_owned(),
+        grace_period_seconds: Some(0),
+        ..v1::DeleteRequest::default()
+    };
+    server.client.delete(bad).await.unwrap();
+    server.until("pods", "", "no pods", |p| p.is_empty()).await;
+    server.apply(&pod("next")).await;
+    n1.until("the next pod", |told| {
+        told.pods.values().any(|pod| pod.name == "next")
+    })
+    .await;
+    assert!(!n1.told.borrow().goodbye);
+}
+
+/// Events waited on the node while the control plane was away.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_has_the_time_at_which_it_happened() {
+    let mut server = server().await;
+    let n1 = server.agent("n1").await;
+    let before: jiff::Timestamp = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(20);
+    for (reason, time_ms) in [("Older", before.as_millisecond()), ("New", 0)] {
+        let event = v1::NodeEvent {
+            kind: "Node".to_owned(),
+            reason: reason.to_owned(),
+            time_ms,
+            ..v1::NodeEvent::default()
+        };
+        n1.up.send(up(node_up::Up::Event(event))).await.unwrap();
+    }
+    let of = |all: &[Value], reason: &str| {
+        let found = all.iter().find(|e| text(e, "/reason") == reason);
+        found.map(|e| {
+            text(e, "/lastTimestamp")
+                .parse::<jiff::Timestamp>()
+                .unwrap()
+        })
+    };
+    let events = server
+        .until("events", "", "both", |all| {
+            of(all, "Older").is_some() && of(all, "New").is_some()
+        })
+        .await;
+    let older = of(&events, "Older").unwrap();
+    assert_eq!(older.as_second(), before.as_second());
+    assert!(of(&events, "New").unwrap().as_second() >= before.as_second() + 1200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -702,11 +835,10 @@ async fn a_deleted_node_is_told_and_its_pods_are_collected() {
     server.until("pods", "", "2 pods on n2", on_n2).await;
     assert_eq!(server.list("nodes", "").await.len(), 1);
     // With a new token it is a new node, without pods.
-    let cluster_id = n1.told.borrow().cluster_id.clone();
-    let revision = n1.told.borrow().revision;
-    assert_eq!(n1.told.borrow().pods.len(), 2);
+    let before = n1.told.borrow().clone();
+    assert_eq!(before.pods.len(), 2);
     let from = Options {
-        from: (cluster_id, revision),
+        from: before,
         ..Options::default()
     };
     server.forget_identity("n1").await;

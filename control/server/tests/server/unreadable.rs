@@ -1,8 +1,17 @@
 //! A store that a newer version wrote, or that is damaged: it is refused by name of
 //! what cannot be read, or that is left alone together with what depends on it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_plan::World;
+use control_server::hub::Reported;
+use control_server::objects::Objects;
+use control_server::record::Recorder;
+use control_server::run::Controllers;
 use control_server::{Config, StartError, start};
-use control_store::{Condition, Embedded, Options, Store};
+use control_store::{Condition, Embedded, Store};
+use proto::v1;
 use serde_json::json;
 
 use crate::harness::*;
@@ -10,7 +19,7 @@ use crate::harness::*;
 /// Opens the store of a server that ended; it is closed when the last request lets
 /// go of it.
 async fn open(folder: &std::path::Path) -> Embedded {
-    let options = || Options {
+    let options = || control_store::Options {
         history: 100,
         cache_bytes: 1 << 20,
     };
@@ -122,6 +131,52 @@ async fn what_cannot_be_read_is_refused_by_name_or_left_alone() {
 
 fn text_of(object: &serde_json::Value) -> String {
     text(object, "/metadata/name").to_owned()
+}
+
+/// A Node that this version cannot read any more, while it runs, and that is then deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreadable_node_that_is_deleted_loses_its_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(open(folder.path()).await);
+    let config = Config::parse(&format!("data = {:?}", folder.path())).unwrap();
+    let objects = Arc::new(Objects::new(store.clone(), config.settings()));
+    objects.make_builtin().await.unwrap();
+    let key = "nodes/n1".to_owned();
+    let put = async |value: serde_json::Value| {
+        let bytes = serde_json::to_vec(&value).unwrap();
+        let put = store.put(key.clone(), bytes.into(), Condition::Any).await;
+        put.unwrap();
+    };
+    let mut node = json!({"apiVersion": "v1", "kind": "Node", "metadata":
+        {"name": "n1", "uid": "u", "annotations": {control_server::join::KEY: "k"}}});
+    put(node.clone()).await;
+    let (controllers, hub) = Controllers::load(
+        objects.clone(),
+        Recorder::start(objects.clone()),
+        World::new(config.settings()),
+        control_server::run::Options {
+            facts: config.facts(),
+            lost_after: Duration::from_secs(40),
+            skip_unreadable: false,
+        },
+    )
+    .await
+    .unwrap();
+    let running = tokio::spawn(controllers.run());
+    let hello = v1::Hello::default();
+    let session = hub.connect("n1", "k", &hello, Reported::default()).unwrap();
+    node["spec"] = json!(5);
+    put(node).await;
+    store.delete(key.clone(), Condition::Any).await.unwrap();
+    eventually("the session to end", async || {
+        if hub.heard("n1", session.id) {
+            Err("it goes on".to_owned())
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    running.abort();
 }
 
 /// A Deployment that an older version accepted: its pods are refused now, and that is
