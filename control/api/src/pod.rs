@@ -97,7 +97,10 @@ impl Rules for Pod {
         };
         if let Some(detail) = wrong {
             let at = at.child("activeDeadlineSeconds");
-            causes.invalid(&at, new.active_deadline_seconds, detail);
+            match new.active_deadline_seconds {
+                Some(seconds) => causes.invalid(&at, seconds, detail),
+                None => causes.invalid(&at, format_args!("null"), detail),
+            }
         }
         // What may change is made equal; then nothing else may differ.
         let mut copy = new.clone();
