@@ -202,9 +202,12 @@ mod tests {
                 .claims
                 .iter()
                 .filter(|(_, claim)| !claim.owner.is_empty());
-            let ports = held.filter_map(|(key, _)| match key {
-                ClaimKey::NodePort(port) => Some(*port),
-                _other => None,
+            let ports = held.filter_map(|(key, _)| {
+                if let ClaimKey::NodePort(port) = key {
+                    Some(*port)
+                } else {
+                    None
+                }
             });
             ports.collect()
         }
