@@ -2,7 +2,7 @@
 //!
 //! Called by `main.rs`, which logs the outcome.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use control_plan::Settings;
@@ -43,6 +43,10 @@ pub struct Config {
     /// goes into the operator's context.
     #[serde(default = "default::names")]
     pub names: Vec<String>,
+    /// Address at which nodes and pods reach this server, the endpoint of the Service
+    /// `default/kubernetes`; by default `listen`, the first address in `names`, or that of
+    /// the default route.
+    pub advertise_address: Option<Ipv4Addr>,
     /// Range of all pods.
     #[serde(default = "default::pod_cidr")]
     pub pod_cidr: IpNet,
@@ -206,6 +210,14 @@ impl Config {
         if self.names.is_empty() {
             return wrong("names", "must have at least one name or address");
         }
+        if let Some(address) = self.advertise_address
+            && (address.is_loopback() || address.is_unspecified())
+        {
+            return wrong(
+                "advertise_address",
+                "must be an address that nodes can reach",
+            );
+        }
         for (field, net) in [
             ("pod_cidr", &self.pod_cidr),
             ("service_cidr", &self.service_cidr),
@@ -349,6 +361,11 @@ mod tests {
                 "overlaps",
             ),
             ("data = \"/d\"\nnode_prefix = 8", "node_prefix"),
+            (
+                "data = \"/d\"\nadvertise_address = \"127.0.0.1\"",
+                "advertise_address",
+            ),
+            ("data = \"/d\"\nnode_port_range = \"9\"", "node_port_range"),
             ("data = \"/d\"\ndns_address = \"10.97.0.10\"", "dns_address"),
             ("data = \"/d\"\ndns_address = \"x\"", "dns_address"),
             (

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod advertise;
 mod agenda;
 pub mod attach;
 pub mod auth;

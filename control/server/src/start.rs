@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
+use crate::advertise::{self, Advertised};
 use crate::attach::Attachments;
 use crate::auth;
 use crate::builtin::{self, BuiltinError};
@@ -145,7 +146,7 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
         ),
         ca_pem: pki.ca_pem().to_owned(),
         reports: Arc::new(Reports::new(objects.clone())),
-        objects,
+        objects: objects.clone(),
         hub,
         recorder,
         attachments,
@@ -155,9 +156,16 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
         address: config.listen,
         source,
     })?;
+    let stop = CancellationToken::new();
+    match Advertised::of(config, address) {
+        Some(advertised) => advertise::keep(objects.clone(), advertised, stop.clone()).await,
+        None => tracing::warn!(
+            %address,
+            "nodes cannot reach this address: there is no Service default/kubernetes"
+        ),
+    }
     let context = pki.write_context(&config.data, &config.url(address.port()), now)?;
 
-    let stop = CancellationToken::new();
     let join_rate = Arc::new(JoinRate::default());
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))

@@ -215,6 +215,10 @@ impl Views {
             let here = all.take_while(|(name, _)| name.namespace == namespace);
             here.map(|(_, service)| service.as_ref()).collect()
         };
+        let master = || {
+            let found = world.services.get(&Name::new("default", "kubernetes"));
+            found.map(AsRef::as_ref)
+        };
         let found = world.nodes.get(node);
         let offered = found.map(|n| Usage::allocatable(n)).unwrap_or_default();
         let ips = pod.status.iter().flat_map(|s| s.pod_ips.iter().flatten());
@@ -228,6 +232,7 @@ impl Views {
             config_map: &config_map,
             secret: &secret,
             services: &services,
+            master: &master,
             node: &NodeFacts {
                 name: node.to_owned(),
                 addresses: found.map(|n| node_addresses(n)).unwrap_or_default(),

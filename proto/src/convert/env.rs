@@ -11,6 +11,9 @@ use super::field;
 use super::input::PodInput;
 use crate::v1;
 
+/// Name of the service of the control plane.
+const MASTER: &str = "kubernetes";
+
 /// All variables, each once; or the first thing that is missing, or too much.
 pub fn resolve(
     input: &PodInput<'_>,
@@ -200,14 +203,23 @@ fn env_from(
     Ok(())
 }
 
-/// The variables that name the services of the pod's namespace.
+/// The variables that name the services of the pod's namespace, and the control plane's.
 fn service_links(input: &PodInput<'_>) -> Variables {
     let mut links = Variables::default();
     let spec = input.pod.spec.as_ref();
-    if spec.is_some_and(|spec| spec.enable_service_links == Some(false)) {
-        return links;
-    }
-    for service in (input.services)() {
+    let declined = spec.is_some_and(|spec| spec.enable_service_links == Some(false));
+    let own = if declined {
+        Vec::new()
+    } else {
+        (input.services)()
+    };
+    // Pods always find the control plane; a service of that name in their own namespace
+    // comes before it, as in Kubernetes.
+    let shadowed = own
+        .iter()
+        .any(|s| s.metadata.name.as_deref() == Some(MASTER));
+    let master = (input.master)().filter(|_| !shadowed);
+    for service in own.into_iter().chain(master) {
         for (name, value) in links_of(service) {
             links.set(&name, value);
         }

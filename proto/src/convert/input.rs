@@ -27,6 +27,8 @@ pub struct PodInput<'a> {
     /// Of the pod's namespace, for the variables that name them; asked only where the
     /// pod wants them.
     pub services: &'a dyn Fn() -> Vec<&'a Service>,
+    /// The service of the control plane, `default/kubernetes`.
+    pub master: &'a dyn Fn() -> Option<&'a Service>,
     pub node: &'a NodeFacts,
     pub cluster: &'a v1::ClusterConfig,
     /// Allocated addresses; with hostNetwork the node's are used.

@@ -3,7 +3,7 @@
 use proto::v1;
 use serde_json::{Value, json};
 
-use crate::world::{container, convert, pairs};
+use crate::world::{container, convert, convert_with, pairs, typed};
 
 #[test]
 fn resolves_the_environment() {
@@ -172,6 +172,41 @@ fn names_the_services_of_the_namespace() {
     );
     let without = convert(json!({"enableServiceLinks": false, "containers": [{"name": "a"}]}));
     assert_eq!(without.containers[0].env, []);
+}
+
+#[test]
+fn the_control_plane_is_named_to_each_pod() {
+    let master = |name: &str| {
+        typed(
+            json!({"metadata": {"name": name, "namespace": "default"}, "spec": {
+            "clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443, "protocol": "TCP"}]}}),
+        )
+    };
+    let named = |name: &str, links: bool| {
+        let spec = json!({"enableServiceLinks": links, "containers": [{"name": "a"}]});
+        let cluster = v1::ClusterConfig::default();
+        let spec = convert_with(spec, &cluster, Some(&master(name)));
+        let env = pairs(&spec.containers[0].env);
+        let of_name = name.to_uppercase().replace('-', "_");
+        let variables = env.iter().filter(|(key, _)| key.starts_with(&of_name));
+        let mut variables: Vec<String> = variables
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        variables.sort_unstable();
+        variables
+    };
+    let expected = [
+        "KUBERNETES_PORT=tcp://10.96.0.1:443",
+        "KUBERNETES_PORT_443_TCP=tcp://10.96.0.1:443",
+        "KUBERNETES_PORT_443_TCP_ADDR=10.96.0.1",
+        "KUBERNETES_PORT_443_TCP_PORT=443",
+        "KUBERNETES_PORT_443_TCP_PROTO=tcp",
+        "KUBERNETES_SERVICE_HOST=10.96.0.1",
+        "KUBERNETES_SERVICE_PORT=443",
+        "KUBERNETES_SERVICE_PORT_HTTPS=443",
+    ];
+    assert_eq!(named("kubernetes", true), expected);
+    assert_eq!(named("kubernetes", false), expected);
 }
 
 #[test]

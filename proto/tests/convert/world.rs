@@ -41,6 +41,15 @@ pub(crate) fn convert(spec: Value) -> v1::PodSpec {
 }
 
 pub(crate) fn convert_in(spec: Value, cluster: &v1::ClusterConfig) -> v1::PodSpec {
+    convert_with(spec, cluster, None)
+}
+
+/// With the service of the control plane.
+pub(crate) fn convert_with(
+    spec: Value,
+    cluster: &v1::ClusterConfig,
+    master: Option<&Service>,
+) -> v1::PodSpec {
     let pod = stored(json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
@@ -91,6 +100,7 @@ pub(crate) fn convert_in(spec: Value, cluster: &v1::ClusterConfig) -> v1::PodSpe
         config_map: &|name| maps.get(name).cloned(),
         secret: &|name| secrets.get(name).cloned(),
         services: &|| services.iter().collect(),
+        master: &|| master,
         node: &node,
         cluster,
         ips: vec!["10.244.1.7".to_owned()],

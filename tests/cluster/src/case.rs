@@ -40,6 +40,8 @@ pub const CASES: &[Case] = cases![
     service::cluster_ip_reaches_every_backend_and_counts_it,
     service::cluster_ip_answers_the_nodes_themselves,
     service::service_without_backends_refuses_at_once,
+    service::traffic_stays_on_its_node_where_that_is_asked_for,
+    service::the_control_plane_is_a_service,
     service::maps_are_read_by_bpftool_and_foil,
     dns::services_and_pods_have_names,
     dns::other_names_are_forwarded_and_kept,

@@ -103,6 +103,13 @@ impl Server {
         self.run_again(ANY_PORT).await;
     }
 
+    /// Ends the server, and starts another on the same folder with this configuration
+    /// instead of that which it had.
+    pub async fn restart_with(&mut self, extra: &str) {
+        self.running.take().unwrap().stop().await.unwrap();
+        self.run_with(extra).await;
+    }
+
     /// Starts a server on the folder and at the address of one whose runtime has ended, which
     /// is as close to a killed process as one process can have it.
     pub async fn start_at(&mut self, address: SocketAddr) {

@@ -2,6 +2,7 @@
 //! store in a temporary folder, agents that speak the protocol and run nothing.
 #![cfg(test)]
 
+mod advertise;
 mod behind;
 mod join;
 mod nodes;

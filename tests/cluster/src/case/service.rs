@@ -107,6 +107,114 @@ pub(crate) fn service_without_backends_refuses_at_once(scene: &mut Scene<'_>) {
     scene.foil(&["delete", "service", "empty"]);
 }
 
+/// Calls until only these pods answer, as the node comes to know of a change later.
+fn answered_by(scene: &Scene<'_>, node: usize, target: &str, expected: &BTreeSet<&str>) {
+    wait_until("the backends that are asked for", || {
+        let calls = traffic::call_from_node(scene.cluster, node, target, 40);
+        let by_pod = calls.by_pod();
+        let pods: BTreeSet<&str> = by_pod.keys().map(String::as_str).collect();
+        if calls.failed == 0 && pods == *expected {
+            Ok(())
+        } else {
+            Err(format!("node {node}: {calls:?}, not {expected:?}"))
+        }
+    });
+}
+
+pub(crate) fn traffic_stays_on_its_node_where_that_is_asked_for(scene: &mut Scene<'_>) {
+    let (web, _) = web_and_client(scene);
+    let spec = "apiVersion: v1\nkind: Service\nmetadata: {name: near}\nspec:\n  \
+                selector: {app: web}\n  ports: [{port: 80, targetPort: http}]\n";
+    let all: BTreeSet<&str> = web.iter().map(|pod| pod.name.as_str()).collect();
+    let on = |scene: &Scene<'_>, node: usize| -> BTreeSet<String> {
+        let node = &scene.cluster.nodes()[node].name;
+        let pods = web.iter().filter(|pod| pod.node == *node);
+        pods.map(|pod| pod.name.clone()).collect()
+    };
+    for (line, near) in [
+        ("  internalTrafficPolicy: Local\n", true),
+        ("  internalTrafficPolicy: Cluster\n", false),
+        ("  trafficDistribution: PreferSameNode\n", true),
+        ("", false),
+    ] {
+        let text = format!("{spec}{line}");
+        scene.apply_text(&text, "the Service near").success();
+        let target = format!("{}:80", objects::cluster_ip(scene.cluster, "near"));
+        for node in 0..2 {
+            let local = on(scene, node);
+            assert!(!local.is_empty(), "{web:?}");
+            let local = local.iter().map(String::as_str).collect();
+            let expected = if near { &local } else { &all };
+            answered_by(scene, node, &target, expected);
+        }
+        scene.check(&format!("near {near}:{line}"), true, "");
+    }
+    // The only endpoint is on the node of the client: the other node has none.
+    let lone = "apiVersion: v1\nkind: Service\nmetadata: {name: lone}\nspec:\n  \
+                internalTrafficPolicy: Local\n  selector: {app: client}\n  \
+                ports: [{port: 80, targetPort: 8080}]\n";
+    scene.apply_text(lone, "the Service lone").success();
+    let target = format!("{}:80", objects::cluster_ip(scene.cluster, "lone"));
+    let home = node_index(scene.cluster, &objects::ready(scene.cluster, "client").node);
+    answered_by(scene, home, &target, &BTreeSet::from(["client"]));
+    wait_until("a refusal", || {
+        let calls = traffic::call_from_node(scene.cluster, 1 - home, &target, 5);
+        let refused = calls.errors.iter().any(|error| error.contains("refused"));
+        if refused && calls.ok == 0 {
+            Ok(())
+        } else {
+            Err(format!("{calls:?}"))
+        }
+    });
+    scene.foil(&["delete", "service", "near", "lone"]);
+}
+
+pub(crate) fn the_control_plane_is_a_service(scene: &mut Scene<'_>) {
+    web_and_client(scene);
+    let env = scene.foil(&["exec", "client", "--", "env"]);
+    let named = env
+        .lines()
+        .any(|line| line == "KUBERNETES_SERVICE_HOST=10.96.0.1");
+    scene.check("each pod has KUBERNETES_SERVICE_HOST", named, &env);
+    // The control plane's host reaches pods as a router would: by a route to their node.
+    let client = objects::ready(scene.cluster, "client");
+    let node = node_index(scene.cluster, &client.node);
+    let node_ip = scene.cluster.nodes()[node].ip.clone();
+    let route = [client.ip.as_str(), "via", node_ip.as_str()];
+    scene
+        .cluster
+        .wire()
+        .ip(&[&["route", "replace"], &route[..]].concat());
+    let script = "exec 3<>/dev/tcp/10.96.0.1/443 && echo connected";
+    wait_until("the control plane at its ClusterIP", || {
+        let from_node = scene.cluster.node_netns(node).command("bash");
+        let from_node = run_script(from_node, script);
+        let out = scene.cluster.foil(&[
+            "exec",
+            "client",
+            "--",
+            "sh",
+            "-c",
+            "echo | nc -w 5 kubernetes.default 443",
+        ]);
+        if from_node.contains("connected") && out.code == 0 {
+            Ok(())
+        } else {
+            Err(format!("{from_node} {out:?}"))
+        }
+    });
+    scene
+        .cluster
+        .wire()
+        .ip(&[&["route", "del"], &route[..1]].concat());
+    scene.check("a node and a pod connect to the control plane", true, "");
+}
+
+fn run_script(mut shell: Command, script: &str) -> String {
+    let out = tests_harness::process::run(shell.args(["-c", script]));
+    out.stdout + &out.stderr
+}
+
 pub(crate) fn maps_are_read_by_bpftool_and_foil(scene: &mut Scene<'_>) {
     let (web, target) = web_and_client(scene);
     traffic::call_from_pod(scene.cluster, "client", &target, 20);
