@@ -27,7 +27,7 @@ use crate::limits::{Pressure, Reserved, section};
 /// | `bpf_object` | `hydrofoil.bpf.o` beside `foil-agent` | the programs |
 /// | `resolv_conf` | `/etc/resolv.conf` | the node's DNS servers: cluster DNS asks them for other names, and pods with `dnsPolicy: Default` get them; with systemd-resolved `/run/systemd/resolve/resolv.conf` |
 /// | `max_pods` | 110 | pods that the scheduler may put here |
-/// | `flow_entries` | 131072 | size of the flow map, two for each connection through a service, 144 bytes each; a change is in force after a reboot |
+/// | `flow_entries` | 1000000, or as many as take 1/32 of the memory | size of the flow map, two for each connection, 144 bytes each; a change is in force after a reboot |
 /// | `log_max_bytes` | 10485760 | container logs are rotated at this size, one earlier file is kept, and the logs of one ended instance; 0: never rotated |
 /// | `pod_pids_limit` | 4096 | processes and threads that a pod may have; 0: as many as the node |
 /// | `swap_behavior` | `NoSwap` | or `LimitedSwap`: Burstable containers get swap by their memory request (cgroup v2) |
@@ -55,7 +55,6 @@ cgroup = "/hydrofoil"
 uplinks = ["eth0"]
 resolv_conf = "/etc/resolv.conf"
 max_pods = 110
-flow_entries = 131072
 log_max_bytes = 10485760
 pod_pids_limit = 4096
 swap_behavior = "NoSwap"
@@ -163,8 +162,8 @@ pub(crate) struct Config {
     pub(crate) resolv_conf: PathBuf,
     /// Pods that the scheduler may put here.
     pub(crate) max_pods: u32,
-    /// Size of the flow map.
-    pub(crate) flow_entries: u32,
+    /// Size of the flow map; `None`: by the node's memory.
+    pub(crate) flow_entries: Option<u32>,
     /// Bytes; 0: never rotated.
     pub(crate) log_max_bytes: u64,
     /// Processes and threads; 0: no limit.
@@ -281,10 +280,7 @@ pub(crate) fn parse(text: &str) -> Result<Config, ConfigError> {
             .max_pods
             .or(defaults.max_pods)
             .ok_or_else(missing("max_pods"))?,
-        flow_entries: given
-            .flow_entries
-            .or(defaults.flow_entries)
-            .ok_or_else(missing("flow_entries"))?,
+        flow_entries: given.flow_entries,
         log_max_bytes: given
             .log_max_bytes
             .or(defaults.log_max_bytes)
@@ -360,7 +356,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if let Err(error) = Parent::parse(&config.cgroup) {
         return Err(value("cgroup", error.to_string()));
     }
-    if !(1 << 10..=1 << 24).contains(&config.flow_entries) {
+    if let Some(entries) = config.flow_entries
+        && !(1 << 10..=1 << 24).contains(&entries)
+    {
         return Err(value("flow_entries", "must be from 1024 to 16777216"));
     }
     if config.uplinks.is_empty() {

@@ -24,7 +24,7 @@ use crate::clock;
 use crate::dns::Dns;
 use crate::event::{Event, NodeError, name_of, of_network};
 use crate::failpoint;
-use crate::flows;
+use crate::flows::Flows;
 use crate::health::Health;
 use crate::kernel::Kernel;
 use crate::observe::{self, Found};
@@ -71,7 +71,7 @@ pub(crate) struct Node {
     network_wake: Option<Monotonic>,
     hold_until: Option<Monotonic>,
     maps_retry: Option<Monotonic>,
-    flows_due: Monotonic,
+    flows: Flows,
     problems: BTreeSet<Problem>,
     full: bool,
     failed: Option<NodeError>,
@@ -115,7 +115,7 @@ impl Node {
             network_wake: None,
             hold_until: Some(now + HOLD_MS),
             maps_retry: None,
-            flows_due: now + flows::PASS_MS,
+            flows: Flows::new(now),
             problems: BTreeSet::new(),
             full: false,
             failed: None,
@@ -164,7 +164,7 @@ impl Node {
         .into_iter()
         .flatten()
         .chain(self.wakes.values().copied())
-        .fold(self.flows_due, Monotonic::min);
+        .fold(self.flows.due(), Monotonic::min);
         // A moment late: rounding must not wake us before it is due.
         Duration::from_millis(u64::try_from(due - now).unwrap_or(0))
     }
@@ -196,10 +196,9 @@ impl Node {
                     self.hello.send_modify(|hello| hello.status = Some(said));
                     self.report.node(status);
                 }
-                for note in self.health.notes() {
-                    let node = &self.apply.sys.settings.node_name;
-                    self.report.node_event(node, note, now.wall);
-                }
+                let node = &self.apply.sys.settings.node_name;
+                let notes = self.health.notes();
+                self.report.node_events(node, notes, now.wall);
             }
             Event::Ask(question) => {
                 let settings = &self.apply.sys.settings;
@@ -304,9 +303,9 @@ impl Node {
         if self.maps_retry.is_some_and(|at| now >= at) {
             self.reread(now);
         }
-        if now >= self.flows_due {
-            self.flows_due = flows::sweep(&self.apply.datapath, now);
-        }
+        let notes = self.flows.sweep_if_due(&self.apply.datapath, now);
+        let node = &self.apply.sys.settings.node_name;
+        self.report.node_events(node, notes, moment.wall);
         if self.hold_until.is_none() && self.maps_retry.is_none() {
             self.settle_services(now);
         }

@@ -255,7 +255,7 @@ fn programs(config: &Config) -> Check {
     let opened = Datapath::open(&bpf::Config {
         object,
         folder: folder.clone(),
-        flow_entries: FLOW_ENTRIES,
+        flow_entries: bpf::FlowEntries::Exactly(FLOW_ENTRIES),
         node: NodeFacts {
             address: std::net::Ipv4Addr::LOCALHOST,
             service_device: None,

@@ -101,8 +101,14 @@ impl Report {
         });
     }
 
-    /// An event about the node itself.
-    pub(crate) fn node_event(&mut self, node: &str, note: NodeNote, now: Wall) {
+    /// Events about the node itself.
+    pub(crate) fn node_events(&mut self, node: &str, notes: Vec<NodeNote>, now: Wall) {
+        for note in notes {
+            self.node_event(node, note, now);
+        }
+    }
+
+    fn node_event(&mut self, node: &str, note: NodeNote, now: Wall) {
         if note.warning {
             tracing::warn!(reason = note.reason, "{}", note.message);
         } else {

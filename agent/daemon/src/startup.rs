@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use agent_plan::settings::{Resources, Settings};
-use agent_sys::bpf::{BpfError, Config as BpfConfig, Datapath, NodeFacts, Role};
+use agent_sys::bpf::{BpfError, Config as BpfConfig, Datapath, FlowEntries, NodeFacts, Role};
 use agent_sys::cgroup::{GroupError, Groups};
 use agent_sys::clock;
 use agent_sys::host_calls::HostCalls;
@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::alone::{self, AloneError};
 use crate::config::{Config, SwapBehavior};
 use crate::event::Event;
+use crate::flows;
 use crate::record_queue::Queue;
 
 /// The file that is written to see that the disk takes it.
@@ -383,6 +384,19 @@ pub(crate) async fn open(
     Ok((Arc::new(sys), datapath))
 }
 
+/// A size that follows from the memory is that of a new map only: another size of a map with
+/// connections in it would be refused.
+fn flow_entries(config: &Config) -> Result<FlowEntries, StartError> {
+    if let Some(entries) = config.flow_entries {
+        return Ok(FlowEntries::Exactly(entries));
+    }
+    let memory = resources::memory().map_err(|source| StartError::Fact {
+        path: "/proc/meminfo",
+        source,
+    })?;
+    Ok(FlowEntries::IfNew(flows::entries_for(memory.capacity)))
+}
+
 fn open_datapath(
     object: PathBuf,
     config: &Config,
@@ -397,7 +411,7 @@ fn open_datapath(
     Ok(Datapath::open(&BpfConfig {
         object,
         folder: config.bpffs.clone(),
-        flow_entries: config.flow_entries,
+        flow_entries: flow_entries(config)?,
         node,
     })?)
 }

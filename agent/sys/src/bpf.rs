@@ -12,10 +12,12 @@ mod bpffs;
 mod link;
 mod load;
 mod probe;
+mod recount;
 mod run;
 mod sweep;
 pub(crate) mod syscall;
 
+pub use crate::maps::FlowEntries;
 pub use link::{Attachment, Role};
 pub use load::{Program, Verified};
 pub use probe::{Lack, probe};
@@ -39,8 +41,8 @@ pub struct Config {
     pub object: PathBuf,
     /// Folder of the pins, ours alone; a bpffs is mounted when there is none.
     pub folder: PathBuf,
-    /// Entries of the flow map, two for each connection through a service.
-    pub flow_entries: u32,
+    /// Entries of the flow map, two for each connection.
+    pub flow_entries: FlowEntries,
     /// The node.
     pub node: NodeFacts,
 }
@@ -247,7 +249,7 @@ impl Datapath {
             drain();
         }
         let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
-        sweep.proceed(self.maps.flow_table(), |keys| {
+        sweep.proceed(&self.maps, |keys| {
             self.test_run(Program::FlowSweep, keys, 0, 0, 1)
         })
     }

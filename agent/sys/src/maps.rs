@@ -6,17 +6,19 @@
 //! Called by `agent-daemon` (`apply.rs`, `observe.rs`), `control-cli` and `tests-datapath`.
 
 mod event;
+mod flow;
 mod pins;
 mod service;
 mod table;
 
 pub use event::EventReader;
+pub use flow::FlowShare;
+pub use pins::FlowEntries;
 pub(crate) use pins::check_pins;
 pub(crate) use table::Raw;
 
-use crate::bpf::syscall;
 use ebpf_common::ABI_VERSION;
-use ebpf_common::conntrack::{Flow, FlowKey4};
+use ebpf_common::conntrack::{Flow, FlowKey4, FlowUsage};
 use ebpf_common::counter::{COUNTERS, Count, EVENT_SHED, Hook, index};
 use ebpf_common::drop::{Drop as Reason, REASONS};
 use ebpf_common::endpoint::Endpoint;
@@ -26,7 +28,6 @@ use ebpf_common::net::Addr;
 use ebpf_common::network::{Network, NetworkKey};
 use ebpf_common::service::{Backend, BackendStats, Frontend, FrontendKey};
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use table::Table;
 
@@ -105,6 +106,7 @@ pub struct Maps {
     backend_gens: Table<u32, u32>,
     backend_stats: Table<u32, BackendStats>,
     flows: Table<FlowKey4, Flow>,
+    flow_usage: Table<u32, FlowUsage>,
     counters: Table<u32, Count>,
     names: Table<NameKey, Name>,
 }
@@ -208,6 +210,7 @@ impl Maps {
             backend_gens: Table::open(folder, map::BACKEND_GENS)?,
             backend_stats: Table::open(folder, map::BACKEND_STATS)?,
             flows: Table::open(folder, map::FLOWS)?,
+            flow_usage: Table::open(folder, map::FLOW_USAGE)?,
             counters: Table::open(folder, map::COUNTERS)?,
             names: Table::open(folder, map::NAMES)?,
         })
@@ -234,6 +237,9 @@ impl Maps {
             return self.put_name(name::ENDPOINT, endpoint.id.into(), pod);
         }
         let before = self.local_addrs.get(&endpoint.addr)?;
+        if old.is_none_or(|old| old.id != endpoint.id) {
+            self.reset_flow_usage(endpoint.id)?;
+        }
         self.put_name(name::ENDPOINT, endpoint.id.into(), pod)?;
         self.around(&self.endpoint_gens, endpoint.id.into(), || {
             self.local_addrs.put(&endpoint.addr, endpoint)?;
@@ -263,15 +269,19 @@ impl Maps {
             return Ok(());
         };
         self.delete_name(name::ENDPOINT, endpoint.id.into())?;
+        // Its successor may have the address already, and the id.
+        let there = self.local_addrs.get(&endpoint.addr)?;
+        let last = there.is_some_and(|other| other.ifindex == ifindex);
         self.around(&self.endpoint_gens, endpoint.id.into(), || {
-            // Its successor may have the address already.
-            if let Some(other) = self.local_addrs.get(&endpoint.addr)?
-                && other.ifindex == ifindex
-            {
+            if last {
                 self.local_addrs.delete(&endpoint.addr)?;
             }
             self.endpoints.delete(&ifindex)
-        })
+        })?;
+        if last {
+            self.reset_flow_usage(endpoint.id)?;
+        }
+        Ok(())
     }
 
     /// The cluster's address blocks.
@@ -327,53 +337,6 @@ impl Maps {
         self.bump(generations, id)?;
         change()?;
         self.bump(generations, id)
-    }
-
-    /// Flows, both directions of each.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn flows(&self) -> Result<Vec<(FlowKey4, Flow)>, MapsError> {
-        self.flows.list()
-    }
-
-    /// Capacity of the flow map, in entries.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn flow_entries(&self) -> Result<u32, MapsError> {
-        let numbers = syscall::map_numbers(self.flows.fd()).map_err(self.flows.failed("ask"))?;
-        Ok(numbers.entries)
-    }
-
-    /// The flow map, to be walked over.
-    pub(crate) fn flow_table(&self) -> BorrowedFd<'_> {
-        self.flows.fd()
-    }
-
-    /// One flow.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn flow(&self, key: &FlowKey4) -> Result<Option<Flow>, MapsError> {
-        self.flows.get(key)
-    }
-
-    /// Writes flows as the programs would; for measuring with more of them than packets can be
-    /// sent to make.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn put_flows(&self, flows: &[(FlowKey4, Flow)]) -> Result<(), MapsError> {
-        self.flows.put_all(flows)
-    }
-
-    /// Forgets one direction of a flow; its next packet is decided anew.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn delete_flow(&self, key: &FlowKey4) -> Result<(), MapsError> {
-        self.flows.delete(key)
     }
 
     /// All counters that are not zero.

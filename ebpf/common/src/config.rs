@@ -45,5 +45,7 @@ map_abi! {
         pub jiffies_per_second: u32,
         /// Mixed into backend choice, so that nodes choose differently.
         pub seed: u32,
+        /// Entries that the flow map has.
+        pub flow_entries: u32,
     }
 }

@@ -94,6 +94,49 @@ map_abi! {
     }
 }
 
+map_abi! {
+    /// Entries of the flow map that are counted for one owner, see `ebpf_logic::quota`. Both
+    /// numbers only go up.
+    #[derive(Default)]
+    pub struct FlowUsage {
+        /// Entries that were made.
+        pub made: u64,
+        /// Entries that were removed.
+        pub removed: u64,
+    }
+}
+
+impl FlowUsage {
+    /// How many there are; 0 if more were removed than made, as when the agent has begun to count
+    /// anew.
+    #[inline(always)]
+    pub const fn entries(&self) -> u64 {
+        let there = self.made.wrapping_sub(self.removed) as i64;
+        if there < 0 { 0 } else { there as u64 }
+    }
+}
+
+map_abi! {
+    /// What the packet that runs `flow_sweep` begins with: entries to be counted.
+    #[derive(Default)]
+    pub struct SweepHead {
+        /// Index into `flow_usage`.
+        pub owner: u32,
+        /// To be added to `FlowUsage::made`.
+        pub made: u32,
+        /// To be added to `FlowUsage::removed`.
+        pub removed: u32,
+    }
+}
+
+const _: () = assert!(
+    size_of::<SweepHead>() <= 14,
+    "as long as an Ethernet header"
+);
+
+/// Index into `flow_usage` of the count of all entries; others are endpoint ids.
+pub const ALL_FLOWS: u32 = 0;
+
 const _: () = assert!(size_of::<FlowKey4>() == 16 && size_of::<Flow>() == 64);
 
 /// Where a packet goes; the low four bits of `Flow::action`.

@@ -84,6 +84,8 @@ reasons! {
     IcmpNoFlow = 20, "ICMP_NO_FLOW";
     /// The packet came from the network with this node's own address, a service's or the hairpin address as its source.
     MartianSource = 21, "MARTIAN_SOURCE";
+    /// The pod has as many flow entries as it may have: as many as are free for all.
+    FlowQuota = 22, "FLOW_QUOTA";
 }
 
 /// One more than the largest number that a counter may stand for.

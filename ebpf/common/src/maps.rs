@@ -4,7 +4,7 @@
 //! folder and compares what it finds there with this table before it adopts anything.
 
 use crate::{
-    conntrack::{Flow, FlowKey4},
+    conntrack::{Flow, FlowKey4, FlowUsage},
     counter::{COUNTERS, Count},
     endpoint::Endpoint,
     name::{Name, NameKey},
@@ -21,7 +21,9 @@ pub const MAX_FRONTENDS: usize = 65_536;
 pub const MAX_BACKENDS: usize = 131_072;
 /// Flow entries unless the agent is configured otherwise; a connection through a service takes
 /// two. None is evicted: a full map takes no new connection.
-pub const FLOWS: usize = 131_072;
+pub const FLOWS: usize = 1_000_000;
+/// Memory of a flow entry with its part of the hash table, bytes.
+pub const FLOW_BYTES: u64 = 144;
 /// Address blocks of the cluster, at most.
 pub const MAX_NETWORKS: usize = 1024;
 /// Names that tools print, at most.
@@ -138,6 +140,8 @@ pub mod name {
     pub const BACKEND_STATS: &str = "backend_stats";
     /// `FlowKey4` -> `Flow`
     pub const FLOWS: &str = "flows";
+    /// endpoint id -> `FlowUsage`
+    pub const FLOW_USAGE: &str = "flow_usage";
     /// (reason, hook) -> `Count`, per CPU
     pub const COUNTERS: &str = "counters";
     /// ring of `Event`
@@ -147,7 +151,7 @@ pub mod name {
 }
 
 /// Every map that is pinned.
-pub const MAPS: [Shape; 15] = [
+pub const MAPS: [Shape; 16] = [
     shape::<u32, Endpoint>(
         name::ENDPOINTS,
         Kind::Hash,
@@ -231,6 +235,13 @@ pub const MAPS: [Shape; 15] = [
         FLOWS,
         0,
         "programs write; what to do with the next packet of an IPv4 flow",
+    ),
+    shape::<u32, FlowUsage>(
+        name::FLOW_USAGE,
+        Kind::Array,
+        MAX_ENDPOINTS,
+        0,
+        "programs write; how many flow entries each endpoint has",
     ),
     shape::<u32, Count>(
         name::COUNTERS,

@@ -14,7 +14,7 @@
 //!   port does: the entries live for a minute until the other end has answered, which it does
 //!   with a challenge ACK. SYN of the other direction changes nothing as long as the connection
 //!   is alive or, with a translation, until it expires. Neither takes away a translation.
-//! - A connection that is silent for longer loses its entries, as by eviction: the next packet
+//! - A connection that is silent for longer loses its entries, both at once: the next packet
 //!   of the client is given a backend by its hash, the same one as long as the backends are.
 //!
 //! Called by `stage/create.rs`, `stage/follow.rs`, `stage/established.rs`, `reply_tuple` and
@@ -64,7 +64,7 @@ pub const fn first(protocol: u8, flags: u8) -> Step {
     } else if flags & (flag::SYN | flag::ACK) == flag::SYN {
         unreplied(state::SYN_SENT)
     } else {
-        // In the middle of a connection: it began before us, its entry was evicted, or it does
+        // In the middle of a connection: it began before us, its entries have expired, or it does
         // not exist.
         unreplied(state::PICKED_UP)
     }

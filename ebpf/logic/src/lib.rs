@@ -5,7 +5,8 @@
 //!
 //! Reading order: `parse` (what a packet is), `service` (which backend), `nat` (which port),
 //! `checksum` (what a translation does to the sums), `conntrack` (where a connection stands),
-//! `generation` (whether a decision still stands), `reply_tuple` (whether it still needs its entries), `icmp` (errors about flows), `refuse` (the packet that says no).
+//! `generation` (whether a decision still stands), `reply_tuple` (whether it still needs its entries), `quota`
+//! (how many entries a pod may have), `icmp` (errors about flows), `refuse` (the packet that says no).
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -16,6 +17,7 @@ pub mod generation;
 pub mod icmp;
 pub mod nat;
 pub mod parse;
+pub mod quota;
 pub mod refuse;
 pub mod reply_tuple;
 pub mod service;

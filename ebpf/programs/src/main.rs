@@ -156,6 +156,26 @@ extern "C" fn take_tuple(
     }
 }
 
+/// Makes an entry, or replaces it, see `stage::entry`; 0 if there is none for it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn put_entry(key: *const FlowKey4, flow: *const Flow) -> u32 {
+    match (borrowed(key), borrowed(flow)) {
+        (Some(key), Some(flow)) => stage::entry::put(key, flow) as u32,
+        (Some(_) | None, _) => 0,
+    }
+}
+
+/// Removes an entry, see `stage::entry`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn remove_entry(key: *const FlowKey4) -> u32 {
+    match borrowed(key) {
+        Some(key) => stage::entry::remove(key) as u32,
+        None => 0,
+    }
+}
+
 /// `Life` of the other connection that has a reply tuple, see `stage::reply_tuple`.
 #[unsafe(no_mangle)]
 #[inline(never)]

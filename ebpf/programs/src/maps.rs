@@ -9,7 +9,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use ebpf_common::ABI_VERSION;
 use ebpf_common::config::NodeConfig;
-use ebpf_common::conntrack::{Flow, FlowKey4};
+use ebpf_common::conntrack::{Flow, FlowKey4, FlowUsage};
 use ebpf_common::counter::{COUNTERS as COUNTER_COUNT, Count};
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::event::Event;
@@ -39,6 +39,7 @@ static NODE_CONFIG: NodeConfig = NodeConfig {
     pad: 0,
     jiffies_per_second: 250,
     seed: 0,
+    flow_entries: FLOW_COUNT as u32,
 };
 
 /// Moves with each change that flows must notice; the agent writes it.
@@ -65,6 +66,7 @@ fact!(service_ifindex: u32);
 fact!(service_mac: [u16; 3]);
 fact!(jiffies_per_second: u32);
 fact!(seed: u32);
+fact!(flow_entries: u32);
 
 /// The node's address as it stands in a packet; zero, which no packet is for, if it is IPv6.
 #[inline(always)]
@@ -96,6 +98,8 @@ static BACKEND_GENS: Array<u32, MAX_BACKENDS> = Array::new();
 static BACKEND_STATS: Array<BackendStats, MAX_BACKENDS> = Array::new();
 #[btf_map(name = "flows")]
 static FLOWS: HashMap<FlowKey4, Flow, FLOW_COUNT> = HashMap::new();
+#[btf_map(name = "flow_usage")]
+static FLOW_USAGE: Array<FlowUsage, MAX_ENDPOINTS> = Array::new();
 #[btf_map(name = "counters")]
 static COUNTERS: PerCpuArray<Count, COUNTER_COUNT> = PerCpuArray::new();
 /// Not pinned: each load of the object has its own.
@@ -109,10 +113,10 @@ static NAMES: HashMap<NameKey, Name, MAX_NAMES, NO_PREALLOC> = HashMap::new();
 
 type Choices = Array<u32, MAX_CHOICES, INNER_MAP>;
 
-/// `BPF_ANY`
-const ANY: u64 = 0;
 /// `BPF_NOEXIST`
 const NOEXIST: u64 = 1;
+/// `BPF_EXIST`
+const EXIST: u64 = 2;
 /// `-EEXIST`
 const EXISTS: i32 = -17;
 
@@ -296,7 +300,7 @@ pub(crate) enum Inserted {
     Full,
 }
 
-/// Makes an entry that is not there yet.
+/// Makes an entry that is not there yet. For `stage/entry.rs`, as the two below.
 #[inline(always)]
 pub(crate) fn insert_flow(key: &FlowKey4, flow: &Flow) -> Inserted {
     match FLOWS.insert(key, flow, NOEXIST) {
@@ -306,16 +310,41 @@ pub(crate) fn insert_flow(key: &FlowKey4, flow: &Flow) -> Inserted {
     }
 }
 
-/// Makes an entry, or replaces it whole; false when the map is full.
+/// Replaces an entry whole; false when it is not there any more.
 #[inline(always)]
-pub(crate) fn put_flow(key: &FlowKey4, flow: &Flow) -> bool {
-    FLOWS.insert(key, flow, ANY).is_ok()
+pub(crate) fn replace_flow(key: &FlowKey4, flow: &Flow) -> bool {
+    FLOWS.insert(key, flow, EXIST).is_ok()
 }
 
+/// Removes an entry; false when it is not there any more.
 #[inline(always)]
-pub(crate) fn remove_flow(key: &FlowKey4) {
-    // Not there any more is what was wanted.
-    if FLOWS.remove(key).is_err() {}
+pub(crate) fn remove_flow(key: &FlowKey4) -> bool {
+    FLOWS.remove(key).is_ok()
+}
+
+/// How many entries an endpoint has; `ALL_FLOWS`: all.
+#[inline(always)]
+pub(crate) fn flow_usage(id: u32) -> u64 {
+    match FLOW_USAGE.get_ptr(id) {
+        // SAFETY: an array's element; the two numbers need not be of one moment.
+        Some(at) => unsafe { at.read_volatile() }.entries(),
+        None => 0,
+    }
+}
+
+/// Counts entries of an endpoint, atomically.
+#[inline(always)]
+pub(crate) fn count_flows(id: u32, made: u64, removed: u64) {
+    if let Some(at) = FLOW_USAGE.get_ptr_mut(id) {
+        if made != 0 {
+            // SAFETY: a field of an array's element.
+            add(unsafe { &raw mut (*at).made }, made);
+        }
+        if removed != 0 {
+            // SAFETY: as above.
+            add(unsafe { &raw mut (*at).removed }, removed);
+        }
+    }
 }
 
 /// Memory of the packet that this CPU handles. It holds what the one before it has left.

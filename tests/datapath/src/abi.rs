@@ -5,7 +5,7 @@
 
 use ebpf_common::abi::MapType;
 use ebpf_common::config::NodeConfig;
-use ebpf_common::conntrack::{Flow, FlowKey4, FlowKey6};
+use ebpf_common::conntrack::{Flow, FlowKey4, FlowKey6, FlowUsage, SweepHead};
 use ebpf_common::counter::Count;
 use ebpf_common::drop::Drop;
 use ebpf_common::endpoint::Endpoint;
@@ -56,6 +56,8 @@ fn listing() -> String {
     layout::<FlowKey4>(&mut out);
     layout::<FlowKey6>(&mut out);
     layout::<Flow>(&mut out);
+    layout::<FlowUsage>(&mut out);
+    layout::<SweepHead>(&mut out);
     layout::<Count>(&mut out);
     layout::<Event>(&mut out);
     layout::<NameKey>(&mut out);

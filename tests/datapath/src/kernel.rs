@@ -3,7 +3,7 @@
 //! `cargo xtask kernels` runs this where that is so, and says what is lacking.
 
 use crate::node::Folder;
-use agent_sys::bpf::{BpfError, Config, Datapath, NodeFacts, probe};
+use agent_sys::bpf::{BpfError, Config, Datapath, FlowEntries, NodeFacts, probe};
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::Signal;
 use std::net::Ipv4Addr;
@@ -39,7 +39,7 @@ fn what_the_kernel_lacks_is_named() {
     let config = Config {
         object: binary("hydrofoil.bpf.o"),
         folder: folder.path().to_owned(),
-        flow_entries: 1024,
+        flow_entries: FlowEntries::Exactly(1024),
         node: NodeFacts {
             address: Ipv4Addr::new(172, 31, 0, 11),
             service_device: None,
@@ -71,7 +71,7 @@ fn a_signal_does_not_end_the_load() {
     let config = Config {
         object: binary("hydrofoil.bpf.o"),
         folder: folder.path().to_owned(),
-        flow_entries: 1024,
+        flow_entries: FlowEntries::Exactly(1024),
         node: NodeFacts {
             address: Ipv4Addr::new(172, 31, 0, 11),
             service_device: None,

@@ -2,7 +2,7 @@
 
 use crate::live::Raise;
 use crate::node::{Folder, Node};
-use agent_sys::bpf::{BpfError, Config, Datapath, NodeFacts};
+use agent_sys::bpf::{BpfError, Config, Datapath, FlowEntries, NodeFacts};
 use agent_sys::mounts;
 use std::net::Ipv4Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -61,7 +61,7 @@ fn pins_go_while_other_threads_start_processes() {
             let opened = Datapath::open(&Config {
                 object: "/nowhere".into(),
                 folder: folder.path().to_owned(),
-                flow_entries: 4096,
+                flow_entries: FlowEntries::Exactly(4096),
                 node: NodeFacts {
                     address: Ipv4Addr::new(172, 31, 0, 11),
                     service_device: None,

@@ -41,6 +41,8 @@ mod parse;
 #[cfg(test)]
 mod pins;
 #[cfg(test)]
+mod quota;
+#[cfg(test)]
 mod refuse;
 #[cfg(test)]
 mod reply_tuple;

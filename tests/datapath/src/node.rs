@@ -3,13 +3,12 @@
 //!
 //! The same shape that the agent makes, made here with `ip`, so that this tier needs no agent.
 
-use agent_sys::bpf::{Config, Datapath, NodeFacts, Program, Ran, Role};
+use agent_sys::bpf::{Config, Datapath, FlowEntries, NodeFacts, Program, Ran, Role};
 use agent_sys::maps::Counted;
 use ebpf_common::config;
 use ebpf_common::counter::{Count, Hook};
 use ebpf_common::drop::Drop as Reason;
 use ebpf_common::endpoint::{Endpoint, FIRST_POD};
-use ebpf_common::maps::FLOWS;
 use ebpf_common::net::{Addr, Be16, MacAddr, protocol};
 use ebpf_common::network::{NetworkKey, PODS, SERVICES};
 use ebpf_common::service::{ACTIVE, Backend, Frontend, FrontendKey};
@@ -72,7 +71,7 @@ impl Settings {
         Self {
             object: binary("hydrofoil.bpf.o"),
             flow_events: true,
-            flow_entries: FLOWS as u32,
+            flow_entries: 1 << 16,
         }
     }
 }
@@ -218,7 +217,7 @@ impl Node {
         let config = Config {
             object: settings.object.clone(),
             folder: folder.path().to_owned(),
-            flow_entries: settings.flow_entries,
+            flow_entries: FlowEntries::Exactly(settings.flow_entries),
             node: NodeFacts {
                 address: addr,
                 service_device: Some((service, mac)),
@@ -269,7 +268,7 @@ impl Node {
         Config {
             object: self.settings.object.clone(),
             folder: self.folder.path().to_owned(),
-            flow_entries: self.settings.flow_entries,
+            flow_entries: FlowEntries::Exactly(self.settings.flow_entries),
             node: NodeFacts {
                 address: self.addr,
                 service_device: Some((service, mac)),

@@ -1,8 +1,9 @@
 //! Pins: what is adopted, what is refused and how it is said, and what is left behind.
 
 use crate::node::{Folder, Node};
-use agent_sys::bpf::{BpfError, Config, Datapath, NodeFacts, remove};
+use agent_sys::bpf::{BpfError, Config, Datapath, FlowEntries, NodeFacts, remove};
 use agent_sys::maps::{Maps, MapsError};
+use ebpf_common::ABI_VERSION;
 use ebpf_common::maps::MAPS;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -14,7 +15,7 @@ fn config(folder: &Path) -> Config {
     Config {
         object: binary("hydrofoil.bpf.o"),
         folder: folder.to_owned(),
-        flow_entries: 4096,
+        flow_entries: FlowEntries::Exactly(4096),
         node: NodeFacts {
             address: Ipv4Addr::new(172, 31, 0, 11),
             service_device: None,
@@ -102,12 +103,16 @@ fn the_flow_map_keeps_its_size() {
     let datapath = Datapath::open(&config).unwrap();
     assert_eq!(datapath.maps().flow_entries().unwrap(), 4096);
     drop(datapath);
-    config.flow_entries = 8192;
+    config.flow_entries = FlowEntries::Exactly(8192);
     let error = Datapath::open(&config).unwrap_err();
     let BpfError::Maps(MapsError::Differs { map, what, .. }) = &error else {
         panic!("{error:?}");
     };
     assert_eq!((*map, *what), ("flows", "max entries"));
+    config.flow_entries = FlowEntries::IfNew(8192);
+    let datapath = Datapath::open(&config).unwrap();
+    assert_eq!(datapath.maps().flow_entries().unwrap(), 4096);
+    drop(datapath);
     remove(folder.path()).unwrap();
     let datapath = Datapath::open(&config).unwrap();
     assert_eq!(datapath.maps().flow_entries().unwrap(), 8192);
@@ -139,7 +144,8 @@ fn maps_of_another_version_are_refused() {
     let error = Datapath::open(&config(folder.path())).unwrap_err();
     assert!(!epoch.exists());
     let text = error.to_string();
-    assert!(text.contains("ABI version 9, this build needs 3"), "{text}");
+    let wanted = format!("ABI version 9, this build needs {ABI_VERSION}");
+    assert!(text.contains(&wanted), "{text}");
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Node {
         let text = format!(
             "node_name = \"{name}\"\ncontrol = \"https://{WIRE_IP}:{CONTROL_PORT}\"\n\
              root = \"{folder}/lib\"\nrun = \"{folder}/run\"\nbpffs = \"{pins}\"\n\
-             cgroup = \"{cgroup}\"\nresolv_conf = \"{folder}/resolv.conf\"\nuplinks = [\"eth0\"]\nnode_ip = \"{ip}\"\n\
+             cgroup = \"{cgroup}\"\nresolv_conf = \"{folder}/resolv.conf\"\nuplinks = [\"eth0\"]\nnode_ip = \"{ip}\"\nflow_entries = 65536\n\
              restart_backoff_base_ms = 2000\nimage_backoff_base_ms = 2000\n\n\
              [pressure]\ndisk_available = \"1Gi\"\nimages_available = \"1Gi\"\n\n\
              [join]\n{join}\n\n[[registry]]\nhost = \"docker.io\"\nendpoint = \"http://{registry}\"\n",

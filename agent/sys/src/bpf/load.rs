@@ -91,7 +91,7 @@ fn jiffies_per_second() -> io::Result<u32> {
         .ok_or_else(|| io::Error::other("the coarse clock has no resolution"))
 }
 
-fn node_config(node: &NodeFacts, jiffies_per_second: u32) -> NodeConfig {
+fn node_config(node: &NodeFacts, jiffies_per_second: u32, flow_entries: u32) -> NodeConfig {
     let (service_ifindex, [a, b, c, d, e, f]) = node.service_device.unwrap_or_default();
     let address = Be32::from(node.address);
     NodeConfig {
@@ -104,6 +104,7 @@ fn node_config(node: &NodeFacts, jiffies_per_second: u32) -> NodeConfig {
         pad: 0,
         jiffies_per_second,
         seed: address.get(),
+        flow_entries,
     }
 }
 
@@ -115,15 +116,15 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
     let bytes = std::fs::read(&config.object).map_err(read_failed)?;
     check_abi(config, &bytes)?;
     check_version(&config.folder)?;
-    check_pins(&config.folder, config.flow_entries)?;
+    let flow_entries = check_pins(&config.folder, config.flow_entries)?;
 
     let jiffies_per_second = jiffies_per_second().map_err(read_failed)?;
-    let facts = Raw(node_config(&config.node, jiffies_per_second));
+    let facts = Raw(node_config(&config.node, jiffies_per_second, flow_entries));
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global(NODE_CONFIG, &facts, true)
-        .map_max_entries(name::FLOWS, config.flow_entries);
+        .map_max_entries(name::FLOWS, flow_entries);
     for shape in &MAPS {
         // Its name in the object is that of its section.
         let symbol = match shape.name {

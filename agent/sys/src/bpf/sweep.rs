@@ -1,16 +1,18 @@
-//! The walk over the flow map that finds expired entries, in bounded pieces.
+//! The walk over the flow map that finds expired entries, and those of pods that do not exist any
+//! more, in bounded pieces.
 //!
 //! The kernel copies some entries at a time into one buffer (a batch lookup, which resumes where
 //! the last one ended and holds no softirq). Keys of those that seem expired go to the program
 //! `flow_sweep`, which judges again and removes.
-//! Called by `Datapath::sweep`.
+//! A pass also counts the entries of each pod (`recount`). Called by `Datapath::sweep`.
 
+use super::recount::Recount;
 use super::syscall::{self, Cursor, Portion};
 use super::{BpfError, Ran};
 use crate::clock;
-use crate::maps::MapsError;
+use crate::maps::{Maps, MapsError};
 use ebpf_common::abi::MapType as _;
-use ebpf_common::conntrack::{Flow, FlowKey4};
+use ebpf_common::conntrack::{Flow, FlowKey4, SweepHead};
 use ebpf_common::maps::name;
 use ebpf_logic::conntrack::is_expired;
 use ebpf_logic::parse::ETHERNET;
@@ -49,6 +51,7 @@ impl Swept {
 pub(super) struct Sweep {
     jiffies_per_second: u32,
     cursor: Option<Cursor>,
+    recount: Recount,
     portion: Portion,
     packet: Vec<u8>,
 }
@@ -58,6 +61,7 @@ impl Sweep {
         Self {
             jiffies_per_second,
             cursor: None,
+            recount: Recount::default(),
             portion: Portion::new(BATCH, size_of::<FlowKey4>(), size_of::<Flow>()),
             packet: Vec::with_capacity(ETHERNET + KEYS * size_of::<FlowKey4>()),
         }
@@ -66,7 +70,7 @@ impl Sweep {
     /// Looks at the next entries; `run` runs `flow_sweep` on a packet.
     pub(super) fn proceed(
         &mut self,
-        flows: BorrowedFd<'_>,
+        maps: &Maps,
         run: impl Fn(&[u8]) -> Result<Ran, BpfError>,
     ) -> Result<Swept, BpfError> {
         let mut swept = Swept {
@@ -76,8 +80,17 @@ impl Sweep {
             complete: false,
         };
         let from = self.cursor.take();
-        let cursor = self.pieces(from, flows, &run, &mut swept)?;
+        if from.is_none() {
+            self.recount = Recount::begin(maps)?;
+        }
+        let cursor = self.pieces(from, maps.flow_table(), &run, &mut swept)?;
         swept.complete = cursor.is_none();
+        if swept.complete {
+            for head in self.recount.corrections(maps)? {
+                tracing::debug!(?head, "a count of flow entries was wrong");
+                self.judge(head, &[], &run, &mut swept)?;
+            }
+        }
         self.cursor = cursor;
         Ok(swept)
     }
@@ -90,7 +103,7 @@ impl Sweep {
         swept: &mut Swept,
     ) -> Result<Option<Cursor>, BpfError> {
         // Without keys the program only says what time it is.
-        let mut now = self.judge(&[], run, swept)?;
+        let mut now = self.judge(SweepHead::default(), &[], run, swept)?;
         for _ in 0..BATCHES {
             let began = clock::thread_cpu();
             cursor = syscall::lookup_batch(flows, cursor, &mut self.portion).map_err(|source| {
@@ -104,12 +117,13 @@ impl Sweep {
             let mut expired = Vec::new();
             for (key, flow) in self.portion.pairs::<FlowKey4, Flow>() {
                 swept.seen += 1;
-                if is_expired(&flow, now, self.jiffies_per_second) {
+                let orphan = self.recount.saw_orphan(&key, &flow);
+                if orphan || is_expired(&flow, now, self.jiffies_per_second) {
                     expired.push(key);
                 }
             }
             for keys in expired.chunks(KEYS) {
-                now = self.judge(keys, run, swept)?;
+                now = self.judge(SweepHead::default(), keys, run, swept)?;
             }
             if cursor.is_none() {
                 break;
@@ -121,11 +135,13 @@ impl Sweep {
     /// Runs the program on these keys; returns the time, in jiffies, at which it did.
     fn judge(
         &mut self,
+        head: SweepHead,
         keys: &[FlowKey4],
         run: &impl Fn(&[u8]) -> Result<Ran, BpfError>,
         swept: &mut Swept,
     ) -> Result<u32, BpfError> {
         self.packet.clear();
+        self.packet.extend_from_slice(head.as_bytes());
         self.packet.resize(ETHERNET, 0);
         for key in keys {
             self.packet.extend_from_slice(key.as_bytes());

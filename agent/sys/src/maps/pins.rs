@@ -11,13 +11,23 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-/// Compares one map. The flow map has `flow_entries`; without a number any size is right.
+/// Size of the flow map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowEntries {
+    /// A pinned map of another size is an error.
+    Exactly(u32),
+    /// A pinned map keeps its size.
+    IfNew(u32),
+}
+
+/// Compares one map. The flow map has `flow_entries`; without a number any size is right. Returns
+/// its size.
 pub(super) fn check(
     shape: &Shape,
     path: &Path,
     map: BorrowedFd<'_>,
     flow_entries: Option<u32>,
-) -> Result<(), MapsError> {
+) -> Result<u32, MapsError> {
     let found = syscall::map_numbers(map).map_err(|source| MapsError::Access {
         what: "ask",
         map: shape.name,
@@ -36,7 +46,7 @@ pub(super) fn check(
         ("flags", found.flags, shape.flags),
     ];
     match rows.into_iter().find(|(_, found, wanted)| found != wanted) {
-        None => Ok(()),
+        None => Ok(found.entries),
         Some((what, found, wanted)) => Err(MapsError::Differs {
             map: shape.name,
             path: path.to_owned(),
@@ -47,13 +57,22 @@ pub(super) fn check(
     }
 }
 
-/// Compares all pins of the folder, the flow map with a size of `flow_entries`; one that is not
-/// there yet is no difference.
-pub(crate) fn check_pins(folder: &Path, flow_entries: u32) -> Result<(), MapsError> {
+/// Compares all pins of the folder; one that is not there yet is no difference. Returns the size
+/// that the flow map has, or will have.
+pub(crate) fn check_pins(folder: &Path, flow_entries: FlowEntries) -> Result<u32, MapsError> {
+    let (wanted, mut size) = match flow_entries {
+        FlowEntries::Exactly(size) => (Some(size), size),
+        FlowEntries::IfNew(size) => (None, size),
+    };
     for shape in &MAPS {
         let path = folder.join(shape.name);
         match syscall::get_pinned(&path) {
-            Ok(map) => check(shape, &path, syscall::fd(&map), Some(flow_entries))?,
+            Ok(map) => {
+                let found = check(shape, &path, syscall::fd(&map), wanted)?;
+                if shape.name == name::FLOWS {
+                    size = found;
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => {
                 return Err(MapsError::NotPinned {
@@ -64,5 +83,5 @@ pub(crate) fn check_pins(folder: &Path, flow_entries: u32) -> Result<(), MapsErr
             }
         }
     }
-    Ok(())
+    Ok(size)
 }

@@ -1,15 +1,15 @@
-//! Removes the flows among the given ones that are expired.
+//! Removes the flows among the given ones that are expired, or whose pod does not exist any more.
 //!
 //! The agent walks over the flow map, in bounded pieces, and runs this program on the keys of
 //! entries that seem expired (`sweep.rs` of `agent-sys`). They are judged again here, where no
 //! time passes between the judgement and the removal, and together with the other direction.
-//! The packet is the list: keys behind an Ethernet header. Softirqs are held meanwhile, so the
-//! list is short.
+//! The packet is the list: keys behind what would be the Ethernet header, which holds a correction
+//! of a count (`SweepHead`). Softirqs are held meanwhile, so the list is short.
 
 use crate::maps;
 use crate::packet::{self, Skb, borrowed_mut};
-use crate::stage::reply_tuple;
-use ebpf_common::conntrack::FlowKey4;
+use crate::stage::{entry, reply_tuple};
+use ebpf_common::conntrack::{FlowKey4, SweepHead};
 use ebpf_logic::parse::ETHERNET;
 use ebpf_logic::reply_tuple::Life;
 
@@ -23,6 +23,9 @@ struct Sweep<'a> {
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> i32 {
     skb.set_mark(packet::jiffies());
+    if let Some(head) = skb.load_value::<SweepHead>(0) {
+        maps::count_flows(head.owner, head.made as u64, head.removed as u64);
+    }
     let keys = (skb.len() - ETHERNET as u32) / size_of::<FlowKey4>() as u32;
     let mut sweep = Sweep { skb, removed: 0 };
     packet::repeat(keys, one, &mut sweep);
@@ -40,13 +43,12 @@ extern "C" fn one(index: u32, sweep: *mut Sweep<'_>) -> i64 {
     let Some(flow) = maps::flow(&key) else {
         return 0;
     };
-    if reply_tuple::life_of(&key, flow) != Life::Expired {
+    if reply_tuple::life_of(&key, flow) != Life::Expired && !entry::is_orphan(&key, flow) {
         return 0;
     }
     if flow.backend != 0 && !flow.is_reply() {
         maps::count_traffic(flow.backend, flow.packets, flow.bytes);
     }
-    maps::remove_flow(&key);
-    sweep.removed += 1;
+    sweep.removed += crate::remove_entry(&key);
     0
 }

@@ -1,9 +1,9 @@
 //! Makes the entry of a new flow: its own direction. That of the answers is `reply_tuple`'s.
 
-use crate::flow::{PacketContext, Verdict};
+use crate::flow::{NEXT, PacketContext, Verdict};
 use crate::maps;
 use crate::packet::{self, Skb};
-use crate::stage::route;
+use crate::stage::{entry, route};
 use ebpf_common::config::FLOW_EVENTS;
 use ebpf_common::conntrack::{Flow, FlowKey4, action};
 use ebpf_common::drop::Drop;
@@ -37,14 +37,33 @@ pub(crate) fn begin(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, D
         action: context.route.action,
         state: own,
     };
-    Ok(Verdict::OPEN)
+    if entry::is_allowed(&context.key, &context.flow) {
+        Ok(Verdict::OPEN)
+    } else if needs_no_entry(context) {
+        Ok(Verdict::goes(NEXT))
+    } else {
+        Err(Drop::FlowQuota)
+    }
+}
+
+/// Whether the packet, and its answers, go through the host's stack as they are: so the node still
+/// reaches a pod that has used up its entries. Not if the answers are those of another connection.
+#[inline(always)]
+pub(crate) fn needs_no_entry(context: &PacketContext) -> bool {
+    let (key, flow) = (&context.key, &context.flow);
+    flow.action & action::MASK == action::PASS
+        && flow.src.be == key.src.be
+        && flow.dst.be == key.dst.be
+        && flow.dport.be == key.dport.be
+        && maps::flow(&flow.answer_key(key)).is_none()
 }
 
 /// Writes the packet's own direction.
 #[inline(always)]
 pub(crate) fn write(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
     translate(&context.key, &mut context.flow);
-    if !maps::put_flow(&context.key, &context.flow) && context.flow.translates() {
+    let made = crate::put_entry(&context.key, &context.flow) != 0;
+    if !made && context.flow.translates() {
         return Err(Drop::NoFlowEntry);
     }
     if context.target.backend != 0 {

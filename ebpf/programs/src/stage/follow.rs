@@ -39,7 +39,7 @@ pub(crate) fn follow(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, 
         if advanced.reason() == Drop::NoPort as u32 {
             // Another connection has the reply tuple: this one gets another one, as a new one
             // would.
-            maps::remove_flow(&context.key);
+            crate::remove_entry(&context.key);
             return Ok(Verdict::OPEN);
         }
         if advanced != Verdict::OPEN {
@@ -90,10 +90,10 @@ fn backend_removed(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
         return Err(Drop::BackendGone);
     }
     if reply_tuple::other(&context.key, flow).is_some() {
-        maps::remove_flow(&flow.answer_key(&context.key));
+        crate::remove_entry(&flow.answer_key(&context.key));
     }
     if tcp {
-        maps::remove_flow(&context.key);
+        crate::remove_entry(&context.key);
         return service::refused(skb, context, Drop::BackendGone);
     }
     context.target.backend = 0;
@@ -160,7 +160,7 @@ fn reroute(skb: &Skb, context: &mut PacketContext, entry: &mut Flow) -> Result<V
     flow.route_gen = context.route_gen;
     flow.epoch = context.epoch;
     // If that fails the old entry stays outdated, and the next packet tries again.
-    maps::put_flow(&context.key, &context.flow);
+    crate::put_entry(&context.key, &context.flow);
     Ok(Verdict::OPEN)
 }
 

@@ -1,6 +1,7 @@
 //! One file per stage of the path, in the order in which a packet meets them.
 
 pub(crate) mod create;
+pub(crate) mod entry;
 pub(crate) mod established;
 pub(crate) mod follow;
 pub(crate) mod icmp;

@@ -8,7 +8,7 @@ use crate::flow::{PacketContext, Verdict};
 use crate::maps::{self, Inserted};
 use crate::packet;
 use crate::stage::create::translate;
-use crate::stage::route;
+use crate::stage::{entry, route};
 use ebpf_common::conntrack::{Flow, FlowKey4, SCOPE_HOST, SCOPE_NETDEV, action};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
@@ -167,7 +167,7 @@ pub(crate) fn take_tuple(
     answer: &Flow,
     least: u32,
 ) -> Result<Verdict, Drop> {
-    match maps::insert_flow(key, answer) {
+    match entry::insert(key, answer) {
         Inserted::Made => return Ok(Verdict::OPEN),
         Inserted::Full => return Err(Drop::NoFlowEntry),
         Inserted::Exists => {}
@@ -181,18 +181,18 @@ pub(crate) fn take_tuple(
         if let Some(there) = maps::flow(key)
             && other(key, there).is_some()
         {
-            maps::remove_flow(&there.answer_key(key));
+            crate::remove_entry(&there.answer_key(key));
         }
         // Not replaced: another CPU may be about to take it for its own connection.
-        maps::remove_flow(key);
-        return match maps::insert_flow(key, answer) {
+        crate::remove_entry(key);
+        return match entry::insert(key, answer) {
             Inserted::Made => Ok(Verdict::OPEN),
             Inserted::Exists => Err(Drop::NoPort),
             Inserted::Full => Err(Drop::NoFlowEntry),
         };
     }
     // Not removed first: the answers find an entry at any time.
-    if maps::put_flow(key, answer) {
+    if crate::put_entry(key, answer) != 0 {
         Ok(Verdict::OPEN)
     } else {
         Err(Drop::NoFlowEntry)
@@ -205,7 +205,7 @@ fn remove_former(context: &PacketContext, key: &FlowKey4) {
     if let Some(there) = maps::flow(key) {
         let former = there.answer_key(key);
         if same_connection(&former, &context.key) && former.scope != context.key.scope {
-            maps::remove_flow(&former);
+            crate::remove_entry(&former);
         }
     }
 }
@@ -231,7 +231,7 @@ pub(crate) fn restore(context: &mut PacketContext) -> Result<Verdict, Drop> {
         other.epoch = context.epoch.wrapping_sub(1);
         other.route_gen = maps::NEVER;
         translate(&key, &mut other);
-        return match maps::insert_flow(&key, &other) {
+        return match entry::insert(&key, &other) {
             // Or another decision of the client's has come first.
             Inserted::Made | Inserted::Exists => Ok(Verdict::OPEN),
             Inserted::Full => Err(Drop::NoFlowEntry),

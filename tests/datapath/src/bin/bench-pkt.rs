@@ -13,7 +13,6 @@
 use agent_sys::bpf::Program;
 use agent_sys::clock::thread_cpu;
 use ebpf_common::conntrack::{Flow, FlowKey4};
-use ebpf_common::maps::FLOWS;
 use ebpf_common::net::{Addr, Be16, Be32};
 use ebpf_common::service::{ACTIVE, Backend, Frontend, FrontendKey};
 use ebpf_logic::checksum::{addr_delta, port_delta};
@@ -83,8 +82,10 @@ fn main() {
     for (services, flows) in sizes {
         for (number, object) in objects.iter().enumerate() {
             eprintln!("a node with {services} services and {flows} flows");
-            // Two entries each; half as many again, so that none is evicted.
-            let entries = (flows * 3).next_power_of_two().max(FLOWS as u32);
+            // Two entries each, and half as many again. First packets come from one pod, which has
+            // half of the map at most.
+            let least = if flows == 1 { 1 << 19 } else { 1 << 17 };
+            let entries = (flows * 3).next_power_of_two().max(least);
             let node = Node::measured(&PODS, object, entries);
             fill(&node, services);
             connect(&node);

@@ -1,0 +1,90 @@
+//! Makes, replaces and removes entries of the flow map, and counts them for their owners.
+
+use crate::maps::{self, Inserted};
+use ebpf_common::conntrack::{ALL_FLOWS, Flow, FlowKey4, SCOPE_HOST};
+use ebpf_common::endpoint::HOST;
+use ebpf_logic::quota::{allows, owner};
+
+/// Endpoint id that an entry is counted for. Without one, because its pod is not known any more,
+/// it is in the count of all entries only.
+#[inline(always)]
+fn owner_id(key: &FlowKey4, flow: &Flow) -> u32 {
+    let owner = owner(key, flow);
+    if owner.ifindex == SCOPE_HOST {
+        return HOST as u32;
+    }
+    match maps::endpoint(owner.ifindex) {
+        Some(endpoint) => endpoint.id as u32,
+        None => NO_ID,
+    }
+}
+
+/// No endpoint has this id, and `flow_usage` no such element.
+const NO_ID: u32 = u32::MAX;
+
+/// Whether the flow in the context may have entries of its own: its owner has not as many as it
+/// may have, or this one already.
+#[inline(always)]
+pub(crate) fn is_allowed(key: &FlowKey4, flow: &Flow) -> bool {
+    let used = maps::flow_usage(owner_id(key, flow));
+    allows(used, maps::flow_usage(ALL_FLOWS), maps::flow_entries()) || maps::flow(key).is_some()
+}
+
+/// Whether the pod that an entry is counted for does not exist any more: neither its interface,
+/// nor another one with its address.
+#[inline(always)]
+pub(crate) fn is_orphan(key: &FlowKey4, flow: &Flow) -> bool {
+    let owner = owner(key, flow);
+    owner.ifindex != SCOPE_HOST
+        && maps::endpoint(owner.ifindex).is_none()
+        && maps::local(owner.addr).is_none()
+}
+
+/// Makes an entry that is not there yet.
+#[inline(always)]
+pub(crate) fn insert(key: &FlowKey4, flow: &Flow) -> Inserted {
+    let inserted = maps::insert_flow(key, flow);
+    if matches!(inserted, Inserted::Made) {
+        maps::count_flows(owner_id(key, flow), 1, 0);
+        maps::count_flows(ALL_FLOWS, 1, 0);
+    }
+    inserted
+}
+
+/// Makes an entry, or replaces it whole; false when there is none for it.
+#[inline(always)]
+pub(crate) fn put(key: &FlowKey4, flow: &Flow) -> bool {
+    match insert(key, flow) {
+        Inserted::Made => return true,
+        Inserted::Full => return false,
+        Inserted::Exists => {}
+    }
+    let now = owner_id(key, flow);
+    let before = match maps::flow(key) {
+        Some(there) => owner_id(key, there),
+        None => now,
+    };
+    if !maps::replace_flow(key, flow) {
+        return false;
+    }
+    if before != now {
+        maps::count_flows(before, 0, 1);
+        maps::count_flows(now, 1, 0);
+    }
+    true
+}
+
+/// Removes an entry; false when it is not there.
+#[inline(always)]
+pub(crate) fn remove(key: &FlowKey4) -> bool {
+    let Some(there) = maps::flow(key) else {
+        return false;
+    };
+    let owner = owner_id(key, there);
+    if !maps::remove_flow(key) {
+        return false;
+    }
+    maps::count_flows(owner, 0, 1);
+    maps::count_flows(ALL_FLOWS, 0, 1);
+    true
+}
