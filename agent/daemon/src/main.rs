@@ -50,6 +50,8 @@ mod watch;
 mod workload;
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -95,6 +97,9 @@ enum Command {
     /// not be running.
     #[command(alias = "clean")]
     Cleanup,
+    /// Prints what cluster DNS has done on this node since the agent was started: queries
+    /// by type, replies by code, and what the cache and upstream servers had of them.
+    Dns,
     /// Checks whether the agent could start here: configuration, folders, cgroups,
     /// network, kernel, BPF programs, control plane and certificate. Changes nothing.
     /// Prints a line for each, with the cure; exit code 1 if one is not ok.
@@ -108,7 +113,7 @@ const JOIN_PAUSE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let checks = matches!(arguments.command, Some(Command::Check));
+    let checks = matches!(arguments.command, Some(Command::Check | Command::Dns));
     let level = if checks {
         tracing_subscriber::filter::LevelFilter::ERROR
     } else {
@@ -154,6 +159,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         tracing::debug!("a TLS provider is installed already");
     }
     agent_sys::heap::few_arenas();
+    // Before any other descriptor is opened.
+    let inherited = agent_sys::fdstore::inherited().unwrap_or_else(|error| {
+        tracing::warn!(%error, "what the service manager has kept is not used");
+        Vec::new()
+    });
     // One thread for the loop and what it waits for; slow calls have their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -165,7 +175,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let ended = match &arguments.command {
         Some(Command::Check) => runtime.block_on(check(path, &config)),
         Some(Command::Cleanup) => runtime.block_on(clean(&config)),
-        None => runtime.block_on(serve(config)),
+        Some(Command::Dns) => dns_status(&config),
+        None => runtime.block_on(serve(config, inherited)),
     };
     // Tasks that still wait (a pull, a hook) must not hold back the end.
     runtime.shutdown_background();
@@ -184,6 +195,20 @@ async fn check(path: &Path, config: &Config) -> anyhow::Result<()> {
         "{failed} of {} checks failed",
         checks.len() + 1
     );
+    Ok(())
+}
+
+fn dns_status(config: &Config) -> anyhow::Result<()> {
+    let layout = Layout::new(&config.root, &config.run);
+    let pushed = pushed_file::config(&layout).context("what was last pushed")?;
+    let address = pushed.map(|config| config.dns_address).unwrap_or_default();
+    let address = address
+        .parse()
+        .ok()
+        .context("this node does not serve cluster DNS")?;
+    for line in agent_dns::status::ask(SocketAddr::new(address, agent_dns::PORT))? {
+        println!("{line}");
+    }
     Ok(())
 }
 
@@ -226,12 +251,16 @@ struct Opened {
 }
 
 /// Opens all that the agent works with, and adopts what it finds.
-async fn open(config: &Config, run: &Arc<InMemory>) -> anyhow::Result<Opened> {
+async fn open(
+    config: &Config,
+    run: &Arc<InMemory>,
+    inherited: Vec<(String, OwnedFd)>,
+) -> anyhow::Result<Opened> {
     let alone = alone::in_folders(config).await?;
     let alone = alone.with_parts(config, Missing::Made).await?;
     let layout = Layout::new(&config.root, &config.run);
     let kept = pushed_file::open(&layout).context("what was last pushed")?;
-    let dns = Dns::start(config, kept.1.as_ref());
+    let dns = Dns::start(config, kept.1.as_ref(), inherited);
     let (events, queue) = mpsc::channel(EVENTS);
     let (sys, datapath) = startup::open(config, run.clone(), events)
         .await
@@ -251,10 +280,10 @@ async fn open(config: &Config, run: &Arc<InMemory>) -> anyhow::Result<Opened> {
     })
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, inherited: Vec<(String, OwnedFd)>) -> anyhow::Result<()> {
     tracing::info!(?config, "configuration");
     let run = Arc::new(startup::in_memory(&config)?);
-    let opened = open(&config, &run).await;
+    let opened = open(&config, &run, inherited).await;
     if opened.is_err()
         && let Err(error) = run.abandon()
     {

@@ -24,6 +24,9 @@ const FILE: &str = "pushed";
 /// Key of the revision.
 const HEAD: &str = "";
 
+/// Key of the facts of the cluster.
+const CONFIG: &str = "config";
+
 /// The journal, for the loop and for the thread that writes it, one at a time.
 pub(crate) type Shared = Arc<Mutex<Journal>>;
 
@@ -51,6 +54,19 @@ pub(crate) fn open(layout: &Layout) -> Result<(Shared, Option<Kept>), StateError
     Ok((Arc::new(Mutex::new(journal)), kept))
 }
 
+/// The facts of the cluster that were pushed last, for a process beside the agent.
+///
+/// # Errors
+/// The file cannot be read.
+pub(crate) fn config(layout: &Layout) -> Result<Option<v1::ClusterConfig>, StateError> {
+    let entries = agent_sys::journal::read(&layout.state(FILE))?;
+    let change = entries.get_key_value(CONFIG).and_then(decoded);
+    let Some(Change::Config(config)) = change else {
+        return Ok(None);
+    };
+    Ok(Some(config))
+}
+
 fn decoded((key, value): (&String, &Vec<u8>)) -> Option<Change> {
     match v1::Change::decode(&value[..]) {
         Ok(change) => {
@@ -70,7 +86,7 @@ fn decoded((key, value): (&String, &Vec<u8>)) -> Option<Change> {
 pub(crate) fn kept(change: &Change) -> (String, Option<Vec<u8>>) {
     let whole = || Some(encoded(change.clone()));
     match change {
-        Change::Config(_) => ("config".into(), whole()),
+        Change::Config(_) => (CONFIG.into(), whole()),
         Change::Pod(spec) => (format!("pod/{}", spec.uid), Some(of_pod(&spec.uid))),
         Change::PodRemoved(uid) => (format!("pod/{uid}"), None),
         Change::Service(service) => {

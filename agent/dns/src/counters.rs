@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
 
 macro_rules! counters {
     ($( $(#[$doc:meta])* $name:ident, )*) => {
@@ -23,23 +24,37 @@ macro_rules! counters {
 
 counters! {
     /// Queries over UDP.
-    udp,
+    queries_udp,
     /// Queries over TCP.
-    tcp,
+    queries_tcp,
+    /// Questions for A records.
+    queries_a,
+    /// Questions for AAAA records.
+    queries_aaaa,
+    /// Questions for SRV records.
+    queries_srv,
+    /// Questions for PTR records.
+    queries_ptr,
+    /// Questions for records of other types.
+    queries_other,
+    /// Messages without a reply: not a query, or from an address that may not ask.
+    dropped,
     /// Replies with code NOERROR.
-    noerror,
+    replies_noerror,
     /// Replies with code NXDOMAIN.
-    nxdomain,
+    replies_nxdomain,
     /// Replies with code SERVFAIL.
-    servfail,
+    replies_servfail,
     /// Replies with code FORMERR.
-    formerr,
+    replies_formerr,
     /// Replies with code NOTIMP.
-    notimp,
+    replies_notimp,
     /// Replies with code REFUSED.
-    refused,
+    replies_refused,
     /// Replies with another code.
-    other,
+    replies_other,
+    /// Replies that did not fit into UDP.
+    replies_truncated,
     /// Questions answered from the cluster's own names.
     zone,
     /// Questions answered from the cache.
@@ -48,12 +63,14 @@ counters! {
     cache_misses,
     /// Messages to upstream servers.
     upstream_queries,
+    /// Messages to upstream servers that were not answered in time.
+    upstream_timeouts,
+    /// Messages to upstream servers that could not be sent, or were answered with an error.
+    upstream_errors,
     /// Questions that no upstream server answered.
     upstream_failures,
-    /// Replies that did not fit into UDP.
-    truncated,
-    /// Messages without a reply: not a query, or from an address that may not ask.
-    dropped,
+    /// Questions that were not sent upstream because too many were waiting.
+    overloaded,
 }
 
 impl Counters {
@@ -62,17 +79,29 @@ impl Counters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A question for records of this type.
+    pub(crate) fn question(&self, kind: RecordType) {
+        let counters = [
+            (RecordType::A, &self.queries_a),
+            (RecordType::AAAA, &self.queries_aaaa),
+            (RecordType::SRV, &self.queries_srv),
+            (RecordType::PTR, &self.queries_ptr),
+        ];
+        let found = counters.iter().find(|(k, _)| *k == kind);
+        Self::add(found.map_or(&self.queries_other, |(_, counter)| counter));
+    }
+
     /// A reply with this code.
     pub(crate) fn reply(&self, code: ResponseCode) {
         let counters = [
-            (ResponseCode::NoError, &self.noerror),
-            (ResponseCode::NXDomain, &self.nxdomain),
-            (ResponseCode::ServFail, &self.servfail),
-            (ResponseCode::FormErr, &self.formerr),
-            (ResponseCode::NotImp, &self.notimp),
-            (ResponseCode::Refused, &self.refused),
+            (ResponseCode::NoError, &self.replies_noerror),
+            (ResponseCode::NXDomain, &self.replies_nxdomain),
+            (ResponseCode::ServFail, &self.replies_servfail),
+            (ResponseCode::FormErr, &self.replies_formerr),
+            (ResponseCode::NotImp, &self.replies_notimp),
+            (ResponseCode::Refused, &self.replies_refused),
         ];
         let found = counters.iter().find(|(c, _)| *c == code);
-        Self::add(found.map_or(&self.other, |(_, counter)| counter));
+        Self::add(found.map_or(&self.replies_other, |(_, counter)| counter));
     }
 }

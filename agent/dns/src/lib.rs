@@ -4,7 +4,7 @@
 //! Pure, without sockets: [`zone`] (which names exist), [`lookup`] (question to records),
 //! [`message`] (bytes to question, answer to bytes), [`cache`], [`resolv`]. Around them:
 //! [`resolver`] (zone, cache or upstream), [`upstream`] (asking another server), [`udp`] and
-//! [`tcp`] (serving). The daemon starts it and hands on changes (`agent/daemon/src/dns.rs`).
+//! [`tcp`] (serving), [`status`] (what it has done). The daemon starts it and hands on changes (`agent/daemon/src/dns.rs`).
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ pub mod message;
 pub mod resolv;
 pub mod resolver;
 pub mod server;
+pub mod status;
 mod tcp;
 mod udp;
 pub mod upstream;

@@ -75,6 +75,8 @@ impl Request {
 pub enum Read {
     /// To be answered.
     Request(Box<Request>),
+    /// Of class CHAOS: about the server itself.
+    Status(Box<Request>),
     /// Answered with an error code at once.
     Refused(ResponseCode, Vec<u8>),
     /// Not answered: no query.
@@ -122,6 +124,8 @@ pub fn read(bytes: &[u8]) -> Read {
     };
     let code = if edns.is_some_and(|edns| edns.version() != 0) {
         ResponseCode::BADVERS
+    } else if request.query.query_class() == DNSClass::CH {
+        return Read::Status(Box::new(request));
     } else if request.query.query_class() != DNSClass::IN {
         ResponseCode::Refused
     } else if unanswerable(request.query.query_type()) {

@@ -1,12 +1,12 @@
 //! A question to its answer: from the cluster's names, from the cache, or from upstream.
 //!
-//! What is there is answered at once ([`Resolver::now`]), the rest in a task
+//! What is there is answered at once ([`Resolver::handle`]), the rest in a task
 //! ([`Resolver::later`]). One question that several clients ask at a time is sent upstream
 //! once; so a question that comes back to us waits for itself, and ends with the time-out
 //! of its first sender instead of going round.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -22,9 +22,10 @@ use crate::PORT;
 use crate::cache::{Cache, Key};
 use crate::counters::Counters;
 use crate::lookup::{Answer, Found, lookup};
-use crate::message::{Request, Transport, encode};
+use crate::message::{self, Read, Request, Transport, encode};
 use crate::resolv::File;
-use crate::upstream::{self, Question};
+use crate::status;
+use crate::upstream::{self, Question, UpstreamError};
 use crate::zone::{Zone, absolute};
 
 /// Entries of the cache.
@@ -43,11 +44,22 @@ pub type Clock = fn() -> u64;
 
 /// What can be said at once.
 #[derive(Debug)]
-pub enum Now {
+enum Now {
     /// The answer, and how old it is in seconds.
     Answer(Arc<Answer>, u32),
     /// It has to be asked for.
     Later,
+}
+
+/// What is done with a message of a client.
+#[derive(Debug)]
+pub(crate) enum Handled {
+    /// It gets no reply.
+    Silent,
+    /// It gets this one.
+    Reply(Vec<u8>),
+    /// It has to be asked for: [`Resolver::later`].
+    Later(Box<Request>),
 }
 
 /// Where other names are asked for.
@@ -135,8 +147,65 @@ impl Resolver {
         upstreams.node.own(own);
     }
 
+    /// Counters, and how much is there now: names and values.
+    fn status(&self) -> Vec<(&'static str, u64)> {
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let cached = self.cache.lock();
+        let cached = cached.unwrap_or_else(PoisonError::into_inner).len();
+        let pending = self.pending.lock();
+        let pending = pending.unwrap_or_else(PoisonError::into_inner).len();
+        let mut rows = self.counters.read();
+        rows.push(("cache_entries", count(cached)));
+        rows.push(("upstream_pending", count(pending)));
+        rows.push(("services", count(self.names(Zone::len))));
+        rows
+    }
+
+    /// Answers a message as far as that is possible at once; counted.
+    pub(crate) fn handle(&self, bytes: &[u8], client: IpAddr, transport: Transport) -> Handled {
+        let counters = &self.counters;
+        Counters::add(match transport {
+            Transport::Udp => &counters.queries_udp,
+            Transport::Tcp => &counters.queries_tcp,
+        });
+        if !self.names(|zone| zone.serves(client)) {
+            Counters::add(&counters.dropped);
+            return Handled::Silent;
+        }
+        match message::read(bytes) {
+            Read::Request(request) => match self.now(&request) {
+                Now::Answer(answer, age) => {
+                    Handled::Reply(self.reply(&request, (&answer, age), transport))
+                }
+                Now::Later => Handled::Later(request),
+            },
+            Read::Status(request) => {
+                let answer = self.about(&request, client);
+                Handled::Reply(self.reply(&request, (&answer, 0), transport))
+            }
+            Read::Refused(code, bytes) => {
+                counters.reply(code);
+                Handled::Reply(bytes)
+            }
+            Read::Ignored => {
+                Counters::add(&counters.dropped);
+                Handled::Silent
+            }
+        }
+    }
+
+    /// The answer about the server itself, which its own node alone gets.
+    fn about(&self, request: &Request, client: IpAddr) -> Answer {
+        if self.names(|zone| zone.is_node(client)) {
+            status::answer(self.status(), &request.query)
+        } else {
+            Answer::empty(ResponseCode::Refused)
+        }
+    }
+
     /// The answer, if it is known here.
-    pub fn now(&self, request: &Request) -> Now {
+    fn now(&self, request: &Request) -> Now {
+        self.counters.question(request.query.query_type());
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         match self.names(|zone| lookup(zone, &request.query, turn)) {
             Found::Here(answer) => {
@@ -202,7 +271,7 @@ impl Resolver {
             encode(request, &aged(answer, age), limit)
         };
         if reply.truncated {
-            Counters::add(&self.counters.truncated);
+            Counters::add(&self.counters.replies_truncated);
         }
         reply.bytes
     }
@@ -282,6 +351,12 @@ impl Resolver {
                     return Some(answer);
                 }
                 Err(error) => {
+                    Counters::add(match error {
+                        UpstreamError::Silent { .. } => &self.counters.upstream_timeouts,
+                        UpstreamError::Io { .. }
+                        | UpstreamError::Code { .. }
+                        | UpstreamError::Question => &self.counters.upstream_errors,
+                    });
                     tracing::debug!(name = %question.query.name(), %error, "upstream DNS server");
                 }
             }

@@ -14,8 +14,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::counters::Counters;
-use crate::message::{self, Read, Transport};
-use crate::resolver::{Now, Resolver};
+use crate::message::Transport;
+use crate::resolver::{Handled, Resolver};
 
 /// Connections at a time.
 const CONNECTIONS: usize = 256;
@@ -60,7 +60,7 @@ async fn accept(resolver: Arc<Resolver>, listener: tokio::net::TcpListener) {
         };
         let resolver = resolver.clone();
         tokio::spawn(async move {
-            if let Err(error) = serve(&resolver, stream).await {
+            if let Err(error) = serve(&resolver, stream, client).await {
                 tracing::debug!(%client, %error, "DNS over TCP");
             }
             drop(place);
@@ -101,28 +101,18 @@ impl Drop for Place {
 }
 
 /// One query after the other, until the client closes or is silent.
-async fn serve(resolver: &Resolver, mut stream: TcpStream) -> io::Result<()> {
+async fn serve(resolver: &Resolver, mut stream: TcpStream, client: IpAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     while let Ok(read) = timeout(IDLE, query(&mut stream)).await {
         let Some(bytes) = read? else {
             return Ok(());
         };
-        Counters::add(&resolver.counters.tcp);
-        let reply = match message::read(&bytes) {
-            Read::Request(request) => {
-                let (answer, age) = match resolver.now(&request) {
-                    Now::Answer(answer, age) => (answer, age),
-                    Now::Later => (resolver.later(&request).await, 0),
-                };
-                resolver.reply(&request, (&answer, age), Transport::Tcp)
-            }
-            Read::Refused(code, bytes) => {
-                resolver.counters.reply(code);
-                bytes
-            }
-            Read::Ignored => {
-                Counters::add(&resolver.counters.dropped);
-                return Ok(());
+        let reply = match resolver.handle(&bytes, client, Transport::Tcp) {
+            Handled::Silent => return Ok(()),
+            Handled::Reply(reply) => reply,
+            Handled::Later(request) => {
+                let answer = resolver.later(&request).await;
+                resolver.reply(&request, (&answer, 0), Transport::Tcp)
             }
         };
         let length = u16::try_from(reply.len()).map_err(io::Error::other)?;

@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 
 use crate::counters::Counters;
 use crate::lookup::Answer;
-use crate::message::{self, Read, Transport};
-use crate::resolver::{Now, Resolver};
+use crate::message::{Request, Transport};
+use crate::resolver::{Handled, Resolver};
 use hickory_proto::op::ResponseCode;
 
 /// Questions of one socket that wait for other servers.
@@ -66,39 +66,27 @@ impl Serve {
     }
 
     fn one(&self, bytes: &[u8], client: SocketAddr) {
-        let counters = &self.resolver.counters;
-        Counters::add(&counters.udp);
-        if !self.resolver.names(|zone| zone.serves(client.ip())) {
-            Counters::add(&counters.dropped);
-            return;
+        match self.resolver.handle(bytes, client.ip(), Transport::Udp) {
+            Handled::Silent => {}
+            Handled::Reply(bytes) => send(&self.socket, &bytes, client),
+            Handled::Later(request) => self.later(request, client),
         }
-        let request = match message::read(bytes) {
-            Read::Request(request) => request,
-            Read::Refused(code, bytes) => {
-                counters.reply(code);
-                return send(&self.socket, &bytes, client);
-            }
-            Read::Ignored => return Counters::add(&counters.dropped),
+    }
+
+    fn later(&self, request: Box<Request>, client: SocketAddr) {
+        let Ok(place) = self.waiting.clone().try_acquire_owned() else {
+            Counters::add(&self.resolver.counters.overloaded);
+            let failed = Answer::empty(ResponseCode::ServFail);
+            let bytes = self.resolver.reply(&request, (&failed, 0), Transport::Udp);
+            return send(&self.socket, &bytes, client);
         };
-        let answer = |answer: &Answer, age| {
-            let bytes = self.resolver.reply(&request, (answer, age), Transport::Udp);
-            send(&self.socket, &bytes, client);
-        };
-        match self.resolver.now(&request) {
-            Now::Answer(known, age) => answer(&known, age),
-            Now::Later => {
-                let Ok(place) = self.waiting.clone().try_acquire_owned() else {
-                    return answer(&Answer::empty(ResponseCode::ServFail), 0);
-                };
-                let (resolver, socket) = (self.resolver.clone(), self.socket.clone());
-                self.runtime.spawn(async move {
-                    let answer = resolver.later(&request).await;
-                    let bytes = resolver.reply(&request, (&answer, 0), Transport::Udp);
-                    send(&socket, &bytes, client);
-                    drop(place);
-                });
-            }
-        }
+        let (resolver, socket) = (self.resolver.clone(), self.socket.clone());
+        self.runtime.spawn(async move {
+            let answer = resolver.later(&request).await;
+            let bytes = resolver.reply(&request, (&answer, 0), Transport::Udp);
+            send(&socket, &bytes, client);
+            drop(place);
+        });
     }
 }
 

@@ -99,9 +99,14 @@ pub async fn ask(question: &Question, server: SocketAddr) -> Result<Answer, Upst
         let over_tcp = timeout(TCP_TIME, tcp(question, id, &bytes, server));
         reply = over_tcp.await.map_err(silent)?.map_err(failed)?;
     }
+    taken(reply).map_err(|code| UpstreamError::Code { server, code })
+}
+
+/// What is told on of a server's reply; or its error code.
+fn taken(reply: Message) -> Result<Answer, ResponseCode> {
     let code = reply.metadata.response_code;
     if ![ResponseCode::NoError, ResponseCode::NXDomain].contains(&code) {
-        return Err(UpstreamError::Code { server, code });
+        return Err(code);
     }
     // A client that asked without EDNS gets none, and OPT records are never kept.
     let mut additionals = reply.additionals;
@@ -154,3 +159,7 @@ async fn tcp(
     stream.read_exact(&mut buffer).await?;
     answer(question, id, &buffer).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
+
+#[cfg(test)]
+#[path = "tests/hostile.rs"]
+mod tests;

@@ -125,6 +125,12 @@ pub(crate) fn absolute(text: &str) -> Option<Name> {
     Some(name.to_lowercase())
 }
 
+impl From<&v1::Service> for Service {
+    fn from(message: &v1::Service) -> Self {
+        service(message)
+    }
+}
+
 impl Zone {
     /// Takes the facts of the cluster.
     pub fn configure(&mut self, config: &v1::ClusterConfig) {
@@ -143,14 +149,17 @@ impl Zone {
     /// True for an address that may ask: a pod's of this node, or the node's own, which
     /// asks from the address that it asks.
     pub fn serves(&self, client: IpAddr) -> bool {
-        self.address == Some(client)
-            || client.is_loopback()
-            || self.clients.iter().any(|range| range.contains(&client))
+        self.is_node(client) || self.clients.iter().any(|range| range.contains(&client))
+    }
+
+    /// True for the node's own address.
+    pub(crate) fn is_node(&self, client: IpAddr) -> bool {
+        self.address == Some(client) || client.is_loopback()
     }
 
     /// Adds a service, or takes in its change.
-    pub fn put(&mut self, message: &v1::Service) {
-        let service = service(message);
+    pub fn put(&mut self, service: impl Into<Service>) {
+        let service = service.into();
         let key = key(&service.namespace, &service.name);
         if self.services.get(&key) == Some(&service) {
             return;

@@ -8,6 +8,7 @@ mod beneath;
 pub mod bpf;
 pub mod cgroup;
 pub mod clock;
+pub mod fdstore;
 pub mod heap;
 pub mod host_calls;
 pub mod image;

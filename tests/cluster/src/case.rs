@@ -44,6 +44,7 @@ pub const CASES: &[Case] = cases![
     service::the_control_plane_is_a_service,
     service::maps_are_read_by_bpftool_and_foil,
     dns::services_and_pods_have_names,
+    dns::pods_ask_whom_their_policy_names,
     dns::other_names_are_forwarded_and_kept,
     dns::answers_without_control_plane_and_over_agent_restarts,
     change::killed_container_is_restarted_with_back_off,

@@ -28,6 +28,8 @@ mod crash;
 #[cfg(test)]
 mod device;
 #[cfg(test)]
+mod dns;
+#[cfg(test)]
 mod ending;
 #[cfg(test)]
 mod exec;

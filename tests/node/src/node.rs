@@ -2,9 +2,12 @@
 //! control plane of a few lines, and pods as they are sent.
 
 use std::fs;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::process::Command;
 
 use agent_sys::image::{ImageStore, Reference};
+use nix::fcntl::{FcntlArg, fcntl};
 use proto::Message as _;
 use proto::v1;
 use proto::v1::change::Change;
@@ -97,6 +100,45 @@ impl Node {
             .env("RUST_LOG", "info,foil_agent=debug")
             .envs(place.map(|place| ("FOIL_FAILPOINT", place)));
         self.agent = Some(Process::spawn("agent", &mut command, &self.log()));
+    }
+
+    /// Starts an agent below a service manager, which listens at `notify` in the node's folder
+    /// and has kept these sockets of cluster DNS.
+    pub(crate) fn start_kept(&mut self, sockets: &[OwnedFd]) {
+        let copies = inheritable(sockets);
+        // LISTEN_PID is known only in the process that becomes the agent.
+        let mut script = String::new();
+        if !copies.is_empty() {
+            let names = vec!["dns"; copies.len()].join(":");
+            script += &format!(
+                "export LISTEN_FDS={} LISTEN_FDNAMES={names}\n",
+                copies.len()
+            );
+            script += "export LISTEN_PID=$$\n";
+        }
+        for (number, copy) in (3..).zip(&copies) {
+            script += &format!("exec {number}<&{copy} {copy}<&-\n");
+        }
+        script += "exec \"$@\"";
+        let mut command = self.netns.command("bash");
+        command
+            .args(["-c", &script, "bash"])
+            .arg(binary("foil-agent"))
+            .arg("--config")
+            .arg(self.config())
+            .env("RUST_LOG", "info,foil_agent=debug")
+            .env("NOTIFY_SOCKET", self.folder.join("notify"));
+        self.agent = Some(Process::spawn("agent", &mut command, &self.log()));
+        for copy in copies {
+            nix::unistd::close(copy).expect("close a copy");
+        }
+    }
+
+    /// A subcommand of the agent, beside the one that runs.
+    pub(crate) fn agent_command(&self, subcommand: &str) -> Command {
+        let mut command = self.netns.command(binary("foil-agent"));
+        command.arg("--config").arg(self.config()).arg(subcommand);
+        command
     }
 
     /// Waits until this revision is on the agent's disk; it is written a moment after
@@ -212,4 +254,10 @@ pub(crate) fn waits(status: &v1::PodStatus, reason: &str) -> bool {
         status.containers[0].state.as_ref().and_then(|s| s.state.as_ref()),
         Some(State::Waiting(waiting)) if waiting.reason == reason
     )
+}
+
+/// Copies that a child inherits, from number 100 on.
+fn inheritable(fds: &[OwnedFd]) -> Vec<RawFd> {
+    let copy = |fd: &OwnedFd| fcntl(fd.as_fd(), FcntlArg::F_DUPFD(100)).expect("copy a socket");
+    fds.iter().map(copy).collect()
 }

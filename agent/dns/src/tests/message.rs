@@ -23,7 +23,7 @@ fn query(name: &str, asked: RecordType, edns: Option<u16>) -> Vec<u8> {
 fn request(bytes: &[u8]) -> Request {
     match read(bytes) {
         Read::Request(request) => *request,
-        other @ (Read::Refused(..) | Read::Ignored) => panic!("{other:?}"),
+        other @ (Read::Status(_) | Read::Refused(..) | Read::Ignored) => panic!("{other:?}"),
     }
 }
 
@@ -53,9 +53,9 @@ fn what_is_not_answered_as_asked() {
     let mut version = query("a.b.", RecordType::A, Some(1232));
     let end = version.len();
     version[end - 5] = 1;
-    let mut chaos = good.clone();
-    let end = chaos.len();
-    chaos[end - 1] = 3;
+    let mut hesiod = good.clone();
+    let end = hesiod.len();
+    hesiod[end - 1] = 4;
     let rows: Vec<(Vec<u8>, Option<ResponseCode>)> = vec![
         (Vec::new(), None),
         (good[..11].to_vec(), None),
@@ -79,7 +79,7 @@ fn what_is_not_answered_as_asked() {
             Some(ResponseCode::NotImp),
         ),
         (version, Some(ResponseCode::BADVERS)),
-        (chaos, Some(ResponseCode::Refused)),
+        (hesiod, Some(ResponseCode::Refused)),
     ];
     for (bytes, expected) in rows {
         match (read(&bytes), expected) {
@@ -178,7 +178,7 @@ fn check(bytes: &[u8], answer: &Answer) -> Result<(), TestCaseError> {
             prop_assert!(Message::from_vec(&reply).is_ok());
             prop_assert_eq!(&reply[..2], &bytes[..2]);
         }
-        Read::Request(request) => {
+        Read::Request(request) | Read::Status(request) => {
             for transport in [Transport::Udp, Transport::Tcp] {
                 let limit = request.limit(transport);
                 let reply = encode(&request, answer, limit);

@@ -8,10 +8,10 @@ use std::time::Duration;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode};
 use hickory_proto::rr::rdata::SOA;
 use hickory_proto::rr::{RData, RecordType};
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Runtime;
 
 use super::*;
-use crate::server::Server;
+use crate::server::{Server, Sockets};
 
 /// Milliseconds, as the tests have it.
 static NOW: AtomicU64 = AtomicU64::new(1);
@@ -99,7 +99,8 @@ fn query(asked: &str, kind: RecordType) -> Vec<u8> {
 
 struct Node {
     resolver: Arc<Resolver>,
-    server: Server,
+    address: SocketAddr,
+    _server: Server,
     upstream: Upstream,
     _runtime: Runtime,
 }
@@ -135,9 +136,11 @@ fn node() -> Node {
         .unwrap()
         .local_addr()
         .unwrap();
-    let server = runtime.block_on(async { Server::start(&resolver, free, &Handle::current()) });
+    let sockets = Sockets::open(free, Vec::new()).unwrap();
+    let server = Server::start(&resolver, sockets, runtime.handle());
     Node {
-        server: server.unwrap(),
+        address: free,
+        _server: server.unwrap(),
         resolver,
         upstream,
         _runtime: runtime,
@@ -150,7 +153,7 @@ impl Node {
         socket
             .set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
-        socket.send_to(bytes, self.server.address()).unwrap();
+        socket.send_to(bytes, self.address).unwrap();
         let mut buffer = [0; 4096];
         let length = socket.recv(&mut buffer).unwrap();
         Message::from_vec(&buffer[..length]).unwrap()
@@ -194,7 +197,7 @@ fn other_names_are_asked_for_once_and_age() {
     assert_eq!(node.upstream.count("no.example."), 1);
     // Twice, for the one server is asked again before it is given up.
     assert_eq!(node.upstream.count("bad.example."), 2);
-    assert_eq!(node.counter("servfail"), 3);
+    assert_eq!(node.counter("replies_servfail"), 3);
     // No server for it.
     assert_eq!(node.ask("www.elsewhere.").0, ResponseCode::ServFail);
 }
@@ -247,7 +250,7 @@ fn without_recursion_only_what_is_here() {
 #[test]
 fn tcp_takes_several_queries_and_closes_on_what_is_none() {
     let node = node();
-    let mut stream = TcpStream::connect(node.server.address()).unwrap();
+    let mut stream = TcpStream::connect(node.address).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
@@ -274,4 +277,44 @@ fn tcp_takes_several_queries_and_closes_on_what_is_none() {
     // A reset, or the end: bytes that were not read may be thrown away.
     drop(stream.read_to_end(&mut rest));
     assert!(rest.is_empty());
+}
+
+#[test]
+fn counters_are_told_to_the_node_alone() {
+    let node = node();
+    let (code, _) = node.ask("www.example.");
+    assert_eq!(code, ResponseCode::NoError);
+    node.ask("bad.example.");
+    let lines = crate::status::ask(node.address).unwrap();
+    for line in [
+        "queries_udp 2",
+        "queries_tcp 1",
+        "queries_a 2",
+        "replies_noerror 1",
+        "replies_servfail 1",
+        "cache_misses 2",
+        "upstream_queries 3",
+        "upstream_errors 2",
+        "upstream_failures 1",
+        "services 2",
+    ] {
+        assert!(lines.iter().any(|l| l == line), "{line}: {lines:?}");
+    }
+    let mut message = Message::new(9, MessageType::Query, OpCode::Query);
+    let mut query = Query::query(name("counters.hydrofoil."), RecordType::TXT);
+    query.set_query_class(hickory_proto::rr::DNSClass::CH);
+    message.add_query(query);
+    let bytes = message.to_vec().unwrap();
+    node.resolver.configure(&v1::ClusterConfig {
+        node_pod_cidrs: vec!["10.244.1.0/24".into()],
+        ..v1::ClusterConfig::default()
+    });
+    let of_pod = node
+        .resolver
+        .handle(&bytes, [10, 244, 1, 5].into(), Transport::Udp);
+    let Handled::Reply(reply) = of_pod else {
+        panic!("{of_pod:?}");
+    };
+    let reply = Message::from_vec(&reply).unwrap();
+    assert_eq!(reply.metadata.response_code, ResponseCode::Refused);
 }

@@ -1,12 +1,15 @@
 //! Cluster DNS, as programs in pods, host-network processes and `dig` see it.
 
 use crate::fixture::web_and_client;
+use crate::limits;
 use crate::objects;
 use crate::scene::Scene;
 use crate::traffic;
 use crate::upstream::{KNOWN, LARGE, LARGE_BYTES, Upstream};
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::Command;
+use tests_harness::topology::WIRE_IP;
 use tests_harness::{Cluster, process, wait_until};
 
 /// Where nodes answer.
@@ -62,6 +65,31 @@ fn told(scene: &Scene<'_>, args: &[&str], expected: &[&str]) {
     }
 }
 
+/// Names by musl's resolver in the pod `client`, where there is a compiler for it.
+fn musl(scene: &mut Scene<'_>, names: &[&str], address: &str) {
+    let compiler = Path::new("/usr/bin/musl-gcc");
+    if !compiler.exists() {
+        scene.say("musl's resolver is not tried: there is no musl-gcc (Debian: musl-tools)");
+        return;
+    }
+    let client = objects::ready(scene.cluster, "client");
+    let pid = limits::init_pid(scene.cluster, &client);
+    let program = format!("/proc/{pid}/root/lookup");
+    let mut compile = Command::new(compiler);
+    compile.args(["-static", "-o", &program, "tests/cluster/src/lookup.c"]);
+    process::run(&mut compile).success();
+    for name in names {
+        let found = scene.foil(&["exec", "client", "--", "/lookup", name]);
+        assert_eq!(found.trim(), address, "{name}");
+    }
+    let out = scene.foil_may_fail(&["exec", "client", "--", "/lookup", "nothing"]);
+    scene.check(
+        "musl resolves the same names, and not others",
+        out.code == 1,
+        out.stderr,
+    );
+}
+
 const DB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec:\n  clusterIP: None\n  \
     selector: {app: db}\n  ports: [{name: sql, port: 8080}]\n";
 
@@ -107,6 +135,12 @@ pub(crate) fn services_and_pods_have_names(scene: &mut Scene<'_>) {
         assert_eq!((calls.ok, calls.failed), (5, 0), "{name}: {calls:?}");
     }
     scene.check("glibc resolves short and whole names", true, "");
+    let names = [
+        "web",
+        &format!("web.{namespace}"),
+        &format!("web.{domain}."),
+    ];
+    musl(scene, &names, &ip);
     let found = nslookup(scene, "a", &format!("web.{domain}"));
     assert!(found.contains(&ip), "{found}");
     let found = nslookup(scene, "a", &format!("nothing.{domain}"));
@@ -176,6 +210,82 @@ pub(crate) fn services_and_pods_have_names(scene: &mut Scene<'_>) {
     scene.foil(&["delete", "service", "db", "alias"]);
     let out = scene.foil_may_fail(&["delete", "service", "kube-dns", "-n", "kube-system"]);
     scene.check("kube-dns stays", out.code == 1, &out.stderr);
+}
+
+/// A pod with this policy. It listens at a port of its own, for those in the host network.
+fn policed(name: &str, port: u16, spec: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  \
+         terminationGracePeriodSeconds: 1\n{spec}  containers:\n  - {{name: app, image: \
+         'foil/app:1', command: [app], args: [serve, --port, '{port}']}}\n"
+    )
+}
+
+pub(crate) fn pods_ask_whom_their_policy_names(scene: &mut Scene<'_>) {
+    web_and_client(scene);
+    let namespace = scene.cluster.namespace().to_owned();
+    let whole = format!("web.{namespace}.svc.cluster.local");
+    let search = format!("search {namespace}.svc.cluster.local svc.cluster.local cluster.local");
+    let own = format!("search {namespace}.svc.cluster.local");
+    let cluster = format!("nameserver {ADDRESS}");
+    let node = format!("nameserver {WIRE_IP}");
+    let config = format!(
+        "  dnsPolicy: None\n  dnsConfig: {{nameservers: [{ADDRESS}], searches: \
+         [{namespace}.svc.cluster.local], options: [{{name: ndots, value: '1'}}, {{name: edns0}}]}}\n"
+    );
+    let more = "  dnsConfig: {searches: [corp.example], options: [{name: ndots, value: '2'}]}\n";
+    let both = format!("{search} corp.example");
+    // (pod, fields, lines of its resolv.conf, a name that it can resolve)
+    let rows = [
+        (
+            "host-net-first",
+            "  hostNetwork: true\n  dnsPolicy: ClusterFirstWithHostNet\n",
+            vec![search.as_str(), &cluster, "options ndots:5"],
+            Some("web"),
+        ),
+        (
+            "none",
+            &config,
+            vec![&own, &cluster, "options ndots:1 edns0"],
+            Some("web"),
+        ),
+        (
+            "first-and-more",
+            more,
+            vec![&both, &cluster, "options ndots:2"],
+            Some(whole.as_str()),
+        ),
+        ("host-net", "  hostNetwork: true\n", vec![&node], None),
+        ("default", "  dnsPolicy: Default\n", vec![&node], None),
+    ];
+    for (port, (name, spec, _, _)) in (18_080..).zip(&rows) {
+        let manifest = policed(name, port, spec);
+        scene
+            .apply_text(&manifest, &format!("Pod {name}"))
+            .success();
+    }
+    for (name, _, expected, resolved) in &rows {
+        objects::ready(scene.cluster, name);
+        let resolv = scene.foil(&["exec", name, "--", "cat", "/etc/resolv.conf"]);
+        let lines: Vec<&str> = resolv.lines().filter(|l| !l.is_empty()).collect();
+        let (mut lines, mut expected) = (lines, expected.clone());
+        lines.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(lines, expected, "{name}");
+        if let Some(target) = resolved {
+            let calls = traffic::call_from_pod(scene.cluster, name, &format!("{target}:80"), 3);
+            assert_eq!((calls.ok, calls.failed), (3, 0), "{name}: {calls:?}");
+        }
+        scene.foil(&["delete", "pod", name, "--grace-period", "1"]);
+    }
+    let nobody = policed("nobody", 18_099, "  dnsPolicy: None\n");
+    let out = scene.apply_text(&nobody, "dnsPolicy None without servers");
+    let words = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+    scene.check(
+        "None needs a server",
+        out.code == 1 && out.stderr.contains(words),
+        &out.stderr,
+    );
 }
 
 pub(crate) fn other_names_are_forwarded_and_kept(scene: &mut Scene<'_>) {
