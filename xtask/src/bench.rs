@@ -32,8 +32,10 @@ enum What {
     Pkt,
     /// Create, start, exit, delete of a container
     Container,
-    /// Round trips between pods, applied to Ready, resident memory
+    /// Cluster DNS, round trips between pods, applied to Ready, resident memory
     Cluster,
+    /// Of those, cluster DNS alone
+    Dns,
 }
 
 impl What {
@@ -42,7 +44,15 @@ impl What {
         match self {
             Self::Pkt => "bench-pkt",
             Self::Container => "bench-container",
-            Self::Cluster => "bench-cluster",
+            Self::Cluster | Self::Dns => "bench-cluster",
+        }
+    }
+
+    /// Its arguments.
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Pkt | Self::Container | Self::Cluster => &[],
+            Self::Dns => &["dns"],
         }
     }
 }
@@ -67,11 +77,16 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
     let mut rows = Vec::new();
     let mut failed = Vec::new();
     for &what in What::value_variants() {
-        if !options.what.is_empty() && !options.what.contains(&what) {
+        // `cluster` measures it as well.
+        let wanted = match options.what.as_slice() {
+            [] => what != What::Dns,
+            named => named.contains(&what),
+        };
+        if !wanted {
             continue;
         }
         let binary = what.program();
-        let measured = measure(root, &bin, binary, |line, row| {
+        let measured = measure(root, &bin, what, |line, row| {
             if let Some(file) = &mut file {
                 writeln!(file, "{line}").context("write JSON lines")?;
             }
@@ -93,11 +108,13 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
 fn measure(
     root: &Path,
     bin: &Path,
-    binary: &str,
+    what: What,
     mut keep: impl FnMut(&str, Map<String, Value>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    let binary = what.program();
     let mut program = Command::new(bin.join(binary));
     program
+        .args(what.arguments())
         .env("HYDROFOIL_BIN", bin)
         .current_dir(root)
         .stdout(Stdio::piped());
