@@ -533,11 +533,14 @@ fn a_snapshot_under_way_misses_nothing() {
             has.clear();
         }
         for bytes in &update.changes {
-            match change(bytes) {
-                change::Change::Service(service) => has.insert(service.name),
-                change::Change::ServiceRemoved(name) => has.remove(&name),
-                other => panic!("{other:?}"),
-            };
+            let change = change(bytes);
+            if let change::Change::Service(service) = change {
+                has.insert(service.name);
+            } else if let change::Change::ServiceRemoved(name) = change {
+                has.remove(&name);
+            } else {
+                panic!("{change:?}");
+            }
         }
     };
     let part = || {
