@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use agent_plan::action::Action;
 use agent_plan::link::Cidr;
+use agent_plan::maps::Table;
 use agent_plan::outcome::{Outcome, Part};
 use agent_plan::world::Observed;
 use agent_sys::bpf::Datapath;
-use agent_sys::maps::MapsError;
+use agent_sys::maps::{ChoiceTable, MapsError};
 use ebpf_common::network::NetworkKey;
 
 use crate::devices;
@@ -257,8 +258,8 @@ impl Apply {
             Action::DeleteBackend { id } => {
                 written(action, self.datapath.maps().delete_backend(*id))
             }
-            Action::PutTable { port_id, slots } => {
-                let tables = [(*port_id, slots.clone())];
+            Action::PutTable { port_id, table } => {
+                let tables = [choice_table(*port_id, table)];
                 written(action, self.datapath.maps().put_choices(&tables))
             }
             Action::DeleteTable { port_id } => {
@@ -282,15 +283,27 @@ impl Apply {
     /// kernel's readers, however many tables it brings.
     pub(crate) fn tables(
         &mut self,
-        put: &[(u32, Vec<u32>)],
+        put: &[(u32, Table)],
         delete: &[u32],
     ) -> Result<(), WriteError> {
         if !put.is_empty() {
-            self.datapath.maps().put_choices(put)?;
+            let tables: Vec<ChoiceTable> = put
+                .iter()
+                .map(|(port_id, table)| choice_table(*port_id, table))
+                .collect();
+            self.datapath.maps().put_choices(&tables)?;
         }
         if !delete.is_empty() {
             self.datapath.maps().delete_choices(delete)?;
         }
         Ok(())
+    }
+}
+
+fn choice_table(port_id: u32, table: &Table) -> ChoiceTable {
+    ChoiceTable {
+        service_port: port_id,
+        algorithm: table.algorithm,
+        entries: table.entries.clone(),
     }
 }

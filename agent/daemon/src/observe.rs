@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use agent_plan::device;
 use agent_plan::link::{self, Cidr, SERVICE_LINK};
+use agent_plan::maps::Table;
 use agent_plan::record as plan_record;
 use agent_plan::step::Step;
 use agent_plan::time::Moment;
@@ -215,9 +216,12 @@ pub(crate) fn maps(observed: &mut Observed, datapath: &Datapath) -> Result<(), M
     for (id, backend) in maps.backends()? {
         observed.maps.put_backend(id, backend);
     }
-    for (port_id, mut slots) in maps.choices()? {
-        slots.sort_unstable();
-        observed.maps.put_table(port_id, slots);
+    for found in maps.choices()? {
+        let table = Table {
+            algorithm: found.algorithm,
+            entries: found.entries,
+        };
+        observed.maps.put_table(found.service_port, table);
     }
     for (key, frontend) in maps.frontends()? {
         observed.maps.put_frontend(key, frontend);

@@ -10,7 +10,7 @@ use proto::v1;
 
 use crate::endpoint::Endpoint;
 use crate::link::{Cidr, PodLink, Role, Route};
-use crate::maps::{Backend, Frontend, FrontendKey};
+use crate::maps::{Backend, Frontend, FrontendKey, Table};
 use crate::probe;
 use crate::restart::Backoff;
 use crate::settings::ServiceLink;
@@ -362,8 +362,8 @@ pub enum Action {
     PutTable {
         /// The service port.
         port_id: u32,
-        /// Slots of the backends that take new connections.
-        slots: Vec<u32>,
+        /// All of it: the backends that take new connections.
+        table: Table,
     },
     /// Remove a choice table.
     DeleteTable {

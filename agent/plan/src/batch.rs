@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::action::{Action, Problem};
 use crate::choice::Place;
-use crate::maps::FrontendKey;
+use crate::maps::{FrontendKey, Table};
 use crate::outcome::Outcome;
 use crate::service;
 use crate::settings::Settings;
@@ -23,8 +23,8 @@ use crate::world::{Desired, Observed};
 pub enum Write {
     /// One entry.
     One(Action),
-    /// Choice tables by service port: their slots.
-    PutTables(Vec<(u32, Vec<u32>)>),
+    /// Choice tables by service port.
+    PutTables(Vec<(u32, Table)>),
     /// Choice tables of these service ports are removed.
     DeleteTables(Vec<u32>),
 }
@@ -33,7 +33,7 @@ pub enum Write {
 #[derive(Debug, Default)]
 struct Sorted {
     backends: Vec<Action>,
-    tables: BTreeMap<u32, Vec<u32>>,
+    tables: BTreeMap<u32, Table>,
     frontends: Vec<Action>,
     /// Frontends that are put, also where another service gives up the same address.
     put: BTreeSet<FrontendKey>,
@@ -48,9 +48,9 @@ impl Sorted {
     fn add(&mut self, action: Action) {
         match action {
             Action::PutBackend { .. } => self.backends.push(action),
-            Action::PutTable { port_id, slots } => {
+            Action::PutTable { port_id, table } => {
                 self.old_tables.remove(&port_id);
-                self.tables.insert(port_id, slots);
+                self.tables.insert(port_id, table);
             }
             Action::PutFrontend { key, .. } => {
                 self.put.insert(key);
@@ -199,7 +199,7 @@ mod tests {
         let frontend = Frontend {
             service_port: 2,
             service: 2,
-            flags: 0,
+            affinity: 0,
         };
         let put = Action::PutFrontend {
             key,
@@ -214,12 +214,12 @@ mod tests {
             put.clone(),
             Action::PutTable {
                 port_id: 2,
-                slots: vec![],
+                table: Table::default(),
             },
         ] {
             sorted.add(action);
         }
-        let tables = Write::PutTables(vec![(2, vec![])]);
+        let tables = Write::PutTables(vec![(2, Table::default())]);
         assert_eq!(sorted.writes(), [tables, Write::One(put), Write::One(free)]);
     }
 
@@ -245,6 +245,13 @@ mod tests {
         }
     }
 
+    fn table(backend: u32) -> Table {
+        Table {
+            entries: vec![backend],
+            ..Table::default()
+        }
+    }
+
     #[test]
     fn tables_of_all_services_are_one_write_and_a_freed_number_is_not_taken_in_it() {
         let (mut desired, mut observed) = (Desired::default(), Observed::default());
@@ -255,7 +262,7 @@ mod tests {
         let changed = [(1, Some(name(1))), (2, Some(name(2)))].into();
         let (writes, problems) = plan(changed, false, &desired, &mut observed, &settings());
         assert_eq!(problems, []);
-        let tables = vec![(10, vec![1]), (20, vec![2])];
+        let tables = vec![(10, table(1)), (20, table(2))];
         assert!(writes.contains(&Write::PutTables(tables)), "{writes:?}");
         // One goes and another one comes: its backend gets a number of its own.
         desired.services.remove(&name(1));
@@ -265,7 +272,7 @@ mod tests {
         let last = writes.last().unwrap();
         assert_eq!(*last, Write::One(Action::DeleteBackend { id: 1 }));
         assert!(
-            writes.contains(&Write::PutTables(vec![(30, vec![3])])),
+            writes.contains(&Write::PutTables(vec![(30, table(3))])),
             "{writes:?}"
         );
         assert!(

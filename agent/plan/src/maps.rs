@@ -23,11 +23,20 @@ fn key_of(backend: &Backend) -> BackendKey {
     )
 }
 
+/// A choice table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Table {
+    /// `ebpf_common::service::algorithm::*`
+    pub algorithm: u8,
+    /// Numbers of backends, in order; each as often as it has a share.
+    pub entries: Vec<u32>,
+}
+
 /// The service maps as they are. Written by [`Maps::put_backend`] and its like only.
 #[derive(Debug, Clone, Default)]
 pub struct Maps {
     frontends: BTreeMap<FrontendKey, Frontend>,
-    tables: BTreeMap<u32, Vec<u32>>,
+    tables: BTreeMap<u32, Table>,
     backends: BTreeMap<u32, Backend>,
     pub(crate) numbers: BTreeMap<BackendKey, u32>,
     of_service: BTreeMap<u32, BTreeSet<FrontendKey>>,
@@ -60,8 +69,8 @@ impl Maps {
     }
 
     /// Takes in a choice table.
-    pub fn put_table(&mut self, port_id: u32, slots: Vec<u32>) {
-        self.tables.insert(port_id, slots);
+    pub fn put_table(&mut self, port_id: u32, table: Table) {
+        self.tables.insert(port_id, table);
     }
 
     /// Records that a choice table is gone.
@@ -98,7 +107,7 @@ impl Maps {
     }
 
     /// Choice tables by service port.
-    pub fn tables(&self) -> &BTreeMap<u32, Vec<u32>> {
+    pub fn tables(&self) -> &BTreeMap<u32, Table> {
         &self.tables
     }
 

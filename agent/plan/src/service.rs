@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use ebpf_common::maps::{MAX_BACKENDS, MAX_CHOICES};
+use ebpf_common::maps::MAX_BACKENDS;
 use ebpf_common::net::{Addr, Be16, protocol};
 use ebpf_common::service::{ACTIVE, TERMINATING};
 use proto::v1;
@@ -17,6 +17,7 @@ use proto::v1;
 use crate::action::{Action, Problem};
 use crate::choice::{self, Place};
 use crate::maps::{Backend, Frontend, FrontendKey, Maps};
+use crate::table;
 use crate::world::Desired;
 
 fn protocol_of(text: &str) -> Option<u8> {
@@ -34,9 +35,16 @@ fn port_of(number: u32) -> Option<Be16> {
         .map(Be16::new)
 }
 
+/// A share that is not said is 1.
+fn weight_of(weight: u32) -> u16 {
+    u16::try_from(weight).unwrap_or(u16::MAX).max(1)
+}
+
 /// One service port as the maps shall have it.
 struct Wanted {
     name: String,
+    /// `ebpf_common::service::algorithm::*`
+    algorithm: u8,
     frontends: Vec<FrontendKey>,
     /// (backend, its pod's name)
     backends: Vec<(Backend, String)>,
@@ -97,12 +105,14 @@ fn wanted(
                 port: target,
                 protocol,
                 state,
+                weight: weight_of(backend.weight),
+                pad: 0,
             };
             backends.push((value, backend.pod_name.clone()));
         }
-        if backends.len() > MAX_CHOICES - 1 {
+        if backends.len() > table::MOST {
             refuse("it has more backends than a choice table holds");
-            backends.truncate(MAX_CHOICES - 1);
+            backends.truncate(table::MOST);
         }
         let label = if port.name.is_empty() {
             port.port.to_string()
@@ -111,6 +121,7 @@ fn wanted(
         };
         let entry = ports.entry(port.id).or_insert_with(|| Wanted {
             name: format!("{name}:{label}"),
+            algorithm: table::algorithm_of(service.algorithm()),
             frontends: Vec::new(),
             backends: Vec::new(),
         });
@@ -141,7 +152,7 @@ pub fn plan(
     let mut keys = BTreeSet::new();
     for (port_id, port) in &ports {
         let mut kept = BTreeSet::new();
-        let mut slots = Vec::with_capacity(port.backends.len());
+        let mut active = Vec::with_capacity(port.backends.len());
         for (backend, name) in &port.backends {
             let slot = match maps.number(backend) {
                 Some(slot) => slot,
@@ -168,20 +179,20 @@ pub fn plan(
                 });
             }
             if backend.state == ACTIVE {
-                slots.push(slot);
+                active.push((slot, *backend));
             }
         }
-        slots.sort_unstable();
-        if maps.tables().get(port_id) != Some(&slots) {
+        let table = table::build(port.algorithm, active);
+        if maps.tables().get(port_id) != Some(&table) {
             actions.push(Action::PutTable {
                 port_id: *port_id,
-                slots,
+                table,
             });
         }
         let frontend = Frontend {
             service_port: *port_id,
             service: id,
-            flags: 0,
+            affinity: service.map_or(0, |s| s.affinity_timeout_s),
         };
         for key in &port.frontends {
             keys.insert(*key);
@@ -302,7 +313,7 @@ mod tests {
     }
 
     fn slots(observed: &Observed, port_id: u32) -> Vec<u32> {
-        observed.maps.tables()[&port_id].clone()
+        observed.maps.tables()[&port_id].entries.clone()
     }
 
     #[test]
@@ -351,6 +362,34 @@ mod tests {
                 .any(|a| matches!(a, Action::DeleteBackend { .. }))
         );
         assert_eq!(observed.maps.backends()[&2].state, TERMINATING);
+    }
+
+    /// Algorithm, weights and affinity are in the maps; another weight is the same backend.
+    #[test]
+    fn how_a_backend_is_chosen_is_in_the_maps() {
+        let mut observed = Observed::default();
+        let mut wanted = service(1, vec![active(1), active(2)]);
+        apply(&mut observed, 1, Some(&wanted));
+        assert_eq!(slots(&observed, 10), [1, 2]);
+        wanted.ports[0].backends[1].weight = 3;
+        wanted.affinity_timeout_s = 60;
+        wanted.set_algorithm(v1::Algorithm::LeastConnections);
+        let actions = apply(&mut observed, 1, Some(&wanted));
+        assert_eq!(actions.len(), 3, "{actions:?}");
+        assert_eq!(slots(&observed, 10), [1, 2, 2, 2]);
+        let weight = |slot| observed.maps.backends()[&slot].weight;
+        assert_eq!((weight(1), weight(2)), (1, 3));
+        let affinity = observed
+            .maps
+            .frontends()
+            .values()
+            .next()
+            .map(|f| f.affinity);
+        assert_eq!(affinity, Some(60));
+        wanted.set_algorithm(v1::Algorithm::Maglev);
+        let actions = apply(&mut observed, 1, Some(&wanted));
+        assert_eq!(actions.len(), 1, "{actions:?}");
+        assert_eq!(slots(&observed, 10).len(), 251);
     }
 
     #[test]
@@ -446,7 +485,7 @@ mod tests {
                 let before: BTreeMap<_, _> = observed.maps.numbers.clone();
                 apply(&mut observed, id, wanted.as_ref());
                 for (port_id, table) in observed.maps.tables() {
-                    for slot in table {
+                    for slot in &table.entries {
                         let backend = observed.maps.backends()[slot];
                         prop_assert_eq!(backend.service_port, *port_id);
                         prop_assert_eq!(backend.state, ACTIVE);
@@ -460,7 +499,7 @@ mod tests {
                 let active = wanted.as_ref().map(|s| {
                     s.ports[0].backends.iter().filter(|b| b.state() == v1::backend::State::Active).count()
                 });
-                let table = observed.maps.tables().get(&(id * 10)).map(Vec::len);
+                let table = observed.maps.tables().get(&(id * 10)).map(|t| t.entries.len());
                 prop_assert_eq!(table, active);
             }
         }

@@ -477,8 +477,8 @@ impl Observed {
             self.maps.put_backend(id, backend);
         } else if let Action::DeleteBackend { id } = action {
             self.maps.delete_backend(id);
-        } else if let Action::PutTable { port_id, slots } = action {
-            self.maps.put_table(port_id, slots);
+        } else if let Action::PutTable { port_id, table } = action {
+            self.maps.put_table(port_id, table);
         } else if let Action::DeleteTable { port_id } = action {
             self.maps.delete_table(port_id);
         } else if let Action::PutFrontend { key, frontend, .. } = action {

@@ -238,7 +238,8 @@ impl Datapath {
 
     /// Goes on with a pass over the flows, a few thousand of them, and removes those that are
     /// expired. A pass is to be made every few seconds, and to be continued soon as long as it
-    /// is not complete. Also hands on what the programs have logged.
+    /// is not complete. Its end corrects the open connections that backends are chosen by. Also
+    /// hands on what the programs have logged.
     ///
     /// # Errors
     /// When the kernel does not run the program, or does not list the flows; the next call
@@ -249,9 +250,13 @@ impl Datapath {
             drain();
         }
         let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
-        sweep.proceed(&self.maps, |keys| {
+        let swept = sweep.proceed(&self.maps, |keys| {
             self.test_run(Program::FlowSweep, keys, 0, 0, 1)
-        })
+        })?;
+        if swept.complete {
+            sweep.correct_loads(&self.maps)?;
+        }
+        Ok(swept)
     }
 
     /// Instructions that the verifier looked at, program by program.

@@ -15,6 +15,7 @@ pub use event::EventReader;
 pub use flow::FlowShare;
 pub use pins::FlowEntries;
 pub(crate) use pins::check_pins;
+pub use service::ChoiceTable;
 pub(crate) use table::Raw;
 
 use ebpf_common::ABI_VERSION;
@@ -26,7 +27,7 @@ use ebpf_common::maps::name as map;
 use ebpf_common::name::{self, Name, NameKey};
 use ebpf_common::net::Addr;
 use ebpf_common::network::{Network, NetworkKey};
-use ebpf_common::service::{Backend, BackendStats, Frontend, FrontendKey};
+use ebpf_common::service::{Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey};
 use std::io;
 use std::path::{Path, PathBuf};
 use table::Table;
@@ -105,6 +106,8 @@ pub struct Maps {
     backends: Table<u32, Backend>,
     backend_gens: Table<u32, u32>,
     backend_stats: Table<u32, BackendStats>,
+    backend_lost: Table<u32, u64>,
+    affinity: Table<AffinityKey, Affinity>,
     flows: Table<FlowKey4, Flow>,
     flow_usage: Table<u32, FlowUsage>,
     counters: Table<u32, Count>,
@@ -209,6 +212,8 @@ impl Maps {
             backends: Table::open(folder, map::BACKENDS)?,
             backend_gens: Table::open(folder, map::BACKEND_GENS)?,
             backend_stats: Table::open(folder, map::BACKEND_STATS)?,
+            backend_lost: Table::open(folder, map::BACKEND_LOST)?,
+            affinity: Table::open(folder, map::AFFINITY)?,
             flows: Table::open(folder, map::FLOWS)?,
             flow_usage: Table::open(folder, map::FLOW_USAGE)?,
             counters: Table::open(folder, map::COUNTERS)?,

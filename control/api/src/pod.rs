@@ -24,8 +24,6 @@ pub(crate) static KIND: Kind = admit::kind_of::<Pod>(Words {
 pub const WEIGHT: &str = "hydrofoil.dev/weight";
 /// See [`WEIGHT`].
 pub const WEIGHT_MOST: u32 = 100;
-/// Nodes choose backends by their weights.
-const WEIGHTS_SUPPORTED: bool = false;
 
 fn validate_weight(pod: &Pod, causes: &mut Causes) {
     let annotations = pod.metadata.annotations.as_ref();
@@ -37,8 +35,6 @@ fn validate_weight(pod: &Pod, causes: &mut Causes) {
     if weight.is_none_or(|weight| weight == 0 || weight > WEIGHT_MOST) {
         let detail = format!("must be between 1 and {WEIGHT_MOST}, inclusive");
         causes.invalid(&at, text, detail);
-    } else if !WEIGHTS_SUPPORTED && weight != Some(1) {
-        causes.push(&at, format!("{text:?} is not supported by Hydrofoil yet"));
     }
 }
 

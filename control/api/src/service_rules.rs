@@ -18,8 +18,6 @@ use crate::{meta, name};
 pub const LB_ALGORITHM: &str = "hydrofoil.dev/lb-algorithm";
 /// Values of [`LB_ALGORITHM`].
 pub const LB_ALGORITHMS: [&str; 3] = ["hash", "maglev", "least-connections"];
-/// Of these, those that nodes have.
-const SUPPORTED_ALGORITHMS: &[&str] = &["hash"];
 /// The longest that a client may keep its backend, in seconds (a day).
 const MOST_AFFINITY_SECONDS: i32 = 86_400;
 const ONLY_BALANCED: &str = "may only be used when `type` is 'LoadBalancer'";
@@ -228,8 +226,6 @@ fn validate_algorithm(service: &Service, causes: &mut Causes) {
         .key(LB_ALGORITHM);
     if !LB_ALGORITHMS.contains(&value.as_str()) {
         causes.unsupported(&at, value, &LB_ALGORITHMS);
-    } else if !SUPPORTED_ALGORITHMS.contains(&value.as_str()) {
-        causes.push(&at, format!("{value:?} is not supported by Hydrofoil yet"));
     }
 }
 

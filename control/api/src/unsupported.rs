@@ -186,8 +186,6 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     refuse("Service", "spec.type", &["ClusterIP", "ExternalName"]),
     refuse("Service", "spec.externalIPs", &[]),
     refuse("Service", "spec.externalTrafficPolicy", &[""]),
-    refuse("Service", "spec.sessionAffinity", &["None"]),
-    refuse("Service", "spec.sessionAffinityConfig", &[]),
     refuse("Service", "spec.loadBalancerIP", &[""]),
     refuse("Service", "spec.loadBalancerClass", &[]),
     refuse("Service", "spec.loadBalancerSourceRanges", &[]),

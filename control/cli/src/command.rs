@@ -8,6 +8,7 @@ pub(crate) mod api_resources;
 pub(crate) mod apply;
 mod apply_order;
 pub(crate) mod bpf;
+mod bpf_choices;
 pub(crate) mod bpf_error;
 mod bpf_flows;
 mod bpf_rows;

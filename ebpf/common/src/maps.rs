@@ -10,7 +10,7 @@ use crate::{
     name::{Name, NameKey},
     net::Addr,
     network::{Network, NetworkKey},
-    service::{Backend, BackendStats, Frontend, FrontendKey},
+    service::{Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey},
 };
 
 /// Network interfaces that are endpoints, at most.
@@ -30,8 +30,12 @@ pub const MAX_NETWORKS: usize = 1024;
 pub const MAX_NAMES: usize = 262_144;
 /// Bytes of the event ring; a power of two.
 pub const EVENT_BYTES: usize = 1 << 18;
-/// Elements of the largest choice table: element 0 is the count.
-pub const MAX_CHOICES: usize = 4096;
+/// Elements of the largest choice table: element 0 is its head. The largest Maglev table has
+/// 65,521.
+pub const MAX_CHOICES: usize = 65_522;
+/// Clients whose backend is remembered, over all services with session affinity; the least
+/// recently used ones are evicted.
+pub const MAX_AFFINITY: usize = 65_536;
 
 /// `BPF_F_NO_PREALLOC`: memory as entries come, for maps that only the agent writes.
 pub const NO_PREALLOC: usize = 1;
@@ -138,6 +142,10 @@ pub mod name {
     pub const BACKEND_GENS: &str = "backend_gens";
     /// backend id -> `BackendStats`
     pub const BACKEND_STATS: &str = "backend_stats";
+    /// backend id -> connections that ended unseen
+    pub const BACKEND_LOST: &str = "backend_lost";
+    /// `AffinityKey` -> `Affinity`
+    pub const AFFINITY: &str = "affinity";
     /// `FlowKey4` -> `Flow`
     pub const FLOWS: &str = "flows";
     /// endpoint id -> `FlowUsage`
@@ -151,7 +159,7 @@ pub mod name {
 }
 
 /// Every map that is pinned.
-pub const MAPS: [Shape; 16] = [
+pub const MAPS: [Shape; 18] = [
     shape::<u32, Endpoint>(
         name::ENDPOINTS,
         Kind::Hash,
@@ -206,7 +214,7 @@ pub const MAPS: [Shape; 16] = [
         Kind::HashOfMaps,
         MAX_FRONTENDS,
         NO_PREALLOC,
-        "agent writes; per service port an array: element 0 the count, then backend ids",
+        "agent writes; per service port an array: element 0 the head, then backend ids",
     ),
     shape::<u32, Backend>(
         name::BACKENDS,
@@ -228,6 +236,20 @@ pub const MAPS: [Shape; 16] = [
         MAX_BACKENDS,
         0,
         "programs write; connections by backend, traffic of ended ones",
+    ),
+    shape::<u32, u64>(
+        name::BACKEND_LOST,
+        Kind::Array,
+        MAX_BACKENDS,
+        0,
+        "agent writes; connections by backend whose end no packet has shown",
+    ),
+    shape::<AffinityKey, Affinity>(
+        name::AFFINITY,
+        Kind::LruHash,
+        MAX_AFFINITY,
+        0,
+        "programs write; which backend a client of a service port was given",
     ),
     shape::<FlowKey4, Flow>(
         name::FLOWS,

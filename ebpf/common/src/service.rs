@@ -2,12 +2,51 @@
 //!
 //! A frontend (address, port, protocol) names a service port; the service port's choice table
 //! (`choices`, an inner array that is swapped whole) names backends by id; a backend is where
-//! the connection goes. Choice tables hold only backends that take new connections.
+//! the connection goes. Choice tables hold only backends that take new connections. `affinity`
+//! remembers which backend a client was given.
 
 use crate::{
     map_abi,
     net::{Addr, Be16},
 };
+
+/// How a backend is chosen out of a choice table.
+pub mod algorithm {
+    /// By a hash of the connection, which differs between nodes.
+    pub const HASH: u8 = 0;
+    /// By a hash of the connection that is the same on all nodes, out of a Maglev table.
+    pub const MAGLEV: u8 = 1;
+    /// Of two backends the one with fewer connections for its weight.
+    pub const LEAST_CONNECTIONS: u8 = 2;
+
+    /// The word for it, as in the annotation of a Service.
+    pub const fn text(algorithm: u8) -> &'static str {
+        match algorithm {
+            HASH => "hash",
+            MAGLEV => "maglev",
+            LEAST_CONNECTIONS => "least-connections",
+            _ => "?",
+        }
+    }
+}
+
+/// Element 0 of a choice table: how many elements follow, and how one is chosen.
+#[inline(always)]
+pub const fn table_head(algorithm: u8, entries: u32) -> u32 {
+    (algorithm as u32) << 24 | entries
+}
+
+/// The number of elements in a `table_head`.
+#[inline(always)]
+pub const fn table_entries(head: u32) -> u32 {
+    head & 0x00ff_ffff
+}
+
+/// The algorithm in a `table_head`.
+#[inline(always)]
+pub const fn table_algorithm(head: u32) -> u8 {
+    (head >> 24) as u8
+}
 
 /// `Backend::state`: this number is free.
 pub const FREE: u8 = 0;
@@ -37,8 +76,9 @@ map_abi! {
         pub service_port: u32,
         /// The service, from 1.
         pub service: u32,
-        /// None yet; zero.
-        pub flags: u32,
+        /// Seconds for which connections of one client go to one backend; 0: each is chosen
+        /// by itself.
+        pub affinity: u32,
     }
 
     /// Where a connection goes: one per (service port, address, port).
@@ -54,6 +94,10 @@ map_abi! {
         pub protocol: u8,
         /// `FREE`, `ACTIVE`, `TERMINATING`.
         pub state: u8,
+        /// Share of new connections, relative to the others'; at least 1.
+        pub weight: u16,
+        /// Named padding, zero.
+        pub pad: u16,
     }
 
     /// What went to a backend from this node.
@@ -65,5 +109,27 @@ map_abi! {
         pub packets: u64,
         /// Bytes (IP length) towards it, of flows that ended.
         pub bytes: u64,
+        /// Those of `connections` that a packet, or the sweep, has ended. Less than really have:
+        /// see `backend_lost`.
+        pub ended: u64,
+    }
+
+    /// Whose connections go to one backend.
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct AffinityKey {
+        /// Client, as the packet has it.
+        pub client: Addr,
+        /// Key of `choices`.
+        pub service_port: u32,
+    }
+
+    /// The backend that a client was given.
+    pub struct Affinity {
+        /// When it was given a connection last: `CLOCK_MONOTONIC`, nanoseconds, coarse.
+        pub last_used: u64,
+        /// Backend id.
+        pub backend: u32,
+        /// Its generation then.
+        pub backend_gen: u32,
     }
 }

@@ -5,7 +5,7 @@
 //! one field being equal.
 
 use crate::flow::PacketContext;
-use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use ebpf_common::ABI_VERSION;
 use ebpf_common::config::NodeConfig;
@@ -14,13 +14,16 @@ use ebpf_common::counter::{COUNTERS as COUNTER_COUNT, Count};
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::event::Event;
 use ebpf_common::maps::{
-    EVENT_BYTES, FLOWS as FLOW_COUNT, INNER_MAP, MAX_BACKENDS, MAX_CHOICES, MAX_ENDPOINTS,
-    MAX_FRONTENDS, MAX_NAMES, MAX_NETWORKS, NO_PREALLOC,
+    EVENT_BYTES, FLOWS as FLOW_COUNT, INNER_MAP, MAX_AFFINITY, MAX_BACKENDS, MAX_CHOICES,
+    MAX_ENDPOINTS, MAX_FRONTENDS, MAX_NAMES, MAX_NETWORKS, NO_PREALLOC,
 };
 use ebpf_common::name::{Name, NameKey};
 use ebpf_common::net::{Addr, Be32};
 use ebpf_common::network::Network;
-use ebpf_common::service::{Backend, BackendStats, Frontend, FrontendKey};
+use ebpf_common::service::{
+    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, table_algorithm,
+    table_entries,
+};
 use ebpf_logic::conntrack::is_copy_of;
 use ebpf_logic::generation::Current;
 
@@ -96,6 +99,10 @@ static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
 static BACKEND_GENS: Array<u32, MAX_BACKENDS> = Array::new();
 #[btf_map(name = "backend_stats")]
 static BACKEND_STATS: Array<BackendStats, MAX_BACKENDS> = Array::new();
+#[btf_map(name = "backend_lost")]
+static BACKEND_LOST: Array<u64, MAX_BACKENDS> = Array::new();
+#[btf_map(name = "affinity")]
+static AFFINITY: LruHashMap<AffinityKey, Affinity, MAX_AFFINITY> = LruHashMap::new();
 #[btf_map(name = "flows")]
 static FLOWS: HashMap<FlowKey4, Flow, FLOW_COUNT> = HashMap::new();
 #[btf_map(name = "flow_usage")]
@@ -113,8 +120,10 @@ static NAMES: HashMap<NameKey, Name, MAX_NAMES, NO_PREALLOC> = HashMap::new();
 
 type Choices = Array<u32, MAX_CHOICES, INNER_MAP>;
 
+/// `BPF_ANY`
+pub(crate) const ANY: u64 = 0;
 /// `BPF_NOEXIST`
-const NOEXIST: u64 = 1;
+pub(crate) const NOEXIST: u64 = 1;
 /// `BPF_EXIST`
 const EXIST: u64 = 2;
 /// `-EEXIST`
@@ -179,10 +188,10 @@ pub(crate) fn choice_table(service_port: u32) -> Option<ChoiceTable> {
 }
 
 impl ChoiceTable {
-    /// Number of backends.
+    /// What kind of table it is.
     #[inline(always)]
-    pub(crate) fn count(self) -> u32 {
-        self.backend(0)
+    pub(crate) fn head(self) -> TableHead {
+        TableHead(self.backend(0))
     }
 
     /// Id of a backend, the first at index 1; 0 behind the end.
@@ -192,9 +201,53 @@ impl ChoiceTable {
     }
 }
 
+/// Element 0 of a choice table.
+#[derive(Clone, Copy)]
+pub(crate) struct TableHead(u32);
+
+impl TableHead {
+    /// Number of elements that follow.
+    #[inline(always)]
+    pub(crate) fn entries(self) -> u32 {
+        table_entries(self.0)
+    }
+
+    /// `algorithm::*`
+    #[inline(always)]
+    pub(crate) fn algorithm(self) -> u8 {
+        table_algorithm(self.0)
+    }
+}
+
 #[inline(always)]
 pub(crate) fn backend(id: u32) -> Option<&'static Backend> {
     BACKENDS.get(id)
+}
+
+/// What went to a backend so far.
+#[inline(always)]
+pub(crate) fn backend_stats(id: u32) -> Option<&'static BackendStats> {
+    BACKEND_STATS.get(id)
+}
+
+/// Connections of a backend that ended unseen.
+#[inline(always)]
+pub(crate) fn backend_lost(id: u32) -> u64 {
+    BACKEND_LOST.get(id).copied().unwrap_or(0)
+}
+
+/// The backend that a client was given.
+#[inline(always)]
+pub(crate) fn affinity(key: &AffinityKey) -> Option<&'static mut Affinity> {
+    let at = AFFINITY.get_ptr_mut(key)?;
+    // SAFETY: the map is preallocated, so the memory stays an entry while we are here. It may be
+    // given to another client meanwhile, which callers provide for.
+    Some(unsafe { &mut *at })
+}
+
+#[inline(always)]
+pub(crate) fn put_affinity(key: &AffinityKey, given: &Affinity, flags: u64) -> bool {
+    AFFINITY.insert(key, given, flags).is_ok()
 }
 
 /// Generation of a backend. A generation that does not exist equals none that an entry has.
@@ -372,6 +425,16 @@ pub(crate) fn count_connection(backend: u32) {
     if let Some(at) = BACKEND_STATS.get_ptr_mut(backend) {
         // SAFETY: a field of an array's element.
         add(unsafe { &raw mut (*at).connections }, 1);
+    }
+}
+
+/// Counts the end of a connection of a backend, atomically; `by` is 1, or -1 if it has not ended
+/// after all.
+#[inline(always)]
+pub(crate) fn count_end(backend: u32, by: u64) {
+    if let Some(at) = BACKEND_STATS.get_ptr_mut(backend) {
+        // SAFETY: a field of an array's element.
+        add(unsafe { &raw mut (*at).ended }, by);
     }
 }
 

@@ -331,3 +331,10 @@ pub(crate) fn nanoseconds() -> u64 {
     // SAFETY: takes nothing.
     unsafe { helpers::bpf_ktime_get_ns() }
 }
+
+/// `CLOCK_MONOTONIC` of the last tick, in nanoseconds.
+#[inline(always)]
+pub(crate) fn coarse_nanoseconds() -> u64 {
+    // SAFETY: takes nothing.
+    unsafe { helpers::bpf_ktime_get_coarse_ns() }
+}

@@ -14,7 +14,7 @@ use ebpf_common::maps::MAPS;
 use ebpf_common::name::{Name, NameKey};
 use ebpf_common::net::{Addr, Be16, Be32, MacAddr};
 use ebpf_common::network::{Network, NetworkKey};
-use ebpf_common::service::{Backend, BackendStats, Frontend, FrontendKey};
+use ebpf_common::service::{Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey};
 use tests_harness::workspace;
 
 fn layout<T: MapType>(out: &mut String) {
@@ -53,6 +53,8 @@ fn listing() -> String {
     layout::<Frontend>(&mut out);
     layout::<Backend>(&mut out);
     layout::<BackendStats>(&mut out);
+    layout::<AffinityKey>(&mut out);
+    layout::<Affinity>(&mut out);
     layout::<FlowKey4>(&mut out);
     layout::<FlowKey6>(&mut out);
     layout::<Flow>(&mut out);

@@ -3,6 +3,7 @@
 //! One thread changes, another one opens flows, as fast as both can. After a change no flow may
 //! be left that goes on with the state before it.
 
+use crate::balance::table;
 use crate::live::Raise;
 use crate::node::{Node, PORT, TCP, UDP, VIP};
 use crate::packet::{SHOT, at, key, tcp, udp};
@@ -12,7 +13,7 @@ use ebpf_common::conntrack::Flow;
 use ebpf_common::drop::Drop;
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::net::{Be16, Be32};
-use ebpf_common::service::{ACTIVE, Backend};
+use ebpf_common::service::{ACTIVE, Backend, algorithm};
 use ebpf_logic::parse::flag::RST;
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
@@ -150,6 +151,8 @@ fn a_backend_that_is_replaced_under_traffic() {
                 port: Be16::new(8080),
                 protocol: UDP,
                 state: ACTIVE,
+                weight: 1,
+                pad: 0,
             };
             maps.put_backend(3, &anew, "test/backend-3").unwrap();
         },
@@ -174,7 +177,7 @@ fn tables_that_are_swapped_under_traffic() {
     // Many swaps in one call: the kernel waits for its readers once.
     let swaps: Vec<_> = [vec![1], many]
         .into_iter()
-        .map(|backends| (1, backends))
+        .map(|backends| table(1, algorithm::HASH, &backends))
         .cycle()
         .take(500)
         .collect();

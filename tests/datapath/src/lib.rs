@@ -4,16 +4,21 @@
 //! packet, maps, counters. `live` sends real traffic between namespaces. All of it happens in
 //! namespaces and pins of their own; root and the built object are needed.
 //!
-//! Reading order: `node` (the world of a test), `packet` (building and judging packets),
+//! Reading order: `node` (the world of a test), `balance` (its services), `packet` (building and judging packets),
 //! `connection` (opening and judging connections), then one file per noun.
 #![forbid(unsafe_code)]
 
+pub mod balance;
 pub mod connection;
 pub mod node;
 pub mod packet;
 
 #[cfg(test)]
 mod abi;
+#[cfg(test)]
+mod affinity;
+#[cfg(test)]
+mod choice;
 #[cfg(test)]
 mod conntrack;
 #[cfg(test)]

@@ -9,9 +9,9 @@ use ebpf_common::config;
 use ebpf_common::counter::{Count, Hook};
 use ebpf_common::drop::Drop as Reason;
 use ebpf_common::endpoint::{Endpoint, FIRST_POD};
-use ebpf_common::net::{Addr, Be16, MacAddr, protocol};
+use ebpf_common::net::{Be16, MacAddr, protocol};
 use ebpf_common::network::{NetworkKey, PODS, SERVICES};
-use ebpf_common::service::{ACTIVE, Backend, Frontend, FrontendKey};
+use ebpf_common::service::FrontendKey;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use tests_harness::{NetNs, binary, unique_name};
@@ -360,40 +360,6 @@ impl Node {
             ifindex,
             id: endpoint.id,
         });
-    }
-
-    /// A service port on `vip` for `protocol` with these backends, whose ids are given.
-    ///
-    /// # Panics
-    /// If the kernel refuses.
-    pub fn put_service(
-        &self,
-        vip: Ipv4Addr,
-        id: u32,
-        protocol: u8,
-        backends: &[(u32, Ipv4Addr, u16)],
-    ) {
-        let maps = self.datapath.maps();
-        for (backend, addr, port) in backends {
-            let value = Backend {
-                addr: Addr::from(*addr),
-                service_port: id,
-                port: Be16::new(*port),
-                protocol,
-                state: ACTIVE,
-            };
-            maps.put_backend(*backend, &value, &format!("test/backend-{backend}"))
-                .expect("put backend");
-        }
-        let ids = backends.iter().map(|(id, _, _)| *id).collect();
-        maps.put_choices(&[(id, ids)]).expect("put choices");
-        let frontend = Frontend {
-            service_port: id,
-            service: id,
-            flags: 0,
-        };
-        maps.put_frontend(&frontend_key(vip, protocol), &frontend, "test/service:port")
-            .expect("put frontend");
     }
 
     /// Runs the program of a hook on a packet as if it were on `ifindex`.

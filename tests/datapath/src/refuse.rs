@@ -5,6 +5,7 @@ use crate::packet::{REDIRECT, SHOT, at, see, tcp, udp};
 use agent_sys::bpf::Program;
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
+use ebpf_common::service::{TERMINATING, algorithm};
 use ebpf_logic::parse::flag::{ACK, RST, SYN};
 use etherparse::{Icmpv4Type, NetSlice, SlicedPacket, TransportSlice, icmpv4};
 use std::net::Ipv4Addr;
@@ -132,9 +133,9 @@ fn a_backend_that_is_terminating() {
     let (client, vip) = (at(CLIENT, 40_000), at(VIP, PORT));
     node.from_pod(0, &tcp(client, vip, SYN, b""));
     let (_, mut backend) = maps.backends().unwrap()[0];
-    backend.state = ebpf_common::service::TERMINATING;
+    backend.state = TERMINATING;
     maps.put_backend(3, &backend, "test/backend-3").unwrap();
-    maps.put_choices(&[(1, vec![])]).unwrap();
+    node.put_choices(1, algorithm::HASH, &[]);
     let ran = node.from_pod(0, &tcp(client, vip, ACK, b"data"));
     assert_eq!(
         (ran.verdict, see(&ran.packet).to),

@@ -1,11 +1,13 @@
 //! Service choice, translation and its reverse, the fast path behind it.
 
+use crate::balance::table;
 use crate::node::{HAIRPIN, Node, OTHER_VIP, PORT, TCP, UDP, VIP, decided, dropped, frontend_key};
 use crate::packet::{NEXT, REDIRECT, SHOT, at, key, see, tcp, udp};
 use agent_sys::bpf::Program;
 use ebpf_common::conntrack::{SCOPE_HOST, SCOPE_NETDEV, action, state};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
+use ebpf_common::service::algorithm;
 use ebpf_logic::parse::flag::{ACK, FIN, RST, SYN};
 use ebpf_logic::service::{choose, hash};
 use std::net::Ipv4Addr;
@@ -257,7 +259,7 @@ fn new_backends_take_new_connections_only() {
     let out = node.from_pod(0, &tcp(at(CLIENT, 40_001), vip, SYN, b""));
     assert_eq!(see(&out.packet).to, at(SERVER, 9090));
     let maps = node.datapath.maps();
-    assert_eq!(maps.choices().unwrap(), [(1, vec![4])]);
+    assert_eq!(maps.choices().unwrap(), [table(1, algorithm::HASH, &[4])]);
     maps.delete_frontend(&frontend_key(VIP, TCP)).unwrap();
     maps.delete_choices(&[1, 2]).unwrap();
     assert_eq!(maps.choices().unwrap(), []);

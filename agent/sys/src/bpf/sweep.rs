@@ -14,8 +14,9 @@ use crate::maps::{Maps, MapsError};
 use ebpf_common::abi::MapType as _;
 use ebpf_common::conntrack::{Flow, FlowKey4, SweepHead};
 use ebpf_common::maps::name;
-use ebpf_logic::conntrack::is_expired;
+use ebpf_logic::conntrack::{is_expired, is_over};
 use ebpf_logic::parse::ETHERNET;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -54,6 +55,10 @@ pub(super) struct Sweep {
     recount: Recount,
     portion: Portion,
     packet: Vec<u8>,
+    /// Open connections that the pass has met so far, by backend and its generation.
+    open: BTreeMap<(u32, u32), u64>,
+    /// Backends that had some in the pass before; `None` before the first.
+    had: Option<BTreeSet<u32>>,
 }
 
 impl Sweep {
@@ -64,6 +69,8 @@ impl Sweep {
             recount: Recount::default(),
             portion: Portion::new(BATCH, size_of::<FlowKey4>(), size_of::<Flow>()),
             packet: Vec::with_capacity(ETHERNET + KEYS * size_of::<FlowKey4>()),
+            open: BTreeMap::new(),
+            had: None,
         }
     }
 
@@ -82,6 +89,7 @@ impl Sweep {
         let from = self.cursor.take();
         if from.is_none() {
             self.recount = Recount::begin(maps)?;
+            self.open.clear();
         }
         let cursor = self.pieces(from, maps.flow_table(), &run, &mut swept)?;
         swept.complete = cursor.is_none();
@@ -93,6 +101,19 @@ impl Sweep {
         }
         self.cursor = cursor;
         Ok(swept)
+    }
+
+    /// At the end of a pass: the open connections of each backend are those that were met.
+    pub(super) fn correct_loads(&mut self, maps: &Maps) -> Result<(), MapsError> {
+        let mut backends = match self.had.take() {
+            Some(had) => had,
+            None => maps.backends()?.into_iter().map(|(id, _)| id).collect(),
+        };
+        let found: BTreeSet<u32> = self.open.keys().map(|(id, _)| *id).collect();
+        backends.extend(&found);
+        maps.correct_loads(&backends, &self.open)?;
+        self.had = Some(found);
+        Ok(())
     }
 
     fn pieces(
@@ -120,6 +141,9 @@ impl Sweep {
                 let orphan = self.recount.saw_orphan(&key, &flow);
                 if orphan || is_expired(&flow, now, self.jiffies_per_second) {
                     expired.push(key);
+                } else if flow.backend != 0 && !flow.is_reply() && !is_over(flow.state) {
+                    let backend = (flow.backend, flow.backend_gen);
+                    *self.open.entry(backend).or_default() += 1;
                 }
             }
             for keys in expired.chunks(KEYS) {

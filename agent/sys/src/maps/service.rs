@@ -8,8 +8,24 @@ use crate::bpf::syscall;
 use ebpf_common::abi::MapType as _;
 use ebpf_common::maps::{INNER_MAP, Kind, MAX_CHOICES};
 use ebpf_common::name;
-use ebpf_common::service::{Backend, BackendStats, FREE, Frontend, FrontendKey};
+use ebpf_common::service::{
+    Affinity, AffinityKey, Backend, BackendStats, FREE, Frontend, FrontendKey, table_algorithm,
+    table_entries, table_head,
+};
+use ebpf_logic::service::open;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+
+/// The choice table of a service port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChoiceTable {
+    /// Its key in `choices`.
+    pub service_port: u32,
+    /// `service::algorithm::*`
+    pub algorithm: u8,
+    /// Backend ids in order, each as often as it has a share.
+    pub entries: Vec<u32>,
+}
 
 impl Maps {
     /// All frontends.
@@ -52,24 +68,23 @@ impl Maps {
         self.frontends.delete(key)
     }
 
-    /// All choice tables: service port id, backend ids in order.
+    /// All choice tables, by service port.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn choices(&self) -> Result<Vec<(u32, Vec<u32>)>, MapsError> {
+    pub fn choices(&self) -> Result<Vec<ChoiceTable>, MapsError> {
         let failed = || self.choices.failed("read");
         let mut all = Vec::new();
         for (service_port, inner) in self.choices.list()? {
             let inner = syscall::map_by_id(inner).map_err(failed())?;
-            let read = |at: u32| {
-                let mut bytes = [0; 4];
-                syscall::lookup(syscall::fd(&inner), at.as_bytes(), &mut bytes)
-                    .map(|_| u32::from_ne_bytes(bytes))
-                    .map_err(failed())
-            };
-            let count = read(0)?;
-            let ids: Result<_, _> = (1..=count).map(read).collect();
-            all.push((service_port, ids?));
+            let elements: Vec<(u32, u32)> = syscall::list(syscall::fd(&inner)).map_err(failed())?;
+            let mut elements = elements.into_iter().map(|(_, element)| element);
+            let head = elements.next().unwrap_or(0);
+            all.push(ChoiceTable {
+                service_port,
+                algorithm: table_algorithm(head),
+                entries: elements.take(table_entries(head) as usize).collect(),
+            });
         }
         all.sort_unstable();
         Ok(all)
@@ -80,25 +95,26 @@ impl Maps {
     ///
     /// # Errors
     /// When the kernel refuses, or when a table is longer than `MAX_CHOICES` - 1.
-    pub fn put_choices(&self, tables: &[(u32, Vec<u32>)]) -> Result<(), MapsError> {
+    pub fn put_choices(&self, tables: &[ChoiceTable]) -> Result<(), MapsError> {
         // Inner maps live in file descriptors until the outer map has them: in portions, so
         // that a small descriptor limit is no limit here.
         for portion in tables.chunks(512) {
             let inner: Vec<OwnedFd> = portion
                 .iter()
-                .map(|(_, backends)| self.inner_table(backends))
+                .map(|table| self.inner_table(table))
                 .collect::<Result<_, _>>()?;
             let pairs: Vec<(u32, u32)> = portion
                 .iter()
                 .zip(&inner)
-                .map(|((service_port, _), inner)| (*service_port, inner.as_raw_fd() as u32))
+                .map(|(table, inner)| (table.service_port, inner.as_raw_fd() as u32))
                 .collect();
             self.choices.put_all(&pairs)?;
         }
         Ok(())
     }
 
-    fn inner_table(&self, backends: &[u32]) -> Result<OwnedFd, MapsError> {
+    fn inner_table(&self, table: &ChoiceTable) -> Result<OwnedFd, MapsError> {
+        let backends = &table.entries;
         if backends.len() >= MAX_CHOICES {
             return Err(MapsError::Full {
                 map: self.choices.name,
@@ -109,7 +125,8 @@ impl Maps {
         let failed = || self.choices.failed("make a table of");
         let inner = syscall::create_map(Kind::Array as u32, 4, 4, backends.len() + 1, INNER_MAP)
             .map_err(failed())?;
-        let mut elements: Vec<(u32, u32)> = vec![(0, backends.len() as u32)];
+        let head = table_head(table.algorithm, backends.len() as u32);
+        let mut elements: Vec<(u32, u32)> = vec![(0, head)];
         elements.extend((1u32..).zip(backends.iter().copied()));
         syscall::update_batch(syscall::fd(&inner), &elements).map_err(failed())?;
         Ok(inner)
@@ -149,7 +166,7 @@ impl Maps {
     /// Writes a backend; `pod` is "namespace/name".
     ///
     /// When the number stood for another backend, its generation moves and its statistics begin
-    /// anew; when only its state changes, both stay, and with them its connections.
+    /// anew; when only its state or weight changes, both stay, and with them its connections.
     ///
     /// # Errors
     /// When the kernel refuses, or the id does not fit.
@@ -158,6 +175,7 @@ impl Maps {
         let same = old.is_some_and(|old| {
             Backend {
                 state: backend.state,
+                weight: backend.weight,
                 ..old
             } == *backend
                 && old.state != FREE
@@ -167,6 +185,7 @@ impl Maps {
             return self.backends.put(&id, backend);
         }
         self.backend_stats.put(&id, &BackendStats::default())?;
+        self.backend_lost.put(&id, &0)?;
         self.around(&self.backend_gens, id, || self.backends.put(&id, backend))
     }
 
@@ -195,5 +214,62 @@ impl Maps {
     /// When the kernel refuses.
     pub fn backend_stats(&self, id: u32) -> Result<BackendStats, MapsError> {
         Ok(self.backend_stats.get(&id)?.unwrap_or_default())
+    }
+
+    /// Open connections of a backend, as the programs see it when they compare loads.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn open_connections(&self, id: u32) -> Result<u64, MapsError> {
+        let stats = self.backend_stats(id)?;
+        let lost = self.backend_lost.get(&id)?.unwrap_or_default();
+        Ok(open(stats.connections, stats.ended, lost))
+    }
+
+    /// Corrects the open connections of these backends to those that were `counted` in the flow
+    /// map by backend and generation, where a backend without any is not named. Connections
+    /// whose entries were evicted or replaced have no end that a packet shows, and those of
+    /// another generation are of the backend that had the number before.
+    ///
+    /// Those that begin or end while the flows are walked over may be counted twice or not at
+    /// all; the next walk corrects it.
+    pub(crate) fn correct_loads(
+        &self,
+        backends: &BTreeSet<u32>,
+        counted: &BTreeMap<(u32, u32), u64>,
+    ) -> Result<(), MapsError> {
+        for id in backends {
+            let (Some(stats), Some(generation)) =
+                (self.backend_stats.get(id)?, self.backend_gens.get(id)?)
+            else {
+                continue;
+            };
+            let open = counted.get(&(*id, generation)).copied().unwrap_or_default();
+            let lost = stats
+                .connections
+                .wrapping_sub(stats.ended)
+                .wrapping_sub(open);
+            if self.backend_lost.get(id)? != Some(lost) {
+                self.backend_lost.put(id, &lost)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Which backend each client of a service port with session affinity was given last; also
+    /// those whose time is over.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn affinities(&self) -> Result<Vec<(AffinityKey, Affinity)>, MapsError> {
+        self.affinity.list()
+    }
+
+    /// Gives a client a backend as the programs would; for tests.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn put_affinity(&self, key: &AffinityKey, given: &Affinity) -> Result<(), MapsError> {
+        self.affinity.put(key, given)
     }
 }

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use agent_sys::maps::Maps;
 use serde_json::{Map, Value};
 
+use super::bpf_choices;
 use super::bpf_error::BpfError;
 use super::bpf_flows::{self, Filter};
-use super::bpf_rows::{self, Names, Row};
+use super::bpf_rows::{self, BackendUse, Names, Row};
 use crate::error::CommandError;
 use crate::output;
 use crate::output::table::Table;
@@ -25,6 +26,8 @@ The same maps are readable by `bpftool map dump pinned FOLDER/NAME`.
 Examples:
   foil bpf service list                    addresses, and the backends behind them
   foil bpf backend list                    and what went to each
+  foil bpf maglev list                     shares of backends in new connections
+  foil bpf affinity list                   clients that keep their backend
   foil bpf endpoint list                   the pods of this node
   foil bpf flow list --service web         connections of a service, newest last
   foil bpf flow list --pod client --state estab,syn-sent
@@ -57,6 +60,11 @@ enum What {
     /// The pods of this node
     #[command(visible_alias = "endpoints")]
     Endpoint(Verb),
+    /// Share of each backend in the choice table of its service port
+    #[command(visible_alias = "choices")]
+    Maglev(Verb),
+    /// Backends that clients of services with session affinity keep
+    Affinity(Verb),
     /// Flows: each connection has one for each direction
     #[command(visible_alias = "flows")]
     Flow(FlowVerb),
@@ -118,6 +126,15 @@ pub(crate) fn run(args: Args, out: &mut dyn Write) -> Result<(), CommandError> {
         }
         What::Service(verb) => (services(&maps, &names)?, verb.verb),
         What::Backend(verb) => (backends(&maps, &names)?, verb.verb),
+        What::Maglev(verb) => (
+            bpf_choices::shares(
+                &maps.choices().map_err(BpfError::from)?,
+                &maps.backends().map_err(BpfError::from)?,
+                &names,
+            ),
+            verb.verb,
+        ),
+        What::Affinity(verb) => (affinities(&maps, &names)?, verb.verb),
         What::Endpoint(verb) => (
             bpf_rows::endpoints(maps.endpoints().map_err(BpfError::from)?, &names),
             verb.verb,
@@ -171,17 +188,33 @@ fn backends(maps: &Maps, names: &Names) -> Result<Vec<Row>, BpfError> {
         let (packets, bytes) = open.get(&id).copied().unwrap_or_default();
         stats.packets += packets;
         stats.bytes += bytes;
-        all.push((id, backend, stats));
+        all.push(BackendUse {
+            id,
+            backend,
+            stats,
+            open: maps.open_connections(id)?,
+        });
     }
     Ok(bpf_rows::backends(all, names))
 }
 
+fn affinities(maps: &Maps, names: &Names) -> Result<Vec<Row>, BpfError> {
+    Ok(bpf_choices::affinities(
+        maps.affinities()?,
+        &maps.frontends()?,
+        &maps.backends()?,
+        agent_sys::clock::monotonic_ms(),
+        names,
+    ))
+}
+
 fn config(maps: &Maps) -> Result<Vec<Row>, BpfError> {
-    use ebpf_common::maps::{MAX_BACKENDS, MAX_ENDPOINTS, MAX_FRONTENDS};
+    use ebpf_common::maps::{MAX_AFFINITY, MAX_BACKENDS, MAX_ENDPOINTS, MAX_FRONTENDS};
     let full = [
         ("endpoints", maps.endpoints()?.len(), MAX_ENDPOINTS),
         ("frontends", maps.frontends()?.len(), MAX_FRONTENDS),
         ("backends", maps.backends()?.len(), MAX_BACKENDS),
+        ("affinity", maps.affinities()?.len(), MAX_AFFINITY),
         ("flows", maps.flows()?.len(), maps.flow_entries()? as usize),
     ];
     Ok(bpf_rows::config(&maps.networks()?, &full))

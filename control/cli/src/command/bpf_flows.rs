@@ -297,6 +297,8 @@ mod tests {
             port: Be16::new(8080),
             protocol: protocol::TCP,
             state: ACTIVE,
+            weight: 1,
+            pad: 0,
         }
     }
 

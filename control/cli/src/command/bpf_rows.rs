@@ -6,12 +6,14 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use agent_sys::maps::{Counted, Counter};
+use agent_sys::maps::{ChoiceTable, Counted, Counter};
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::name::{BACKEND, ENDPOINT, Name, NameKey, SERVICE_PORT};
 use ebpf_common::net::protocol;
 use ebpf_common::network::{LOCAL, Network, NetworkKey, PODS, SERVICES};
-use ebpf_common::service::{ACTIVE, Backend, BackendStats, Frontend, FrontendKey, TERMINATING};
+use ebpf_common::service::{
+    ACTIVE, Backend, BackendStats, Frontend, FrontendKey, TERMINATING, algorithm,
+};
 use serde_json::{Value, json};
 
 /// One column of a row.
@@ -102,25 +104,33 @@ pub(super) fn socket(address: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(address, port).to_string()
 }
 
+/// "10800s"; a dash for none.
+fn seconds(seconds: u32) -> String {
+    match seconds {
+        0 => "-".into(),
+        _ => format!("{seconds}s"),
+    }
+}
+
 /// Service addresses with the backends that take new connections.
 pub(super) fn services(
     mut frontends: Vec<(FrontendKey, Frontend)>,
-    choices: &[(u32, Vec<u32>)],
+    choices: &[ChoiceTable],
     backends: &[(u32, Backend)],
     names: &Names,
 ) -> Vec<Row> {
-    let choices: HashMap<u32, &Vec<u32>> =
-        choices.iter().map(|(id, chosen)| (*id, chosen)).collect();
+    let choices: HashMap<u32, &ChoiceTable> = choices
+        .iter()
+        .map(|table| (table.service_port, table))
+        .collect();
     let backends: HashMap<u32, &Backend> = backends
         .iter()
         .map(|(id, backend)| (*id, backend))
         .collect();
     frontends.sort_by_key(|(key, _)| (IpAddr::from(key.addr), key.port.get(), key.protocol));
     let to_row = |(key, frontend): (FrontendKey, Frontend)| {
-        let mut ids = choices
-            .get(&frontend.service_port)
-            .map(|chosen| (*chosen).clone())
-            .unwrap_or_default();
+        let table = choices.get(&frontend.service_port);
+        let mut ids = table.map(|table| table.entries.clone()).unwrap_or_default();
         // A backend may stand in the table more than once.
         ids.sort_unstable();
         ids.dedup();
@@ -142,14 +152,38 @@ pub(super) fn services(
             .with("protocol", protocol_name(key.protocol))
             .with("service", names.get(SERVICE_PORT, frontend.service_port))
             .with("id", frontend.service_port)
+            .with(
+                "algorithm",
+                table.map_or("", |table| algorithm::text(table.algorithm)),
+            )
+            .with_text(
+                "affinity",
+                seconds(frontend.affinity),
+                json!(frontend.affinity),
+            )
             .with_text("backends", text, json!(addresses))
     };
     frontends.into_iter().map(to_row).collect()
 }
 
+/// One backend with its counters.
+pub(super) struct BackendUse {
+    pub(super) id: u32,
+    pub(super) backend: Backend,
+    pub(super) stats: BackendStats,
+    /// Connections that have not ended.
+    pub(super) open: u64,
+}
+
 /// Backends with what went to them from this node.
-pub(super) fn backends(all: Vec<(u32, Backend, BackendStats)>, names: &Names) -> Vec<Row> {
-    let to_row = |(id, backend, stats): (u32, Backend, BackendStats)| {
+pub(super) fn backends(all: Vec<BackendUse>, names: &Names) -> Vec<Row> {
+    let to_row = |one: BackendUse| {
+        let BackendUse {
+            id,
+            backend,
+            stats,
+            open,
+        } = one;
         row()
             .with("id", id)
             .with("address", IpAddr::from(backend.addr).to_string())
@@ -161,6 +195,8 @@ pub(super) fn backends(all: Vec<(u32, Backend, BackendStats)>, names: &Names) ->
             .with("connections", stats.connections)
             .with("packets", stats.packets)
             .with("bytes", stats.bytes)
+            .with("open", open)
+            .with("weight", backend.weight)
     };
     all.into_iter().map(to_row).collect()
 }
@@ -298,6 +334,8 @@ mod tests {
             port: Be16::new(8080),
             protocol: protocol::TCP,
             state: ACTIVE,
+            weight: 1,
+            pad: 0,
         }
     }
 
@@ -309,25 +347,29 @@ mod tests {
             protocol: protocol::TCP,
             pad: 0,
         };
-        let frontend = |service_port| Frontend {
+        let frontend = |service_port, affinity| Frontend {
             service_port,
             service: 1,
-            flags: 0,
+            affinity,
         };
         let rows = services(
             vec![
-                (key("10.96.0.9", 443), frontend(8)),
-                (key("10.96.0.9", 80), frontend(7)),
+                (key("10.96.0.9", 443), frontend(8, 0)),
+                (key("10.96.0.9", 80), frontend(7, 60)),
             ],
-            &[(7, vec![4, 3, 4])],
+            &[ChoiceTable {
+                service_port: 7,
+                algorithm: algorithm::MAGLEV,
+                entries: vec![4, 3, 4],
+            }],
             &[(3, backend("10.244.1.5"))],
             &names(),
         );
         assert_eq!(
             texts(&rows),
             [
-                "10.96.0.9|80|TCP|default/web:http|7|10.244.1.5:8080,#4",
-                "10.96.0.9|443|TCP|-|8|<none>"
+                "10.96.0.9|80|TCP|default/web:http|7|maglev|60s|10.244.1.5:8080,#4",
+                "10.96.0.9|443|TCP|-|8|-|-|<none>"
             ]
         );
     }
@@ -338,11 +380,18 @@ mod tests {
             connections: 100,
             packets: 5,
             bytes: 600,
+            ended: 90,
         };
-        let rows = backends(vec![(3, backend("10.244.1.5"), stats)], &names());
+        let one = BackendUse {
+            id: 3,
+            backend: backend("10.244.1.5"),
+            stats,
+            open: 10,
+        };
+        let rows = backends(vec![one], &names());
         assert_eq!(
             texts(&rows),
-            ["3|10.244.1.5|8080|TCP|active|default/web:http|default/web-a|100|5|600"]
+            ["3|10.244.1.5|8080|TCP|active|default/web:http|default/web-a|100|5|600|10|1"]
         );
     }
 

@@ -10,6 +10,7 @@ use crate::maps;
 use crate::packet::{self, Skb, borrowed_mut};
 use crate::stage::{entry, reply_tuple};
 use ebpf_common::conntrack::{FlowKey4, SweepHead};
+use ebpf_logic::conntrack::is_over;
 use ebpf_logic::parse::ETHERNET;
 use ebpf_logic::reply_tuple::Life;
 
@@ -48,6 +49,9 @@ extern "C" fn one(index: u32, sweep: *mut Sweep<'_>) -> i64 {
     }
     if flow.backend != 0 && !flow.is_reply() {
         maps::count_traffic(flow.backend, flow.packets, flow.bytes);
+        if !is_over(flow.state) {
+            maps::count_end(flow.backend, 1);
+        }
     }
     sweep.removed += crate::remove_entry(&key);
     0

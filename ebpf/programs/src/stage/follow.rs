@@ -164,6 +164,15 @@ fn reroute(skb: &Skb, context: &mut PacketContext, entry: &mut Flow) -> Result<V
     Ok(Verdict::OPEN)
 }
 
+/// Counts the end of a connection for its backend, or takes it back if the end was not one.
+#[inline(always)]
+fn count_end(flow: &Flow, state: u8) {
+    if flow.backend != 0 && is_over(flow.state) != is_over(state) {
+        let by = if is_over(state) { 1 } else { u64::MAX };
+        maps::count_end(flow.backend, by);
+    }
+}
+
 /// Moves both directions on, and writes the other one again if it was lost. `NoPort`: another
 /// connection has its tuple. If there is no entry for it, a packet that would be answered
 /// untranslated is dropped, and sent again.
@@ -171,6 +180,7 @@ fn reroute(skb: &Skb, context: &mut PacketContext, entry: &mut Flow) -> Result<V
 fn advance(context: &mut PacketContext) -> Verdict {
     let Step { own, other } = next(context.flow.state, context.packet.flags);
     if context.flow.state != own {
+        count_end(&context.flow, own);
         context.flow.state = own;
         // A new route has put another entry in the place of the one that was found.
         if let Some(entry) = maps::flow(&context.key) {

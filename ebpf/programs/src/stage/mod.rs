@@ -1,5 +1,6 @@
 //! One file per stage of the path, in the order in which a packet meets them.
 
+pub(crate) mod backend;
 pub(crate) mod create;
 pub(crate) mod entry;
 pub(crate) mod established;

@@ -1,17 +1,17 @@
-//! Which backend a packet to a service address goes to, and what its sender is told when there
-//! is none.
+//! What a packet to a service address becomes, and what its sender is told when there is no
+//! backend.
 
 use crate::flow::{PacketContext, Verdict};
 use crate::maps;
 use crate::packet::Skb;
-use crate::stage::send;
+use crate::stage::{backend, send};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::{Addr, protocol};
 use ebpf_common::network;
-use ebpf_common::service::{FREE, FrontendKey};
+use ebpf_common::service::FrontendKey;
 use ebpf_logic::parse::{ETHERNET, HEADERS, Packet, flag};
-use ebpf_logic::{refuse, service};
+use ebpf_logic::refuse;
 
 /// The frontend that a packet's destination would be.
 #[inline(always)]
@@ -60,32 +60,17 @@ fn choose(context: &mut PacketContext) -> Result<(), Drop> {
     if matches!(hook, Hook::FromNetdev) {
         return Err(Drop::ExternalService);
     }
-    let Some(table) = maps::choice_table(frontend.service_port) else {
+    let Some(picked) = backend::pick(frontend, &context.key) else {
         return Err(Drop::NoBackend);
     };
-    let index = service::choose(service::hash(&context.key, maps::seed()), table.count());
-    if index == 0 {
-        return Err(Drop::NoBackend);
-    }
-    let id = table.backend(index);
-    // Before the backend: if it goes in between, the flow is stale at once.
-    out.backend_gen = maps::backend_gen(id);
-    let Some(backend) = maps::backend(id) else {
-        return Err(Drop::NoBackend);
-    };
-    let Some(dst) = backend.addr.as_v4() else {
-        return Err(Drop::NoBackend);
-    };
-    if backend.state == FREE {
-        return Err(Drop::NoBackend);
-    }
     // A pod that is its own backend would answer itself and never come past here.
-    if dst.be == packet.src.be {
+    if picked.addr.be == packet.src.be {
         out.src = maps::hairpin();
     }
-    out.dst = dst;
-    out.dport = backend.port;
-    out.backend = id;
+    out.dst = picked.addr;
+    out.dport = picked.port;
+    out.backend = picked.id;
+    out.backend_gen = picked.generation;
     Ok(())
 }
 

@@ -14,13 +14,14 @@ use agent_sys::bpf::Program;
 use agent_sys::clock::thread_cpu;
 use ebpf_common::conntrack::{Flow, FlowKey4};
 use ebpf_common::net::{Addr, Be16, Be32};
-use ebpf_common::service::{ACTIVE, Backend, Frontend, FrontendKey};
+use ebpf_common::service::{ACTIVE, Backend, Frontend, FrontendKey, algorithm};
 use ebpf_logic::checksum::{addr_delta, port_delta};
 use ebpf_logic::parse::flag::{ACK, SYN};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use tests_datapath::balance::table;
 use tests_datapath::node::{Node, TCP};
 use tests_datapath::packet::{At, REDIRECT, at, key, tcp};
 use tests_harness::binary;
@@ -205,11 +206,13 @@ fn fill(node: &Node, services: u32) {
                     port: Be16::new(*port),
                     protocol: TCP,
                     state: ACTIVE,
+                    weight: 1,
+                    pad: 0,
                 },
             ));
             ids.push(backend);
         }
-        choices.push((id, ids));
+        choices.push(table(id, algorithm::HASH, &ids));
         let key = FrontendKey {
             addr: Addr::from(vip.0),
             port: Be16::new(vip.1),
@@ -219,7 +222,7 @@ fn fill(node: &Node, services: u32) {
         let value = Frontend {
             service_port: id,
             service: id,
-            flags: 0,
+            affinity: 0,
         };
         frontends.push((key, value));
     };

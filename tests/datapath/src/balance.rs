@@ -1,0 +1,87 @@
+//! Services of a node: backends, choice tables and frontends, as the agent writes them.
+
+use crate::node::{Node, frontend_key};
+use agent_sys::maps::ChoiceTable;
+use ebpf_common::net::{Addr, Be16};
+use ebpf_common::service::{ACTIVE, Backend, Frontend, algorithm};
+use std::net::Ipv4Addr;
+
+impl Node {
+    /// A service port on `vip` for `protocol` with these backends, whose ids are given.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn put_service(
+        &self,
+        vip: Ipv4Addr,
+        id: u32,
+        protocol: u8,
+        backends: &[(u32, Ipv4Addr, u16)],
+    ) {
+        for (backend, addr, port) in backends {
+            self.put_backend(id, protocol, (*backend, *addr, *port), 1);
+        }
+        let ids: Vec<u32> = backends.iter().map(|(id, _, _)| *id).collect();
+        self.put_choices(id, algorithm::HASH, &ids);
+        self.put_frontend(vip, id, protocol, 0);
+    }
+
+    /// One backend of a service port, with its weight.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn put_backend(
+        &self,
+        service_port: u32,
+        protocol: u8,
+        (id, addr, port): (u32, Ipv4Addr, u16),
+        weight: u16,
+    ) {
+        let value = Backend {
+            addr: Addr::from(addr),
+            service_port,
+            port: Be16::new(port),
+            protocol,
+            state: ACTIVE,
+            weight,
+            pad: 0,
+        };
+        let maps = self.datapath.maps();
+        maps.put_backend(id, &value, &format!("test/backend-{id}"))
+            .expect("put backend");
+    }
+
+    /// The choice table of a service port.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn put_choices(&self, service_port: u32, algorithm: u8, entries: &[u32]) {
+        let table = table(service_port, algorithm, entries);
+        let maps = self.datapath.maps();
+        maps.put_choices(&[table]).expect("put choices");
+    }
+
+    /// The frontend of a service port on `vip`; `affinity` is in seconds.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn put_frontend(&self, vip: Ipv4Addr, id: u32, protocol: u8, affinity: u32) {
+        let frontend = Frontend {
+            service_port: id,
+            service: id,
+            affinity,
+        };
+        let maps = self.datapath.maps();
+        maps.put_frontend(&frontend_key(vip, protocol), &frontend, "test/service:port")
+            .expect("put frontend");
+    }
+}
+
+/// A choice table.
+pub fn table(service_port: u32, algorithm: u8, entries: &[u32]) -> ChoiceTable {
+    ChoiceTable {
+        service_port,
+        algorithm,
+        entries: entries.to_vec(),
+    }
+}
