@@ -164,7 +164,7 @@ fn memory_backed(run: &Path) -> Check {
             };
             found.to_owned()
         },
-        "End the pods with `foil-agent cleanup`, or name a folder on a tmpfs as `run`.",
+        "Drain the node, stop its pods and empty the folder, or name one on a tmpfs as `run`.",
     )
 }
 
