@@ -5,6 +5,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use proto::v1::ShimResources;
 
@@ -12,6 +14,10 @@ use crate::process::Pidfd;
 
 use agent_cgroup::{Group, Hierarchies};
 pub use agent_cgroup::{GroupError, GroupPath, Parent, PathError, Version};
+
+/// How often the processes of a pod are killed, and the pause after each time.
+const KILLS: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Our part of the machine's groups.
 #[derive(Debug, Clone)]
@@ -76,19 +82,29 @@ impl Groups {
         self.hierarchies.pods(&self.parent)
     }
 
-    /// Sends SIGKILL to all processes of a pod; how many there were. For what a dead
-    /// shim left behind.
+    /// Sends SIGKILL to all processes of a pod until none is left, for up to a second: one
+    /// that is listed may fork before it is killed. How many there were at first. For what
+    /// a dead shim left behind, a container in the making among it. Blocking.
     pub fn kill(&self, uid: &str) -> Result<usize, GroupError> {
-        let pids = self.pod(uid)?.processes();
-        for pid in &pids {
-            if let Ok(process) = Pidfd::open(*pid) {
-                // One that we may not kill shows when its group cannot be removed.
-                if let Err(error) = process.signal(libc::SIGKILL) {
-                    tracing::warn!(pid, %error, "cannot kill a pod's process");
+        let pod = self.pod(uid)?;
+        let mut pids = pod.processes();
+        let count = pids.len();
+        for _ in 0..KILLS {
+            if pids.is_empty() {
+                break;
+            }
+            for pid in &pids {
+                if let Ok(process) = Pidfd::open(*pid) {
+                    // One that we may not kill shows when its group cannot be removed.
+                    if let Err(error) = process.signal(libc::SIGKILL) {
+                        tracing::warn!(pid, %error, "cannot kill a pod's process");
+                    }
                 }
             }
+            thread::sleep(PAUSE);
+            pids = pod.processes();
         }
-        Ok(pids.len())
+        Ok(count)
     }
 
     /// Removes a pod's groups, containers' included; they need not be there. Waits up to

@@ -329,3 +329,19 @@ fn what_a_dead_shim_leaves_is_killed_and_removed() {
     pod.groups.remove(&pod.uid).unwrap();
     assert_eq!(pod.groups.list().unwrap(), Vec::<String>::new());
 }
+
+#[test]
+fn nothing_of_a_pod_is_alive_once_it_was_killed() {
+    let mut pod = Pod::new();
+    // It forks while it is killed.
+    let script = "i=0; while [ $i -lt 300 ]; do sleep 1000 & i=$((i+1)); done; wait";
+    let create = pod.message("web", &["sh", "-c", script]);
+    pod.run(create);
+    let processes = || pod.group_file("pids", "web", "cgroup.procs");
+    wait_until("some processes", || match processes().lines().count() {
+        0..20 => Err(processes()),
+        _ => Ok(()),
+    });
+    assert!(pod.groups.kill(&pod.uid).unwrap() >= 20);
+    assert_eq!(processes(), "");
+}
