@@ -6,7 +6,7 @@ use proto::v1::change::Change;
 use proto::v1::container_state::State;
 use proto::v1::handler::{Exec, Handler};
 
-use crate::node::{Node, pod, ready, stopped};
+use crate::node::{Node, ended, pod, ready, stopped};
 
 fn exec(command: &str) -> v1::Handler {
     v1::Handler {
@@ -75,4 +75,37 @@ fn without_grace_there_is_a_second_for_the_hook_and_sigterm_all_the_same() {
     // As under kubelet, which gives each pod a second and each container two.
     assert_eq!(exit_code(&status.containers, 0), Some(7), "{status:#?}");
     node.control.gone("at-once");
+}
+
+#[test]
+fn a_pod_whose_active_deadline_is_over_is_asked_to_end_and_fails() {
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    let script = "trap 'exit 0' TERM; touch /set; while :; do sleep 0.1; done";
+    let mut spec = pod("late", 70, script);
+    spec.containers[0].readiness = Some(v1::Probe {
+        handler: Some(exec("test -e /set")),
+        period_seconds: 1,
+        timeout_seconds: 10,
+        success_threshold: 1,
+        failure_threshold: 3,
+        ..Default::default()
+    });
+    spec.active_deadline_seconds = Some(100_000);
+    node.control.push(vec![Change::Pod(spec.clone())]);
+    node.control.status("late", ready);
+    spec.generation += 1;
+    spec.active_deadline_seconds = Some(1);
+    node.control.push(vec![Change::Pod(spec)]);
+    let status = node.control.status("late", |s| s.phase == "Failed");
+    assert_eq!(status.reason, "DeadlineExceeded");
+    // By its own trap, not by SIGKILL; and under restartPolicy Always it stays ended.
+    assert_eq!(ended(&status).exit_code, 0, "{status:#?}");
+    assert_eq!(status.containers[0].restart_count, 0);
+    let reasons = node.control.reasons("late");
+    assert!(
+        reasons.contains(&"DeadlineExceeded".to_owned()),
+        "{reasons:?}"
+    );
 }
