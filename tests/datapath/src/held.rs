@@ -1,6 +1,6 @@
 //! Connections that are held and used now and then, while others are opened and the sweep runs.
 
-use crate::live::{PATIENCE, Raise, connect};
+use crate::live::{Raise, SERVER_PATIENCE, connect};
 use crate::node::{Node, OTHER_VIP, PORT, TCP, VIP};
 use ebpf_common::conntrack::FlowKey4;
 use ebpf_common::net::Be32;
@@ -158,7 +158,9 @@ fn serve<'s>(scope: &'s Scope<'s, '_>, netns: &'s NetNs, stop: &'s AtomicBool) {
 
 fn echo(mut stream: TcpStream) {
     stream.set_nonblocking(false).expect("blocking");
-    stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
+    // Longer than any client waits: a server that ends first would look like a lost connection.
+    let patience = Some(SERVER_PATIENCE);
+    stream.set_read_timeout(patience).expect("time-out");
     let mut buffer = [0; 64];
     while let Ok(read @ 1..) = stream.read(&mut buffer) {
         if stream.write_all(&buffer[..read]).is_err() {
