@@ -49,6 +49,13 @@ fn describe(text: &mut Text, service: &Service, slices: &[EndpointSlice]) {
     if let Some(external) = spec.external_ips.as_ref().filter(|ips| !ips.is_empty()) {
         text.pair(0, "External IPs", external.join(","));
     }
+    let wanted = spec.load_balancer_ip.as_deref();
+    if let Some(address) = wanted.filter(|ip| !ip.is_empty()) {
+        text.pair(0, "Desired LoadBalancer IP", address);
+    }
+    if let Some(ingress) = ingress(service) {
+        text.pair(0, "LoadBalancer Ingress", ingress);
+    }
     for port in spec.ports.iter().flatten() {
         let name = port
             .name
@@ -81,11 +88,39 @@ fn describe(text: &mut Text, service: &Service, slices: &[EndpointSlice]) {
         "Session Affinity",
         spec.session_affinity.as_deref().unwrap_or("None"),
     );
+    if let Some(policy) = spec.external_traffic_policy.as_deref() {
+        text.pair(0, "External Traffic Policy", policy);
+    }
     text.pair(
         0,
         "Internal Traffic Policy",
         spec.internal_traffic_policy.as_deref().unwrap_or("Cluster"),
     );
+    if let Some(distribution) = spec.traffic_distribution.as_deref() {
+        text.pair(0, "Traffic Distribution", distribution);
+    }
+    if let Some(port) = spec.health_check_node_port.filter(|port| *port > 0) {
+        text.pair(0, "HealthCheck NodePort", port.to_string());
+    }
+    let ranges = spec.load_balancer_source_ranges.unwrap_or_default();
+    if !ranges.is_empty() {
+        text.pair(0, "LoadBalancer Source Ranges", ranges.join(","));
+    }
+}
+
+/// "203.0.113.7 (VIP)"; `None`: the service has no address outside the cluster.
+fn ingress(service: &Service) -> Option<String> {
+    let status = service.status.as_ref()?.load_balancer.as_ref()?;
+    let all = status.ingress.iter().flatten().map(|ingress| {
+        let address = ingress.ip.clone().or_else(|| ingress.hostname.clone());
+        let address = address.unwrap_or_default();
+        match ingress.ip_mode.as_deref() {
+            Some(mode) => format!("{address} ({mode})"),
+            None => address,
+        }
+    });
+    let all: Vec<String> = all.collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 fn serves(endpoint: &Endpoint) -> bool {
@@ -139,6 +174,30 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_load_balancer_tells_how_it_is_reached() {
+        let service = serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": {
+            "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30003,
+            "loadBalancerSourceRanges": ["10.0.0.0/8", "192.0.2.0/24"], "trafficDistribution": "PreferClose",
+            "ports": [{"port": 80, "nodePort": 30080}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.7", "ipMode": "VIP"}]}}}))
+        .unwrap();
+        let mut text = Text::default();
+        describe(&mut text, &service, &[]);
+        let text = text.finish();
+        for (name, expected) in [
+            ("LoadBalancer Ingress:", "203.0.113.7 (VIP)"),
+            ("NodePort:", "<unset>  30080/TCP"),
+            ("External Traffic Policy:", "Local"),
+            ("Traffic Distribution:", "PreferClose"),
+            ("HealthCheck NodePort:", "30003"),
+            ("LoadBalancer Source Ranges:", "10.0.0.0/8,192.0.2.0/24"),
+        ] {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            assert_eq!(line.map(str::trim), Some(expected), "{text}");
+        }
+    }
 
     #[test]
     fn endpoints_are_those_of_the_port() {
