@@ -1,67 +1,62 @@
 //! The memory of an entry is given to another flow while a packet is decided by it.
 
 use crate::live::Raise;
-use crate::node::Node;
-use crate::packet::{at, key, udp};
+use crate::node::{Node, OTHER_VIP, PORT, TCP, VIP};
+use crate::packet::{REDIRECT, at, key, see, tcp};
 use agent_sys::bpf::Program;
 use ebpf_common::conntrack::{Flow, FlowKey4};
-use ebpf_common::net::protocol::UDP;
-use std::net::Ipv4Addr;
+use ebpf_logic::parse::flag::{ACK, FIN, SYN};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
-/// On another node, in two blocks.
+/// On another node.
 const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
-const OTHER: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 9);
-/// How often the entry is removed and its memory given away.
-const ROUNDS: u32 = 20_000;
-/// Packets of one call.
-const PACKETS: u32 = 1_000;
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 10);
+/// Packets that are decided meanwhile.
+const PACKETS: u32 = 30_000;
 
-/// Packets of a flow look for its route anew while its entry is removed and its memory given to
-/// another flow: no copy of that one becomes the entry of the first.
+/// Two flows exchange the memory of their entries all the time, as the kernel replaces an entry by
+/// writing the new one to what it has freed last. A packet on the slow path is never translated as
+/// the other flow's.
 #[test]
 fn an_entry_that_is_given_away_is_not_taken_for_the_own_one() {
     let node = Node::new(&[CLIENT]);
-    let route = |how, via| {
-        for block in ["10.244.2.0/24", "10.244.3.0/24"] {
-            node.netns.ip(&["route", how, block, "via", via]);
-        }
-    };
-    route("add", "172.31.0.13");
+    node.netns
+        .ip(&["route", "add", "10.244.2.0/24", "via", "172.31.0.12"]);
+    node.put_service(VIP, 1, TCP, &[(3, REMOTE, 8080)]);
+    node.put_service(OTHER_VIP, 2, TCP, &[(4, OTHER, 9090)]);
     let maps = node.datapath.maps();
-    let client = at(CLIENT, 40_000);
-    let begun = |to| -> (FlowKey4, Flow) {
-        node.from_pod(0, &udp(client, at(to, 8080), b"query"));
-        let key = key(node.pods[0].ifindex, UDP, client, at(to, 8080));
+    let open = |vip, port, server: SocketAddrV4| -> (FlowKey4, Flow) {
+        let (client, vip) = (at(CLIENT, port), at(vip, PORT));
+        node.from_pod(0, &tcp(client, vip, SYN, b""));
+        let answer = tcp(server, client, SYN | ACK, b"");
+        node.run(Program::FromNetdev, node.uplink, &answer);
+        node.from_pod(0, &tcp(client, vip, ACK, b""));
+        let key = key(node.pods[0].ifindex, TCP, client, vip);
+        assert_eq!(node.states(&key), ["ESTAB", "ESTAB"]);
         (key, maps.flow(&key).expect("flow").expect("an entry"))
     };
-    let (own, other) = (begun(REMOTE), begun(OTHER));
-    // Each time that the entry is put back it has a route that is not current.
-    route("replace", "172.31.0.12");
+    let server = at(REMOTE, 8080);
+    let own = open(VIP, 40_000, server);
+    let other = open(OTHER_VIP, 40_001, at(OTHER, 9090));
+    // Each packet finds the entry stale, and looks for its route.
     maps.bump_node_generation().expect("bump");
+    let exchange = [own, other].repeat(128);
     let stop = AtomicBool::new(false);
-    let packet = udp(client, at(REMOTE, 8080), b"query");
-    let send = || {
-        while !stop.load(Ordering::Relaxed) {
-            let ifindex = node.pods[0].ifindex;
-            let run = &node.datapath;
-            run.test_run(Program::FromPod, &packet, ifindex, 0, PACKETS)
-                .expect("test_run");
-        }
-    };
     std::thread::scope(|scope| {
         let _stop = Raise(&stop);
-        scope.spawn(|| node.netns.enter(send));
-        for round in 0..ROUNDS {
-            if let Some(flow) = maps.flow(&own.0).expect("flow") {
-                assert_eq!((flow.dst, flow.dport), (own.1.dst, own.1.dport), "{round}");
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                maps.put_flows(&exchange).expect("put");
             }
-            maps.put_flows(&[own]).expect("put");
-            maps.delete_flow(&own.0).expect("delete");
-            // The map gives away first what the same CPU has freed last.
-            maps.put_flows(&[other]).expect("put");
-            maps.delete_flow(&other.0).expect("delete");
+        });
+        // FIN is never of the fast path.
+        let packet = tcp(at(CLIENT, 40_000), at(VIP, PORT), FIN | ACK, b"");
+        for number in 0..PACKETS {
+            let ran = node.from_pod(0, &packet);
+            let to = see(&ran.packet).to;
+            assert_eq!((ran.verdict, to), (REDIRECT, server), "packet {number}");
         }
     });
 }
