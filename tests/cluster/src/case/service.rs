@@ -131,12 +131,25 @@ pub(crate) fn traffic_stays_on_its_node_where_that_is_asked_for(scene: &mut Scen
         let pods = web.iter().filter(|pod| pod.node == *node);
         pods.map(|pod| pod.name.clone()).collect()
     };
+    let zone = |scene: &mut Scene<'_>, node: usize, zone: &str| {
+        let name = scene.cluster.nodes()[node].name.clone();
+        let label = format!("topology.kubernetes.io/zone{zone}");
+        scene.foil(&["label", "--overwrite", "node", &name, &label]);
+    };
+    zone(scene, 0, "=a");
+    zone(scene, 1, "=b");
     for (line, near) in [
         ("  internalTrafficPolicy: Local\n", true),
         ("  internalTrafficPolicy: Cluster\n", false),
         ("  trafficDistribution: PreferSameNode\n", true),
         ("", false),
+        ("  trafficDistribution: PreferSameZone\n", true),
+        // The same, and both nodes are in one zone now.
+        ("  trafficDistribution: PreferSameZone\n", false),
     ] {
+        if line.contains("Zone") && !near {
+            zone(scene, 1, "=a");
+        }
         let text = format!("{spec}{line}");
         scene.apply_text(&text, "the Service near").success();
         let target = format!("{}:80", objects::cluster_ip(scene.cluster, "near"));
@@ -149,6 +162,8 @@ pub(crate) fn traffic_stays_on_its_node_where_that_is_asked_for(scene: &mut Scen
         }
         scene.check(&format!("near {near}:{line}"), true, "");
     }
+    zone(scene, 0, "-");
+    zone(scene, 1, "-");
     // The only endpoint is on the node of the client: the other node has none.
     let lone = "apiVersion: v1\nkind: Service\nmetadata: {name: lone}\nspec:\n  \
                 internalTrafficPolicy: Local\n  selector: {app: client}\n  \
