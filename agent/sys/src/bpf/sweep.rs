@@ -107,7 +107,7 @@ impl Sweep {
     pub(super) fn correct_loads(&mut self, maps: &Maps) -> Result<(), MapsError> {
         let mut backends = match self.had.take() {
             Some(had) => had,
-            None => maps.backends()?.into_iter().map(|(id, _)| id).collect(),
+            None => maps.loaded_backends()?,
         };
         let found: BTreeSet<u32> = self.open.keys().map(|(id, _)| *id).collect();
         backends.extend(&found);

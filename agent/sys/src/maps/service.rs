@@ -226,6 +226,16 @@ impl Maps {
         Ok(open(stats.connections, stats.ended, lost))
     }
 
+    /// Backends that have connections whose end was not counted: all that may need a correction
+    /// and that no flow names. In one batch, as there may be a hundred thousand backends.
+    pub(crate) fn loaded_backends(&self) -> Result<BTreeSet<u32>, MapsError> {
+        let all = self.backend_stats.list()?;
+        let loaded = all
+            .into_iter()
+            .filter(|(_, stats)| stats.connections != stats.ended);
+        Ok(loaded.map(|(id, _)| id).collect())
+    }
+
     /// Corrects the open connections of these backends to those that were `counted` in the flow
     /// map by backend and generation, where a backend without any is not named. Connections
     /// whose entries were evicted or replaced have no end that a packet shows, and those of
