@@ -206,6 +206,12 @@ impl Hierarchies {
         Ok(uids)
     }
 
+    /// The parent's folder in version 2, where that is mounted.
+    pub fn parent_in_version_2(&self, parent: &Parent) -> Option<PathBuf> {
+        let hierarchy = self.all.iter().find(|h| h.version() == Version::V2)?;
+        Some(hierarchy.point.join(parent.relative()))
+    }
+
     /// Removes the parent, which must have no groups any more; it need not be there.
     ///
     /// # Errors

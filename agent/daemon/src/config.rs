@@ -21,6 +21,7 @@ use crate::limits::{Pressure, Reserved, section};
 /// | `run` | `/run/hydrofoil` | sockets, pinned namespaces, environments and secrets of pods: on a tmpfs |
 /// | `bpffs` | `/sys/fs/bpf/hydrofoil` | folder of the pinned maps and links |
 /// | `cgroup` | `/hydrofoil` | parent group of the pods' cgroups |
+/// | `connect_translation` | `true` | TCP connections of pods to services get their backend at `connect`; `false`: packet by packet, as all others. Needs cgroup v2, mounted beside v1 or alone |
 /// | `uplinks` | `["eth0"]` | devices that lead to other nodes; the first carries the routes to them |
 /// | `node_ip` | first IPv4 address of the first uplink | address of the node |
 /// | `shim` | `foil-shim` beside `foil-agent` | the shim's program |
@@ -52,6 +53,7 @@ root = "/var/lib/hydrofoil"
 run = "/run/hydrofoil"
 bpffs = "/sys/fs/bpf/hydrofoil"
 cgroup = "/hydrofoil"
+connect_translation = true
 uplinks = ["eth0"]
 resolv_conf = "/etc/resolv.conf"
 max_pods = 110
@@ -111,6 +113,7 @@ struct File {
     run: Option<PathBuf>,
     bpffs: Option<PathBuf>,
     cgroup: Option<String>,
+    connect_translation: Option<bool>,
     uplinks: Option<Vec<String>>,
     node_ip: Option<Ipv4Addr>,
     shim: Option<PathBuf>,
@@ -150,6 +153,8 @@ pub(crate) struct Config {
     pub(crate) bpffs: PathBuf,
     /// Parent group, "/hydrofoil".
     pub(crate) cgroup: String,
+    /// Whether TCP connections of pods to services are translated at `connect`.
+    pub(crate) connect_translation: bool,
     /// Devices that lead to other nodes; at least one.
     pub(crate) uplinks: Vec<String>,
     /// `None`: the first uplink's first IPv4 address.
@@ -265,6 +270,10 @@ pub(crate) fn parse(text: &str) -> Result<Config, ConfigError> {
             .cgroup
             .or(defaults.cgroup)
             .ok_or_else(missing("cgroup"))?,
+        connect_translation: given
+            .connect_translation
+            .or(defaults.connect_translation)
+            .ok_or_else(missing("connect_translation"))?,
         uplinks: given
             .uplinks
             .or(defaults.uplinks)

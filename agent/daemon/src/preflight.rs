@@ -20,7 +20,7 @@ use proto::v1::node_client::NodeClient;
 use tonic::Code;
 
 use crate::config::Config;
-use crate::startup;
+use crate::startup::{self, StartError};
 use crate::{clock, join, record, renew, tls};
 
 /// Free space below which the agent does not start, bytes: what it writes to try the disk.
@@ -169,6 +169,9 @@ fn memory_backed(run: &Path) -> Check {
 }
 
 fn cgroups(config: &Config) -> Check {
+    let opened = Groups::open(&config.cgroup)
+        .map_err(StartError::from)
+        .and_then(|groups| startup::connect_group(config, &groups).map(|_group| groups));
     let found = |groups: Groups| {
         let version = match groups.version() {
             Version::V1 => "version 1",
@@ -178,9 +181,10 @@ fn cgroups(config: &Config) -> Check {
     };
     Check::of(
         "cgroups",
-        Groups::open(&config.cgroup),
+        opened,
         found,
-        "Mount cgroup2 on /sys/fs/cgroup, as systemd does.",
+        "Mount cgroup2 on /sys/fs/cgroup, as systemd does, or on /sys/fs/cgroup/unified beside \
+         version 1.",
     )
 }
 

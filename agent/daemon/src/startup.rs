@@ -71,6 +71,12 @@ pub(crate) enum StartError {
     /// Cgroups.
     #[error(transparent)]
     Cgroup(#[from] GroupError),
+    /// Only version 1 of the cgroups is mounted, and programs on sockets need version 2.
+    #[error(
+        "connect_translation needs cgroup v2, which is not mounted: mount it at \
+         /sys/fs/cgroup/unified, or set connect_translation = false"
+    )]
+    NoGroupOfVersion2,
     /// Links.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -346,6 +352,10 @@ pub(crate) async fn open(
         tracing::error!(%error, "cannot limit pods to the node's allocatable resources");
     }
     let datapath = open_datapath(object, config, node_ip, (service.ifindex, service.mac))?;
+    match connect_group(config, &groups)? {
+        Some(group) => datapath.attach_group(&group)?,
+        None => datapath.detach_group()?,
+    }
     datapath.attach(service.ifindex, Role::Service)?;
     for uplink in &uplinks {
         datapath.attach(uplink.index, Role::Uplink)?;
@@ -395,6 +405,18 @@ fn flow_entries(config: &Config) -> Result<FlowEntries, StartError> {
         source,
     })?;
     Ok(FlowEntries::IfNew(flows::entries_for(memory.capacity)))
+}
+
+/// The folder of the group whose connections are translated at `connect`, if any are to be.
+pub(crate) fn connect_group(
+    config: &Config,
+    groups: &Groups,
+) -> Result<Option<PathBuf>, StartError> {
+    if !config.connect_translation {
+        return Ok(None);
+    }
+    let group = groups.parent_in_version_2();
+    group.map(Some).ok_or(StartError::NoGroupOfVersion2)
 }
 
 fn open_datapath(

@@ -14,6 +14,7 @@ mod load;
 mod probe;
 mod recount;
 mod run;
+mod socket;
 mod sweep;
 pub(crate) mod syscall;
 
@@ -22,6 +23,7 @@ pub use link::{Attachment, Role};
 pub use load::{Program, Verified};
 pub use probe::{Lack, probe};
 pub use run::Ran;
+pub use socket::SocketAttachment;
 pub use sweep::Swept;
 
 use crate::maps::{Maps, MapsError};
@@ -84,6 +86,9 @@ pub enum BpfError {
         /// Ours.
         wanted: u32,
     },
+    /// The kernel does not tell the cookie of the network namespace.
+    #[error("ask for the cookie of the network namespace: {0}")]
+    NetworkNamespace(io::Error),
     /// The kernel refused the object or a map of it.
     #[error("load BPF object {path}: {source}")]
     Load {
@@ -125,6 +130,16 @@ pub enum BpfError {
         hook: &'static str,
         /// Interface.
         ifindex: u32,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A program on sockets could not be attached, swapped or detached.
+    #[error("{what} {program}, for connections of pods to services: {source}")]
+    Socket {
+        /// What was tried.
+        what: &'static str,
+        /// Program.
+        program: &'static str,
         /// Cause.
         source: io::Error,
     },
@@ -182,6 +197,7 @@ impl Datapath {
             sweep: Mutex::new(Sweep::new(loaded.jiffies_per_second)),
         };
         link::swap_all(&this.folder, &this.programs)?;
+        socket::swap_all(&this.folder, &this.programs)?;
         Ok(this)
     }
 
@@ -229,6 +245,32 @@ impl Datapath {
     /// When the folder cannot be read.
     pub fn attached(&self) -> Result<Vec<Attachment>, BpfError> {
         link::attached(&self.folder)
+    }
+
+    /// Has TCP connections to services translated at `connect`, of all processes in the control
+    /// group (version 2) with this folder that are in another network namespace than this one.
+    /// Nothing happens to what is attached to it already.
+    ///
+    /// # Errors
+    /// Names the program.
+    pub fn attach_group(&self, group: &Path) -> Result<(), BpfError> {
+        socket::attach(&self.folder, &self.programs, group)
+    }
+
+    /// Ends that: new connections are translated packet by packet. Those that are there stay.
+    ///
+    /// # Errors
+    /// Names the program.
+    pub fn detach_group(&self) -> Result<(), BpfError> {
+        socket::detach(&self.folder)
+    }
+
+    /// What is attached to a group, from the pinned links themselves.
+    ///
+    /// # Errors
+    /// When a pinned link cannot be opened.
+    pub fn attached_to_group(&self) -> Result<Vec<SocketAttachment>, BpfError> {
+        socket::attached(&self.folder)
     }
 
     /// The maps.

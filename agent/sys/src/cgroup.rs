@@ -113,6 +113,12 @@ impl Groups {
         self.pod(uid)?.remove()
     }
 
+    /// Folder of our parent group in version 2, where programs on sockets are attached; `None`
+    /// when only version 1 is mounted.
+    pub fn parent_in_version_2(&self) -> Option<PathBuf> {
+        self.hierarchies.parent_in_version_2(&self.parent)
+    }
+
     /// Removes our parent group, which must have no pods any more.
     pub fn remove_parent(&self) -> Result<(), GroupError> {
         self.hierarchies.remove_parent(&self.parent)

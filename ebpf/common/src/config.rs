@@ -47,5 +47,9 @@ map_abi! {
         pub seed: u32,
         /// Entries that the flow map has.
         pub flow_entries: u32,
+        /// Named padding.
+        pub pad2: u32,
+        /// Cookie of the node's network namespace, whose sockets are not translated at `connect`.
+        pub netns_cookie: u64,
     }
 }

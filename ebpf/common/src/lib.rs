@@ -22,6 +22,7 @@ pub mod net;
 pub mod network;
 pub mod program;
 pub mod service;
+pub mod socket;
 
 /// Moves whenever a layout, a map's shape or a meaning below moves.
 ///

@@ -11,6 +11,7 @@ use crate::{
     net::Addr,
     network::{Network, NetworkKey},
     service::{Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey},
+    socket::TranslatedSocket,
 };
 
 /// Network interfaces that are endpoints, at most.
@@ -61,6 +62,8 @@ pub enum Kind {
     LpmTrie = 11,
     /// `BPF_MAP_TYPE_HASH_OF_MAPS`
     HashOfMaps = 13,
+    /// `BPF_MAP_TYPE_SK_STORAGE`
+    SkStorage = 24,
     /// `BPF_MAP_TYPE_RINGBUF`
     RingBuf = 27,
 }
@@ -75,6 +78,7 @@ impl Kind {
             Self::LruHash => "lru_hash",
             Self::LpmTrie => "lpm_trie",
             Self::HashOfMaps => "hash_of_maps",
+            Self::SkStorage => "sk_storage",
             Self::RingBuf => "ringbuf",
         }
     }
@@ -150,6 +154,8 @@ pub mod name {
     pub const FLOWS: &str = "flows";
     /// endpoint id -> `FlowUsage`
     pub const FLOW_USAGE: &str = "flow_usage";
+    /// socket -> `TranslatedSocket`
+    pub const SOCKETS: &str = "sockets";
     /// (reason, hook) -> `Count`, per CPU
     pub const COUNTERS: &str = "counters";
     /// ring of `Event`
@@ -159,7 +165,7 @@ pub mod name {
 }
 
 /// Every map that is pinned.
-pub const MAPS: [Shape; 18] = [
+pub const MAPS: [Shape; 19] = [
     shape::<u32, Endpoint>(
         name::ENDPOINTS,
         Kind::Hash,
@@ -264,6 +270,13 @@ pub const MAPS: [Shape; 18] = [
         MAX_ENDPOINTS,
         0,
         "programs write; how many flow entries each endpoint has",
+    ),
+    shape::<u32, TranslatedSocket>(
+        name::SOCKETS,
+        Kind::SkStorage,
+        0,
+        NO_PREALLOC,
+        "programs write, in each socket; the service and the backend of a translated connection",
     ),
     shape::<u32, Count>(
         name::COUNTERS,

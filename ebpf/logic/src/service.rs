@@ -8,6 +8,7 @@
 
 use ebpf_common::conntrack::FlowKey4;
 use ebpf_common::net::Be16;
+use ebpf_common::service::Frontend;
 
 /// Spreads the bits of a word over all of it (the finaliser of MurmurHash3).
 #[inline(always)]
@@ -89,6 +90,13 @@ pub const fn choice_key(key: &FlowKey4, affinity: u32) -> FlowKey4 {
             ..*key
         }
     }
+}
+
+/// Whether a connection to the frontend may be given its backend at `connect`, where neither the
+/// source address nor the hook is known. What depends on one of them is decided by its packets.
+#[inline(always)]
+pub const fn at_connect(frontend: &Frontend) -> bool {
+    frontend.affinity == 0
 }
 
 #[cfg(test)]

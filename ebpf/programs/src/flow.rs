@@ -95,8 +95,8 @@ pub(crate) struct Target {
     pub(crate) backend_gen: u32,
     /// Destination port after translation.
     pub(crate) dport: Be16,
-    /// Named padding.
-    pub(crate) pad: u16,
+    /// 1 if the backend's connections have this one already.
+    pub(crate) counted: u16,
 }
 
 /// The interface that the packet leaves by. No padding, as above.

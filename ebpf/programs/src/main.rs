@@ -5,7 +5,7 @@
 //! decides the others. Hooks are in `hook/`, what they do step by step in `stage/`.
 //! Loaded by `agent-sys`, built by `cargo xtask build`.
 //!
-//! Unsafe code is in `packet` and `maps` only.
+//! Unsafe code is in `packet`, `socket` and `maps` only.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(
@@ -19,18 +19,20 @@ mod flow;
 mod hook;
 mod maps;
 mod packet;
+mod socket;
 #[forbid(unsafe_code)]
 mod stage;
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, TcContext};
 use ebpf_common::conntrack::{Flow, FlowKey4};
 use ebpf_common::drop::Drop;
 use ebpf_logic::parse::Packet;
 use ebpf_logic::reply_tuple::Life;
 use flow::{PacketContext, Verdict};
 use packet::{Skb, borrowed, borrowed_mut};
+use socket::{Family, SockAddr};
 
 /// Packets that leave a pod: ingress of the host side of its veth.
 #[classifier]
@@ -54,6 +56,34 @@ fn tc_from_netdev(context: TcContext) -> i32 {
 #[classifier]
 fn tc_to_netdev(context: TcContext) -> i32 {
     hook::tc_to_netdev::run(&Skb::new(context.skb.skb))
+}
+
+/// TCP connections of pods to a service become connections to a backend.
+#[cgroup_sock_addr(connect4)]
+fn sock_connect4(context: SockAddrContext) -> i32 {
+    hook::sock_connect::run(&SockAddr::new(context.sock_addr, Family::V4));
+    ALLOWED
+}
+
+/// The same of IPv6 sockets.
+#[cgroup_sock_addr(connect6)]
+fn sock_connect6(context: SockAddrContext) -> i32 {
+    hook::sock_connect::run(&SockAddr::new(context.sock_addr, Family::V6));
+    ALLOWED
+}
+
+/// `getpeername` of such connections tells the service's address.
+#[cgroup_sock_addr(getpeername4)]
+fn sock_getpeer4(context: SockAddrContext) -> i32 {
+    hook::sock_getpeer::run(&SockAddr::new(context.sock_addr, Family::V4));
+    ALLOWED
+}
+
+/// The same of IPv6 sockets.
+#[cgroup_sock_addr(getpeername6)]
+fn sock_getpeer6(context: SockAddrContext) -> i32 {
+    hook::sock_getpeer::run(&SockAddr::new(context.sock_addr, Family::V6));
+    ALLOWED
 }
 
 /// Removes expired flows; the agent runs it, it is attached nowhere.
@@ -246,6 +276,9 @@ extern "C" fn log_unexpected(
     }
     0
 }
+
+/// What a hook on sockets returns so that the system call goes on.
+const ALLOWED: i32 = 1;
 
 /// What cannot be: a caller without memory for what it asks. The packet is dropped.
 const NO_MEMORY: u32 = Verdict::dropped(Drop::NoFlowEntry).number();

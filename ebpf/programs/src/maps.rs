@@ -43,6 +43,8 @@ static NODE_CONFIG: NodeConfig = NodeConfig {
     jiffies_per_second: 250,
     seed: 0,
     flow_entries: FLOW_COUNT as u32,
+    pad2: 0,
+    netns_cookie: 0,
 };
 
 /// Moves with each change that flows must notice; the agent writes it.
@@ -70,6 +72,7 @@ fact!(service_mac: [u16; 3]);
 fact!(jiffies_per_second: u32);
 fact!(seed: u32);
 fact!(flow_entries: u32);
+fact!(netns_cookie: u64);
 
 /// The node's address as it stands in a packet; zero, which no packet is for, if it is IPv6.
 #[inline(always)]

@@ -1,8 +1,9 @@
 //! The packet: bounds-checked loads and stores, and the helpers that take it.
 //!
-//! One of the two rooms for unsafe code. Offsets are constants and are checked against the
+//! One of the rooms for unsafe code, with `socket` and `maps`. Offsets are constants and are checked against the
 //! bounds that were proven when the headers were borrowed, by the compiler.
 
+use crate::socket::Socket;
 use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup, bpf_redir_neigh};
 use aya_ebpf::helpers;
 use core::marker::PhantomData;
@@ -84,6 +85,15 @@ impl Skb {
     pub(crate) fn set_mark(&self, mark: u32) {
         // SAFETY: as above; the kernel lets classifiers write the mark.
         unsafe { (*self.raw).mark = mark }
+    }
+
+    /// The socket that sent the packet. A pod's packets still have theirs where they leave it.
+    #[inline(always)]
+    pub(crate) fn socket(&self) -> Socket {
+        // SAFETY: as above.
+        let at = unsafe { &raw const (*self.raw).__bindgen_anon_2.sk };
+        // SAFETY: as above. Volatile: one load of the whole field.
+        Socket::new(unsafe { at.read_volatile() })
     }
 
     /// The first `N` bytes, when they are in the linear part.

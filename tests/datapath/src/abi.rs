@@ -15,6 +15,7 @@ use ebpf_common::name::{Name, NameKey};
 use ebpf_common::net::{Addr, Be16, Be32, MacAddr};
 use ebpf_common::network::{Network, NetworkKey};
 use ebpf_common::service::{Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey};
+use ebpf_common::socket::TranslatedSocket;
 use tests_harness::workspace;
 
 fn layout<T: MapType>(out: &mut String) {
@@ -55,6 +56,7 @@ fn listing() -> String {
     layout::<BackendStats>(&mut out);
     layout::<AffinityKey>(&mut out);
     layout::<Affinity>(&mut out);
+    layout::<TranslatedSocket>(&mut out);
     layout::<FlowKey4>(&mut out);
     layout::<FlowKey6>(&mut out);
     layout::<Flow>(&mut out);

@@ -28,6 +28,8 @@ mod firewall;
 #[cfg(test)]
 mod generation;
 #[cfg(test)]
+mod group;
+#[cfg(test)]
 mod held;
 #[cfg(test)]
 mod icmp;
@@ -57,5 +59,7 @@ mod reuse;
 mod route;
 #[cfg(test)]
 mod service;
+#[cfg(test)]
+mod socket;
 #[cfg(test)]
 mod verify;

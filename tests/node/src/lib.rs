@@ -20,6 +20,8 @@ mod change;
 #[cfg(test)]
 mod cleanup;
 #[cfg(test)]
+mod connect;
+#[cfg(test)]
 mod container;
 #[cfg(test)]
 mod control;

@@ -3,9 +3,9 @@
 //! Maps that are pinned are compared with the ABI's table before anything is made. Called by
 //! `Datapath::open`.
 
-use super::{BpfError, Config, NodeFacts};
+use super::{BpfError, Config, NodeFacts, socket};
 use crate::maps::{Raw, check_pins, check_version};
-use aya::programs::{Program as AyaProgram, ProgramError, SchedClassifier};
+use aya::programs::{CgroupSockAddr, Program as AyaProgram, ProgramError, SchedClassifier};
 use aya::{EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use ebpf_common::config::{FLOW_EVENTS, HAIRPIN, NODE_CONFIG, NodeConfig};
@@ -91,7 +91,12 @@ fn jiffies_per_second() -> io::Result<u32> {
         .ok_or_else(|| io::Error::other("the coarse clock has no resolution"))
 }
 
-fn node_config(node: &NodeFacts, jiffies_per_second: u32, flow_entries: u32) -> NodeConfig {
+fn node_config(
+    node: &NodeFacts,
+    jiffies_per_second: u32,
+    flow_entries: u32,
+    netns_cookie: u64,
+) -> NodeConfig {
     let (service_ifindex, [a, b, c, d, e, f]) = node.service_device.unwrap_or_default();
     let address = Be32::from(node.address);
     NodeConfig {
@@ -105,6 +110,8 @@ fn node_config(node: &NodeFacts, jiffies_per_second: u32, flow_entries: u32) -> 
         jiffies_per_second,
         seed: address.get(),
         flow_entries,
+        pad2: 0,
+        netns_cookie,
     }
 }
 
@@ -119,7 +126,13 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
     let flow_entries = check_pins(&config.folder, config.flow_entries)?;
 
     let jiffies_per_second = jiffies_per_second().map_err(read_failed)?;
-    let facts = Raw(node_config(&config.node, jiffies_per_second, flow_entries));
+    let netns_cookie = socket::netns_cookie().map_err(BpfError::NetworkNamespace)?;
+    let facts = Raw(node_config(
+        &config.node,
+        jiffies_per_second,
+        flow_entries,
+        netns_cookie,
+    ));
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
@@ -151,7 +164,8 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
         verified: Vec::new(),
         jiffies_per_second,
     };
-    for name in Program::ALL.map(Program::name) {
+    let sockets = socket::PROGRAMS.map(|(name, _)| name);
+    for name in Program::ALL.map(Program::name).into_iter().chain(sockets) {
         let failed = |source: ProgramError| BpfError::Program {
             name,
             source: Box::new(source),
@@ -159,8 +173,13 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
         let found: &mut AyaProgram = object
             .program_mut(name)
             .ok_or(BpfError::NoProgram { name })?;
-        let found: &mut SchedClassifier = found.try_into().map_err(failed)?;
-        verify(found).map_err(failed)?;
+        if let Ok(classifier) = <&mut SchedClassifier>::try_from(&mut *found) {
+            verify(|| classifier.load()).map_err(failed)?;
+        } else {
+            let on_sockets: &mut CgroupSockAddr = found.try_into().map_err(failed)?;
+            verify(|| on_sockets.load()).map_err(failed)?;
+        }
+        let found: &AyaProgram = object.program(name).ok_or(BpfError::NoProgram { name })?;
         let info = found.info().map_err(failed)?;
         loaded.verified.push(Verified {
             name,
@@ -177,11 +196,11 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
 /// Loads one program. The verifier gives up with EAGAIN as soon as a signal is pending for the
 /// thread (Linux 5.0), which is no reason not to start: a child that ends raises SIGCHLD. libbpf
 /// tries again as well. Bounded, so that a signal that never ends is an error, not a hang.
-fn verify(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
     let mut left = LOAD_ATTEMPTS;
     loop {
         left -= 1;
-        match program.load() {
+        match load() {
             Err(ProgramError::LoadError { io_error, .. })
                 if left > 0 && io_error.kind() == ErrorKind::WouldBlock => {}
             result => return result,

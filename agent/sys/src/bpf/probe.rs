@@ -2,9 +2,15 @@
 //!
 //! Called by `Datapath::open`; the agent prints what is missing and stops.
 
-use super::syscall;
+use super::syscall::{self, address, bpf, owned};
 use ebpf_common::maps::Kind;
+use std::io;
 use std::os::fd::OwnedFd;
+
+const PROG_LOAD: i64 = 5;
+
+/// Most calls to load the program of `load_nothing`.
+const ATTEMPTS: u32 = 32;
 
 /// Something that is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,32 +21,84 @@ pub struct Lack {
     pub answer: String,
 }
 
-fn lack<T>(what: &'static str, tried: std::io::Result<T>) -> Option<Lack> {
+fn lack<T>(what: &'static str, tried: io::Result<T>) -> Option<Lack> {
     tried.err().map(|error| Lack {
         what,
         answer: error.to_string(),
     })
 }
 
-fn ring() -> std::io::Result<OwnedFd> {
+fn ring() -> io::Result<OwnedFd> {
     syscall::create_map(Kind::RingBuf as u32, 0, 0, 4096, 0)
+}
+
+#[repr(C)]
+struct Load {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// `BPF_PROG_TYPE_SCHED_CLS`
+const SCHED_CLS: u32 = 3;
+/// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`
+const CGROUP_SOCK_ADDR: u32 = 18;
+/// `BPF_CGROUP_INET4_CONNECT`
+pub(super) const CGROUP_INET4_CONNECT: u32 = 10;
+
+/// A program that returns 1, for asking the kernel what it can attach.
+fn load_nothing(prog_type: u32, attach_type: u32) -> io::Result<OwnedFd> {
+    // r0 = 1; exit
+    let code: [u64; 2] = [1 << 32 | 0xb7, 0x95];
+    let license = c"Dual MIT/GPL";
+    let mut attr = Load {
+        prog_type,
+        insn_cnt: code.len() as u32,
+        insns: address(&code),
+        license: address(license.to_bytes_with_nul()),
+        log_level: 0,
+        log_size: 0,
+        log_buf: 0,
+        kern_version: 0,
+        prog_flags: 0,
+        prog_name: [0; 16],
+        prog_ifindex: 0,
+        expected_attach_type: attach_type,
+    };
+    // Interrupted by a signal, the verifier says EAGAIN.
+    for _ in 1..ATTEMPTS {
+        match bpf(PROG_LOAD, &mut attr) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return owned(result?),
+        }
+    }
+    owned(bpf(PROG_LOAD, &mut attr)?)
 }
 
 /// A link to an interface that cannot exist: a kernel with tcx looks for the interface, one
 /// without does not know the attach type.
-fn tcx() -> std::io::Result<()> {
-    let program = syscall::load_nothing()?;
+fn tcx() -> io::Result<()> {
+    let program = load_nothing(SCHED_CLS, 0)?;
     match syscall::link_create(syscall::fd(&program), i32::MAX as u32, syscall::TCX_INGRESS) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(error),
         _ => Ok(()),
     }
 }
 
-fn btf() -> std::io::Result<()> {
+fn btf() -> io::Result<()> {
     if aya::features().btf().is_some() {
         Ok(())
     } else {
-        Err(std::io::Error::other("BPF_BTF_LOAD is refused"))
+        Err(io::Error::other("BPF_BTF_LOAD is refused"))
     }
 }
 
@@ -70,6 +128,10 @@ pub fn probe() -> Vec<Lack> {
         ),
         lack("BTF of programs and maps (4.18)", btf()),
         lack("tcx links (6.6)", tcx()),
+        lack(
+            "programs on connects of a control group (CONFIG_CGROUP_BPF)",
+            load_nothing(CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT),
+        ),
     ]
     .into_iter()
     .flatten()

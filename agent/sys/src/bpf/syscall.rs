@@ -15,7 +15,6 @@ const MAP_CREATE: i64 = 0;
 const MAP_LOOKUP_ELEM: i64 = 1;
 const MAP_UPDATE_ELEM: i64 = 2;
 const MAP_DELETE_ELEM: i64 = 3;
-const PROG_LOAD: i64 = 5;
 const OBJ_PIN: i64 = 6;
 const OBJ_GET: i64 = 7;
 const MAP_GET_FD_BY_ID: i64 = 14;
@@ -37,9 +36,6 @@ const LINK_TYPE_TCX: u32 = 11;
 /// Most elements asked for in one batch.
 const BATCH: usize = 8192;
 
-/// Most calls to load the program of `load_nothing`.
-const PROBE_ATTEMPTS: u32 = 32;
-
 /// Runs one command on `attr`, one of the `repr(C)` structs of this file, each the leading
 /// part of the kernel's `union bpf_attr` for its command.
 pub(super) fn bpf<T>(command: i64, attr: &mut T) -> io::Result<i64> {
@@ -55,7 +51,7 @@ pub(super) fn bpf<T>(command: i64, attr: &mut T) -> io::Result<i64> {
     }
 }
 
-fn owned(result: i64) -> io::Result<OwnedFd> {
+pub(super) fn owned(result: i64) -> io::Result<OwnedFd> {
     let fd = i32::try_from(result).map_err(io::Error::other)?;
     // SAFETY: the command that returned `fd` made it for us, and nothing else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -292,46 +288,6 @@ pub(crate) fn create_map(
 }
 
 #[repr(C)]
-struct Load {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-    kern_version: u32,
-    prog_flags: u32,
-}
-
-/// A classifier that returns 0, for asking the kernel what it can attach.
-pub(crate) fn load_nothing() -> io::Result<OwnedFd> {
-    const SCHED_CLS: u32 = 3;
-    // r0 = 0; exit
-    let code: [u64; 2] = [0xb7, 0x95];
-    let license = c"Dual MIT/GPL";
-    let mut attr = Load {
-        prog_type: SCHED_CLS,
-        insn_cnt: code.len() as u32,
-        insns: address(&code),
-        license: address(license.to_bytes_with_nul()),
-        log_level: 0,
-        log_size: 0,
-        log_buf: 0,
-        kern_version: 0,
-        prog_flags: 0,
-    };
-    // Interrupted by a signal, the verifier says EAGAIN.
-    for _ in 1..PROBE_ATTEMPTS {
-        match bpf(PROG_LOAD, &mut attr) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return owned(result?),
-        }
-    }
-    owned(bpf(PROG_LOAD, &mut attr)?)
-}
-
-#[repr(C)]
 struct ById {
     id: u32,
     next: u32,
@@ -388,7 +344,7 @@ struct InfoQuery {
     info: u64,
 }
 
-fn info(object: BorrowedFd<'_>, words: &mut [u32]) -> io::Result<()> {
+pub(super) fn info(object: BorrowedFd<'_>, words: &mut [u32]) -> io::Result<()> {
     let mut attr = InfoQuery {
         bpf_fd: object.as_raw_fd() as u32,
         info_len: size_of_val(words) as u32,
@@ -455,15 +411,16 @@ struct LinkCreate {
     expected_revision: u64,
 }
 
-/// Attaches a program to a tcx side of an interface of the calling thread's namespace.
+/// Attaches a program: to a tcx side of an interface of the calling thread's namespace, or to the
+/// control group of an open folder. `target` is the number of either.
 pub(crate) fn link_create(
     program: BorrowedFd<'_>,
-    ifindex: u32,
+    target: u32,
     attach_type: u32,
 ) -> io::Result<OwnedFd> {
     let mut attr = LinkCreate {
         prog_fd: program.as_raw_fd() as u32,
-        target_ifindex: ifindex,
+        target_ifindex: target,
         attach_type,
         flags: 0,
         relative_fd: 0,

@@ -2,6 +2,8 @@
 
 pub(crate) mod finish;
 pub(crate) mod flow_sweep;
+pub(crate) mod sock_connect;
+pub(crate) mod sock_getpeer;
 pub(crate) mod tc_from_netdev;
 pub(crate) mod tc_from_pod;
 pub(crate) mod tc_to_netdev;

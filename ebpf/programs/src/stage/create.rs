@@ -66,7 +66,7 @@ pub(crate) fn write(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, D
     if !made && context.flow.translates() {
         return Err(Drop::NoFlowEntry);
     }
-    if context.target.backend != 0 {
+    if context.target.backend != 0 && context.target.counted == 0 {
         maps::count_connection(context.target.backend);
     }
     if maps::flags() & FLOW_EVENTS != 0 {

@@ -4,6 +4,7 @@
 use crate::flow::{PacketContext, Verdict};
 use crate::maps;
 use crate::packet::Skb;
+use crate::socket::translated;
 use crate::stage::{backend, send};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
@@ -27,14 +28,14 @@ pub(crate) fn frontend_key(packet: &Packet) -> FrontendKey {
 /// Where the packet goes: to a backend, or where it says itself.
 #[inline(always)]
 pub(crate) fn target(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
-    match choose(context) {
+    match choose(skb, context) {
         Ok(()) => Ok(Verdict::OPEN),
         Err(reason) => refused(skb, context, reason),
     }
 }
 
 #[inline(always)]
-fn choose(context: &mut PacketContext) -> Result<(), Drop> {
+fn choose(skb: &Skb, context: &mut PacketContext) -> Result<(), Drop> {
     let hook = context.hook();
     let packet = &context.packet;
     let out = &mut context.target;
@@ -54,7 +55,7 @@ fn choose(context: &mut PacketContext) -> Result<(), Drop> {
         return if nowhere {
             Err(Drop::NoFrontend)
         } else {
-            Ok(())
+            connected(skb, context)
         };
     };
     if matches!(hook, Hook::FromNetdev) {
@@ -72,6 +73,32 @@ fn choose(context: &mut PacketContext) -> Result<(), Drop> {
     out.backend = picked.id;
     out.backend_gen = picked.generation;
     Ok(())
+}
+
+/// A connection that a pod's socket made to a service, and that `sock_connect` has given its
+/// backend: its flow depends on that one, as if it were translated here.
+#[inline(always)]
+fn connected(skb: &Skb, context: &mut PacketContext) -> Result<(), Drop> {
+    if context.packet.protocol != protocol::TCP || !matches!(context.hook(), Hook::FromPod) {
+        return Ok(());
+    }
+    let Some(socket) = translated(skb.socket()) else {
+        return Ok(());
+    };
+    // A packet of the connection that the socket had before.
+    if socket.backend_addr != Addr::v4(context.packet.dst)
+        || socket.backend_port.be != context.packet.dport.be
+    {
+        return Ok(());
+    }
+    context.target.backend = socket.backend;
+    context.target.backend_gen = socket.backend_gen;
+    context.target.counted = 1;
+    if socket.backend_gen == maps::backend_gen(socket.backend) {
+        Ok(())
+    } else {
+        Err(Drop::BackendGone)
+    }
 }
 
 /// Tells a sender of this node that the connection is refused; others are not told.
