@@ -3,7 +3,8 @@
 //! Plain messages always; gRPC clients and servers with the feature `grpc`;
 //! Kubernetes objects to node specs with the feature `convert`. Beside the messages,
 //! what processes on both sides of a wire have to do alike and no other crate is
-//! below all of them: [`file`], [`socket`], [`error`], [`limits`], [`protocol`].
+//! below all of them: [`file`], [`socket`], [`error`], [`limits`], [`protocol`],
+//! [`service_change`].
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +15,7 @@ pub mod file;
 pub mod frame;
 pub mod limits;
 pub mod protocol;
+pub mod service_change;
 pub mod socket;
 
 /// Encoding and decoding of messages.

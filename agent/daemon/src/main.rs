@@ -313,6 +313,7 @@ async fn serve(config: Config, inherited: Vec<(String, OwnedFd)>) -> anyhow::Res
         cluster_id: found.head.cluster_id.clone(),
         revision: found.head.revision,
         digest: found.head.digest.clone(),
+        service_changes: true,
         status: Some(health.status()),
     };
     let (hello, said) = channel::channel(hello);

@@ -228,16 +228,15 @@ impl Node {
         };
         self.hold_until = None;
         let mut ack = end.ack;
-        let revision = ack.revision;
         // Failures of an earlier step that was not acknowledged yet.
         if let Some(before) = self.unacknowledged.take() {
             ack.failures.splice(0..0, before.failures);
         }
         self.unacknowledged = Some(ack);
         self.hello.send_modify(|hello| {
-            hello.cluster_id = end.cluster_id;
-            hello.digest = end.digest;
-            hello.revision = revision;
+            hello.cluster_id = end.resume.cluster_id;
+            hello.digest = end.resume.digest;
+            hello.revision = end.resume.revision;
         });
     }
 

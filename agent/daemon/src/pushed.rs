@@ -10,6 +10,7 @@ use std::sync::Arc;
 use agent_plan::time::Monotonic;
 use agent_plan::world::Desired;
 use agent_sys::journal::Changes;
+use proto::service_change;
 use proto::v1;
 use proto::v1::change::Change;
 use proto::{DecodeError, Message as _};
@@ -55,10 +56,8 @@ pub(crate) struct Step {
 /// The end of a step.
 #[derive(Debug)]
 pub(crate) struct End {
-    /// The cluster that it came from.
-    pub(crate) cluster_id: String,
-    /// Of all that the node has now.
-    pub(crate) digest: Vec<u8>,
+    /// From where the node asks on with its next stream.
+    pub(crate) resume: v1::NodeRecord,
     /// Its revision, and what of it cannot be put in force.
     pub(crate) ack: v1::Ack,
 }
@@ -71,6 +70,9 @@ pub(crate) struct Pushed {
     head: v1::NodeRecord,
     snapshot: Option<Desired>,
     failures: Vec<v1::Failure>,
+    /// Services whose last message was refused: what is in force is older, and changes of it
+    /// cannot be applied. All is asked for again with the next stream.
+    refused: BTreeSet<String>,
     journal: pushed_file::Shared,
     /// What of it is not on the disk.
     unsaved: Changes,
@@ -93,6 +95,7 @@ impl Pushed {
             head,
             snapshot,
             failures,
+            refused: BTreeSet::new(),
             journal,
             unsaved: Changes::new(),
             rewrite: false,
@@ -143,14 +146,23 @@ impl Pushed {
         }
     }
 
+    /// From where the node asks on.
+    fn resume(&self) -> v1::NodeRecord {
+        let mut head = self.head.clone();
+        if !self.refused.is_empty() {
+            head.revision = 0;
+        }
+        head
+    }
+
     /// What is to be written; it counts as written until [`Pushed::saved`] says otherwise.
     fn work(&mut self) -> Work {
         let mut changes = std::mem::take(&mut self.unsaved);
         if std::mem::take(&mut self.rewrite) || pushed_file::wants_rewrite(&self.journal) {
-            let all = pushed_file::entries(&self.desired, &self.head);
+            let all = pushed_file::entries(&self.desired, &self.resume());
             return Work::Rewrite(all);
         }
-        let (key, head) = pushed_file::head(&self.head);
+        let (key, head) = pushed_file::head(&self.resume());
         changes.insert(key, Some(head));
         Work::Append(changes)
     }
@@ -178,6 +190,7 @@ impl Pushed {
         if update.snapshot_begin {
             self.snapshot = Some(Desired::default());
             self.failures.clear();
+            self.refused.clear();
         }
         let decoded = |bytes| match v1::Change::decode(bytes) {
             // `None`: of a newer control plane.
@@ -191,7 +204,7 @@ impl Pushed {
         let mut touched = Touched::default();
         if let Some(mut fresh) = self.snapshot.take() {
             for change in changes {
-                self.failures.extend(put(&mut fresh, change).err());
+                self.put(&mut fresh, change);
             }
             if !update.snapshot_end {
                 self.snapshot = Some(fresh);
@@ -204,11 +217,12 @@ impl Pushed {
         } else {
             for change in changes {
                 self.touch(&change, &mut touched);
-                let (key, value) = pushed_file::kept(&change);
-                match put(&mut self.desired, change) {
-                    Ok(()) => drop(self.unsaved.insert(key, value)),
-                    Err(failure) => self.failures.push(failure),
+                let kept = pushed_file::kept(&change, &self.desired.services);
+                let mut desired = std::mem::take(&mut self.desired);
+                if self.put(&mut desired, change) {
+                    self.unsaved.extend(kept);
                 }
+                self.desired = desired;
             }
         }
         if update.revision == 0 {
@@ -232,8 +246,7 @@ impl Pushed {
             );
         }
         let end = End {
-            cluster_id: self.head.cluster_id.clone(),
-            digest: self.head.digest.clone(),
+            resume: self.resume(),
             ack: v1::Ack {
                 revision: self.head.revision,
                 failures,
@@ -243,6 +256,34 @@ impl Pushed {
             touched,
             end: Some(end),
         })
+    }
+
+    /// Takes a change into a state. False: it is refused, and stays out of it.
+    fn put(&mut self, desired: &mut Desired, change: Change) -> bool {
+        let mut of = None;
+        if let Change::Service(service) = &change {
+            let name = pushed_file::name(&service.namespace, &service.name);
+            self.refused.remove(&name);
+            of = Some(name);
+        } else if let Change::ServiceChange(change) = &change {
+            of = Some(pushed_file::name(&change.namespace, &change.name));
+        } else if let Change::ServiceRemoved(name) = &change {
+            self.refused.remove(name);
+        }
+        let before = of.as_ref().filter(|name| self.refused.contains(*name));
+        let result = match before {
+            Some(name) => {
+                let message = "the message before it was refused".to_owned();
+                Err(failure("Service", name.clone(), message))
+            }
+            None => put(desired, change),
+        };
+        let Err(failure) = result else {
+            return true;
+        };
+        self.failures.push(failure);
+        self.refused.extend(of);
+        false
     }
 
     /// Adds what a delta touches; before it is taken in.
@@ -266,7 +307,7 @@ impl Pushed {
                 touched.pods.insert(uid.clone());
             }
             Change::Service(service) => {
-                let name = format!("{}/{}", service.namespace, service.name);
+                let name = pushed_file::name(&service.namespace, &service.name);
                 touched.names.insert(name.clone());
                 // Deleted and made again under the same name: another id.
                 if let Some(before) = self.desired.services.get(&name)
@@ -275,6 +316,13 @@ impl Pushed {
                     touched.services.insert(before.id, None);
                 }
                 touched.services.insert(service.id, Some(name));
+            }
+            Change::ServiceChange(change) => {
+                let name = pushed_file::name(&change.namespace, &change.name);
+                touched.names.insert(name.clone());
+                if let Some(service) = self.desired.services.get(&name) {
+                    touched.services.insert(service.id, Some(name));
+                }
             }
             Change::ServiceRemoved(name) => {
                 touched.names.insert(name.clone());
@@ -325,13 +373,16 @@ pub(crate) fn restore(desired: &mut Desired, change: Change) {
     }
 }
 
-/// Takes a change into a state; what is malformed stays out of it.
-fn put(desired: &mut Desired, change: Change) -> Result<(), v1::Failure> {
-    let failure = |kind: &str, key: String, message: String| v1::Failure {
+fn failure(kind: &str, key: String, message: String) -> v1::Failure {
+    v1::Failure {
         kind: kind.into(),
         key,
         message,
-    };
+    }
+}
+
+/// Takes a change into a state; what is malformed stays out of it.
+fn put(desired: &mut Desired, change: Change) -> Result<(), v1::Failure> {
     match change {
         Change::Config(config) => desired.config = config,
         Change::Pod(spec) => {
@@ -342,9 +393,23 @@ fn put(desired: &mut Desired, change: Change) -> Result<(), v1::Failure> {
             desired.pods.remove(&uid);
         }
         Change::Service(service) => {
-            let name = format!("{}/{}", service.namespace, service.name);
+            let name = pushed_file::name(&service.namespace, &service.name);
             check::service(&service).map_err(|e| failure("Service", name.clone(), e))?;
             desired.services.insert(name, service);
+        }
+        Change::ServiceChange(change) => {
+            let name = pushed_file::name(&change.namespace, &change.name);
+            let refused = |e: String| failure("Service", name.clone(), e);
+            let Some(service) = desired.services.get(&name) else {
+                return Err(refused(
+                    "a change of a service that was not sent".to_owned(),
+                ));
+            };
+            let mut changed = service.clone();
+            let applied = service_change::apply(&mut changed, change);
+            applied.map_err(|error| refused(error.to_string()))?;
+            check::service(&changed).map_err(refused)?;
+            desired.services.insert(name, changed);
         }
         Change::ServiceRemoved(name) => {
             desired.services.remove(&name);
@@ -549,5 +614,148 @@ mod tests {
         let (desired, revision) = on_disk(&layout);
         assert_eq!(revision, 3);
         assert_eq!(desired.services, pushed.desired.services);
+    }
+
+    /// A service of one port with so many backends.
+    fn backed(count: u32) -> v1::Service {
+        let backend = |n: u32| v1::Backend {
+            address: std::net::Ipv4Addr::from(0x0af4_0000 + n).to_string(),
+            port: 8080,
+            pod_name: format!("default/web-{n}"),
+            ..v1::Backend::default()
+        };
+        v1::Service {
+            namespace: "default".into(),
+            name: "web".into(),
+            id: 1,
+            ports: vec![v1::ServicePort {
+                backends: (0..count).map(backend).collect(),
+                ..v1::ServicePort::default()
+            }],
+            ..v1::Service::default()
+        }
+    }
+
+    fn delta(revision: u64, change: Change) -> v1::Update {
+        v1::Update {
+            cluster_id: "c".into(),
+            revision,
+            changes: encoded(vec![change]),
+            ..v1::Update::default()
+        }
+    }
+
+    /// The backend at this position is removed, and another one added.
+    fn swapped(service: &v1::Service, at: usize) -> v1::ServiceChange {
+        use proto::service_change::Entry as _;
+        let old = &service.ports[0].backends[at];
+        let mut new = old.clone();
+        new.port = 9090;
+        v1::ServiceChange {
+            namespace: "default".into(),
+            name: "web".into(),
+            generation: 5,
+            ports: vec![v1::PortChange {
+                index: 0,
+                backends: vec![new],
+                removed: vec![old.to_key()],
+            }],
+            ..v1::ServiceChange::default()
+        }
+    }
+
+    #[test]
+    fn a_backend_that_changes_is_written_without_its_service() {
+        let (mut pushed, layout, _folder) = pushed(0);
+        let now = crate::clock::monotonic();
+        let mut web = backed(1000);
+        web.endpoints = vec![v1::NamedEndpoint {
+            address: "10.0.0.1".into(),
+            hostname: "db-0".into(),
+            ..v1::NamedEndpoint::default()
+        }];
+        pushed.update(delta(1, Change::Service(web.clone())), now);
+        save(&mut pushed);
+        let size = || std::fs::metadata(layout.state("pushed")).unwrap().len();
+        let before = size();
+        let change = swapped(&web, 500);
+        let step = pushed.update(delta(2, Change::ServiceChange(change)), now);
+        let touched = step.unwrap().touched;
+        assert_eq!(touched.services[&1].as_deref(), Some("default/web"));
+        assert!(touched.names.contains("default/web"));
+        save(&mut pushed);
+        assert!(size() - before < 500, "{before} {}", size());
+        let (desired, revision) = on_disk(&layout);
+        let there = &desired.services["default/web"];
+        assert_eq!((there.generation, revision), (5, 2));
+        assert_eq!(there.ports[0].backends[500].port, 9090);
+        assert_eq!(desired.services, pushed.desired.services);
+        // Whole again, and shorter: nothing of the longer one is left.
+        pushed.update(delta(3, Change::Service(backed(3))), now);
+        save(&mut pushed);
+        assert_eq!(on_disk(&layout).0.services["default/web"], backed(3));
+        let removed = Change::ServiceRemoved("default/web".into());
+        pushed.update(delta(4, removed), now);
+        save(&mut pushed);
+        let (_, kept) = pushed_file::open(&layout).unwrap();
+        let mut left = kept.unwrap().changes.into_iter();
+        assert!(left.all(|change| matches!(change, Change::Config(_))));
+    }
+
+    #[test]
+    fn a_change_of_a_service_that_was_refused_or_not_sent_is_refused() {
+        let (mut pushed, layout, _folder) = pushed(0);
+        let now = crate::clock::monotonic();
+        let end = |step: Option<Step>| {
+            let end = step.unwrap().end.unwrap();
+            (end.resume.revision, end.ack.failures.len())
+        };
+        let web = backed(3);
+        let change = || Change::ServiceChange(swapped(&web, 1));
+        assert_eq!(end(pushed.update(delta(1, change()), now)), (0, 1));
+        let whole = |service: &v1::Service| Change::Service(service.clone());
+        assert_eq!(end(pushed.update(delta(2, whole(&web)), now)), (2, 0));
+        let bad = v1::Service {
+            id: 0,
+            cluster_ips: vec!["10.96.0.1".into()],
+            ..web.clone()
+        };
+        assert_eq!(end(pushed.update(delta(3, whole(&bad)), now)), (0, 1));
+        // What is in force is not what the change is about.
+        assert_eq!(end(pushed.update(delta(4, change()), now)), (0, 1));
+        assert_eq!(pushed.desired.services["default/web"], web);
+        save(&mut pushed);
+        assert_eq!(on_disk(&layout).1, 0, "all of it is asked for");
+        assert_eq!(end(pushed.update(delta(5, whole(&web)), now)), (5, 0));
+        assert_eq!(end(pushed.update(delta(6, change()), now)), (6, 0));
+        let mut beyond = swapped(&web, 1);
+        beyond.ports[0].index = 1;
+        let beyond = Change::ServiceChange(beyond);
+        assert_eq!(end(pushed.update(delta(7, beyond), now)), (0, 1));
+    }
+
+    #[test]
+    fn whole_services_of_an_earlier_agent_are_used_and_asked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().join("lib"), folder.path().join("run"));
+        layout.create().unwrap();
+        let head = v1::NodeRecord {
+            cluster_id: "c".into(),
+            revision: 9,
+            ..v1::NodeRecord::default()
+        };
+        let web = v1::Change {
+            change: Some(Change::Service(backed(3))),
+        };
+        let entries = [
+            (String::new(), head.encode_to_vec()),
+            ("service/default/web".into(), web.encode_to_vec()),
+        ];
+        let file = layout.state("pushed");
+        let (mut journal, _) = agent_sys::journal::Journal::open(&file).unwrap();
+        journal.rewrite(entries.into()).unwrap();
+        let (desired, revision) = on_disk(&layout);
+        assert_eq!(desired.services["default/web"], backed(3));
+        assert_eq!(revision, 0);
     }
 }

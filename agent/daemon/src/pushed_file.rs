@@ -4,18 +4,24 @@
 //! | key | value |
 //! | --- | --- |
 //! | (empty) | `NodeRecord`: cluster and revision |
-//! | `config`, `service/NAMESPACE/NAME`, `route/NODE` | the `Change` |
+//! | `config`, `route/NODE` | the `Change` |
+//! | `service/NAMESPACE/NAME` | a `Change` with the service, without backends and endpoints |
+//! | `service/NAMESPACE/NAME/PORT/ADDRESS/NUMBER`, `.../-/ADDRESS/HOSTNAME` | a `ServiceChange` with one backend of the port at this position, or one endpoint |
 //! | `pod/UID` | a `Change` with the uid alone: the specs, which hold secrets, have records of their own (`record.rs`) |
+//!
+//! So one backend that changes is all that is written of its service.
 //!
 //! A kind of object that is pushed has an arm in [`kept`] and a line in [`entries`].
 //! Called by `pushed.rs`, and by `observe.rs` at the start.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_plan::world::Desired;
 use agent_sys::journal::{Changes, Entries, Journal};
 use agent_sys::state::{Layout, StateError};
 use proto::Message;
+use proto::service_change;
 use proto::v1;
 use proto::v1::change::Change;
 
@@ -47,11 +53,54 @@ pub(crate) fn open(layout: &Layout) -> Result<(Shared, Option<Kept>), StateError
     let (journal, mut entries) = Journal::open(&layout.state(FILE))?;
     let head = entries.remove(HEAD);
     let head = head.and_then(|bytes| v1::NodeRecord::decode(&bytes[..]).ok());
-    let kept = head.map(|head| Kept {
-        head,
-        changes: entries.iter().filter_map(decoded).collect(),
-    });
+    let kept = head.map(|head| together(head, &entries));
     Ok((Arc::new(Mutex::new(journal)), kept))
+}
+
+/// What the entries are together. Without one that cannot be used the state is of no
+/// revision, so that all of it is asked for.
+fn together(mut head: v1::NodeRecord, entries: &Entries) -> Kept {
+    let (mut changes, mut services) = (Vec::new(), BTreeMap::new());
+    let mut parts: BTreeMap<String, Vec<v1::ServiceChange>> = BTreeMap::new();
+    for entry in entries {
+        match decoded(entry) {
+            Some(Change::Service(service)) => {
+                if has_entries(&service) {
+                    tracing::warn!(key = entry.0, "a whole service, of an earlier agent");
+                    head.revision = 0;
+                }
+                services.insert(name(&service.namespace, &service.name), service);
+            }
+            Some(Change::ServiceChange(part)) => {
+                let name = name(&part.namespace, &part.name);
+                parts.entry(name).or_default().push(part);
+            }
+            Some(change) => changes.push(change),
+            None => head.revision = 0,
+        }
+    }
+    for (name, parts) in parts {
+        let Some(service) = services.get_mut(&name) else {
+            tracing::error!(name, "backends of a service that was not kept");
+            head.revision = 0;
+            continue;
+        };
+        if let Err(error) = service_change::assemble(service, parts) {
+            tracing::error!(name, %error, "cannot use the last pushed state");
+            head.revision = 0;
+        }
+    }
+    changes.extend(services.into_values().map(Change::Service));
+    Kept { head, changes }
+}
+
+fn has_entries(service: &v1::Service) -> bool {
+    !service.endpoints.is_empty() || service.ports.iter().any(|port| !port.backends.is_empty())
+}
+
+/// "namespace/name"
+pub(crate) fn name(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
 }
 
 /// The facts of the cluster that were pushed last, for a process beside the agent.
@@ -82,21 +131,122 @@ fn decoded((key, value): (&String, &Vec<u8>)) -> Option<Change> {
     }
 }
 
-/// Key and value of a change; no value: the key is removed.
-pub(crate) fn kept(change: &Change) -> (String, Option<Vec<u8>>) {
-    let whole = || Some(encoded(change.clone()));
+/// Keys and values of a change; no value: the key is removed. `services` are those before
+/// the change.
+pub(crate) fn kept(change: &Change, services: &BTreeMap<String, v1::Service>) -> Changes {
+    let mut changes = Changes::new();
+    let removed = |name: &str| {
+        let before = services.get(name).into_iter();
+        before.flat_map(service_parts).map(|(key, _)| (key, None))
+    };
     match change {
-        Change::Config(_) => (CONFIG.into(), whole()),
-        Change::Pod(spec) => (format!("pod/{}", spec.uid), Some(of_pod(&spec.uid))),
-        Change::PodRemoved(uid) => (format!("pod/{uid}"), None),
         Change::Service(service) => {
-            let key = format!("service/{}/{}", service.namespace, service.name);
-            (key, whole())
+            let name = name(&service.namespace, &service.name);
+            changes.extend(removed(&name));
+            let mut frame = service_change::frame(service);
+            frame.generation = service.generation;
+            let frame = encoded(Change::Service(frame));
+            changes.insert(format!("service/{name}"), Some(frame));
+            changes.extend(values(service_parts(service)));
         }
-        Change::ServiceRemoved(name) => (format!("service/{name}"), None),
-        Change::Route(route) => (format!("route/{}", route.node), whole()),
-        Change::RouteRemoved(node) => (format!("route/{node}"), None),
+        Change::ServiceRemoved(name) => {
+            changes.extend(removed(name));
+            changes.insert(format!("service/{name}"), None);
+        }
+        Change::ServiceChange(change) => {
+            let of = name(&change.namespace, &change.name);
+            for port in &change.ports {
+                let gone = port.removed.iter();
+                let gone = gone.map(|k| backend_key(&of, port.index, &k.address, k.port));
+                changes.extend(gone.map(|key| (key, None)));
+            }
+            let gone = change.endpoints_removed.iter();
+            let gone = gone.map(|k| endpoint_key(&of, &k.address, &k.hostname));
+            changes.extend(gone.map(|key| (key, None)));
+            changes.extend(values(parts(change)));
+        }
+        Change::Config(_) => drop(changes.insert(CONFIG.into(), Some(encoded(change.clone())))),
+        Change::Pod(spec) => {
+            changes.insert(format!("pod/{}", spec.uid), Some(of_pod(&spec.uid)));
+        }
+        Change::PodRemoved(uid) => drop(changes.insert(format!("pod/{uid}"), None)),
+        Change::Route(route) => {
+            let key = format!("route/{}", route.node);
+            changes.insert(key, Some(encoded(change.clone())));
+        }
+        Change::RouteRemoved(node) => drop(changes.insert(format!("route/{node}"), None)),
     }
+    changes
+}
+
+fn backend_key(service: &str, port: u32, address: &str, number: u32) -> String {
+    format!("service/{service}/{port}/{address}/{number}")
+}
+
+fn endpoint_key(service: &str, address: &str, hostname: &str) -> String {
+    format!("service/{service}/-/{address}/{hostname}")
+}
+
+/// Key and change of each backend and endpoint.
+type Parts = Vec<(String, v1::ServiceChange)>;
+
+/// Those of a service.
+fn service_parts(service: &v1::Service) -> Parts {
+    let ports = (0_u32..).zip(&service.ports);
+    let ports = ports.map(|(index, port)| v1::PortChange {
+        index,
+        backends: port.backends.clone(),
+        removed: Vec::new(),
+    });
+    parts(&v1::ServiceChange {
+        namespace: service.namespace.clone(),
+        name: service.name.clone(),
+        generation: service.generation,
+        ports: ports.collect(),
+        endpoints: service.endpoints.clone(),
+        endpoints_removed: Vec::new(),
+    })
+}
+
+/// Those that a change puts in.
+fn parts(change: &v1::ServiceChange) -> Parts {
+    let of = name(&change.namespace, &change.name);
+    let mut parts = Vec::new();
+    let empty = || v1::ServiceChange {
+        namespace: change.namespace.clone(),
+        name: change.name.clone(),
+        generation: change.generation,
+        ..v1::ServiceChange::default()
+    };
+    for port in &change.ports {
+        for backend in &port.backends {
+            let key = backend_key(&of, port.index, &backend.address, backend.port);
+            let port = v1::PortChange {
+                index: port.index,
+                backends: vec![backend.clone()],
+                removed: Vec::new(),
+            };
+            let ports = vec![port];
+            parts.push((key, v1::ServiceChange { ports, ..empty() }));
+        }
+    }
+    for endpoint in &change.endpoints {
+        let key = endpoint_key(&of, &endpoint.address, &endpoint.hostname);
+        let endpoints = vec![endpoint.clone()];
+        parts.push((
+            key,
+            v1::ServiceChange {
+                endpoints,
+                ..empty()
+            },
+        ));
+    }
+    parts
+}
+
+fn values(parts: Parts) -> impl Iterator<Item = (String, Option<Vec<u8>>)> {
+    let parts = parts.into_iter();
+    parts.map(|(key, part)| (key, Some(encoded(Change::ServiceChange(part)))))
 }
 
 fn encoded(change: Change) -> Vec<u8> {
@@ -131,10 +281,8 @@ pub(crate) fn entries(desired: &Desired, record: &v1::NodeRecord) -> Entries {
     let others = std::iter::once(Change::Config(config.clone()))
         .chain(services.values().cloned().map(Change::Service))
         .chain(routes.values().cloned().map(Change::Route));
-    let others = others.filter_map(|change| {
-        let (key, value) = kept(&change);
-        Some((key, value?))
-    });
+    let others = others.flat_map(|change| kept(&change, &BTreeMap::new()));
+    let others = others.filter_map(|(key, value)| Some((key, value?)));
     let head = head(record);
     std::iter::once(head).chain(pods).chain(others).collect()
 }

@@ -16,6 +16,7 @@ use crate::budget::Budget;
 use crate::mailbox::{Item, Mailbox, Rest, Step, Waiting};
 
 use message::{Content, Message, Pod, Route};
+use service::Served;
 use shared::Shared;
 use start::Start;
 
@@ -63,7 +64,7 @@ struct Inner {
     filling: bool,
     /// The newest revision of which all was here.
     completed: u64,
-    services: BTreeMap<Arc<str>, Message>,
+    services: BTreeMap<Arc<str>, Served>,
     routes: BTreeMap<Arc<str>, Route>,
     /// Of services and routes.
     content: Content,
@@ -227,6 +228,8 @@ impl Hub {
             let mut waiting = mailbox.lock();
             waiting.seen = inner.shared.end();
             waiting.snapshot = !known;
+            waiting.takes_changes = hello.service_changes;
+            waiting.named = hello.revision;
             waiting.items = items.unwrap_or_default();
         }
         mailbox.wake();
@@ -298,7 +301,11 @@ impl Hub {
             if let Some(session) = inner.session_of(node, mailbox) {
                 session.sent = session.sent.max(named);
             }
-            waiting.step = Some(step).filter(|step| !step.over);
+            if step.over {
+                waiting.named = step.revision;
+            } else {
+                waiting.step = Some(step);
+            }
         }
         let next = if waiting.step.is_some() {
             Next::More
@@ -362,7 +369,8 @@ impl Inner {
             None => Rest::All { sent: None },
         };
         let digest = self.digest(node).to_bytes();
-        waiting.step = Some(Step::new(self.revision, digest, rest));
+        let since = waiting.takes_changes.then_some(waiting.named);
+        waiting.step = Some(Step::new(self.revision, since, digest, rest));
     }
 
     /// The revision that a change counts for. Not all changes are the store's (a
@@ -394,6 +402,7 @@ mod hearing;
 mod items;
 mod message;
 mod put;
+mod service;
 mod shared;
 mod start;
 #[cfg(test)]

@@ -37,6 +37,10 @@ pub(crate) struct Waiting {
     pub(crate) items: BTreeSet<Item>,
     /// How far it has read what changed for all nodes.
     pub(crate) seen: u64,
+    /// The node takes changes of services, not only whole ones.
+    pub(crate) takes_changes: bool,
+    /// All up to this revision was sent, or the node had it when it connected.
+    pub(crate) named: u64,
     /// The step that is being sent, part by part.
     pub(crate) step: Option<Step>,
     pub(crate) opens: VecDeque<v1::Open>,
@@ -47,6 +51,8 @@ pub(crate) struct Waiting {
 pub(crate) struct Step {
     /// Named by the last part.
     pub(crate) revision: u64,
+    /// The revision that the node has before it, if it takes changes of services.
+    since: Option<u64>,
     /// Of what the node has then; with the last part.
     pub(crate) digest: Vec<u8>,
     /// A part was made already.
@@ -67,13 +73,23 @@ pub(crate) enum Rest {
 }
 
 impl Step {
-    pub(crate) fn new(revision: u64, digest: Vec<u8>, rest: Rest) -> Self {
+    pub(crate) fn new(revision: u64, since: Option<u64>, digest: Vec<u8>, rest: Rest) -> Self {
         Self {
             revision,
+            since,
             digest,
             begun: false,
             over: false,
             rest,
+        }
+    }
+
+    /// The revision from which on services may be sent as changes; `None`: they are sent
+    /// whole.
+    pub(crate) fn since(&self) -> Option<u64> {
+        match self.rest {
+            Rest::Items(_) => self.since,
+            Rest::All { .. } => None,
         }
     }
 }

@@ -88,6 +88,7 @@ impl Agent {
             cluster_id: options.from.cluster_id.clone(),
             revision: options.from.revision,
             digest: options.from.digest.clone(),
+            service_changes: true,
             status: Some(v1::NodeStatus {
                 addresses: vec![format!("172.31.0.{}", 10 + number)],
                 hostname: name.to_owned(),
@@ -216,11 +217,18 @@ fn take(
             change::Change::PodRemoved(uid) => drop(told.pods.remove(&uid)),
             change::Change::Service(service) => {
                 let backends = service.ports.iter().flat_map(|p| &p.backends);
-                for backend in backends.filter(|b| b.state() == v1::backend::State::Terminating) {
-                    told.story.push(format!("terminating {}", backend.pod_name));
-                }
+                tell_terminating(&mut told.story, backends);
                 told.services
                     .insert(format!("{}/{}", service.namespace, service.name), service);
+            }
+            change::Change::ServiceChange(changed) => {
+                let backends = changed.ports.iter().flat_map(|p| &p.backends);
+                tell_terminating(&mut told.story, backends);
+                let name = format!("{}/{}", changed.namespace, changed.name);
+                // It has none that it has refused.
+                if let Some(service) = told.services.get_mut(&name) {
+                    proto::service_change::apply(service, changed).unwrap();
+                }
             }
             change::Change::ServiceRemoved(name) => drop(told.services.remove(&name)),
             change::Change::Route(route) => drop(told.routes.insert(route.node.clone(), route)),
@@ -234,6 +242,12 @@ fn take(
     told.revision = told.revision.max(update.revision);
     told.cluster_id = update.cluster_id;
     failures
+}
+
+fn tell_terminating<'a>(story: &mut Vec<String>, backends: impl Iterator<Item = &'a v1::Backend>) {
+    for backend in backends.filter(|b| b.state() == v1::backend::State::Terminating) {
+        story.push(format!("terminating {}", backend.pod_name));
+    }
 }
 
 fn failure(change: &change::Change) -> v1::Failure {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use proto::Message as _;
+use proto::service_change;
 use proto::v1;
 use proto::v1::attach_up::Up as AttachUp;
 use proto::v1::change::Change;
@@ -85,6 +86,7 @@ fn key_of(change: &Change) -> String {
         Change::Pod(spec) => format!("pod {}", spec.uid),
         Change::PodRemoved(uid) => format!("pod {uid}"),
         Change::Service(service) => format!("service {}/{}", service.namespace, service.name),
+        Change::ServiceChange(change) => format!("service {}/{}", change.namespace, change.name),
         Change::ServiceRemoved(name) => format!("service {name}"),
         Change::Route(route) => format!("route {}", route.node),
         Change::RouteRemoved(node) => format!("route {node}"),
@@ -171,6 +173,11 @@ impl Control {
         for change in &changes {
             let key = key_of(change);
             match change {
+                Change::ServiceChange(change) => {
+                    if let Some(Change::Service(service)) = state.changes.get_mut(&key) {
+                        service_change::apply(service, change.clone()).expect("a change that fits");
+                    }
+                }
                 Change::PodRemoved(_) | Change::ServiceRemoved(_) | Change::RouteRemoved(_) => {
                     state.changes.remove(&key);
                 }

@@ -26,7 +26,8 @@ impl Inner {
     /// What changed after a revision, removals included; and the config.
     pub(super) fn since(&self, node: &str, revision: u64) -> BTreeSet<Item> {
         let mut items = BTreeSet::new();
-        let services = self.services.iter().filter(|(_, m)| m.revision > revision);
+        let services = self.services.iter();
+        let services = services.filter(|(_, s)| s.message.revision > revision);
         items.extend(services.map(|(name, _)| Item::Service(name.clone())));
         let routes = self.routes.iter();
         let routes = routes.filter(|(_, r)| r.message.revision > revision);
@@ -61,13 +62,13 @@ impl Inner {
             let Some(item) = self.next(node, &step.rest) else {
                 break true;
             };
-            if let Some(change) = self.pick(node, &item) {
-                if length > 0 && length + change.len() > PART_BYTES {
-                    break false;
-                }
-                length += change.len();
-                changes.push(change);
+            let picked = self.pick(node, &item, step.since());
+            let longer: usize = picked.iter().map(Bytes::len).sum();
+            if length > 0 && length + longer > PART_BYTES {
+                break false;
             }
+            length += longer;
+            changes.extend(picked);
             step.rest.pass(item);
         };
         let first = !std::mem::replace(&mut step.begun, true);
@@ -116,26 +117,33 @@ impl Inner {
         }
     }
 
-    /// An item as it is now, or its removal.
-    fn pick(&self, node: &str, item: &Item) -> Option<Bytes> {
+    /// An item as it is now, or its removal; of a service what changed after the revision
+    /// `since`. Nothing: it is not for this node, or the node has it.
+    fn pick(&self, node: &str, item: &Item, since: Option<u64>) -> Vec<Bytes> {
         let view = self.views.get(node);
         let (found, removed) = match item {
-            Item::Config => return view?.config.as_ref().map(|config| config.bytes.clone()),
-            Item::Route(other) if **other == *node => return None,
+            Item::Config => {
+                let config = view.and_then(|view| view.config.as_ref());
+                return config
+                    .map(|config| config.bytes.clone())
+                    .into_iter()
+                    .collect();
+            }
+            Item::Route(other) if **other == *node => return Vec::new(),
             Item::Route(other) => (
                 self.routes.get(other).map(|route| &route.message),
                 change::Change::RouteRemoved(other.to_string()),
             ),
-            Item::Service(name) => (
-                self.services.get(name),
-                change::Change::ServiceRemoved(name.to_string()),
-            ),
+            Item::Service(name) => match self.services.get(name) {
+                Some(served) => return served.after(since),
+                None => (None, change::Change::ServiceRemoved(name.to_string())),
+            },
             Item::Pod(uid) => (
                 view.and_then(|v| v.pods.get(uid)).map(|pod| &pod.message),
                 change::Change::PodRemoved(uid.to_string()),
             ),
         };
-        Some(found.map_or_else(|| encoded(removed).into(), |message| message.bytes.clone()))
+        vec![found.map_or_else(|| encoded(removed).into(), |message| message.bytes.clone())]
     }
 }
 

@@ -8,6 +8,7 @@ use proto::v1::{self, change};
 
 use super::Hub;
 use super::message::{Content, Described, Message, Route};
+use super::service::Served;
 use crate::mailbox::Item;
 
 impl Hub {
@@ -26,15 +27,20 @@ impl Hub {
         let mut inner = self.lock();
         let stamp = inner.stamp();
         let name: Arc<str> = name.into();
-        let old = inner.services.get(&name).map(|old| old.content);
+        let old = inner.services.get(&name).map(|old| old.message.content);
         let item = Item::Service(name.clone());
         match service {
             Some((content, _)) if old == Some(content) => return,
             Some((content, mut service)) => {
                 service.generation = inner.revision;
-                let message = Message::new(change::Change::Service(service), content, stamp);
                 inner.content.add(content);
-                inner.services.insert(name, message);
+                match inner.services.get_mut(&name) {
+                    Some(served) => served.put(service, content, stamp),
+                    None => {
+                        let served = Served::new(service, content, stamp);
+                        inner.services.insert(name, served);
+                    }
+                }
             }
             None if old.is_none() => return,
             None => {

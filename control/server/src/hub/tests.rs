@@ -591,3 +591,201 @@ fn a_long_step_is_a_snapshot() {
     let got = updates(&hub, "n1", &behind.mailbox);
     assert!(!got[0].snapshot_begin);
 }
+
+/// A service of one port and of endpoints.
+fn backed(generation_of: &[(u32, u32)], headless: bool) -> v1::Service {
+    let address = |n: u32| std::net::Ipv4Addr::from(0x0af4_0000 + n).to_string();
+    let mut service = service(1);
+    for (n, port) in generation_of {
+        let (address, port) = (address(*n), *port);
+        if headless {
+            let hostname = format!("db-{port}");
+            service.endpoints.push(v1::NamedEndpoint {
+                address,
+                hostname,
+                ports: Vec::new(),
+            });
+        }
+    }
+    service.endpoints.dedup();
+    let backends = generation_of.iter().map(|(n, port)| v1::Backend {
+        address: address(*n),
+        port: 8080,
+        node: format!("node-{port}"),
+        pod: "6ff2a1f0-9f1c-4b0a-8d63-7f3f4a3d9b11".to_owned(),
+        pod_name: format!("default/web-6d5f9c7b8-{n}"),
+        state: v1::backend::State::Active.into(),
+        ..v1::Backend::default()
+    });
+    service.ports.push(v1::ServicePort {
+        backends: backends.collect(),
+        ..v1::ServicePort::default()
+    });
+    service
+}
+
+fn takes_changes(revision: u64) -> v1::Hello {
+    v1::Hello {
+        service_changes: true,
+        ..hello("c", revision)
+    }
+}
+
+#[test]
+fn an_endpoint_that_changes_is_sent_without_its_service() {
+    let hub = Hub::new("c".to_owned(), 10);
+    let all: Vec<(u32, u32)> = (0..1000).map(|n| (n, n % 7)).collect();
+    let connected = connect(&hub, "n1", &takes_changes(10));
+    let older = connect(&hub, "n2", &hello("c", 10));
+    let bytes = |node: &str, mailbox: &Mailbox| {
+        let got = updates(&hub, node, mailbox);
+        let lengths = got.iter().map(proto::Message::encoded_len);
+        (got.len(), lengths.sum::<usize>())
+    };
+    hub.set_revision(11);
+    hub.put_service("d/web", Some(backed(&all, false)));
+    let whole = bytes("n1", &connected.mailbox);
+    assert_eq!(whole, bytes("n2", &older.mailbox));
+    assert!(whole.1 > 90_000, "{whole:?}");
+
+    for (revision, change) in [
+        (12, backed(&all[1..], false)),
+        (13, backed(&all[..], false)),
+        (14, {
+            let mut changed = all.clone();
+            changed[500].1 = 99;
+            backed(&changed, false)
+        }),
+    ] {
+        hub.set_revision(revision);
+        hub.put_service("d/web", Some(change));
+        let (count, length) = bytes("n1", &connected.mailbox);
+        assert!(count == 1 && length < 250, "{revision}: {length} bytes");
+        let (_, length) = bytes("n2", &older.mailbox);
+        assert!(length > 90_000, "an agent that takes whole services only");
+    }
+}
+
+/// What an agent has that applies what it is sent.
+#[derive(Default)]
+struct Applied {
+    services: BTreeMap<String, v1::Service>,
+    revision: u64,
+}
+
+impl Applied {
+    fn take(&mut self, update: v1::Update) {
+        if update.snapshot_begin {
+            self.services.clear();
+        }
+        for change in update.changes {
+            match self::change(&change) {
+                change::Change::Service(service) => {
+                    self.services.insert(service.name.clone(), service);
+                }
+                change::Change::ServiceChange(changed) => {
+                    let service = self.services.get_mut(&changed.name).unwrap();
+                    proto::service_change::apply(service, changed).unwrap();
+                }
+                change::Change::ServiceRemoved(name) => drop(self.services.remove(&name)),
+                change::Change::Config(_)
+                | change::Change::Pod(_)
+                | change::Change::PodRemoved(_)
+                | change::Change::Route(_)
+                | change::Change::RouteRemoved(_) => panic!("no change of a service"),
+            }
+        }
+        self.revision = self.revision.max(update.revision);
+    }
+}
+
+/// Services change at random, and streams break at any part of a step: a node that applied
+/// what it was sent has what all others have.
+#[test]
+fn who_applies_what_is_sent_has_the_same_services() {
+    use rand::seq::{IndexedMutRandom as _, IndexedRandom as _};
+    use rand::{Rng as _, SeedableRng as _};
+
+    let (mut changes, mut wholes) = (0, 0);
+    for seed in 0..60 {
+        let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+        let hub = Hub::new("c".to_owned(), 1);
+        hub.complete();
+        let mut revision = 1;
+        let mut nodes: Vec<(String, Applied, Connected)> = Vec::new();
+        for n in 0..3 {
+            let node = format!("n{n}");
+            let connected = connect(&hub, &node, &takes_changes(0));
+            nodes.push((node, Applied::default(), connected));
+        }
+        let mut lists: BTreeMap<&str, Vec<(u32, u32)>> = BTreeMap::new();
+        for _ in 0..60 {
+            // Also several times within a revision.
+            if random.random_bool(0.7) {
+                hub.complete();
+                revision += 1;
+                hub.set_revision(revision);
+            }
+            let name = *["a", "b", "c"].choose(&mut random).unwrap();
+            let list = lists.entry(name).or_default();
+            let count = random.random_range(0..200);
+            match random.random_range(0..10) {
+                0 => hub.put_service(name, None),
+                kind => {
+                    if kind == 1 {
+                        *list = (0..count).map(|n| (n, 0)).collect();
+                    } else if !list.is_empty() && random.random_bool(0.5) {
+                        let at = random.random_range(0..list.len());
+                        list.remove(at);
+                    } else if !list.iter().any(|(n, _)| *n == count) {
+                        let at = list.partition_point(|(n, _)| *n < count);
+                        list.insert(at, (count, random.random_range(0..3)));
+                    }
+                    let mut service = backed(list, random.random_bool(0.5));
+                    service.name = name.to_owned();
+                    service.external_name =
+                        ["", "x"][usize::from(random.random_bool(0.05))].to_owned();
+                    hub.put_service(name, Some(service));
+                }
+            }
+            if random.random_bool(0.5) {
+                hub.complete();
+            }
+            let (node, applied, connected) = nodes.choose_mut(&mut random).unwrap();
+            for _ in 0..random.random_range(0..4) {
+                let collected = hub.collect(node, &connected.mailbox);
+                for message in collected.messages {
+                    let Some(node_down::Down::Update(update)) = message.down else {
+                        panic!("{message:?}");
+                    };
+                    for change in &update.changes {
+                        let is_whole = matches!(self::change(change), change::Change::Service(_));
+                        *if is_whole { &mut wholes } else { &mut changes } += 1;
+                    }
+                    applied.take(update);
+                }
+            }
+            if random.random_bool(0.2) {
+                *connected = connect(&hub, node, &takes_changes(applied.revision));
+            }
+        }
+        hub.complete();
+        for (node, applied, connected) in &mut nodes {
+            for update in updates(&hub, node, &connected.mailbox) {
+                applied.take(update);
+            }
+            let inner = hub.lock();
+            let there = inner.services.iter();
+            let there: BTreeMap<String, v1::Service> = there
+                .map(|(name, served)| {
+                    let change::Change::Service(service) = change(&served.message.bytes) else {
+                        panic!("no service");
+                    };
+                    (name.to_string(), service)
+                })
+                .collect();
+            assert_eq!(applied.services, there, "seed {seed}");
+        }
+    }
+    assert!(changes > 200 && wholes > 200, "{changes} {wholes}");
+}
