@@ -95,14 +95,16 @@ map_abi! {
 }
 
 map_abi! {
-    /// Entries of the flow map that are counted for one owner, see `ebpf_logic::quota`. Both
-    /// numbers only go up.
+    /// Entries of the flow map that are counted for one owner, see `ebpf_logic::quota`. The first
+    /// two numbers only go up.
     #[derive(Default)]
     pub struct FlowUsage {
         /// Entries that were made.
         pub made: u64,
         /// Entries that were removed.
         pub removed: u64,
+        /// Low 32 bits of jiffies at the end of the sweep's last pass; of `ALL_FLOWS` only.
+        pub swept: u64,
     }
 }
 
@@ -120,7 +122,7 @@ map_abi! {
     /// What the packet that runs `flow_sweep` begins with: entries to be counted.
     #[derive(Default)]
     pub struct SweepHead {
-        /// Index into `flow_usage`.
+        /// Index into `flow_usage`, or `PASS_IS_OVER`.
         pub owner: u32,
         /// To be added to `FlowUsage::made`.
         pub made: u32,
@@ -133,6 +135,9 @@ const _: () = assert!(
     size_of::<SweepHead>() <= 14,
     "as long as an Ethernet header"
 );
+
+/// In place of the owner of a `SweepHead`: all entries were looked at, and the counts are right.
+pub const PASS_IS_OVER: u32 = u32::MAX;
 
 /// Index into `flow_usage` of the count of all entries; others are endpoint ids.
 pub const ALL_FLOWS: u32 = 0;

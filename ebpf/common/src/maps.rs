@@ -21,7 +21,7 @@ pub const MAX_FRONTENDS: usize = 65_536;
 /// Backends on all services of this node's view, at most. Ids run from 1.
 pub const MAX_BACKENDS: usize = 131_072;
 /// Flow entries unless the agent is configured otherwise; a connection through a service takes
-/// two. None is evicted: a full map takes no new connection.
+/// two. A full map evicts the least recently used ones; see `ebpf_logic::quota`.
 pub const FLOWS: usize = 1_000_000;
 /// Memory of a flow entry with its part of the hash table, bytes.
 pub const FLOW_BYTES: u64 = 144;
@@ -259,7 +259,7 @@ pub const MAPS: [Shape; 19] = [
     ),
     shape::<FlowKey4, Flow>(
         name::FLOWS,
-        Kind::Hash,
+        Kind::LruHash,
         FLOWS,
         0,
         "programs write; what to do with the next packet of an IPv4 flow",

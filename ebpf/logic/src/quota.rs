@@ -1,10 +1,11 @@
 //! Whose an entry of the flow map is, and how many a pod may have.
 //!
-//! Nothing is evicted from the map, so that a flood must not fill it: an owner may have as many
-//! entries as are free. One pod alone gets half of the map; of two that flood each gets a third,
+//! A full map evicts what was used least, so a flood must not fill it: while the sweep runs, an
+//! owner may have as many entries as are free. One pod alone gets half of the map; of two that flood each gets a third,
 //! and a third stays free for all others. Called by `stage/entry.rs`, `stage/create.rs`,
 //! `hook/flow_sweep.rs` and `agent-sys`.
 
+use crate::conntrack::elapsed;
 use ebpf_common::conntrack::{Flow, FlowKey4, FlowUsage, SCOPE_HOST};
 use ebpf_common::net::Be32;
 
@@ -52,11 +53,41 @@ pub const fn owner(key: &FlowKey4, flow: &Flow) -> Owner {
     }
 }
 
-/// Whether an owner with `used` entries may have another connection, when `all` of the map's
-/// `size` entries are in use.
+/// Seconds without a pass of the sweep, of which one begins every ten, after which counts are not
+/// believed any more.
+const SWEPT: u32 = 120;
+
+/// Which entries an owner may still have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// Any.
+    All,
+    /// Those of connections that do not work without.
+    Needed,
+    /// None.
+    None,
+}
+
+/// What an owner with `used` entries may still have, when `all` of the map's `size` entries are in
+/// use. What works without an entry, as everything from outside does that the stack forwards, takes
+/// a fourth of the owner's share at most: or a flood of it would end the pod's own connections.
 #[inline(always)]
-pub const fn allows(used: u64, all: u64, size: u32) -> bool {
-    used + CONNECTION <= free(all, size)
+pub const fn share_left(used: u64, all: u64, size: u32) -> Share {
+    let free = free(all, size);
+    if used * 4 + CONNECTION <= free {
+        Share::All
+    } else if used + CONNECTION <= free {
+        Share::Needed
+    } else {
+        Share::None
+    }
+}
+
+/// Whether the sweep runs, so that ended connections give their entries back and counts are right.
+/// Without an agent the least recently used entry makes room.
+#[inline(always)]
+pub const fn is_swept(now: u32, swept: u32, jiffies_per_second: u32) -> bool {
+    elapsed(now, swept) < SWEPT * jiffies_per_second
 }
 
 /// Entries that are free, which is what each owner may have.
@@ -101,6 +132,24 @@ mod tests {
     use ebpf_common::conntrack::{SCOPE_NETDEV, action};
     use ebpf_common::net::protocol;
     use proptest::prelude::*;
+
+    fn allows(used: u64, all: u64, size: u32) -> bool {
+        share_left(used, all, size) != Share::None
+    }
+
+    #[test]
+    fn what_needs_no_entry_takes_a_part_of_the_share() {
+        assert_eq!(share_left(99, 600, 1000), Share::All);
+        assert_eq!(share_left(100, 600, 1000), Share::Needed);
+        assert_eq!(share_left(398, 600, 1000), Share::Needed);
+        assert_eq!(share_left(399, 600, 1000), Share::None);
+    }
+
+    #[test]
+    fn counts_are_believed_while_the_sweep_runs() {
+        assert!(is_swept(100, u32::MAX, 250) && is_swept(29_999, 0, 250));
+        assert!(!is_swept(30_000, 0, 250));
+    }
 
     const POD: u32 = 5;
     const OTHER: u32 = 6;
@@ -223,7 +272,11 @@ mod tests {
 
     #[test]
     fn a_count_that_is_wrong_is_put_right() {
-        let count = |made, removed| FlowUsage { made, removed };
+        let count = |made, removed| FlowUsage {
+            made,
+            removed,
+            swept: 0,
+        };
         // (before, after, seen, correction)
         for (before, after, seen, wanted) in [
             (count(10, 4), count(10, 4), 6, 0),
@@ -260,8 +313,8 @@ mod tests {
             let seen = there + (made as f64 * part) as u64;
             let seen = seen.saturating_sub((removed as f64 * other_part) as u64);
             let seen = seen.max(there.saturating_sub(removed));
-            let before = FlowUsage { made: there.wrapping_add_signed(drift), removed: 0 };
-            let after = FlowUsage { made: before.made.wrapping_add(made), removed };
+            let before = FlowUsage { made: there.wrapping_add_signed(drift), ..FlowUsage::default() };
+            let after = FlowUsage { made: before.made.wrapping_add(made), removed, swept: 0 };
             let by = correction(before, after, seen);
             prop_assert!((drift + by).abs() <= drift.abs());
             prop_assert!(by == 0 || by.signum() == -drift.signum());

@@ -9,7 +9,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpu
 use aya_ebpf::macros::btf_map;
 use ebpf_common::ABI_VERSION;
 use ebpf_common::config::NodeConfig;
-use ebpf_common::conntrack::{Flow, FlowKey4, FlowUsage};
+use ebpf_common::conntrack::{ALL_FLOWS, Flow, FlowKey4, FlowUsage};
 use ebpf_common::counter::{COUNTERS as COUNTER_COUNT, Count};
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::event::Event;
@@ -107,7 +107,7 @@ static BACKEND_LOST: Array<u64, MAX_BACKENDS> = Array::new();
 #[btf_map(name = "affinity")]
 static AFFINITY: LruHashMap<AffinityKey, Affinity, MAX_AFFINITY> = LruHashMap::new();
 #[btf_map(name = "flows")]
-static FLOWS: HashMap<FlowKey4, Flow, FLOW_COUNT> = HashMap::new();
+static FLOWS: LruHashMap<FlowKey4, Flow, FLOW_COUNT> = LruHashMap::new();
 #[btf_map(name = "flow_usage")]
 static FLOW_USAGE: Array<FlowUsage, MAX_ENDPOINTS> = Array::new();
 #[btf_map(name = "counters")]
@@ -385,6 +385,25 @@ pub(crate) fn flow_usage(id: u32) -> u64 {
         // SAFETY: an array's element; the two numbers need not be of one moment.
         Some(at) => unsafe { at.read_volatile() }.entries(),
         None => 0,
+    }
+}
+
+/// Jiffies at the end of the last pass of the sweep.
+#[inline(always)]
+pub(crate) fn swept() -> u32 {
+    match FLOW_USAGE.get_ptr(ALL_FLOWS) {
+        // SAFETY: a field of an array's element.
+        Some(at) => unsafe { (&raw const (*at).swept).read_volatile() as u32 },
+        None => 0,
+    }
+}
+
+/// A pass of the sweep is over.
+#[inline(always)]
+pub(crate) fn set_swept(now: u32) {
+    if let Some(at) = FLOW_USAGE.get_ptr_mut(ALL_FLOWS) {
+        // SAFETY: a field of an array's element, written by the sweep only.
+        unsafe { (&raw mut (*at).swept).write_volatile(now.into()) };
     }
 }
 

@@ -27,6 +27,8 @@ fn opened() -> (Node, FlowKey4) {
     let pods = [CLIENT, SERVER, HOSTILE];
     let node = Node::measured(&pods, &binary("hydrofoil.bpf.o"), ENTRIES);
     node.put_service(VIP, 1, TCP, &[(3, SERVER, 8080)]);
+    // Quotas are in force while the sweep runs.
+    node.sweep();
     let client = at(CLIENT, 40_000);
     let server = (SERVER_POD, at(SERVER, 8080));
     node.open((CLIENT_POD, client), at(VIP, PORT), server);
@@ -129,33 +131,40 @@ fn what_the_stack_forwards_needs_no_entry() {
     assert_eq!(entries(&node).len(), there);
 }
 
-/// A full map: established connections go on with their backend, new ones are refused by name.
+/// Without an agent no connection expires: there is no quota then, and what was used least makes
+/// room for new connections.
 #[test]
-fn a_full_map_refuses_and_loses_nothing() {
-    let (node, first) = opened();
-    let maps = node.datapath.maps();
-    let like = maps.flow(&first).unwrap().unwrap();
-    let other = |number| FlowKey4 {
-        src: Be32::new(0x0b00_0000 + number),
-        ..first
-    };
-    let others = (0u32..)
-        .take_while(|number| maps.put_flows(&[(other(*number), like)]).is_ok())
-        .count();
-    assert!(others as u32 >= ENTRIES - 2, "{others}");
+fn without_the_sweep_a_full_map_makes_room() {
+    let node = Node::measured(&[CLIENT, SERVER], &binary("hydrofoil.bpf.o"), ENTRIES);
+    node.put_service(VIP, 1, TCP, &[(3, SERVER, 8080)]);
     let vip = at(VIP, PORT);
-    let syn = tcp(at(CLIENT, 50_000), vip, SYN, b"");
-    assert_eq!(node.from_pod(CLIENT_POD, &syn).verdict, SHOT);
-    let drops = node.counters();
-    let refused = dropped(Drop::NoFlowEntry, Hook::FromPod, 1);
-    assert!(drops.contains(&refused), "{drops:?}");
-    node.put_service(VIP, 1, TCP, &[(4, SERVER, 9090)]);
-    let ran = node.from_pod(CLIENT_POD, &tcp(at(CLIENT, 40_000), vip, ACK, b"data"));
-    assert_eq!(see(&ran.packet).to, at(SERVER, 8080));
-    for number in [0, 1] {
-        maps.delete_flow(&other(number)).unwrap();
+    for number in 0..2 * ENTRIES as u16 {
+        let syn = tcp(at(CLIENT, 10_000 + number), vip, SYN, b"");
+        let ran = node.from_pod(CLIENT_POD, &syn);
+        assert_eq!(ran.verdict, REDIRECT, "connection {number}");
     }
-    assert_eq!(node.from_pod(CLIENT_POD, &syn).verdict, REDIRECT);
+    // The agent is back: counts are right, and in force, at the end of a pass.
+    let sent = tcp(at(CLIENT, 9_000), vip, SYN, b"");
+    node.sweep();
+    let (used, all) = counted(&node, CLIENT_POD);
+    assert_eq!((used, all), (all, entries(&node).len() as u64));
+    assert_eq!(node.from_pod(CLIENT_POD, &sent).verdict, SHOT);
+}
+
+/// Connections from outside that the stack forwards to a pod leave it entries for its own.
+#[test]
+fn a_flood_from_outside_leaves_a_pod_its_own_connections() {
+    let (node, _) = opened();
+    let ifindex = node.pods[HOSTILE_POD].ifindex;
+    for number in 0..ENTRIES as u16 {
+        let syn = tcp(at(OUTSIDE, 10_000 + number), at(HOSTILE, 80), SYN, b"");
+        let ran = node.run(Program::ToPod, ifindex, &syn);
+        assert_eq!((ran.verdict, &ran.packet), (NEXT, &syn));
+    }
+    let (used, all) = counted(&node, HOSTILE_POD);
+    assert!(used * 4 <= u64::from(ENTRIES) - all + 8, "{used} of {all}");
+    let syn = tcp(at(HOSTILE, 30_000), at(VIP, PORT), SYN, b"");
+    assert_eq!(node.from_pod(HOSTILE_POD, &syn).verdict, REDIRECT);
 }
 
 /// What was refused is accepted again when connections of the pod have ended.

@@ -6,12 +6,10 @@ use agent_sys::bpf::{Program, Ran};
 use ebpf_common::conntrack::{FlowKey4, SCOPE_NETDEV};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
-use ebpf_common::net::Be32;
 use ebpf_logic::nat::{ATTEMPTS, pick_port};
 use ebpf_logic::parse::flag::{ACK, FIN, RST, SYN};
 use ebpf_logic::service::hash;
 use std::net::Ipv4Addr;
-use tests_harness::binary;
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 6);
@@ -441,41 +439,4 @@ fn a_port_that_is_not_taken_keeps_its_connection() {
     assert_eq!(sent_from(&ran), next);
     let ended = key(node.pods[0].ifindex, TCP, first, other);
     assert_eq!(node.states(&ended), ["CLOSED", "CLOSED"]);
-}
-
-/// The map is full when a lost reply entry is to be written again: the packet, whose answer
-/// would leave untranslated, is dropped, and the connection goes on when there is an entry.
-#[test]
-fn a_reply_entry_without_an_element_costs_a_packet_only() {
-    let node = Node::measured(&[CLIENT, SERVER], &binary("hydrofoil.bpf.o"), 1024);
-    let (node, answer) = opened_in(node, SERVER);
-    let maps = node.datapath.maps();
-    let (client, vip, server) = (at(CLIENT, 40_000), at(VIP, PORT), at(SERVER, 8080));
-    let forward = forward(&node);
-    let flow = maps.flow(&forward).unwrap().unwrap();
-    node.change(&forward, |flow| {
-        flow.last_seen = flow.last_seen.wrapping_sub(QUIET);
-    });
-    maps.delete_flow(&flow.answer_key(&forward)).unwrap();
-    let other = |number| FlowKey4 {
-        src: Be32::new(0x0b00_0000 + number),
-        ..forward
-    };
-    let others = (0u32..)
-        .take_while(|number| maps.put_flows(&[(other(*number), flow)]).is_ok())
-        .count();
-    assert!(others >= 1023, "{others}");
-    // A new decision would go elsewhere.
-    node.put_service(VIP, 1, TCP, &[(4, SERVER, 9090)]);
-    let ran = node.from_pod(0, &tcp(client, vip, FIN | ACK, b"data"));
-    assert_eq!(ran.verdict, SHOT);
-    let counted = node.counters();
-    let refused = dropped(Drop::NoFlowEntry, Hook::FromPod, 1);
-    assert!(counted.contains(&refused), "{counted:?}");
-    maps.delete_flow(&other(0)).unwrap();
-    let ran = node.from_pod(0, &tcp(client, vip, FIN | ACK, b"data"));
-    assert_eq!((sent_from(&ran), sent_to(&ran)), (client, server));
-    let ran = answer(&node, &tcp(server, client, ACK, b"data"));
-    assert_eq!(sent_from(&ran), vip);
-    assert_eq!(node.states(&forward), ["FIN-WAIT", "CLOSE-WAIT"]);
 }

@@ -12,7 +12,7 @@ use super::{BpfError, Ran};
 use crate::clock;
 use crate::maps::{Maps, MapsError};
 use ebpf_common::abi::MapType as _;
-use ebpf_common::conntrack::{Flow, FlowKey4, SweepHead};
+use ebpf_common::conntrack::{Flow, FlowKey4, PASS_IS_OVER, SweepHead};
 use ebpf_common::maps::name;
 use ebpf_logic::conntrack::{is_expired, is_over};
 use ebpf_logic::parse::ETHERNET;
@@ -98,6 +98,11 @@ impl Sweep {
                 tracing::debug!(?head, "a count of flow entries was wrong");
                 self.judge(head, &[], &run, &mut swept)?;
             }
+            let over = SweepHead {
+                owner: PASS_IS_OVER,
+                ..SweepHead::default()
+            };
+            self.judge(over, &[], &run, &mut swept)?;
         }
         self.cursor = cursor;
         Ok(swept)

@@ -9,7 +9,7 @@
 use crate::maps;
 use crate::packet::{self, Skb, borrowed_mut};
 use crate::stage::{entry, reply_tuple};
-use ebpf_common::conntrack::{FlowKey4, SweepHead};
+use ebpf_common::conntrack::{FlowKey4, PASS_IS_OVER, SweepHead};
 use ebpf_logic::conntrack::is_over;
 use ebpf_logic::parse::ETHERNET;
 use ebpf_logic::reply_tuple::Life;
@@ -25,7 +25,11 @@ struct Sweep<'a> {
 pub(crate) fn run(skb: &Skb) -> i32 {
     skb.set_mark(packet::jiffies());
     if let Some(head) = skb.load_value::<SweepHead>(0) {
-        maps::count_flows(head.owner, head.made as u64, head.removed as u64);
+        if head.owner == PASS_IS_OVER {
+            maps::set_swept(packet::jiffies());
+        } else {
+            maps::count_flows(head.owner, head.made as u64, head.removed as u64);
+        }
     }
     let keys = (skb.len() - ETHERNET as u32) / size_of::<FlowKey4>() as u32;
     let mut sweep = Sweep { skb, removed: 0 };

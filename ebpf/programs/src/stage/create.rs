@@ -10,6 +10,7 @@ use ebpf_common::drop::Drop;
 use ebpf_common::event::DECIDED;
 use ebpf_logic::checksum::{addr_delta, port_delta};
 use ebpf_logic::conntrack::{Step, first};
+use ebpf_logic::quota::Share;
 
 /// Makes the entry of the packet's own direction.
 #[inline(always)]
@@ -37,12 +38,11 @@ pub(crate) fn begin(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, D
         action: context.route.action,
         state: own,
     };
-    if entry::is_allowed(&context.key, &context.flow) {
-        Ok(Verdict::OPEN)
-    } else if needs_no_entry(context) {
-        Ok(Verdict::goes(NEXT))
-    } else {
-        Err(Drop::FlowQuota)
+    match entry::share(&context.key, &context.flow) {
+        Share::All => Ok(Verdict::OPEN),
+        Share::Needed | Share::None if needs_no_entry(context) => Ok(Verdict::goes(NEXT)),
+        Share::Needed => Ok(Verdict::OPEN),
+        Share::None => Err(Drop::FlowQuota),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Makes, replaces and removes entries of the flow map, and counts them for their owners.
 
 use crate::maps::{self, Inserted};
+use crate::packet;
 use ebpf_common::conntrack::{ALL_FLOWS, Flow, FlowKey4, SCOPE_HOST};
 use ebpf_common::endpoint::HOST;
-use ebpf_logic::quota::{allows, owner};
+use ebpf_logic::quota::{Share, is_swept, owner, share_left};
 
 /// Endpoint id that an entry is counted for. Without one, because its pod is not known any more,
 /// it is in the count of all entries only.
@@ -22,12 +23,19 @@ fn owner_id(key: &FlowKey4, flow: &Flow) -> u32 {
 /// No endpoint has this id, and `flow_usage` no such element.
 const NO_ID: u32 = u32::MAX;
 
-/// Whether the flow in the context may have entries of its own: its owner has not as many as it
-/// may have, or this one already.
+/// Which entries the owner of a flow may still have. All if it has this one already.
 #[inline(always)]
-pub(crate) fn is_allowed(key: &FlowKey4, flow: &Flow) -> bool {
+pub(crate) fn share(key: &FlowKey4, flow: &Flow) -> Share {
     let used = maps::flow_usage(owner_id(key, flow));
-    allows(used, maps::flow_usage(ALL_FLOWS), maps::flow_entries()) || maps::flow(key).is_some()
+    let share = share_left(used, maps::flow_usage(ALL_FLOWS), maps::flow_entries());
+    if share == Share::All
+        || !is_swept(packet::jiffies(), maps::swept(), maps::jiffies_per_second())
+        || maps::flow(key).is_some()
+    {
+        Share::All
+    } else {
+        share
+    }
 }
 
 /// Whether the pod that an entry is counted for does not exist any more: neither its interface,
