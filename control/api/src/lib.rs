@@ -55,7 +55,7 @@ mod probe;
 mod resources;
 mod security;
 mod sysctl;
-mod taint;
+pub mod taint;
 pub mod volume;
 
 pub use admit::{admit, admit_status};

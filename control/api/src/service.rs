@@ -39,6 +39,11 @@ impl Rules for Service {
         let Some(spec) = self.spec.as_mut() else {
             return;
         };
+        // A manifest with an empty address, written over what was allocated.
+        if is_unset(&spec.cluster_ip) && spec.cluster_ips == old.cluster_ips {
+            spec.cluster_ip = None;
+            spec.cluster_ips = None;
+        }
         clear_leftovers(spec, old);
         if spec.type_.as_deref() == Some(EXTERNAL_NAME) {
             return;

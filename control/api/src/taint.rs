@@ -1,12 +1,51 @@
 //! Taints of nodes and tolerations of pods: rules. Not who may run where: the
-//! scheduler decides. Called by `node` and `podspec`.
+//! scheduler decides. Called by `node` and `podspec`, the scheduler and `foil drain`.
 
-use k8s_openapi::api::core::v1::{Taint, Toleration};
+use k8s_openapi::api::core::v1::{PodSpec, Taint, Toleration};
 
 use crate::invalid::{Causes, Field};
 use crate::name;
 
+/// The node is cordoned.
+pub const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
 const EFFECTS: &[&str] = &["NoExecute", "NoSchedule", "PreferNoSchedule"];
+
+/// The taint of a cordoned node.
+pub fn unschedulable() -> Taint {
+    Taint {
+        key: UNSCHEDULABLE.to_owned(),
+        effect: "NoSchedule".to_owned(),
+        ..Taint::default()
+    }
+}
+
+/// True when one of the pod's tolerations is for this taint.
+pub fn tolerates(spec: &PodSpec, taint: &Taint) -> bool {
+    toleration(spec, taint).is_some()
+}
+
+/// How long the pod tolerates the taint: `Some(None)` for ever.
+pub fn toleration(spec: &PodSpec, taint: &Taint) -> Option<Option<i64>> {
+    let mut found: Option<Option<i64>> = None;
+    for t in spec.tolerations.iter().flatten() {
+        let key = t.key.as_deref().unwrap_or("");
+        let effect = t.effect.as_deref().unwrap_or("");
+        let exists = t.operator.as_deref() == Some("Exists");
+        let same_value = t.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or("");
+        let applies = (effect.is_empty() || effect == taint.effect)
+            && (key == taint.key || (key.is_empty() && exists))
+            && (exists || same_value);
+        if applies {
+            found = Some(match (found, t.toleration_seconds) {
+                (Some(Some(a)), Some(b)) => Some(a.min(b)),
+                (Some(Some(a)), None) => Some(a),
+                (_, seconds) => seconds,
+            });
+        }
+    }
+    found
+}
 
 pub(crate) fn validate_tolerations(all: &[Toleration], at: &Field, causes: &mut Causes) {
     for (i, t) in all.iter().enumerate() {

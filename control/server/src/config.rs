@@ -197,6 +197,23 @@ impl Config {
         }
     }
 
+    /// What the server's certificate is for: its names, and those of the Service
+    /// `default/kubernetes`, which pods use.
+    pub fn certificate_names(&self) -> Vec<String> {
+        let mut names = self.names.clone();
+        names.extend(self.advertise_address.map(|address| address.to_string()));
+        let service = self.service_cidr.hosts().next();
+        names.extend(service.map(|address| address.to_string()));
+        let domain = self.cluster_domain.trim_end_matches('.');
+        for name in ["kubernetes", "kubernetes.default", "kubernetes.default.svc"] {
+            names.push(name.to_owned());
+        }
+        names.push(format!("kubernetes.default.svc.{domain}"));
+        names.sort();
+        names.dedup();
+        names
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let wrong = |field, reason: &str| {
             Err(ConfigError::Value {
@@ -346,6 +363,14 @@ mod tests {
         assert_eq!(config.service_cidr.to_string(), "10.96.0.0/16");
         assert_eq!(config.facts().dns_address, "10.96.0.10");
         assert_eq!(config.facts().dns_servers, ["10.96.0.10"]);
+        let names = config.certificate_names();
+        for name in [
+            "localhost",
+            "10.96.0.1",
+            "kubernetes.default.svc.cluster.local",
+        ] {
+            assert!(names.iter().any(|found| found == name), "{names:?}");
+        }
         let other = "data = \"/d\"\ndns_address = \"\"\ndns_servers = [\"10.96.0.53\"]";
         let facts = Config::parse(other).unwrap().facts();
         assert_eq!(facts.dns_address, "");

@@ -108,7 +108,7 @@ impl Running {
 pub async fn start(config: &Config) -> Result<Running, StartError> {
     let now = Timestamp::now();
     let pki = Arc::new(Pki::open(&config.data, now)?);
-    let signed = pki.server(&config.names, now)?;
+    let signed = pki.server(&config.certificate_names(), now)?;
     let acceptor = tls::acceptor(&signed, pki.ca_pem())?;
 
     let options = Options {

@@ -392,8 +392,8 @@ pub(crate) fn flow_usage(id: u32) -> u64 {
 #[inline(always)]
 pub(crate) fn swept() -> u32 {
     match FLOW_USAGE.get_ptr(ALL_FLOWS) {
-        // SAFETY: a field of an array's element.
-        Some(at) => unsafe { (&raw const (*at).swept).read_volatile() as u32 },
+        // SAFETY: an array's element.
+        Some(at) => unsafe { at.read_volatile() }.swept as u32,
         None => 0,
     }
 }
@@ -402,8 +402,10 @@ pub(crate) fn swept() -> u32 {
 #[inline(always)]
 pub(crate) fn set_swept(now: u32) {
     if let Some(at) = FLOW_USAGE.get_ptr_mut(ALL_FLOWS) {
-        // SAFETY: a field of an array's element, written by the sweep only.
-        unsafe { (&raw mut (*at).swept).write_volatile(now.into()) };
+        // SAFETY: an array's element.
+        let at = unsafe { &raw mut (*at).swept };
+        // SAFETY: a field of it, which only the sweep writes.
+        unsafe { at.write_volatile(now.into()) };
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
+use control_api::taint;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::time::Instant;
 
@@ -27,7 +28,7 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 #[command(after_long_help = "\
 Nodes are cordoned first, and stay so: `foil uncordon` ends it. Nothing is evicted
 if one pod of one of the nodes needs an option that was not given. Pods that come
-to a node meanwhile have to go as well.
+to a node meanwhile have to go as well, unless they tolerate that it is cordoned.
 
 Examples:
   foil drain n1
@@ -77,8 +78,11 @@ pub(crate) async fn run(
         warned: BTreeSet::new(),
         evicted: BTreeSet::new(),
     };
-    loop {
-        let pods = drain.judge(&mut client, &nodes).await?;
+    for round in 0_u64.. {
+        let mut pods = drain.judge(&mut client, &nodes).await?;
+        if round > 0 {
+            pods = drain.leave(pods);
+        }
         if pods.is_empty() {
             break;
         }
@@ -140,6 +144,22 @@ impl Drain {
         }
     }
 
+    /// Without those that the scheduler binds to a cordoned node: they would come again for ever.
+    fn leave(&mut self, pods: Vec<Pod>) -> Vec<Pod> {
+        let (stay, go): (Vec<Pod>, Vec<Pod>) = pods.into_iter().partition(tolerates_cordon);
+        for pod in stay {
+            let name = format!(
+                "{}/{}",
+                pod.metadata.namespace.unwrap_or_default(),
+                pod.metadata.name.unwrap_or_default()
+            );
+            if self.warned.insert(name.clone()) {
+                eprintln!("Warning: ignoring Pods that tolerate an unschedulable node: {name}");
+            }
+        }
+        go
+    }
+
     /// Tells pods to go, and waits until they are gone.
     async fn evict(
         &mut self,
@@ -186,6 +206,11 @@ impl Drain {
         }
         Ok(())
     }
+}
+
+fn tolerates_cordon(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    spec.is_some_and(|spec| taint::tolerates(spec, &taint::unschedulable()))
 }
 
 /// The uid is another one by now.
@@ -301,6 +326,29 @@ mod tests {
         }
         control_api::patch::merge(&mut pod, &more);
         serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn pods_that_come_again_are_left_in_later_rounds() {
+        let mut drain = Drain {
+            grace_period_seconds: None,
+            options: Options::default(),
+            deadline: None,
+            warned: BTreeSet::new(),
+            evicted: BTreeSet::new(),
+        };
+        let system = json!({"spec": {"tolerations": [{"operator": "Exists"}]}});
+        let pods = vec![
+            pod("system", "ReplicaSet", system),
+            pod("web", "ReplicaSet", json!({})),
+        ];
+        let left = drain.leave(pods);
+        let names: Vec<_> = left
+            .iter()
+            .map(|pod| pod.metadata.name.as_deref())
+            .collect();
+        assert_eq!(names, [Some("web")]);
+        assert!(drain.warned.contains("x/system"));
     }
 
     #[test]
