@@ -1,6 +1,6 @@
 //! Connections that are held and used now and then, while others are opened and the sweep runs.
 
-use crate::live::{Raise, SERVER_PATIENCE, connect};
+use crate::live::{Raise, connect, echo};
 use crate::node::{Node, OTHER_VIP, PORT, TCP, VIP};
 use ebpf_common::conntrack::FlowKey4;
 use ebpf_common::net::Be32;
@@ -144,7 +144,8 @@ fn serve<'s>(scope: &'s Scope<'s, '_>, netns: &'s NetNs, stop: &'s AtomicBool) {
             match listener.accept() {
                 Ok((stream, _)) => {
                     let thread = std::thread::Builder::new().stack_size(64 << 10);
-                    let thread = thread.spawn_scoped(scope, move || echo(stream));
+                    let thread =
+                        thread.spawn_scoped(scope, move || echo(stream, &mut [0; 64], stop));
                     thread.expect("a thread");
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -154,19 +155,6 @@ fn serve<'s>(scope: &'s Scope<'s, '_>, netns: &'s NetNs, stop: &'s AtomicBool) {
             }
         }
     });
-}
-
-fn echo(mut stream: TcpStream) {
-    stream.set_nonblocking(false).expect("blocking");
-    // Longer than any client waits: a server that ends first would look like a lost connection.
-    let patience = Some(SERVER_PATIENCE);
-    stream.set_read_timeout(patience).expect("time-out");
-    let mut buffer = [0; 64];
-    while let Ok(read @ 1..) = stream.read(&mut buffer) {
-        if stream.write_all(&buffer[..read]).is_err() {
-            return;
-        }
-    }
 }
 
 /// Entries like one of the connections, of clients that send nothing.
