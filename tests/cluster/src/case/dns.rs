@@ -76,7 +76,8 @@ fn musl(scene: &mut Scene<'_>, names: &[&str], address: &str) {
     let pid = limits::init_pid(scene.cluster, &client);
     let program = format!("/proc/{pid}/root/lookup");
     let mut compile = Command::new(compiler);
-    compile.args(["-static", "-o", &program, "tests/cluster/src/lookup.c"]);
+    compile.args(["-static", "-o", &program]);
+    compile.arg(tests_harness::workspace().join("tests/cluster/src/lookup.c"));
     process::run(&mut compile).success();
     for name in names {
         let found = scene.foil(&["exec", "client", "--", "/lookup", name]);
