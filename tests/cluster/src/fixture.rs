@@ -7,6 +7,8 @@ use crate::scene::Scene;
 /// The Deployment and Service `web`: 3 ready replicas of the first image, in each node's maps.
 pub(crate) fn web(scene: &mut Scene<'_>) -> Vec<Pod> {
     scene.apply("web");
+    // Or the pods would be those of an earlier template, which are about to go.
+    objects::rolled_out(scene.cluster, "web");
     let pods = objects::ready_count(scene.cluster, "web", 3);
     objects::backends_are(scene.cluster, "web", &pods);
     pods

@@ -183,6 +183,26 @@ pub fn cluster_ip(cluster: &Cluster, service: &str) -> String {
     })
 }
 
+/// Waits until all pods of a Deployment are those of its present template.
+///
+/// # Panics
+/// If it does not come to that.
+pub fn rolled_out(cluster: &Cluster, name: &str) {
+    wait_until(&format!("rollout of {name}"), || {
+        let object = cluster.get("deployments", name);
+        let object = object.ok_or_else(|| "no such deployment".to_owned())?;
+        let (status, wanted) = (&object["status"], &object["spec"]["replicas"]);
+        let counts = ["replicas", "updatedReplicas", "availableReplicas"];
+        if status["observedGeneration"] == object["metadata"]["generation"]
+            && counts.iter().all(|count| status[*count] == *wanted)
+        {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
+    });
+}
+
 /// Waits until each node's maps hold exactly these addresses as backends of the service.
 ///
 /// # Panics
