@@ -136,8 +136,8 @@ pub(crate) enum Missing {
 }
 
 impl Alone {
-    /// Makes sure that no other agent works with the same parent cgroup, nor with the same
-    /// folder of pins, whatever its own folders and its network namespace.
+    /// Makes sure that no other agent works with the same parent cgroup or the same folder of
+    /// pins. Such an agent may have folders and a network namespace of its own.
     pub(crate) async fn with_parts(
         mut self,
         config: &Config,

@@ -158,7 +158,7 @@ impl LogFile {
                     self.line.clear();
                 }
             } else if self.files.len() > 1 {
-                // Nobody writes to it any more: the rest of a line will not come.
+                // It was rotated, so that the rest of an unfinished line will not come.
                 self.files.pop_front();
                 self.line.clear();
             } else if !follow || !self.look_for_more()? {

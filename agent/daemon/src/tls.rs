@@ -491,7 +491,7 @@ mod tests {
             matches!(alert, Some(rustls::Error::AlertReceived(_))),
             "{alert:?}"
         );
-        // Nobody listens: not a matter of certificates.
+        // A refused connection is not a matter of certificates.
         serving.abort();
         assert!(serving.await.unwrap_err().is_cancelled());
         let gone = connect(&address, mutual(&identity(&ca)).unwrap()).await;

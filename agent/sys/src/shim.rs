@@ -61,7 +61,7 @@ pub enum ShimError {
         status: ExitStatus,
         log: PathBuf,
     },
-    /// Nobody listens: the shim is dead, or was never there.
+    /// The shim does not listen: it is dead, or was never started.
     #[error("connect to {socket}: {source}")]
     Connect { socket: PathBuf, source: io::Error },
     /// No answer in time. What was asked for may be done all the same, also later.

@@ -117,7 +117,7 @@ impl Mailbox {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something changed. Nobody is woken before the hub has all of a revision.
+    /// Notes a change. The session is woken once the hub has all of a revision.
     pub(crate) fn post(&self, item: &Item) {
         self.lock().items.insert(item.clone());
     }

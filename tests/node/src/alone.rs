@@ -1,4 +1,4 @@
-//! Two agents of one machine: what they may not share, whatever their network namespaces.
+//! Two agents of one machine: what they may not share, also in two network namespaces.
 
 use agent_sys::mounts;
 use tests_harness::{NetNs, Process, process};

@@ -1,7 +1,7 @@
 //! What changed for all nodes: services and routes, in the order of their last change.
 //!
-//! One list for all sessions, each of which remembers how far it has read: a change
-//! costs the same whatever the number of nodes.
+//! One list for all sessions, each of which remembers how far it has read: the cost
+//! of a change does not depend on the number of nodes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
