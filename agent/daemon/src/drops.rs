@@ -33,8 +33,8 @@ impl Kind {
             reason: event.reason,
             protocol: event.protocol,
             ifindex: event.ifindex,
-            src: Addr::v4(event.src),
-            dst: Addr::v4(event.dst),
+            src: event.src,
+            dst: event.dst,
             port: event.dport.get(),
         }
     }
@@ -93,8 +93,8 @@ mod tests {
     fn event(kind: u8, sport: u16, dport: u16) -> Event {
         Event {
             time: 0,
-            src: Be32::new(0x0af4_0002),
-            dst: Be32::new(0x0a60_0001),
+            src: Addr::v4(Be32::new(0x0af4_0002)),
+            dst: Addr::v4(Be32::new(0x0a60_0001)),
             sport: Be16::new(sport),
             dport: Be16::new(dport),
             ifindex: 7,

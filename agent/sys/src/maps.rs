@@ -19,7 +19,7 @@ pub use service::ChoiceTable;
 pub(crate) use table::Raw;
 
 use ebpf_common::ABI_VERSION;
-use ebpf_common::conntrack::{Flow, FlowKey4, FlowUsage};
+use ebpf_common::conntrack::{Flow4, FlowKey4, FlowUsage};
 use ebpf_common::counter::{COUNTERS, Count, EVENT_SHED, Hook, index};
 use ebpf_common::drop::{Drop as Reason, REASONS};
 use ebpf_common::endpoint::Endpoint;
@@ -108,7 +108,7 @@ pub struct Maps {
     backend_stats: Table<u32, BackendStats>,
     backend_lost: Table<u32, u64>,
     affinity: Table<AffinityKey, Affinity>,
-    flows: Table<FlowKey4, Flow>,
+    flows: Table<FlowKey4, Flow4>,
     flow_usage: Table<u32, FlowUsage>,
     counters: Table<u32, Count>,
     names: Table<NameKey, Name>,

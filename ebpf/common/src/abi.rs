@@ -110,6 +110,62 @@ macro_rules! map_abi {
     )*};
 }
 
+/// Declares a struct that is generic over the family of its addresses, as `map_abi!` does: its
+/// layout is checked with the addresses of each family.
+#[macro_export]
+macro_rules! family_abi {
+    ($(
+        $(#[$meta:meta])*
+        pub struct $name:ident<$address:ident> {
+            $( $(#[$field_meta:meta])* pub $field:ident : $ty:ty, )*
+        }
+    )*) => {$(
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct $name<$address: $crate::address::Address> {
+            $( $(#[$field_meta])* pub $field: $ty, )*
+        }
+
+        const _: () = {
+            type $address = $crate::net::Be32;
+            assert!(
+                size_of::<$name<$address>>() == 0 $( + size_of::<$ty>() )*,
+                concat!(stringify!($name), " of IPv4 has padding: name it"),
+            );
+        };
+
+        const _: () = {
+            type $address = $crate::net::Addr;
+            assert!(
+                size_of::<$name<$address>>() == 0 $( + size_of::<$ty>() )*,
+                concat!(stringify!($name), " of IPv6 has padding: name it"),
+            );
+        };
+
+        const _: () = {
+            const fn is_map_type<T: $crate::abi::MapType>() {}
+            const fn fields_are_map_types<$address: $crate::address::Address>() {
+                $( is_map_type::<$ty>(); )*
+            }
+            fields_are_map_types::<$crate::net::Be32>();
+        };
+
+        // SAFETY: `repr(C)`, every field is a `MapType`, and the sizes add up for both families,
+        // so there is no padding; the assertions above fail to compile otherwise.
+        #[expect(unsafe_code, reason = "the checks above are what `MapType` asks for")]
+        unsafe impl<$address: $crate::address::Address> $crate::abi::MapType for $name<$address> {
+            const FIELDS: &'static [$crate::abi::Field] = &[
+                $( $crate::abi::Field {
+                    name: stringify!($field),
+                    offset: core::mem::offset_of!(Self, $field),
+                    size: size_of::<$ty>(),
+                }, )*
+            ];
+        }
+    )*};
+}
+
 #[cfg(test)]
 mod tests {
     use super::MapType;

@@ -5,25 +5,26 @@
 //! this one lookup and the comparison of the numbers. Transitions are in `ebpf-logic`.
 
 use crate::{
-    map_abi,
-    net::{Be16, Be32},
+    address::Address,
+    family_abi, map_abi,
+    net::{Addr, Be16, Be32},
 };
 
-/// Scope of packets that came in from a network device, see `FlowKey4::scope`.
+/// Scope of packets that came in from a network device, see `FlowKey::scope`.
 pub const SCOPE_NETDEV: u32 = 0;
 /// Scope of packets of the node itself. Interface 1 is always loopback, so no pod has it.
 pub const SCOPE_HOST: u32 = 1;
 
-map_abi! {
-    /// One direction of an IPv4 flow, as it arrives at a hook (before translation).
+family_abi! {
+    /// One direction of a flow, as it arrives at a hook (before translation).
     ///
-    /// 16 bytes: with a 64-byte value an entry fills two cache lines.
+    /// 16 bytes for IPv4: with a 64-byte value an entry fills two cache lines. 40 for IPv6.
     #[derive(Hash, PartialOrd, Ord)]
-    pub struct FlowKey4 {
+    pub struct FlowKey<A> {
         /// Source address.
-        pub src: Be32,
+        pub src: A,
         /// Destination address.
-        pub dst: Be32,
+        pub dst: A,
         /// Source port.
         pub sport: Be16,
         /// Destination port.
@@ -36,23 +37,8 @@ map_abi! {
         pub scope: u32,
     }
 
-    /// The same for IPv6.
-    #[derive(Hash, PartialOrd, Ord)]
-    pub struct FlowKey6 {
-        /// Source address.
-        pub src: [Be32; 4],
-        /// Destination address.
-        pub dst: [Be32; 4],
-        /// Source port.
-        pub sport: Be16,
-        /// Destination port.
-        pub dport: Be16,
-        /// See `FlowKey4::scope`.
-        pub scope: u32,
-    }
-
-    /// What happens to a packet of the flow: 64 bytes, one cache line.
-    pub struct Flow {
+    /// What happens to a packet of the flow: 64 bytes for IPv4, one cache line; 104 for IPv6.
+    pub struct Flow<A> {
         /// Epoch in which the decision was known to stand; see `ebpf_logic::generation`.
         pub epoch: u32,
         /// Low 32 bits of jiffies, written at most once a second.
@@ -70,20 +56,20 @@ map_abi! {
         /// The interface that `action` is about; with `PASS`, that of the pod that answers, if
         /// it is a pod of this node.
         pub ifindex: u32,
-        /// Next hop on `ifindex`, for `NEIGH` and `POD_NEIGH`; zero when it is an IPv6 address, which
-        /// the kernel looks up for each packet.
-        pub nexthop: Be32,
+        /// Next hop on `ifindex`, for `NEIGH` and `POD_NEIGH`; zero when it is an address of the
+        /// other family, which the kernel looks up for each packet.
+        pub nexthop: A,
         /// Source address after translation (as in the key when nothing changes).
-        pub src: Be32,
+        pub src: A,
         /// Destination address after translation.
-        pub dst: Be32,
+        pub dst: A,
         /// Source port after translation.
         pub sport: Be16,
         /// Destination port after translation.
         pub dport: Be16,
         /// Endpoint that it goes to on this node, 0 for none.
         pub peer: u16,
-        /// Ones' complement difference that the addresses make (IP header and pseudo header).
+        /// Ones' complement difference that the addresses make (IPv4 header and pseudo header).
         pub addr_delta: u16,
         /// Ones' complement difference that the ports make.
         pub port_delta: u16,
@@ -91,8 +77,27 @@ map_abi! {
         pub action: u8,
         /// `state::*`.
         pub state: u8,
+        /// Named padding, zero.
+        pub pad: FlowPad<A>,
+    }
+
+    /// Named padding that makes a `Flow` a multiple of eight bytes. A struct, because rustc 1.95
+    /// fails on closures that copy a field whose type is an associated one.
+    #[derive(Default)]
+    pub struct FlowPad<A> {
+        /// Zero.
+        pub zero: <A as Address>::FlowPad,
     }
 }
+
+/// Key of an IPv4 flow.
+pub type FlowKey4 = FlowKey<Be32>;
+/// Key of an IPv6 flow.
+pub type FlowKey6 = FlowKey<Addr>;
+/// An IPv4 flow.
+pub type Flow4 = Flow<Be32>;
+/// An IPv6 flow.
+pub type Flow6 = Flow<Addr>;
 
 map_abi! {
     /// Entries of the flow map that are counted for one owner, see `ebpf_logic::quota`. The first
@@ -142,7 +147,8 @@ pub const PASS_IS_OVER: u32 = u32::MAX;
 /// Index into `flow_usage` of the count of all entries; others are endpoint ids.
 pub const ALL_FLOWS: u32 = 0;
 
-const _: () = assert!(size_of::<FlowKey4>() == 16 && size_of::<Flow>() == 64);
+const _: () = assert!(size_of::<FlowKey4>() == 16 && size_of::<Flow4>() == 64);
+const _: () = assert!(size_of::<FlowKey6>() == 40 && size_of::<Flow6>() == 104);
 
 /// Where a packet goes; the low four bits of `Flow::action`.
 pub mod action {
@@ -228,13 +234,13 @@ pub mod state {
     }
 }
 
-impl FlowKey4 {
-    /// `scope` of a protocol and an origin (`SCOPE_NETDEV`, `SCOPE_HOST` or an ifindex).
-    #[inline(always)]
-    pub const fn scope(from: u32, protocol: u8) -> u32 {
-        from << 8 | protocol as u32
-    }
+/// `FlowKey::scope` of a protocol and an origin (`SCOPE_NETDEV`, `SCOPE_HOST` or an ifindex).
+#[inline(always)]
+pub const fn scope(from: u32, protocol: u8) -> u32 {
+    from << 8 | protocol as u32
+}
 
+impl<A: Address> FlowKey<A> {
     /// The origin in `scope`.
     #[inline(always)]
     pub const fn from(&self) -> u32 {
@@ -248,7 +254,7 @@ impl FlowKey4 {
     }
 }
 
-impl Flow {
+impl<A: Address> Flow<A> {
     /// Whether addresses or ports change.
     #[inline(always)]
     pub const fn translates(&self) -> bool {
@@ -273,13 +279,13 @@ impl Flow {
 
     /// Key of the other direction of the flow that has `key` here.
     #[inline(always)]
-    pub const fn answer_key(&self, key: &FlowKey4) -> FlowKey4 {
-        FlowKey4 {
+    pub const fn answer_key(&self, key: &FlowKey<A>) -> FlowKey<A> {
+        FlowKey {
             src: self.dst,
             dst: self.src,
             sport: self.dport,
             dport: self.sport,
-            scope: FlowKey4::scope(self.answered_from(), key.protocol()),
+            scope: scope(self.answered_from(), key.protocol()),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     map_abi,
-    net::{Be16, Be32},
+    net::{Addr, Be16},
 };
 
 /// `Event::kind`: a packet was dropped or refused; `reason` says why.
@@ -15,10 +15,10 @@ map_abi! {
     pub struct Event {
         /// `CLOCK_MONOTONIC`, nanoseconds.
         pub time: u64,
-        /// Source address as it arrived.
-        pub src: Be32,
-        /// Destination address as it arrived.
-        pub dst: Be32,
+        /// Source address as it arrived, mapped if IPv4.
+        pub src: Addr,
+        /// Destination address as it arrived, mapped if IPv4.
+        pub dst: Addr,
         /// Source port.
         pub sport: Be16,
         /// Destination port.

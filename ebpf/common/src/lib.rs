@@ -4,12 +4,14 @@
 //! The programs (`ebpf-programs`) compile against it for the BPF target, `agent-plan` and
 //! `agent-sys` for the host; tools read it through `agent-sys`.
 //!
-//! Reading order: `abi` (what a map type may be), `net` (byte order), `maps` (the table of
+//! Reading order: `abi` (what a map type may be), `net` (byte order), `address` (the two families),
+//! `maps` (the table of
 //! maps), then one file per noun.
 #![no_std]
 #![deny(missing_docs)]
 
 pub mod abi;
+pub mod address;
 pub mod config;
 pub mod conntrack;
 pub mod counter;
@@ -28,4 +30,4 @@ pub mod socket;
 ///
 /// Written into each object (`config::NODE_CONFIG`) and next to the pins; the agent refuses to
 /// adopt maps of another version.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

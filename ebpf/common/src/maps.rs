@@ -4,7 +4,7 @@
 //! folder and compares what it finds there with this table before it adopts anything.
 
 use crate::{
-    conntrack::{Flow, FlowKey4, FlowUsage},
+    conntrack::{Flow4, FlowKey4, FlowUsage},
     counter::{COUNTERS, Count},
     endpoint::Endpoint,
     name::{Name, NameKey},
@@ -150,7 +150,7 @@ pub mod name {
     pub const BACKEND_LOST: &str = "backend_lost";
     /// `AffinityKey` -> `Affinity`
     pub const AFFINITY: &str = "affinity";
-    /// `FlowKey4` -> `Flow`
+    /// `FlowKey4` -> `Flow4`
     pub const FLOWS: &str = "flows";
     /// endpoint id -> `FlowUsage`
     pub const FLOW_USAGE: &str = "flow_usage";
@@ -257,7 +257,7 @@ pub const MAPS: [Shape; 19] = [
         0,
         "programs write; which backend a client of a service port was given",
     ),
-    shape::<FlowKey4, Flow>(
+    shape::<FlowKey4, Flow4>(
         name::FLOWS,
         Kind::LruHash,
         FLOWS,

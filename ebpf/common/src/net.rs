@@ -12,6 +12,8 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// ICMP of IPv6.
+    pub const ICMPV6: u8 = 58;
 }
 
 map_abi! {

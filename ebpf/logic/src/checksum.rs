@@ -4,8 +4,8 @@
 //! natively): ones' complement sums do not care about byte order as long as all are the same
 //! (RFC 1071 2.B). Called by `stage/nat.rs`, `refuse` and tests.
 
-use ebpf_common::conntrack::{Flow, FlowKey4};
-use ebpf_common::net::Be32;
+use ebpf_common::address::Address;
+use ebpf_common::conntrack::{Flow, FlowKey};
 
 /// Ones' complement sum of a 32-bit accumulator, as 16 bits.
 #[inline(always)]
@@ -38,21 +38,33 @@ pub const fn is_zero(delta: u16) -> bool {
     delta == 0 || delta == 0xffff
 }
 
+/// The sum of an address's halves of words, unfolded: of IPv6 less than 2^19.
+#[inline(always)]
+fn of<A: Address>(address: A) -> u32 {
+    address.fold_words(0, |sum, word| sum + halves(word.be))
+}
+
+/// The same of its complement.
+#[inline(always)]
+fn of_complement<A: Address>(address: A) -> u32 {
+    address.fold_words(0, |sum, word| sum + halves(!word.be))
+}
+
 /// What an address adds to a sum that it takes another's place in.
 #[inline(always)]
-pub const fn word_delta(old: Be32, new: Be32) -> u16 {
-    fold(halves(new.be) + halves(!old.be))
+pub fn address_delta<A: Address>(old: A, new: A) -> u16 {
+    fold(of(new) + of_complement(old))
 }
 
 /// What the new addresses of `flow` add to the sums over the old ones of `key`.
 #[inline(always)]
-pub const fn addr_delta(key: &FlowKey4, flow: &Flow) -> u16 {
-    fold(halves(flow.src.be) + halves(flow.dst.be) + halves(!key.src.be) + halves(!key.dst.be))
+pub fn addr_delta<A: Address>(key: &FlowKey<A>, flow: &Flow<A>) -> u16 {
+    fold(of(flow.src) + of(flow.dst) + of_complement(key.src) + of_complement(key.dst))
 }
 
 /// What the new ports of `flow` add to the sums over the old ones of `key`.
 #[inline(always)]
-pub const fn port_delta(key: &FlowKey4, flow: &Flow) -> u16 {
+pub const fn port_delta<A: Address>(key: &FlowKey<A>, flow: &Flow<A>) -> u16 {
     fold(flow.sport.be as u32 + flow.dport.be as u32 + !key.sport.be as u32 + !key.dport.be as u32)
 }
 
@@ -77,45 +89,70 @@ pub fn sum(bytes: &[u8]) -> u16 {
 mod tests {
     use super::*;
     use ebpf_common::abi::MapType as _;
-    use ebpf_common::net::Be16;
+    use ebpf_common::net::{Addr, Be16, Be32};
     use proptest::prelude::*;
 
+    /// Applying the two differences gives what a computation from scratch gives.
+    fn incremental_is_from_scratch<A: Address>(
+        old: (A, A),
+        new: (A, A),
+        ports: ([u16; 2], [u16; 2]),
+        rest: u16,
+    ) {
+        let [sport, dport] = ports.0.map(|be| Be16 { be });
+        let key = FlowKey {
+            src: old.0,
+            dst: old.1,
+            sport,
+            dport,
+            scope: 0,
+        };
+        let [sport, dport] = ports.1.map(|be| Be16 { be });
+        let flow = Flow {
+            src: new.0,
+            dst: new.1,
+            sport,
+            dport,
+            ..Flow::zeroed()
+        };
+        let whole = |addrs: (A, A), ports: [u16; 2]| {
+            let mut total = sum(addrs.0.as_bytes());
+            total = add(total, sum(addrs.1.as_bytes()));
+            let words = [ports[0], ports[1], rest];
+            words.into_iter().fold(total, add)
+        };
+        let before = !whole(old, ports.0);
+        let after = apply(
+            apply(before, addr_delta(&key, &flow)),
+            port_delta(&key, &flow),
+        );
+        let scratch = !whole(new, ports.1);
+        // Zero and all-ones are the same number here.
+        assert!(after == scratch || (is_zero(after) && is_zero(scratch)));
+        let one = apply(!sum(old.0.as_bytes()), address_delta(old.0, new.0));
+        let scratch = !sum(new.0.as_bytes());
+        assert!(one == scratch || (is_zero(one) && is_zero(scratch)));
+    }
+
     proptest! {
-        /// Applying the two differences gives what a computation from scratch gives.
         #[test]
-        fn incremental_is_the_same_as_from_scratch(
-            old in any::<[u32; 3]>(),
-            new in any::<[u32; 3]>(),
+        fn incremental_is_the_same_as_from_scratch_of_ipv4(
+            a in any::<[u32; 4]>(),
+            ports in any::<([u16; 2], [u16; 2])>(),
             rest in any::<u16>(),
         ) {
-            let words = |w: [u32; 3]| {
-                let mut bytes = [0; 14];
-                for (chunk, word) in bytes.chunks_mut(4).zip(w) {
-                    chunk.copy_from_slice(&word.to_ne_bytes()[..chunk.len()]);
-                }
-                bytes[12..].copy_from_slice(&rest.to_ne_bytes());
-                bytes
-            };
-            let ports = |w: u32| (w as u16, (w >> 16) as u16);
-            let key = FlowKey4 {
-                src: Be32 { be: old[0] },
-                dst: Be32 { be: old[1] },
-                sport: Be16 { be: ports(old[2]).0 },
-                dport: Be16 { be: ports(old[2]).1 },
-                scope: 0,
-            };
-            let flow = Flow {
-                src: Be32 { be: new[0] },
-                dst: Be32 { be: new[1] },
-                sport: Be16 { be: ports(new[2]).0 },
-                dport: Be16 { be: ports(new[2]).1 },
-                ..Flow::zeroed()
-            };
-            let before = !sum(&words(old));
-            let after = apply(apply(before, addr_delta(&key, &flow)), port_delta(&key, &flow));
-            let scratch = !sum(&words(new));
-            // Zero and all-ones are the same number here.
-            prop_assert!(after == scratch || (is_zero(after) && is_zero(scratch)));
+            let [a, b, c, d] = a.map(|be| Be32 { be });
+            incremental_is_from_scratch((a, b), (c, d), ports, rest);
+        }
+
+        #[test]
+        fn incremental_is_the_same_as_from_scratch_of_ipv6(
+            a in any::<[[u32; 4]; 4]>(),
+            ports in any::<([u16; 2], [u16; 2])>(),
+            rest in any::<u16>(),
+        ) {
+            let [a, b, c, d] = a.map(|words| Addr { words: words.map(|be| Be32 { be }) });
+            incremental_is_from_scratch((a, b), (c, d), ports, rest);
         }
 
         /// How the kernel's answer tells a partial checksum from a whole one.

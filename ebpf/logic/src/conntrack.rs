@@ -22,7 +22,8 @@
 
 use crate::checksum::{addr_delta, port_delta};
 use crate::parse::flag;
-use ebpf_common::conntrack::{Flow, FlowKey4, state};
+use ebpf_common::address::Address;
+use ebpf_common::conntrack::{Flow, FlowKey, state};
 use ebpf_common::net::protocol;
 
 /// States of both directions after a packet.
@@ -106,12 +107,12 @@ pub const fn next(own: u8, flags: u8) -> Step {
 /// The kernel gives the memory of a removed entry to another flow at once, also while a program
 /// holds a pointer to it.
 #[inline(always)]
-pub const fn is_copy_of(key: &FlowKey4, flow: &Flow) -> bool {
+pub fn is_copy_of<A: Address>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     if flow.translates() {
         flow.addr_delta == addr_delta(key, flow) && flow.port_delta == port_delta(key, flow)
     } else {
-        flow.src.be == key.src.be
-            && flow.dst.be == key.dst.be
+        flow.src.is(key.src)
+            && flow.dst.is(key.dst)
             && flow.sport.be == key.sport.be
             && flow.dport.be == key.dport.be
     }
@@ -158,7 +159,7 @@ pub const fn is_quiet(now: u32, last_seen: u32) -> bool {
 
 /// Whether the entry was silent for too long.
 #[inline(always)]
-pub const fn is_expired(flow: &Flow, now: u32, jiffies_per_second: u32) -> bool {
+pub const fn is_expired<A: Address>(flow: &Flow<A>, now: u32, jiffies_per_second: u32) -> bool {
     let silent = elapsed(now, flow.last_seen) as u64;
     silent >= timeout(flow.state) as u64 * jiffies_per_second as u64
 }
@@ -167,7 +168,7 @@ pub const fn is_expired(flow: &Flow, now: u32, jiffies_per_second: u32) -> bool 
 mod tests {
     use super::*;
     use ebpf_common::abi::MapType as _;
-    use ebpf_common::conntrack::action;
+    use ebpf_common::conntrack::{Flow4, FlowKey4, action, scope};
     use ebpf_common::net::{Be16, Be32};
     use flag::{ACK, FIN, RST, SYN};
 
@@ -301,15 +302,15 @@ mod tests {
             dst: Be32::new(dst),
             sport: Be16::new(sport),
             dport: Be16::new(80),
-            scope: FlowKey4::scope(7, protocol::TCP),
+            scope: scope(7, protocol::TCP),
         };
         let flow = |key: &FlowKey4, dst: u32, dport: u16| {
-            let mut flow = Flow {
+            let mut flow = Flow4 {
                 src: key.src,
                 dst: Be32::new(dst),
                 sport: key.sport,
                 dport: Be16::new(dport),
-                ..Flow::zeroed()
+                ..Flow4::zeroed()
             };
             if flow.dst != key.dst || flow.dport != key.dport {
                 flow.action |= action::NAT;
@@ -371,10 +372,10 @@ mod tests {
 
     #[test]
     fn silence_is_measured_across_the_wrap() {
-        let flow = Flow {
+        let flow = Flow4 {
             state: state::CLOSED,
             last_seen: u32::MAX - 10,
-            ..Flow::zeroed()
+            ..Flow4::zeroed()
         };
         assert!(!is_expired(&flow, 7_000, 250));
         assert!(is_expired(&flow, 7_500, 250));
@@ -385,10 +386,10 @@ mod tests {
     fn a_flow_of_the_next_tick_is_not_expired() {
         for state in 0..=u8::MAX {
             for last_seen in [101, 0x8000_0000, u32::MAX] {
-                let flow = Flow {
+                let flow = Flow4 {
                     state,
                     last_seen,
-                    ..Flow::zeroed()
+                    ..Flow4::zeroed()
                 };
                 let now = last_seen.wrapping_sub(1);
                 assert!(!is_expired(&flow, now, 250), "{state} {last_seen}");

@@ -10,6 +10,7 @@
 //! Not in the model: an entry whose memory is given to another flow (`conntrack::is_copy_of`), and
 //! the order in which a CPU's stores reach another one, which is that of the program on x86.
 
+use ebpf_common::address::Address;
 use ebpf_common::conntrack::Flow;
 
 /// The numbers as they are now. Each call is one read of memory that others write.
@@ -33,7 +34,7 @@ pub const fn route_gen(endpoint_gen: u32, node_gen: u32) -> u32 {
 
 /// Whether nothing has changed since the flow was decided. Stamps it.
 #[inline(always)]
-pub fn stands(flow: &mut Flow, now: &impl Current) -> bool {
+pub fn stands<A: Address>(flow: &mut Flow<A>, now: &impl Current) -> bool {
     let epoch = now.epoch();
     if flow.epoch == epoch {
         return true;
@@ -52,6 +53,7 @@ mod tests {
     extern crate std;
     use core::cell::Cell;
     use ebpf_common::abi::MapType as _;
+    use ebpf_common::conntrack::Flow4;
     use proptest::prelude::*;
     use std::vec::Vec;
 
@@ -151,8 +153,8 @@ mod tests {
 
     /// The first packet of a flow, as `stage/service.rs` and `stage/route.rs` decide it; the
     /// backend that it found is `dst`, the route `nexthop`.
-    fn decide(memory: &Memory<'_>) -> Flow {
-        let mut flow = Flow::zeroed();
+    fn decide(memory: &Memory<'_>) -> Flow4 {
+        let mut flow = Flow4::zeroed();
         flow.epoch = memory.epoch();
         flow.backend_gen = memory.backend_gen(0);
         flow.dst.be = memory.read(Entry(Of::Backend));
@@ -160,14 +162,14 @@ mod tests {
         flow
     }
 
-    fn find_route(flow: &mut Flow, memory: &Memory<'_>) {
+    fn find_route(flow: &mut Flow4, memory: &Memory<'_>) {
         let node_gen = memory.node_gen();
         flow.route_gen = route_gen(memory.endpoint_gen(0), node_gen);
         flow.nexthop.be = memory.route();
     }
 
     /// A later packet on the slow path, as in `stage/follow.rs`; false if its backend was removed.
-    fn follow(flow: &mut Flow, memory: &Memory<'_>) -> bool {
+    fn follow(flow: &mut Flow4, memory: &Memory<'_>) -> bool {
         let epoch = memory.epoch();
         if flow.backend_gen != memory.backend_gen(0) {
             return false;
@@ -186,8 +188,8 @@ mod tests {
     /// `packet` at any moment. The packets of two CPUs may have read an entry before the other one
     /// has stamped it, and either stamp may be the last, so that of one packet is all there is to
     /// see.
-    fn outcomes(writes: &[Write], reads: usize, packet: fn(&mut Flow, &Memory<'_>)) -> Vec<Flow> {
-        let mut decided: Vec<Flow> = Vec::new();
+    fn outcomes(writes: &[Write], reads: usize, packet: fn(&mut Flow4, &Memory<'_>)) -> Vec<Flow4> {
+        let mut decided: Vec<Flow4> = Vec::new();
         schedules(DECIDE_READS, writes.len(), &mut |schedule| {
             let flow = decide(&Memory::new(writes, schedule));
             if !decided.contains(&flow) {
@@ -264,7 +266,7 @@ mod tests {
     #[test]
     fn a_flow_that_stands_is_stamped() {
         let writes = [Epoch];
-        let mut flow = Flow::zeroed();
+        let mut flow = Flow4::zeroed();
         assert!(stands(&mut flow, &Memory::new(&writes, &[1; 4])));
         let again = Memory::new(&writes, &[1; 4]);
         assert!(stands(&mut flow, &again));

@@ -1,8 +1,9 @@
 //! Which packet this is: bounds and lengths over the bytes of its headers.
 //!
 //! Not the fast path's parser, which only asks whether a packet is the plain case and hands on
-//! what is not. Called by `stage/parse.rs`, which copies the headers out of the packet.
+//! what is not. Called by `family/v4.rs`, which copies the headers out of the packet.
 
+use ebpf_common::address::Address;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::{Be16, Be32, protocol};
 
@@ -48,14 +49,14 @@ pub enum Fragment {
     Later,
 }
 
-/// An IPv4 packet that is what it says.
+/// A packet that is what it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
-pub struct Packet {
+pub struct Packet<A> {
     /// Source address.
-    pub src: Be32,
+    pub src: A,
     /// Destination address.
-    pub dst: Be32,
+    pub dst: A,
     /// Source port; 0 without TCP or UDP and in later fragments.
     pub sport: Be16,
     /// Destination port, likewise.
@@ -76,22 +77,7 @@ pub struct Packet {
     pub payload: u32,
 }
 
-impl Packet {
-    /// Nothing: what stands for a packet that could not be read.
-    pub const NONE: Self = Self {
-        src: Be32 { be: 0 },
-        dst: Be32 { be: 0 },
-        sport: Be16 { be: 0 },
-        dport: Be16 { be: 0 },
-        protocol: 0,
-        flags: 0,
-        fragment: Fragment::Whole,
-        icmp_type: 0,
-        sequence: 0,
-        acknowledgement: 0,
-        payload: 0,
-    };
-
+impl<A: Address> Packet<A> {
     /// Whether it has ports that can be translated.
     #[inline(always)]
     pub const fn has_ports(&self) -> bool {
@@ -112,7 +98,7 @@ pub enum Parsed {
     /// Not ours to judge: the host answers for its addresses.
     Arp,
     /// An IPv4 packet.
-    Ipv4(Packet),
+    Ipv4(Packet<Be32>),
 }
 
 #[inline(always)]

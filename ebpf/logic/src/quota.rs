@@ -6,8 +6,8 @@
 //! `hook/flow_sweep.rs` and `agent-sys`.
 
 use crate::conntrack::elapsed;
-use ebpf_common::conntrack::{Flow, FlowKey4, FlowUsage, SCOPE_HOST};
-use ebpf_common::net::Be32;
+use ebpf_common::address::Address;
+use ebpf_common::conntrack::{Flow, FlowKey, FlowUsage, SCOPE_HOST};
 
 /// Entries of a connection: one for each direction.
 const CONNECTION: u64 = 2;
@@ -17,17 +17,17 @@ const TOLERANCE: i64 = 64;
 
 /// Who an entry is counted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
+pub struct Owner<A> {
     /// Interface of a pod, or `SCOPE_HOST`: the node.
     pub ifindex: u32,
     /// Address of the pod; of the node zero.
-    pub addr: Be32,
+    pub addr: A,
 }
 
 /// The pod that has opened the connection, else the pod that it goes to, else the node. The same
 /// for both entries of a connection.
 #[inline(always)]
-pub const fn owner(key: &FlowKey4, flow: &Flow) -> Owner {
+pub const fn owner<A: Address>(key: &FlowKey<A>, flow: &Flow<A>) -> Owner<A> {
     let sender = Owner {
         ifindex: key.from(),
         addr: key.src,
@@ -48,7 +48,7 @@ pub const fn owner(key: &FlowKey4, flow: &Flow) -> Owner {
     } else {
         Owner {
             ifindex: SCOPE_HOST,
-            addr: Be32::new(0),
+            addr: A::UNSPECIFIED,
         }
     }
 }
@@ -129,8 +129,8 @@ pub const fn correction(before: FlowUsage, after: FlowUsage, seen: u64) -> i64 {
 mod tests {
     use super::*;
     use ebpf_common::abi::MapType as _;
-    use ebpf_common::conntrack::{SCOPE_NETDEV, action};
-    use ebpf_common::net::protocol;
+    use ebpf_common::conntrack::{Flow4, FlowKey4, SCOPE_NETDEV, action, scope};
+    use ebpf_common::net::{Be32, protocol};
     use proptest::prelude::*;
 
     fn allows(used: u64, all: u64, size: u32) -> bool {
@@ -158,17 +158,17 @@ mod tests {
     fn key(from: u32) -> FlowKey4 {
         FlowKey4 {
             src: Be32::new(1),
-            scope: FlowKey4::scope(from, protocol::TCP),
+            scope: scope(from, protocol::TCP),
             ..FlowKey4::zeroed()
         }
     }
 
-    fn flow(action: u8, ifindex: u32) -> Flow {
-        Flow {
+    fn flow(action: u8, ifindex: u32) -> Flow4 {
+        Flow4 {
             action,
             ifindex,
             dst: Be32::new(2),
-            ..Flow::zeroed()
+            ..Flow4::zeroed()
         }
     }
 

@@ -5,7 +5,7 @@
 
 use crate::checksum;
 use crate::parse::{IPV4, Packet, TCP, UDP, flag};
-use ebpf_common::net::protocol;
+use ebpf_common::net::{Be32, protocol};
 
 /// Bytes of IP header and TCP header of a reset.
 pub const RESET: usize = IPV4 + TCP;
@@ -30,7 +30,7 @@ fn sum<const N: usize>(bytes: &[u8; N], from: usize) -> u32 {
 }
 
 #[inline(always)]
-fn ip_header<const N: usize>(out: &mut [u8; N], packet: &Packet, protocol: u8) {
+fn ip_header<const N: usize>(out: &mut [u8; N], packet: &Packet<Be32>, protocol: u8) {
     let [total_high, total_low] = (N as u16).to_be_bytes();
     out[0] = 0x45;
     out[2] = total_high;
@@ -55,7 +55,7 @@ fn ip_header<const N: usize>(out: &mut [u8; N], packet: &Packet, protocol: u8) {
 
 /// The reset that answers a TCP packet, into zeros; its receiver drops the connection at once.
 #[inline(always)]
-pub fn reset(packet: &Packet, out: &mut [u8; RESET]) {
+pub fn reset(packet: &Packet<Be32>, out: &mut [u8; RESET]) {
     ip_header(out, packet, protocol::TCP);
     let [a, b] = packet.dport.be.to_ne_bytes();
     (out[20], out[21]) = (a, b);
@@ -91,7 +91,7 @@ pub fn reset(packet: &Packet, out: &mut [u8; RESET]) {
 /// The ICMP error that answers a UDP packet, whose IP and UDP headers are in `out` already,
 /// behind `IPV4 + UDP` bytes of zeros.
 #[inline(always)]
-pub fn port_unreachable(packet: &Packet, out: &mut [u8; UNREACHABLE]) {
+pub fn port_unreachable(packet: &Packet<Be32>, out: &mut [u8; UNREACHABLE]) {
     ip_header(out, packet, protocol::ICMP);
     // Destination unreachable, port.
     (out[20], out[21]) = (3, 3);
@@ -103,9 +103,9 @@ pub fn port_unreachable(packet: &Packet, out: &mut [u8; UNREACHABLE]) {
 mod tests {
     use super::*;
     use crate::parse::Fragment;
-    use ebpf_common::net::{Be16, Be32};
+    use ebpf_common::net::Be16;
 
-    fn packet(protocol: u8, flags: u8) -> Packet {
+    fn packet(protocol: u8, flags: u8) -> Packet<Be32> {
         Packet {
             src: Be32::from_octets([10, 244, 1, 5]),
             dst: Be32::from_octets([10, 96, 0, 7]),
@@ -121,7 +121,7 @@ mod tests {
         }
     }
 
-    fn reset_of(packet: &Packet) -> [u8; RESET] {
+    fn reset_of(packet: &Packet<Be32>) -> [u8; RESET] {
         let mut out = [0; RESET];
         reset(packet, &mut out);
         out

@@ -6,7 +6,8 @@
 //! Called by `stage/reply_tuple.rs`, `stage/follow.rs` and `hook/flow_sweep.rs`.
 
 use crate::conntrack::{is_expired, is_over};
-use ebpf_common::conntrack::{Flow, FlowKey4, state};
+use ebpf_common::address::Address;
+use ebpf_common::conntrack::{Flow, FlowKey, state};
 
 /// How much a connection, or one direction of it, needs its entries; the later, the more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +54,7 @@ pub struct Moment {
 /// one. The connection is as alive as the direction of it that is more alive, because the
 /// other one may be silent for long (a stream of datagrams) and is needed all the same.
 #[inline(always)]
-pub const fn life(flow: &Flow, other: Option<&Flow>, at: Moment) -> Life {
+pub const fn life<A: Address>(flow: &Flow<A>, other: Option<&Flow<A>>, at: Moment) -> Life {
     let own = one(flow, at);
     match other {
         Some(other) => {
@@ -69,7 +70,7 @@ pub const fn life(flow: &Flow, other: Option<&Flow>, at: Moment) -> Life {
 }
 
 #[inline(always)]
-const fn one(flow: &Flow, at: Moment) -> Life {
+const fn one<A: Address>(flow: &Flow<A>, at: Moment) -> Life {
     if is_expired(flow, at.now, at.jiffies_per_second) {
         Life::Expired
     } else if is_over(flow.state) || flow.backend_gen != at.backend_gen {
@@ -83,7 +84,7 @@ const fn one(flow: &Flow, at: Moment) -> Life {
 
 /// Whether `other`, an entry under `other_key`, is the other direction of the flow with `key`.
 #[inline(always)]
-pub const fn is_other(key: &FlowKey4, other: &Flow, other_key: &FlowKey4) -> bool {
+pub fn is_other<A: Address>(key: &FlowKey<A>, other: &Flow<A>, other_key: &FlowKey<A>) -> bool {
     let answered = other.answer_key(other_key);
     same_connection(key, &answered) && key.scope == answered.scope
 }
@@ -91,9 +92,9 @@ pub const fn is_other(key: &FlowKey4, other: &Flow, other_key: &FlowKey4) -> boo
 /// Whether two keys have the same addresses and ports: one connection, also if it comes by
 /// another interface than before, as after a pod's link was made anew.
 #[inline(always)]
-pub const fn same_connection(a: &FlowKey4, b: &FlowKey4) -> bool {
-    a.src.be == b.src.be
-        && a.dst.be == b.dst.be
+pub fn same_connection<A: Address>(a: &FlowKey<A>, b: &FlowKey<A>) -> bool {
+    a.src.is(b.src)
+        && a.dst.is(b.dst)
         && a.sport.be == b.sport.be
         && a.dport.be == b.dport.be
         && a.protocol() == b.protocol()
@@ -103,7 +104,7 @@ pub const fn same_connection(a: &FlowKey4, b: &FlowKey4) -> bool {
 mod tests {
     use super::*;
     use ebpf_common::abi::MapType as _;
-    use ebpf_common::conntrack::{SCOPE_HOST, action};
+    use ebpf_common::conntrack::{Flow4, FlowKey4, SCOPE_HOST, action, scope};
     use ebpf_common::net::{Be16, Be32, protocol};
 
     const AT: Moment = Moment {
@@ -113,12 +114,12 @@ mod tests {
     };
 
     /// A direction in a state that was silent for so many seconds.
-    fn flow(state: u8, silent: u32) -> Flow {
-        Flow {
+    fn flow(state: u8, silent: u32) -> Flow4 {
+        Flow4 {
             state,
             last_seen: AT.now.wrapping_sub(silent * AT.jiffies_per_second),
             backend_gen: AT.backend_gen,
-            ..Flow::zeroed()
+            ..Flow4::zeroed()
         }
     }
 
@@ -203,7 +204,7 @@ mod tests {
             dst: Be32::new(dst.0),
             sport: Be16::new(src.1),
             dport: Be16::new(dst.1),
-            scope: FlowKey4::scope(from, protocol::TCP),
+            scope: scope(from, protocol::TCP),
         }
     }
 
@@ -214,14 +215,14 @@ mod tests {
         const SERVER: (u32, u16) = (3, 8080);
         let forward = key(CLIENT, SERVICE, 5);
         let reply_key = key(SERVER, CLIENT, 6);
-        let reply = Flow {
+        let reply = Flow4 {
             src: Be32::new(SERVICE.0),
             dst: Be32::new(CLIENT.0),
             sport: Be16::new(SERVICE.1),
             dport: Be16::new(CLIENT.1),
             ifindex: 5,
             action: action::PEER | action::NAT | action::REPLY,
-            ..Flow::zeroed()
+            ..Flow4::zeroed()
         };
         assert!(is_other(&forward, &reply, &reply_key));
         // The client's link was made anew: the same connection, but not this entry's.
@@ -236,7 +237,7 @@ mod tests {
             assert!(!same_connection(&forward, &another));
             assert!(!is_other(&another, &reply, &reply_key));
         }
-        let passed = Flow {
+        let passed = Flow4 {
             action: action::NEIGH | action::ANSWERS_NETDEV,
             ..reply
         };

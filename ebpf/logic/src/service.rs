@@ -6,7 +6,8 @@
 //! retransmitted SYN follows its flow's entry. Called by `stage/backend.rs`; tests predict with
 //! it.
 
-use ebpf_common::conntrack::FlowKey4;
+use ebpf_common::address::Address;
+use ebpf_common::conntrack::FlowKey;
 use ebpf_common::net::Be16;
 use ebpf_common::service::Frontend;
 
@@ -22,10 +23,14 @@ const fn mix(mut word: u32) -> u32 {
 
 /// A number that looks random and is the same for the same connection and seed.
 #[inline(always)]
-pub const fn hash(key: &FlowKey4, seed: u32) -> u32 {
+pub fn hash<A: Address>(key: &FlowKey<A>, seed: u32) -> u32 {
     let ports = (key.sport.get() as u32) << 16 | key.dport.get() as u32;
-    let word = mix(seed ^ key.src.get());
-    let word = mix(word.wrapping_add(key.dst.get()));
+    let word = key
+        .src
+        .fold_words(seed, |word, next| mix(word ^ next.get()));
+    let word = key
+        .dst
+        .fold_words(word, |word, next| mix(word.wrapping_add(next.get())));
     let word = mix(word.wrapping_add(ports));
     mix(word.wrapping_add(key.protocol() as u32))
 }
@@ -81,11 +86,11 @@ pub const fn keeps_affinity(now: u64, used: u64, seconds: u32) -> bool {
 /// The key by which a connection's backend is chosen: with session affinity its client alone, so
 /// that two first packets at once are given the same backend.
 #[inline(always)]
-pub const fn choice_key(key: &FlowKey4, affinity: u32) -> FlowKey4 {
+pub const fn choice_key<A: Address>(key: &FlowKey<A>, affinity: u32) -> FlowKey<A> {
     if affinity == 0 {
         *key
     } else {
-        FlowKey4 {
+        FlowKey {
             sport: Be16 { be: 0 },
             ..*key
         }
@@ -104,6 +109,7 @@ mod tests {
     extern crate std;
 
     use super::*;
+    use ebpf_common::conntrack::{FlowKey4, scope};
     use ebpf_common::net::{Be32, protocol};
     use std::vec;
     use std::vec::Vec;
@@ -114,7 +120,7 @@ mod tests {
             dst: Be32::new(0x0a60_0007),
             sport: Be16::new(sport),
             dport: Be16::new(80),
-            scope: FlowKey4::scope(7, protocol::TCP),
+            scope: scope(7, protocol::TCP),
         }
     }
 

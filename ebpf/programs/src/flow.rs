@@ -4,10 +4,11 @@
 //! functions of the program of their own, with one number each as result: so the verifier walks
 //! each of them once, and no stack frame holds what another one needs.
 
-use ebpf_common::conntrack::{Flow, FlowKey4};
+use ebpf_common::address::Address;
+use ebpf_common::conntrack::{Flow, FlowKey, scope};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
-use ebpf_common::net::{Be16, Be32};
+use ebpf_common::net::{Addr, Be16, Be32};
 use ebpf_logic::parse::Packet;
 
 /// `TCX_NEXT`: the next program, or the stack.
@@ -84,11 +85,11 @@ impl Verdict {
 /// given.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Target {
+pub(crate) struct Target<A> {
     /// Source address after translation.
-    pub(crate) src: Be32,
+    pub(crate) src: A,
     /// Destination address after translation.
-    pub(crate) dst: Be32,
+    pub(crate) dst: A,
     /// Backend, 0 for none.
     pub(crate) backend: u32,
     /// Its generation, read before the backend itself.
@@ -102,7 +103,7 @@ pub(crate) struct Target {
 /// The interface that the packet leaves by. No padding, as above.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Route {
+pub(crate) struct Route<A> {
     /// `action::*` and `action::ANSWERS_*`
     pub(crate) action: u8,
     /// Named padding.
@@ -112,24 +113,24 @@ pub(crate) struct Route {
     /// Interface of the action.
     pub(crate) ifindex: u32,
     /// Next hop.
-    pub(crate) nexthop: Be32,
+    pub(crate) nexthop: A,
 }
 
 /// All that is known about a packet so far; made of zeros, and without padding between fields.
 #[repr(C)]
-pub(crate) struct PacketContext {
+pub(crate) struct PacketContext<A: Address> {
     /// The entry that will be written.
-    pub(crate) flow: Flow,
+    pub(crate) flow: Flow<A>,
     /// Its headers.
-    pub(crate) packet: Packet,
+    pub(crate) packet: Packet<A>,
     /// Key of its flow.
-    pub(crate) key: FlowKey4,
+    pub(crate) key: FlowKey<A>,
     /// Addresses that it gets.
-    pub(crate) target: Target,
+    pub(crate) target: Target<A>,
     /// Route of the packet.
-    pub(crate) route: Route,
+    pub(crate) route: Route<A>,
     /// Route of the answers.
-    pub(crate) back: Route,
+    pub(crate) back: Route<A>,
     /// Interface that it was seen on.
     pub(crate) ifindex: u32,
     /// `Hook` as a number.
@@ -149,17 +150,17 @@ pub(crate) struct PacketContext {
     pub(crate) node_gen: u32,
 }
 
-const _: () = assert!(
-    size_of::<PacketContext>()
-        == size_of::<Flow>()
-            + size_of::<Packet>()
-            + size_of::<FlowKey4>()
-            + size_of::<Target>()
-            + 2 * size_of::<Route>()
-            + 24
-);
+const fn has_no_padding<A: Address>() -> bool {
+    let parts = size_of::<Flow<A>>()
+        + size_of::<Packet<A>>()
+        + size_of::<FlowKey<A>>()
+        + size_of::<Target<A>>()
+        + 2 * size_of::<Route<A>>();
+    size_of::<PacketContext<A>>() == parts + 24
+}
+const _: () = assert!(has_no_padding::<Be32>() && has_no_padding::<Addr>());
 
-impl PacketContext {
+impl<A: Address> PacketContext<A> {
     /// The hook; a number that is none, which cannot be, reads as the first.
     #[inline(always)]
     pub(crate) const fn hook(&self) -> Hook {
@@ -169,15 +170,15 @@ impl PacketContext {
         }
     }
 
-    /// Sets the key of the flow: who sent the packet, as in `FlowKey4::scope`.
+    /// Sets the key of the flow: who sent the packet, as in `FlowKey::scope`.
     #[inline(always)]
     pub(crate) fn set_key(&mut self, from: u32) {
-        self.key = FlowKey4 {
+        self.key = FlowKey {
             src: self.packet.src,
             dst: self.packet.dst,
             sport: self.packet.sport,
             dport: self.packet.dport,
-            scope: FlowKey4::scope(from, self.packet.protocol),
+            scope: scope(from, self.packet.protocol),
         };
     }
 }

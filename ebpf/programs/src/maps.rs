@@ -4,12 +4,18 @@
 //! another CPU writes to it meanwhile is plain data, and no decision rests on two reads of
 //! one field being equal.
 
-use crate::flow::PacketContext;
+mod flow;
+
+pub(crate) use flow::{
+    Inserted, Maps, copy_flow, count_flows, flow, flow_usage, insert_flow, is_entry, remove_flow,
+    replace_flow, scratch, set_swept, swept,
+};
+
 use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use ebpf_common::ABI_VERSION;
+use ebpf_common::address::Address;
 use ebpf_common::config::NodeConfig;
-use ebpf_common::conntrack::{ALL_FLOWS, Flow, FlowKey4, FlowUsage};
 use ebpf_common::counter::{COUNTERS as COUNTER_COUNT, Count};
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::event::Event;
@@ -24,7 +30,6 @@ use ebpf_common::service::{
     Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, table_algorithm,
     table_entries,
 };
-use ebpf_logic::conntrack::is_copy_of;
 use ebpf_logic::generation::Current;
 
 /// Facts of the node; the loader writes over it.
@@ -76,7 +81,7 @@ fact!(netns_cookie: u64);
 
 /// The node's address as it stands in a packet; zero, which no packet is for, if it is IPv6.
 #[inline(always)]
-pub(crate) fn node_v4() -> Be32 {
+fn node_v4() -> Be32 {
     let at = &raw const NODE_CONFIG.node.words[3];
     // SAFETY: a field of a static that is never written to.
     unsafe { at.read_volatile() }
@@ -106,15 +111,8 @@ static BACKEND_STATS: Array<BackendStats, MAX_BACKENDS> = Array::new();
 static BACKEND_LOST: Array<u64, MAX_BACKENDS> = Array::new();
 #[btf_map(name = "affinity")]
 static AFFINITY: LruHashMap<AffinityKey, Affinity, MAX_AFFINITY> = LruHashMap::new();
-#[btf_map(name = "flows")]
-static FLOWS: LruHashMap<FlowKey4, Flow, FLOW_COUNT> = LruHashMap::new();
-#[btf_map(name = "flow_usage")]
-static FLOW_USAGE: Array<FlowUsage, MAX_ENDPOINTS> = Array::new();
 #[btf_map(name = "counters")]
 static COUNTERS: PerCpuArray<Count, COUNTER_COUNT> = PerCpuArray::new();
-/// Not pinned: each load of the object has its own.
-#[btf_map(name = "scratch")]
-static SCRATCH: PerCpuArray<PacketContext, 1> = PerCpuArray::new();
 #[btf_map(name = "events")]
 static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
 /// For tools only: no program reads it, but it is made with the others and has its BTF.
@@ -122,16 +120,10 @@ static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
 static NAMES: HashMap<NameKey, Name, MAX_NAMES, NO_PREALLOC> = HashMap::new();
 
 type Choices = Array<u32, MAX_CHOICES, INNER_MAP>;
-
 /// `BPF_ANY`
 pub(crate) const ANY: u64 = 0;
 /// `BPF_NOEXIST`
 pub(crate) const NOEXIST: u64 = 1;
-/// `BPF_EXIST`
-const EXIST: u64 = 2;
-/// `-EEXIST`
-const EXISTS: i32 = -17;
-
 /// The pod behind an interface.
 #[inline(always)]
 pub(crate) fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
@@ -141,9 +133,9 @@ pub(crate) fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
 
 /// The pod of this node that has an address.
 #[inline(always)]
-pub(crate) fn local(addr: Be32) -> Option<&'static Endpoint> {
+pub(crate) fn local(addr: impl Address) -> Option<&'static Endpoint> {
     // SAFETY: as above.
-    unsafe { LOCAL_ADDRS.get(Addr::v4(addr)) }
+    unsafe { LOCAL_ADDRS.get(addr.to_addr()) }
 }
 
 /// What `find` finds, with a generation of the endpoint that is older than the entry: if the
@@ -165,8 +157,8 @@ pub(crate) const NEVER: u32 = u32::MAX;
 
 /// What block of the cluster an address is in; 0 for none.
 #[inline(always)]
-pub(crate) fn network(addr: Be32) -> u32 {
-    let key = aya_ebpf::btf_maps::lpm_trie::Key::new(128, Addr::v4(addr));
+pub(crate) fn network(addr: impl Address) -> u32 {
+    let key = aya_ebpf::btf_maps::lpm_trie::Key::new(128, addr.to_addr());
     match NETWORKS.get(&key) {
         Some(network) => network.kind,
         None => 0,
@@ -306,131 +298,6 @@ fn generation(at: Option<*const u32>) -> u32 {
         Some(at) => unsafe { at.read_volatile() },
         None => NEVER,
     }
-}
-
-#[inline(always)]
-pub(crate) fn flow(key: &FlowKey4) -> Option<&'static mut Flow> {
-    let at = FLOWS.get_ptr_mut(key)?;
-    // SAFETY: the map is preallocated, so the memory stays an entry while we are here. It may be
-    // given to another flow meanwhile, when this one is removed: on the fast path this one packet
-    // is translated as that flow's then; the slow path copies it (`copy_flow`).
-    Some(unsafe { &mut *at })
-}
-
-/// Copies the entry of a flow, and returns the entry itself to be written to. Only what has been
-/// this flow's from the beginning of the copy to its end is taken for its entry.
-#[inline(always)]
-pub(crate) fn copy_flow(key: &FlowKey4, copy: &mut Flow) -> Option<&'static mut Flow> {
-    let mut attempt = 0;
-    while attempt < COPIES {
-        let entry = flow(key)?;
-        *copy = *entry;
-        if is_copy_of(key, copy) && is_entry(key, entry) {
-            return Some(entry);
-        }
-        attempt += 1;
-    }
-    None
-}
-
-/// How often an entry is copied that is replaced meanwhile.
-const COPIES: u32 = 2;
-
-/// Whether the memory is still this flow's entry.
-#[inline(always)]
-pub(crate) fn is_entry(key: &FlowKey4, entry: &Flow) -> bool {
-    match FLOWS.get_ptr(key) {
-        Some(now) => core::ptr::eq(now, entry),
-        None => false,
-    }
-}
-
-/// What has become of an entry that was to be made.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Inserted {
-    /// It was made.
-    Made,
-    /// There is one with this key.
-    Exists,
-    /// The map is full.
-    Full,
-}
-
-/// Makes an entry that is not there yet. For `stage/entry.rs`, as the two below.
-#[inline(always)]
-pub(crate) fn insert_flow(key: &FlowKey4, flow: &Flow) -> Inserted {
-    match FLOWS.insert(key, flow, NOEXIST) {
-        Ok(()) => Inserted::Made,
-        Err(EXISTS) => Inserted::Exists,
-        Err(_) => Inserted::Full,
-    }
-}
-
-/// Replaces an entry whole; false when it is not there any more.
-#[inline(always)]
-pub(crate) fn replace_flow(key: &FlowKey4, flow: &Flow) -> bool {
-    FLOWS.insert(key, flow, EXIST).is_ok()
-}
-
-/// Removes an entry; false when it is not there any more.
-#[inline(always)]
-pub(crate) fn remove_flow(key: &FlowKey4) -> bool {
-    FLOWS.remove(key).is_ok()
-}
-
-/// How many entries an endpoint has; `ALL_FLOWS`: all.
-#[inline(always)]
-pub(crate) fn flow_usage(id: u32) -> u64 {
-    match FLOW_USAGE.get_ptr(id) {
-        // SAFETY: an array's element; the two numbers need not be of one moment.
-        Some(at) => unsafe { at.read_volatile() }.entries(),
-        None => 0,
-    }
-}
-
-/// Jiffies at the end of the last pass of the sweep.
-#[inline(always)]
-pub(crate) fn swept() -> u32 {
-    match FLOW_USAGE.get_ptr(ALL_FLOWS) {
-        // SAFETY: an array's element.
-        Some(at) => unsafe { at.read_volatile() }.swept as u32,
-        None => 0,
-    }
-}
-
-/// A pass of the sweep is over.
-#[inline(always)]
-pub(crate) fn set_swept(now: u32) {
-    if let Some(at) = FLOW_USAGE.get_ptr_mut(ALL_FLOWS) {
-        // SAFETY: an array's element.
-        let at = unsafe { &raw mut (*at).swept };
-        // SAFETY: a field of it, which only the sweep writes.
-        unsafe { at.write_volatile(now.into()) };
-    }
-}
-
-/// Counts entries of an endpoint, atomically.
-#[inline(always)]
-pub(crate) fn count_flows(id: u32, made: u64, removed: u64) {
-    if let Some(at) = FLOW_USAGE.get_ptr_mut(id) {
-        if made != 0 {
-            // SAFETY: a field of an array's element.
-            add(unsafe { &raw mut (*at).made }, made);
-        }
-        if removed != 0 {
-            // SAFETY: as above.
-            add(unsafe { &raw mut (*at).removed }, removed);
-        }
-    }
-}
-
-/// Memory of the packet that this CPU handles. It holds what the one before it has left.
-#[inline(always)]
-pub(crate) fn scratch() -> Option<&'static mut PacketContext> {
-    let at = SCRATCH.get_ptr_mut(0)?;
-    // SAFETY: this CPU's own element. Hooks run with softirqs disabled, do not nest, and take it
-    // once for each packet.
-    Some(unsafe { &mut *at })
 }
 
 #[inline(always)]

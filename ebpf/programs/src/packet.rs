@@ -4,12 +4,13 @@
 //! bounds that were proven when the headers were borrowed, by the compiler.
 
 use crate::socket::Socket;
+use crate::wire::Wire;
 use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup, bpf_redir_neigh};
 use aya_ebpf::helpers;
 use core::marker::PhantomData;
 use ebpf_common::abi::MapType;
+use ebpf_common::address::Address;
 use ebpf_common::conntrack::FlowKey4;
-use ebpf_common::net::Be32;
 
 /// `BPF_F_PSEUDO_HDR`
 pub(crate) const PSEUDO_HEADER: u64 = 0x10;
@@ -17,31 +18,25 @@ pub(crate) const PSEUDO_HEADER: u64 = 0x10;
 pub(crate) const MANGLED_ZERO: u64 = 0x20;
 /// `BPF_F_INGRESS`
 const INGRESS: u64 = 1;
-/// `AF_INET`
-const AF_INET: u32 = 2;
-/// `AF_INET6`
-const AF_INET6: u8 = 10;
-/// Next hop of a route through an IPv6 next hop (RFC 5549), which a flow has no room for: the
-/// kernel looks it up for each packet.
-const BY_ROUTE: Be32 = Be32 { be: 0 };
 
 /// A packet at a hook.
 pub(crate) struct Skb {
     raw: *mut __sk_buff,
 }
 
-/// The first `N` bytes of a packet, readable and writable in place.
+/// The headers of a packet of the family `A`, readable and writable in place: Ethernet, IP, and `N`
+/// bytes behind. Offsets of `l4_*` are behind the IP header, others in the frame.
 ///
 /// Any helper that changes the packet ends it; the compiler does not know, the verifier does.
-pub(crate) struct Headers<'a, const N: usize> {
+pub(crate) struct Headers<'a, A, const N: usize> {
     start: *mut u8,
-    packet: PhantomData<&'a Skb>,
+    packet: PhantomData<(&'a Skb, A)>,
 }
 
 /// The result of a lookup in the routing table (`BPF_FIB_LKUP_RET_*`).
-pub(crate) enum Fib {
-    /// Out of this interface to this next hop, zero if `redirect_neigh` is to look it up.
-    Forward { ifindex: u32, nexthop: Be32 },
+pub(crate) enum Fib<A> {
+    /// Out of this interface to this next hop, unspecified if `redirect_neigh` is to look it up.
+    Forward { ifindex: u32, nexthop: A },
     /// Not forwarded: an address of this host.
     Local,
     /// A blackhole, unreachable or prohibit route.
@@ -96,15 +91,15 @@ impl Skb {
         Socket::new(unsafe { at.read_volatile() })
     }
 
-    /// The first `N` bytes, when they are in the linear part.
+    /// The headers, when they and `N` bytes behind them are in the linear part.
     #[inline(always)]
-    pub(crate) fn headers<const N: usize>(&self) -> Option<Headers<'_, N>> {
+    pub(crate) fn headers<A: Wire, const N: usize>(&self) -> Option<Headers<'_, A, N>> {
         // SAFETY: as above.
         let data = unsafe { (*self.raw).data };
         // SAFETY: as above.
         let end = unsafe { (*self.raw).data_end };
         let (data, end) = (data as usize, end as usize);
-        if data + N > end {
+        if data + A::L4 + N > end {
             return None;
         }
         Some(Headers {
@@ -171,13 +166,13 @@ impl Skb {
 
     /// Asks the routing table as if the packet were forwarded from where it came in.
     #[inline(always)]
-    pub(crate) fn fib_lookup(&self, src: Be32, dst: Be32) -> Fib {
-        // struct bpf_fib_lookup as words: 0 family, 2 ifindex, 4 source, 8 destination.
+    pub(crate) fn fib_lookup<A: Wire>(&self, src: A, dst: A) -> Fib<A> {
+        // struct bpf_fib_lookup as words: 0 family, 2 ifindex, 4 to 7 source, 8 to 11 destination.
         let mut words = [0u32; 16];
-        words[0] = AF_INET;
+        words[0] = A::AF;
         words[2] = self.ifindex();
-        words[4] = src.be;
-        words[8] = dst.be;
+        [words[4], words[5], words[6], words[7]] = src.words();
+        [words[8], words[9], words[10], words[11]] = dst.words();
         let params: *mut bpf_fib_lookup = words.as_mut_ptr().cast();
         // SAFETY: `params` has the 64 bytes of a bpf_fib_lookup.
         let answer = unsafe {
@@ -185,13 +180,14 @@ impl Skb {
         };
         match answer {
             // Success, or no neighbour yet: the redirect resolves it. The kernel has written the
-            // next hop's family into the first byte.
+            // next hop's family into the first byte. It may be another one (RFC 5549), for which
+            // a flow has no field: the kernel looks it up for each packet.
             0 | 7 => Fib::Forward {
                 ifindex: words[2],
-                nexthop: if words[0].to_ne_bytes()[0] == AF_INET6 {
-                    BY_ROUTE
+                nexthop: if words[0].to_ne_bytes()[0] as u32 == A::AF {
+                    A::from_words([words[8], words[9], words[10], words[11]])
                 } else {
-                    Be32 { be: words[8] }
+                    A::UNSPECIFIED
                 },
             },
             1..=3 => Fib::Unreachable,
@@ -207,17 +203,18 @@ impl Skb {
         unsafe { helpers::bpf_redirect_peer(ifindex, 0) as i32 }
     }
 
-    /// Out of `ifindex` to a next hop whose link address the kernel knows or finds out; zero: to
-    /// the one of the packet's route.
+    /// Out of `ifindex` to a next hop whose link address the kernel knows or finds out;
+    /// unspecified: to the one of the packet's route.
     #[inline(always)]
-    pub(crate) fn redirect_neigh(&self, ifindex: u32, nexthop: Be32) -> i32 {
-        if nexthop.be == BY_ROUTE.be {
+    pub(crate) fn redirect_neigh<A: Wire>(&self, ifindex: u32, nexthop: A) -> i32 {
+        if nexthop.is(A::UNSPECIFIED) {
             // SAFETY: no parameters, of no length.
             return unsafe {
                 helpers::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32
             };
         }
-        let mut words = [AF_INET, nexthop.be, 0, 0, 0];
+        let [a, b, c, d] = nexthop.words();
+        let mut words = [A::AF, a, b, c, d];
         let params: *mut bpf_redir_neigh = words.as_mut_ptr().cast();
         let len = size_of_val(&words) as i32;
         // SAFETY: `params` has the 20 bytes of a bpf_redir_neigh.
@@ -232,11 +229,11 @@ impl Skb {
     }
 }
 
-impl<const N: usize> Headers<'_, N> {
+impl<A: Wire, const N: usize> Headers<'_, A, N> {
     #[inline(always)]
     pub(crate) fn u8<const AT: usize>(&self) -> u8 {
-        const { assert!(AT < N) }
-        // SAFETY: `AT` is below `N`, and `N` bytes were proven.
+        const { assert!(AT < A::L4 + N) }
+        // SAFETY: `AT` is in the bytes that were proven.
         let at = unsafe { self.start.add(AT) };
         // SAFETY: in bounds as above.
         unsafe { at.read() }
@@ -244,8 +241,8 @@ impl<const N: usize> Headers<'_, N> {
 
     #[inline(always)]
     pub(crate) fn u16<const AT: usize>(&self) -> u16 {
-        const { assert!(AT + 2 <= N) }
-        // SAFETY: `AT + 2` is at most `N`, and `N` bytes were proven.
+        const { assert!(AT + 2 <= A::L4 + N) }
+        // SAFETY: two bytes at `AT` are in the bytes that were proven.
         let at = unsafe { self.start.add(AT) }.cast::<u16>();
         // SAFETY: in bounds; the BPF machine has no alignment on the targets that we build for.
         unsafe { at.read() }
@@ -253,17 +250,44 @@ impl<const N: usize> Headers<'_, N> {
 
     #[inline(always)]
     pub(crate) fn u32<const AT: usize>(&self) -> u32 {
-        const { assert!(AT + 4 <= N) }
-        // SAFETY: `AT + 4` is at most `N`, and `N` bytes were proven.
+        const { assert!(AT + 4 <= A::L4 + N) }
+        // SAFETY: four bytes at `AT` are in the bytes that were proven.
         let at = unsafe { self.start.add(AT) }.cast::<u32>();
         // SAFETY: as above.
         unsafe { at.read() }
     }
 
     #[inline(always)]
-    pub(crate) fn set_u16<const AT: usize>(&self, value: u16) {
+    pub(crate) fn l4_u16<const AT: usize>(&self) -> u16 {
         const { assert!(AT + 2 <= N) }
-        // SAFETY: `AT + 2` is at most `N`, and `N` bytes were proven.
+        // SAFETY: two bytes at `AT` of the `N` that were proven behind the IP header.
+        let at = unsafe { self.start.add(A::L4 + AT) }.cast::<u16>();
+        // SAFETY: as above.
+        unsafe { at.read() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_l4_u16<const AT: usize>(&self, value: u16) {
+        const { assert!(AT + 2 <= N) }
+        // SAFETY: two bytes at `AT` of the `N` that were proven behind the IP header.
+        let at = unsafe { self.start.add(A::L4 + AT) }.cast::<u16>();
+        // SAFETY: as above; packets are not shared while a program runs on them.
+        unsafe { at.write(value) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_l4_u32<const AT: usize>(&self, value: u32) {
+        const { assert!(AT + 4 <= N) }
+        // SAFETY: four bytes at `AT` of the `N` that were proven behind the IP header.
+        let at = unsafe { self.start.add(A::L4 + AT) }.cast::<u32>();
+        // SAFETY: as above.
+        unsafe { at.write(value) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_u16<const AT: usize>(&self, value: u16) {
+        const { assert!(AT + 2 <= A::L4 + N) }
+        // SAFETY: two bytes at `AT` are in the bytes that were proven.
         let at = unsafe { self.start.add(AT) }.cast::<u16>();
         // SAFETY: as above; packets are not shared while a program runs on them.
         unsafe { at.write(value) }
@@ -271,8 +295,8 @@ impl<const N: usize> Headers<'_, N> {
 
     #[inline(always)]
     pub(crate) fn set_u32<const AT: usize>(&self, value: u32) {
-        const { assert!(AT + 4 <= N) }
-        // SAFETY: `AT + 4` is at most `N`, and `N` bytes were proven.
+        const { assert!(AT + 4 <= A::L4 + N) }
+        // SAFETY: four bytes at `AT` are in the bytes that were proven.
         let at = unsafe { self.start.add(AT) }.cast::<u32>();
         // SAFETY: as above.
         unsafe { at.write(value) }
@@ -294,7 +318,7 @@ pub(crate) fn clear<T: Zero>(value: &mut T) {
 pub(crate) unsafe trait Zero {}
 
 // SAFETY: integers, and `Fragment`, whose first variant is 0.
-unsafe impl Zero for crate::flow::PacketContext {}
+unsafe impl<A: Address> Zero for crate::flow::PacketContext<A> {}
 
 /// Calls `each` with 0, 1, .. up to `count`, exclusive, until it returns 1.
 #[inline(always)]
@@ -323,7 +347,7 @@ pub(crate) fn borrowed_mut<'a, T>(from: *mut T) -> Option<&'a mut T> {
 /// A key from addresses, ports and scope as they are loaded: four stores of four bytes. The hash
 /// reads the key in such words, and waits for a word that was stored in two halves.
 #[inline(always)]
-pub(crate) fn flow_key(words: [u32; 4]) -> FlowKey4 {
+pub(crate) fn flow_key4(words: [u32; 4]) -> FlowKey4 {
     // SAFETY: a `MapType` of this size, and any bytes are one.
     unsafe { core::mem::transmute(words) }
 }

@@ -5,7 +5,7 @@
 
 use ebpf_common::abi::MapType;
 use ebpf_common::config::NodeConfig;
-use ebpf_common::conntrack::{Flow, FlowKey4, FlowKey6, FlowUsage, SweepHead};
+use ebpf_common::conntrack::{Flow4, Flow6, FlowKey4, FlowKey6, FlowUsage, SweepHead};
 use ebpf_common::counter::Count;
 use ebpf_common::drop::Drop;
 use ebpf_common::endpoint::Endpoint;
@@ -19,8 +19,10 @@ use ebpf_common::socket::TranslatedSocket;
 use tests_harness::workspace;
 
 fn layout<T: MapType>(out: &mut String) {
-    let name = std::any::type_name::<T>().rsplit("::").next();
-    let name = name.unwrap_or_default();
+    // Without the paths, also of a parameter: "FlowKey<Be32>".
+    let parts = std::any::type_name::<T>().split('<');
+    let parts = parts.map(|part| part.rsplit("::").next().unwrap_or_default());
+    let name = parts.collect::<Vec<_>>().join("<");
     out.push_str(&format!("{name} {}\n", size_of::<T>()));
     for field in T::FIELDS {
         out.push_str(&format!(
@@ -59,7 +61,8 @@ fn listing() -> String {
     layout::<TranslatedSocket>(&mut out);
     layout::<FlowKey4>(&mut out);
     layout::<FlowKey6>(&mut out);
-    layout::<Flow>(&mut out);
+    layout::<Flow4>(&mut out);
+    layout::<Flow6>(&mut out);
     layout::<FlowUsage>(&mut out);
     layout::<SweepHead>(&mut out);
     layout::<Count>(&mut out);

@@ -3,7 +3,7 @@
 use crate::node::{Node, PORT, TCP, UDP, VIP};
 use crate::packet::{At, REDIRECT, at, key, see, tcp, udp};
 use agent_sys::bpf::Program;
-use ebpf_common::conntrack::{FlowKey4, SCOPE_HOST};
+use ebpf_common::conntrack::{FlowKey4, SCOPE_HOST, scope};
 use ebpf_common::service::algorithm;
 use ebpf_logic::parse::flag::{ACK, FIN, RST, SYN};
 use ebpf_logic::service::{choose, hash};
@@ -66,7 +66,7 @@ fn maglev_chooses_alike_on_all_nodes() {
     let entries: Vec<u32> = [3, 1, 2, 4].into_iter().cycle().take(251).collect();
     let wanted = |port, seed: u32| {
         let flow = FlowKey4 {
-            scope: FlowKey4::scope(SCOPE_HOST, UDP),
+            scope: scope(SCOPE_HOST, UDP),
             ..key(9, UDP, at(CLIENT, port), at(VIP, PORT))
         };
         entries[choose(hash(&flow, seed), 251) as usize - 1]

@@ -4,7 +4,7 @@ use crate::node::Node;
 use crate::packet::{At, REDIRECT, tcp};
 use agent_sys::bpf::Swept;
 use agent_sys::maps::Counted;
-use ebpf_common::conntrack::{Flow, FlowKey4, state};
+use ebpf_common::conntrack::{Flow4, FlowKey4, state};
 use ebpf_logic::parse::flag::{ACK, SYN};
 
 impl Node {
@@ -43,7 +43,7 @@ impl Node {
     ///
     /// # Panics
     /// If there is no such flow.
-    pub fn change(&self, key: &FlowKey4, change: impl Fn(&mut Flow)) {
+    pub fn change(&self, key: &FlowKey4, change: impl Fn(&mut Flow4)) {
         let maps = self.datapath.maps();
         let flow = maps.flow(key).expect("flow").expect("an entry");
         for key in [*key, flow.answer_key(key)] {

@@ -3,7 +3,7 @@
 use crate::node::{Node, OTHER_VIP, PORT, TCP, UDP, VIP};
 use crate::packet::{REDIRECT, at, key, see, tcp, udp};
 use agent_sys::bpf::Program;
-use ebpf_common::conntrack::{Flow, FlowKey4, SCOPE_NETDEV, state};
+use ebpf_common::conntrack::{Flow4, FlowKey4, SCOPE_NETDEV, state};
 use ebpf_common::net::Be32;
 use ebpf_logic::parse::flag::{ACK, FIN, RST, SYN};
 use std::net::Ipv4Addr;
@@ -64,7 +64,7 @@ fn a_pass_over_many_flows() {
     let (node, like) = opened();
     let maps = node.datapath.maps();
     let flow = maps.flow(&like).unwrap().unwrap();
-    let expired = Flow {
+    let expired = Flow4 {
         state: state::CLOSED,
         last_seen: flow.last_seen.wrapping_sub(31_000),
         ..flow
@@ -77,7 +77,7 @@ fn a_pass_over_many_flows() {
             expired
         };
         // Answers that no other entry is for.
-        (FlowKey4 { src, ..like }, Flow { dst: src, ..flow })
+        (FlowKey4 { src, ..like }, Flow4 { dst: src, ..flow })
     };
     maps.put_flows(&(0..MANY).map(entry).collect::<Vec<_>>())
         .unwrap();

@@ -9,7 +9,7 @@ use crate::node::{Node, PORT, TCP, UDP, VIP};
 use crate::packet::{SHOT, at, key, tcp, udp};
 use agent_sys::bpf::{Program, Ran};
 use agent_sys::maps::Counted;
-use ebpf_common::conntrack::Flow;
+use ebpf_common::conntrack::Flow4;
 use ebpf_common::drop::Drop;
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::net::{Be16, Be32};
@@ -84,7 +84,7 @@ fn flows_follow(
     node: &Node,
     to: (Ipv4Addr, u16),
     change: impl FnMut(u32),
-    is_new: impl Fn(u32, &Flow) -> bool,
+    is_new: impl Fn(u32, &Flow4) -> bool,
 ) {
     let maps = node.datapath.maps();
     let to = at(to.0, to.1);

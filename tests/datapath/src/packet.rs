@@ -1,6 +1,6 @@
 //! Packets: built by etherparse, and judged by it and by sums from scratch.
 
-use ebpf_common::conntrack::FlowKey4;
+use ebpf_common::conntrack::{self, FlowKey4};
 use ebpf_common::net::{Be16, protocol};
 use ebpf_logic::parse::flag;
 use etherparse::icmpv4::DestUnreachableHeader;
@@ -193,6 +193,6 @@ pub fn key(scope: u32, protocol: u8, from: At, to: At) -> FlowKey4 {
         dst: (*to.ip()).into(),
         sport: Be16::new(from.port()),
         dport: Be16::new(to.port()),
-        scope: FlowKey4::scope(scope, protocol),
+        scope: conntrack::scope(scope, protocol),
     }
 }

@@ -3,7 +3,7 @@
 use crate::node::{Node, PORT, TCP, UDP, VIP, dropped};
 use crate::packet::{NEXT, REDIRECT, SHOT, at, key, see, tcp, udp};
 use agent_sys::bpf::{Datapath, Program};
-use ebpf_common::conntrack::{ALL_FLOWS, Flow, FlowKey4, state};
+use ebpf_common::conntrack::{ALL_FLOWS, Flow4, FlowKey4, state};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::Be32;
@@ -44,7 +44,7 @@ fn counted(node: &Node, pod: usize) -> (u64, u64) {
     (usage(node.pods[pod].id.into()), usage(ALL_FLOWS))
 }
 
-fn entries(node: &Node) -> Vec<(FlowKey4, Flow)> {
+fn entries(node: &Node) -> Vec<(FlowKey4, Flow4)> {
     node.datapath.maps().flows().expect("flows")
 }
 

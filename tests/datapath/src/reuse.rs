@@ -4,7 +4,7 @@ use crate::live::Raise;
 use crate::node::{Node, OTHER_VIP, PORT, TCP, VIP};
 use crate::packet::{REDIRECT, at, key, see, tcp};
 use agent_sys::bpf::Program;
-use ebpf_common::conntrack::{Flow, FlowKey4};
+use ebpf_common::conntrack::{Flow4, FlowKey4};
 use ebpf_logic::parse::flag::{ACK, FIN, SYN};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +27,7 @@ fn an_entry_that_is_given_away_is_not_taken_for_the_own_one() {
     node.put_service(VIP, 1, TCP, &[(3, REMOTE, 8080)]);
     node.put_service(OTHER_VIP, 2, TCP, &[(4, OTHER, 9090)]);
     let maps = node.datapath.maps();
-    let open = |vip, port, server: SocketAddrV4| -> (FlowKey4, Flow) {
+    let open = |vip, port, server: SocketAddrV4| -> (FlowKey4, Flow4) {
         let (client, vip) = (at(CLIENT, port), at(vip, PORT));
         node.from_pod(0, &tcp(client, vip, SYN, b""));
         let answer = tcp(server, client, SYN | ACK, b"");

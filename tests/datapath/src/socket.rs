@@ -4,7 +4,7 @@ use crate::group::Group;
 use crate::live::{PATIENCE, Raise, bulk, cluster, connect, datagrams, serve_tcp, serve_udp};
 use crate::node::{Node, PORT, TCP, UDP, VIP, decided};
 use agent_sys::bpf::Datapath;
-use ebpf_common::conntrack::Flow;
+use ebpf_common::conntrack::Flow4;
 use ebpf_common::counter::Hook;
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -51,7 +51,7 @@ fn answers(stream: &mut TcpStream) -> std::io::Result<()> {
 }
 
 /// The entry of a client's TCP connection as one to `to`.
-fn flow(node: &Node, stream: &TcpStream, to: (Ipv4Addr, u16)) -> Option<Flow> {
+fn flow(node: &Node, stream: &TcpStream, to: (Ipv4Addr, u16)) -> Option<Flow4> {
     let from = stream.local_addr().expect("local address").port();
     let flows = node.datapath.maps().flows().expect("flows");
     let found = flows.into_iter().filter(|(key, flow)| {

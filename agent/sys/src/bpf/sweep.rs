@@ -12,7 +12,7 @@ use super::{BpfError, Ran};
 use crate::clock;
 use crate::maps::{Maps, MapsError};
 use ebpf_common::abi::MapType as _;
-use ebpf_common::conntrack::{Flow, FlowKey4, PASS_IS_OVER, SweepHead};
+use ebpf_common::conntrack::{Flow4, FlowKey4, PASS_IS_OVER, SweepHead};
 use ebpf_common::maps::name;
 use ebpf_logic::conntrack::{is_expired, is_over};
 use ebpf_logic::parse::ETHERNET;
@@ -67,7 +67,7 @@ impl Sweep {
             jiffies_per_second,
             cursor: None,
             recount: Recount::default(),
-            portion: Portion::new(BATCH, size_of::<FlowKey4>(), size_of::<Flow>()),
+            portion: Portion::new(BATCH, size_of::<FlowKey4>(), size_of::<Flow4>()),
             packet: Vec::with_capacity(ETHERNET + KEYS * size_of::<FlowKey4>()),
             open: BTreeMap::new(),
             had: None,
@@ -141,7 +141,7 @@ impl Sweep {
             })?;
             swept.took(began);
             let mut expired = Vec::new();
-            for (key, flow) in self.portion.pairs::<FlowKey4, Flow>() {
+            for (key, flow) in self.portion.pairs::<FlowKey4, Flow4>() {
                 swept.seen += 1;
                 let orphan = self.recount.saw_orphan(&key, &flow);
                 if orphan || is_expired(&flow, now, self.jiffies_per_second) {

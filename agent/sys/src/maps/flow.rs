@@ -2,7 +2,7 @@
 
 use super::{Maps, MapsError};
 use crate::bpf::syscall;
-use ebpf_common::conntrack::{ALL_FLOWS, Flow, FlowKey4, FlowUsage};
+use ebpf_common::conntrack::{ALL_FLOWS, Flow4, FlowKey4, FlowUsage};
 use ebpf_common::endpoint::HOST;
 use ebpf_common::name;
 use ebpf_logic::quota::{free, is_near, is_nearly_full};
@@ -22,7 +22,7 @@ impl Maps {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn flows(&self) -> Result<Vec<(FlowKey4, Flow)>, MapsError> {
+    pub fn flows(&self) -> Result<Vec<(FlowKey4, Flow4)>, MapsError> {
         self.flows.list()
     }
 
@@ -44,7 +44,7 @@ impl Maps {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn flow(&self, key: &FlowKey4) -> Result<Option<Flow>, MapsError> {
+    pub fn flow(&self, key: &FlowKey4) -> Result<Option<Flow4>, MapsError> {
         self.flows.get(key)
     }
 
@@ -53,7 +53,7 @@ impl Maps {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn put_flows(&self, flows: &[(FlowKey4, Flow)]) -> Result<(), MapsError> {
+    pub fn put_flows(&self, flows: &[(FlowKey4, Flow4)]) -> Result<(), MapsError> {
         self.flows.put_all(flows)
     }
 

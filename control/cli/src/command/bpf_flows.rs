@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use ebpf_common::conntrack::{Flow, FlowKey4, SCOPE_HOST, SCOPE_NETDEV, action, state};
+use ebpf_common::conntrack::{Flow4, FlowKey4, SCOPE_HOST, SCOPE_NETDEV, action, state};
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::name::{BACKEND, ENDPOINT, SERVICE_PORT};
 use ebpf_common::service::Backend;
@@ -93,7 +93,7 @@ impl<'c> Context<'c> {
         }
     }
 
-    fn to(&self, flow: &Flow) -> String {
+    fn to(&self, flow: &Flow4) -> String {
         if flow.action & action::MASK == action::PASS {
             String::new()
         } else {
@@ -110,7 +110,7 @@ impl<'c> Context<'c> {
         }
     }
 
-    fn row(&self, key: &FlowKey4, flow: &Flow) -> Row {
+    fn row(&self, key: &FlowKey4, flow: &Flow4) -> Row {
         let side = |address, port: u16| socket(IpAddr::V4(Ipv4Addr::from(address)), port);
         let (source, destination) = (
             side(key.src, key.sport.get()),
@@ -147,9 +147,9 @@ impl Filter {
     /// The flows that match, the one that was seen last at the end.
     pub(super) fn apply(
         &self,
-        mut all: Vec<(FlowKey4, Flow)>,
+        mut all: Vec<(FlowKey4, Flow4)>,
         context: &Context<'_>,
-    ) -> Vec<(FlowKey4, Flow)> {
+    ) -> Vec<(FlowKey4, Flow4)> {
         let of_service: Option<HashSet<u32>> = self.service.as_deref().map(|wanted| {
             let ids = context.services.iter();
             ids.filter(|(_, name)| is_service(name, wanted))
@@ -211,7 +211,7 @@ impl Filter {
 
 /// Packets and bytes from clients by backend, of flows that are in the map. The programs add
 /// them to the backend's counters when a flow is removed.
-pub(super) fn open_traffic(flows: &[(FlowKey4, Flow)]) -> HashMap<u32, (u64, u64)> {
+pub(super) fn open_traffic(flows: &[(FlowKey4, Flow4)]) -> HashMap<u32, (u64, u64)> {
     let mut all: HashMap<u32, (u64, u64)> = HashMap::new();
     for (_, flow) in flows {
         if flow.backend != 0 && !flow.is_reply() {
@@ -223,20 +223,20 @@ pub(super) fn open_traffic(flows: &[(FlowKey4, Flow)]) -> HashMap<u32, (u64, u64
     all
 }
 
-pub(super) fn rows(flows: &[(FlowKey4, Flow)], context: &Context<'_>) -> Vec<Row> {
+pub(super) fn rows(flows: &[(FlowKey4, Flow4)], context: &Context<'_>) -> Vec<Row> {
     flows
         .iter()
         .map(|(key, flow)| context.row(key, flow))
         .collect()
 }
 
-fn has_port(key: &FlowKey4, flow: &Flow, port: u16) -> bool {
+fn has_port(key: &FlowKey4, flow: &Flow4, port: u16) -> bool {
     [key.sport, key.dport, flow.sport, flow.dport]
         .iter()
         .any(|one| one.get() == port)
 }
 
-fn has_pod(context: &Context<'_>, key: &FlowKey4, flow: &Flow, wanted: &str) -> bool {
+fn has_pod(context: &Context<'_>, key: &FlowKey4, flow: &Flow4, wanted: &str) -> bool {
     [
         context.from(key),
         context.to(flow),
@@ -259,6 +259,7 @@ fn is_service(name: &str, wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use ebpf_common::conntrack::{FlowPad, scope};
     use ebpf_common::name::{Name, NameKey};
     use ebpf_common::net::{Addr, Be16, Be32, MacAddr, protocol};
     use ebpf_common::service::ACTIVE;
@@ -303,16 +304,16 @@ mod tests {
     }
 
     /// A flow of the client, with what tells it from others.
-    fn flow(sport: u16, backend: u32, state: u8, last_seen: u32) -> (FlowKey4, Flow) {
+    fn flow(sport: u16, backend: u32, state: u8, last_seen: u32) -> (FlowKey4, Flow4) {
         let v4 = |a, b, c, d| Be32::from_octets([a, b, c, d]);
         let key = FlowKey4 {
             src: v4(10, 244, 1, 4),
             dst: v4(10, 96, 0, 9),
             sport: Be16::new(sport),
             dport: Be16::new(80),
-            scope: FlowKey4::scope(12, protocol::TCP),
+            scope: scope(12, protocol::TCP),
         };
-        let flow = Flow {
+        let flow = Flow4 {
             packets: 6,
             bytes: 500,
             backend,
@@ -331,12 +332,13 @@ mod tests {
             port_delta: 0,
             action: action::NEIGH | action::NAT,
             state,
+            pad: FlowPad::default(),
         };
         (key, flow)
     }
 
     /// Source ports of what passes the filter.
-    fn ports(filter: &Filter, all: Vec<(FlowKey4, Flow)>) -> Vec<u16> {
+    fn ports(filter: &Filter, all: Vec<(FlowKey4, Flow4)>) -> Vec<u16> {
         let names = names();
         let context = Context::new(&[endpoint()], &[(3, backend())], &names);
         let found = filter.apply(all, &context);

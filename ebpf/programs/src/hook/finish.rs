@@ -1,10 +1,9 @@
 //! The only place where a verdict becomes what the kernel wants, a counter and an event.
 
+use crate::family::Family;
 use crate::flow::{PacketContext, Verdict};
 use crate::maps;
 use crate::packet::{self, Skb};
-use aya_ebpf::programs::TcContext;
-use aya_log_ebpf::warn;
 use ebpf_common::counter;
 use ebpf_common::drop::Drop;
 use ebpf_common::event::{DROPPED, Event};
@@ -16,35 +15,15 @@ const UNEXPECTED: [u32; 3] = [
     Drop::RewriteFailed as u32,
 ];
 
-/// Logs what should not happen on a node that is set up right.
-#[inline(always)]
-pub(crate) fn log(skb: &TcContext, context: &PacketContext, reason: u32) {
-    let (src, dst) = (context.packet.src.get(), context.packet.dst.get());
-    let port = context.packet.dport.get();
-    if reason == Drop::NoRoute as u32 {
-        warn!(skb, "no route from {:i} to {:i} port {}", src, dst, port);
-    } else if reason == Drop::NoFlowEntry as u32 {
-        warn!(
-            skb,
-            "flow table refuses {:i} to {:i} port {}", src, dst, port
-        );
-    } else {
-        warn!(
-            skb,
-            "packet of {:i} to {:i} port {} cannot be changed", src, dst, port
-        );
-    }
-}
-
 /// Counts, reports, and gives the return value of the program.
 #[inline(always)]
-pub(crate) fn finish(skb: &Skb, context: &PacketContext, verdict: Verdict) -> i32 {
+pub(crate) fn finish<A: Family>(skb: &Skb, context: &PacketContext<A>, verdict: Verdict) -> i32 {
     let reason = verdict.reason();
     maps::count(counter::index(reason, context.hook()), skb.len());
     if reason != 0 {
-        crate::report_event(skb.raw(), context, DROPPED as u32, reason);
+        A::report_event(skb.raw(), context, DROPPED as u32, reason);
         if UNEXPECTED.contains(&reason) {
-            crate::log_unexpected(skb.raw(), context, reason);
+            A::log_unexpected(skb.raw(), context, reason);
         }
     }
     verdict.act()
@@ -52,12 +31,12 @@ pub(crate) fn finish(skb: &Skb, context: &PacketContext, verdict: Verdict) -> i3
 
 /// Puts an event into the ring, or counts that it had no place there.
 #[inline(always)]
-pub(crate) fn report(skb: &Skb, context: &PacketContext, kind: u8, reason: u8) {
+pub(crate) fn report<A: Family>(skb: &Skb, context: &PacketContext<A>, kind: u8, reason: u8) {
     let packet = &context.packet;
     let event = Event {
         time: packet::nanoseconds(),
-        src: packet.src,
-        dst: packet.dst,
+        src: packet.src.to_addr(),
+        dst: packet.dst.to_addr(),
         sport: packet.sport,
         dport: packet.dport,
         ifindex: context.ifindex,

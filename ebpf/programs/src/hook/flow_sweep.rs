@@ -6,23 +6,26 @@
 //! The packet is the list: keys behind what would be the Ethernet header, which holds a correction
 //! of a count (`SweepHead`). Softirqs are held meanwhile, so the list is short.
 
+use crate::family::Family;
 use crate::maps;
 use crate::packet::{self, Skb, borrowed_mut};
 use crate::stage::{entry, reply_tuple};
-use ebpf_common::conntrack::{FlowKey4, PASS_IS_OVER, SweepHead};
+use core::marker::PhantomData;
+use ebpf_common::conntrack::{FlowKey, PASS_IS_OVER, SweepHead};
 use ebpf_logic::conntrack::is_over;
 use ebpf_logic::parse::ETHERNET;
 use ebpf_logic::reply_tuple::Life;
 
-struct Sweep<'a> {
+struct Sweep<'a, A> {
     skb: &'a Skb,
     removed: u32,
+    family: PhantomData<A>,
 }
 
 /// Returns how many were removed. The mark of the packet is the time, in jiffies, of the
 /// judgement.
 #[inline(always)]
-pub(crate) fn run(skb: &Skb) -> i32 {
+pub(crate) fn run<A: Family>(skb: &Skb) -> i32 {
     skb.set_mark(packet::jiffies());
     if let Some(head) = skb.load_value::<SweepHead>(0) {
         if head.owner == PASS_IS_OVER {
@@ -31,18 +34,22 @@ pub(crate) fn run(skb: &Skb) -> i32 {
             maps::count_flows(head.owner, head.made as u64, head.removed as u64);
         }
     }
-    let keys = (skb.len() - ETHERNET as u32) / size_of::<FlowKey4>() as u32;
-    let mut sweep = Sweep { skb, removed: 0 };
-    packet::repeat(keys, one, &mut sweep);
+    let keys = (skb.len() - ETHERNET as u32) / size_of::<FlowKey<A>>() as u32;
+    let mut sweep = Sweep {
+        skb,
+        removed: 0,
+        family: PhantomData,
+    };
+    packet::repeat(keys, one::<A>, &mut sweep);
     sweep.removed as i32
 }
 
-extern "C" fn one(index: u32, sweep: *mut Sweep<'_>) -> i64 {
+extern "C" fn one<A: Family>(index: u32, sweep: *mut Sweep<'_, A>) -> i64 {
     let Some(sweep) = borrowed_mut(sweep) else {
         return 1;
     };
-    let at = ETHERNET as u32 + index * size_of::<FlowKey4>() as u32;
-    let Some(key) = sweep.skb.load_value::<FlowKey4>(at) else {
+    let at = ETHERNET as u32 + index * size_of::<FlowKey<A>>() as u32;
+    let Some(key) = sweep.skb.load_value::<FlowKey<A>>(at) else {
         return 1;
     };
     let Some(flow) = maps::flow(&key) else {
@@ -57,6 +64,6 @@ extern "C" fn one(index: u32, sweep: *mut Sweep<'_>) -> i64 {
             maps::count_end(flow.backend, 1);
         }
     }
-    sweep.removed += crate::remove_entry(&key);
+    sweep.removed += A::remove_entry(&key);
     0
 }

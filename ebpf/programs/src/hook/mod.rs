@@ -9,15 +9,23 @@ pub(crate) mod tc_from_pod;
 pub(crate) mod tc_to_netdev;
 pub(crate) mod tc_to_pod;
 
+use crate::family::Family;
 use crate::flow::{PacketContext, SHOT, Verdict};
 use crate::maps;
 use crate::packet::{self, Skb};
+use ebpf_common::net::Be32;
 
-/// Decides a packet.
+/// Decides a packet of any protocol.
 #[inline(always)]
 pub(crate) fn slow_path(skb: &Skb, hook: u32) -> i32 {
+    slow_path_of::<Be32>(skb, hook)
+}
+
+/// Decides a packet that is of this family, or of none.
+#[inline(always)]
+fn slow_path_of<A: Family>(skb: &Skb, hook: u32) -> i32 {
     // Not on the stack, of which a chain of functions has 512 bytes.
-    let Some(context) = maps::scratch() else {
+    let Some(context) = maps::scratch::<A>() else {
         return SHOT;
     };
     packet::clear(context);
@@ -31,19 +39,19 @@ pub(crate) fn slow_path(skb: &Skb, hook: u32) -> i32 {
 /// The stages in order: each either leaves it open, or ends it with where the packet goes or
 /// with the reason why it does not.
 #[inline(always)]
-fn decide(skb: &Skb, context: &mut PacketContext) -> Verdict {
+fn decide<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Verdict {
     let skb = skb.raw();
     let stages = [
-        crate::read_packet,
-        crate::find_origin,
-        crate::translate_error,
-        crate::forward_other,
-        crate::follow_flow,
-        crate::choose_target,
-        crate::find_route,
-        crate::begin_flow,
-        crate::write_answers,
-        crate::write_flow,
+        A::read_packet,
+        A::find_origin,
+        A::translate_error,
+        A::forward_other,
+        A::follow_flow,
+        A::choose_target,
+        A::find_route,
+        A::begin_flow,
+        A::write_answers,
+        A::write_flow,
     ];
     for stage in stages {
         let verdict = Verdict::from_number(stage(skb, context));
@@ -51,7 +59,7 @@ fn decide(skb: &Skb, context: &mut PacketContext) -> Verdict {
             return verdict;
         }
     }
-    Verdict::from_number(crate::send_packet(
+    Verdict::from_number(A::send_packet(
         skb,
         &context.flow,
         context.packet.protocol as u32,

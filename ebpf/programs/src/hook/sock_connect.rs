@@ -7,7 +7,7 @@
 use crate::maps;
 use crate::socket::{SockAddr, put_translated, random, remove_translated};
 use crate::stage::backend::by_hash;
-use ebpf_common::net::{Addr, protocol};
+use ebpf_common::net::{Addr, Be32, protocol};
 use ebpf_common::service::FrontendKey;
 use ebpf_common::socket::TranslatedSocket;
 use ebpf_logic::service::at_connect;
@@ -44,7 +44,7 @@ pub(crate) fn run(address: &SockAddr) {
     let Some(table) = maps::choice_table(frontend.service_port) else {
         return;
     };
-    let Some(picked) = by_hash(table, random()) else {
+    let Some(picked) = by_hash::<Be32>(table, random()) else {
         return;
     };
     let mut value = TranslatedSocket {

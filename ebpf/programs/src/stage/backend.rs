@@ -5,8 +5,9 @@
 
 use crate::maps::{self, ANY, ChoiceTable, NOEXIST};
 use crate::packet;
-use ebpf_common::conntrack::FlowKey4;
-use ebpf_common::net::{Addr, Be16, Be32};
+use ebpf_common::address::Address;
+use ebpf_common::conntrack::FlowKey;
+use ebpf_common::net::Be16;
 use ebpf_common::service::{ACTIVE, Affinity, AffinityKey, FREE, Frontend, algorithm};
 use ebpf_logic::service::{
     candidates, choice_key, choose, hash, keeps_affinity, open, second_is_less_loaded,
@@ -14,25 +15,25 @@ use ebpf_logic::service::{
 
 /// A backend that takes the connection.
 #[derive(Clone, Copy)]
-pub(crate) struct Picked {
+pub(crate) struct Picked<A> {
     /// Its id.
     pub(crate) id: u32,
     /// Its generation, read before the backend itself: if it is removed in between, the flow is
     /// stale at once.
     pub(crate) generation: u32,
-    pub(crate) addr: Be32,
+    pub(crate) addr: A,
     pub(crate) port: Be16,
 }
 
 /// The backend for the connection with `key`; `None` if the service has none.
 #[inline(always)]
-pub(crate) fn pick(frontend: &Frontend, key: &FlowKey4) -> Option<Picked> {
+pub(crate) fn pick<A: Address>(frontend: &Frontend, key: &FlowKey<A>) -> Option<Picked<A>> {
     let table = maps::choice_table(frontend.service_port)?;
     if frontend.affinity == 0 {
         return by_hash(table, hash_for(table, key));
     }
     let client = AffinityKey {
-        client: Addr::v4(key.src),
+        client: key.src.to_addr(),
         service_port: frontend.service_port,
     };
     let now = packet::coarse_nanoseconds();
@@ -66,7 +67,7 @@ pub(crate) fn pick(frontend: &Frontend, key: &FlowKey4) -> Option<Picked> {
 /// The backend that a client was given, if it still takes new connections of the service port.
 /// The entry that names it may be another client's by now.
 #[inline(always)]
-fn kept(client: &AffinityKey, id: u32, generation: u32) -> Option<Picked> {
+fn kept<A: Address>(client: &AffinityKey, id: u32, generation: u32) -> Option<Picked<A>> {
     let picked = usable(id)?;
     let backend = maps::backend(id)?;
     let keeps = picked.generation == generation
@@ -77,7 +78,7 @@ fn kept(client: &AffinityKey, id: u32, generation: u32) -> Option<Picked> {
 
 /// The hash of a connection by which its backend is chosen.
 #[inline(always)]
-fn hash_for(table: ChoiceTable, key: &FlowKey4) -> u32 {
+fn hash_for<A: Address>(table: ChoiceTable, key: &FlowKey<A>) -> u32 {
     let seed = match table.head().algorithm() {
         // The same on all nodes, to which a router may move a client.
         algorithm::MAGLEV => 0,
@@ -88,7 +89,7 @@ fn hash_for(table: ChoiceTable, key: &FlowKey4) -> u32 {
 
 /// The backend that the table has for a hash; `None` if it is empty.
 #[inline(always)]
-pub(crate) fn by_hash(table: ChoiceTable, hash: u32) -> Option<Picked> {
+pub(crate) fn by_hash<A: Address>(table: ChoiceTable, hash: u32) -> Option<Picked<A>> {
     let head = table.head();
     let count = head.entries();
     // Index 0 is the head, and no backend.
@@ -117,7 +118,7 @@ fn load(id: u32) -> (u64, u16) {
 }
 
 #[inline(always)]
-fn usable(id: u32) -> Option<Picked> {
+fn usable<A: Address>(id: u32) -> Option<Picked<A>> {
     if id == 0 {
         return None;
     }
@@ -129,7 +130,7 @@ fn usable(id: u32) -> Option<Picked> {
     Some(Picked {
         id,
         generation,
-        addr: backend.addr.as_v4()?,
+        addr: A::from_addr(backend.addr)?,
         port: backend.port,
     })
 }

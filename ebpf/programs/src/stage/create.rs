@@ -1,11 +1,12 @@
 //! Makes the entry of a new flow: its own direction. That of the answers is `reply_tuple`'s.
 
+use crate::family::Family;
 use crate::flow::{NEXT, PacketContext, Verdict};
 use crate::maps;
 use crate::packet::{self, Skb};
 use crate::stage::{entry, route};
 use ebpf_common::config::FLOW_EVENTS;
-use ebpf_common::conntrack::{Flow, FlowKey4, action};
+use ebpf_common::conntrack::{Flow, FlowKey, FlowPad, action};
 use ebpf_common::drop::Drop;
 use ebpf_common::event::DECIDED;
 use ebpf_logic::checksum::{addr_delta, port_delta};
@@ -14,7 +15,7 @@ use ebpf_logic::quota::Share;
 
 /// Makes the entry of the packet's own direction.
 #[inline(always)]
-pub(crate) fn begin(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+pub(crate) fn begin<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<Verdict, Drop> {
     route::back(context);
     let Step { own, other } = first(context.packet.protocol, context.packet.flags);
     context.other_state = other;
@@ -37,6 +38,7 @@ pub(crate) fn begin(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, D
         port_delta: 0,
         action: context.route.action,
         state: own,
+        pad: FlowPad::default(),
     };
     match entry::share(&context.key, &context.flow) {
         Share::All => Ok(Verdict::OPEN),
@@ -49,20 +51,20 @@ pub(crate) fn begin(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, D
 /// Whether the packet, and its answers, go through the host's stack as they are: so the node still
 /// reaches a pod that has used up its entries. Not if the answers are those of another connection.
 #[inline(always)]
-pub(crate) fn needs_no_entry(context: &PacketContext) -> bool {
+pub(crate) fn needs_no_entry<A: Family>(context: &PacketContext<A>) -> bool {
     let (key, flow) = (&context.key, &context.flow);
     flow.action & action::MASK == action::PASS
-        && flow.src.be == key.src.be
-        && flow.dst.be == key.dst.be
+        && flow.src.is(key.src)
+        && flow.dst.is(key.dst)
         && flow.dport.be == key.dport.be
         && maps::flow(&flow.answer_key(key)).is_none()
 }
 
 /// Writes the packet's own direction.
 #[inline(always)]
-pub(crate) fn write(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+pub(crate) fn write<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<Verdict, Drop> {
     translate(&context.key, &mut context.flow);
-    let made = crate::put_entry(&context.key, &context.flow) != 0;
+    let made = A::put_entry(&context.key, &context.flow) != 0;
     if !made && context.flow.translates() {
         return Err(Drop::NoFlowEntry);
     }
@@ -70,16 +72,16 @@ pub(crate) fn write(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, D
         maps::count_connection(context.target.backend);
     }
     if maps::flags() & FLOW_EVENTS != 0 {
-        crate::report_event(skb.raw(), context, DECIDED as u32, 0);
+        A::report_event(skb.raw(), context, DECIDED as u32, 0);
     }
     Ok(Verdict::OPEN)
 }
 
 /// Differences of a translation; none if nothing changes.
 #[inline(always)]
-pub(crate) fn translate(key: &FlowKey4, flow: &mut Flow) {
-    if flow.src.be != key.src.be
-        || flow.dst.be != key.dst.be
+pub(crate) fn translate<A: Family>(key: &FlowKey<A>, flow: &mut Flow<A>) {
+    if !flow.src.is(key.src)
+        || !flow.dst.is(key.dst)
         || flow.sport.be != key.sport.be
         || flow.dport.be != key.dport.be
     {

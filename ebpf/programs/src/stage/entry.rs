@@ -1,15 +1,16 @@
 //! Makes, replaces and removes entries of the flow map, and counts them for their owners.
 
+use crate::family::Family;
 use crate::maps::{self, Inserted};
 use crate::packet;
-use ebpf_common::conntrack::{ALL_FLOWS, Flow, FlowKey4, SCOPE_HOST};
+use ebpf_common::conntrack::{ALL_FLOWS, Flow, FlowKey, SCOPE_HOST};
 use ebpf_common::endpoint::HOST;
 use ebpf_logic::quota::{Share, is_swept, owner, share_left};
 
 /// Endpoint id that an entry is counted for. Without one, because its pod is not known any more,
 /// it is in the count of all entries only.
 #[inline(always)]
-fn owner_id(key: &FlowKey4, flow: &Flow) -> u32 {
+fn owner_id<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> u32 {
     let owner = owner(key, flow);
     if owner.ifindex == SCOPE_HOST {
         return HOST as u32;
@@ -25,7 +26,7 @@ const NO_ID: u32 = u32::MAX;
 
 /// Which entries the owner of a flow may still have. All if it has this one already.
 #[inline(always)]
-pub(crate) fn share(key: &FlowKey4, flow: &Flow) -> Share {
+pub(crate) fn share<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> Share {
     let used = maps::flow_usage(owner_id(key, flow));
     let share = share_left(used, maps::flow_usage(ALL_FLOWS), maps::flow_entries());
     if share == Share::All
@@ -41,7 +42,7 @@ pub(crate) fn share(key: &FlowKey4, flow: &Flow) -> Share {
 /// Whether the pod that an entry is counted for does not exist any more: neither its interface,
 /// nor another one with its address.
 #[inline(always)]
-pub(crate) fn is_orphan(key: &FlowKey4, flow: &Flow) -> bool {
+pub(crate) fn is_orphan<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     let owner = owner(key, flow);
     owner.ifindex != SCOPE_HOST
         && maps::endpoint(owner.ifindex).is_none()
@@ -50,7 +51,7 @@ pub(crate) fn is_orphan(key: &FlowKey4, flow: &Flow) -> bool {
 
 /// Makes an entry that is not there yet.
 #[inline(always)]
-pub(crate) fn insert(key: &FlowKey4, flow: &Flow) -> Inserted {
+pub(crate) fn insert<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> Inserted {
     let inserted = maps::insert_flow(key, flow);
     if matches!(inserted, Inserted::Made) {
         maps::count_flows(owner_id(key, flow), 1, 0);
@@ -61,7 +62,7 @@ pub(crate) fn insert(key: &FlowKey4, flow: &Flow) -> Inserted {
 
 /// Makes an entry, or replaces it whole; false when there is none for it.
 #[inline(always)]
-pub(crate) fn put(key: &FlowKey4, flow: &Flow) -> bool {
+pub(crate) fn put<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     match insert(key, flow) {
         Inserted::Made => return true,
         Inserted::Full => return false,
@@ -84,7 +85,7 @@ pub(crate) fn put(key: &FlowKey4, flow: &Flow) -> bool {
 
 /// Removes an entry; false when it is not there.
 #[inline(always)]
-pub(crate) fn remove(key: &FlowKey4) -> bool {
+pub(crate) fn remove<A: Family>(key: &FlowKey<A>) -> bool {
     let Some(there) = maps::flow(key) else {
         return false;
     };

@@ -1,24 +1,21 @@
 //! The fast path: a packet of a flow that is decided costs one hash lookup.
 //!
-//! Asks only whether the packet is the plain context: IPv4 without options or fragments, TCP
+//! Asks only whether the packet is the plain case: no options or fragments, TCP
 //! with ACK and without SYN, FIN or RST, or UDP, of a flow whose decision stands. All else, malformed
 //! packets included, is the slow path's.
 
+use crate::family::Family;
 use crate::flow::NEXT;
 use crate::maps;
-use crate::packet::{self, Skb, flow_key};
+use crate::packet::{self, Skb};
 use crate::stage::{nat, origin, reply_tuple, route, send};
-use ebpf_common::conntrack::{FlowKey4, state};
+use ebpf_common::conntrack::{FlowKey, scope, state};
 use ebpf_common::counter::Hook;
-use ebpf_common::net::protocol;
+use ebpf_common::net::{Be32, protocol};
 use ebpf_logic::conntrack::{elapsed, is_quiet};
 use ebpf_logic::generation::stands;
-use ebpf_logic::parse::{ETHERNET, flag};
+use ebpf_logic::parse::{ETHERNET, TCP, UDP, flag};
 
-/// EtherType of IPv4 as it is loaded.
-const IPV4: u16 = 0x0800u16.to_be();
-/// Everything but "do not fragment".
-const FRAGMENT: u16 = 0xbfffu16.to_be();
 /// TCP flags that move a connection, and ACK, in the byte behind the data offset, as loaded.
 const FLAGS: u16 = ((flag::SYN | flag::FIN | flag::RST | flag::ACK) as u16).to_be();
 /// What is set of them in all other packets.
@@ -27,45 +24,40 @@ const ACK: u16 = (flag::ACK as u16).to_be();
 /// Forwards the packet, or hands it to the slow path.
 #[inline(always)]
 pub(crate) fn forward(skb: &Skb, from: u32, hook: Hook) -> i32 {
-    match known(skb, from, hook) {
+    match known::<Be32>(skb, from, hook) {
         Some(act) => act,
         None => crate::slow_path(skb.raw(), hook as u32),
     }
 }
 
 #[inline(always)]
-fn known(skb: &Skb, from: u32, hook: Hook) -> Option<i32> {
-    let head = skb.headers::<42>()?;
+fn known<A: Family>(skb: &Skb, from: u32, hook: Hook) -> Option<i32> {
+    let head = skb.headers::<A, UDP>()?;
     let len = skb.len();
-    if head.u16::<12>() != IPV4 || head.u8::<14>() != 0x45 || head.u16::<20>() & FRAGMENT != 0 {
+    if head.u16::<12>() != A::ETHER_TYPE {
         return None;
     }
-    let total = u16::from_be(head.u16::<16>()) as u32;
+    let (protocol, total) = A::plain(&head)?;
     if total + ETHERNET as u32 > len {
         return None;
     }
-    let protocol = head.u8::<23>();
+    let header = A::IP_HEADER as u32;
     if protocol == protocol::TCP {
-        let head = skb.headers::<54>()?;
-        let offset_flags = head.u16::<46>();
+        let head = skb.headers::<A, TCP>()?;
+        let offset_flags = head.l4_u16::<12>();
         let offset = (offset_flags.to_ne_bytes()[0] >> 4) as u32 * 4;
-        if offset_flags & FLAGS != ACK || offset < 20 || offset + 20 > total {
+        if offset_flags & FLAGS != ACK || offset < 20 || offset + header > total {
             return None;
         }
     } else if protocol == protocol::UDP {
-        let length = u16::from_be(head.u16::<38>()) as u32;
-        if length < 8 || length + 20 > total {
+        let length = u16::from_be(head.l4_u16::<4>()) as u32;
+        if length < 8 || length + header > total {
             return None;
         }
     } else {
         return None;
     }
-    let key = flow_key([
-        head.u32::<26>(),
-        head.u32::<30>(),
-        head.u32::<34>(),
-        FlowKey4::scope(from, protocol),
-    ]);
+    let key = A::key(&head, scope(from, protocol));
     let Some(flow) = maps::flow(&key) else {
         let passes = matches!(hook, Hook::FromNetdev) && has_no_flow(&key);
         return passes.then_some(NEXT);
@@ -94,8 +86,8 @@ fn known(skb: &Skb, from: u32, hook: Hook) -> Option<i32> {
 /// Whether a packet from the network is the stack's alone: for the host itself, or from outside
 /// of the cluster to a pod.
 #[inline(always)]
-fn has_no_flow(key: &FlowKey4) -> bool {
-    if maps::node_v4().be == key.dst.be {
+fn has_no_flow<A: Family>(key: &FlowKey<A>) -> bool {
+    if A::node().is(key.dst) {
         return origin::spoofed(key.src).is_none();
     }
     maps::local(key.dst).is_some() && !route::is_pod(key.src) && origin::spoofed(key.src).is_none()

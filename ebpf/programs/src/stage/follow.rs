@@ -1,5 +1,6 @@
 //! Forwards a packet by its flow's entry.
 
+use crate::family::Family;
 use crate::flow::{PacketContext, Verdict};
 use crate::maps;
 use crate::packet::{self, Skb};
@@ -14,7 +15,10 @@ use ebpf_logic::parse::ETHERNET;
 /// Forwards a packet by its flow's entry, or refuses it because the backend was removed. Open:
 /// there is no entry, or it must be decided anew.
 #[inline(always)]
-pub(crate) fn follow(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+pub(crate) fn follow<A: Family>(
+    skb: &Skb,
+    context: &mut PacketContext<A>,
+) -> Result<Verdict, Drop> {
     // All is decided from a copy: the entry's memory may become another flow's at any time.
     let Some(entry) = maps::copy_flow(&context.key, &mut context.flow) else {
         return Ok(Verdict::OPEN);
@@ -39,7 +43,7 @@ pub(crate) fn follow(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, 
         if advanced.reason() == Drop::NoPort as u32 {
             // Another connection has the reply tuple: this one gets another one, as a new one
             // would.
-            crate::remove_entry(&context.key);
+            A::remove_entry(&context.key);
             return Ok(Verdict::OPEN);
         }
         if advanced != Verdict::OPEN {
@@ -47,7 +51,7 @@ pub(crate) fn follow(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, 
         }
     }
     let protocol = context.packet.protocol as u32;
-    Ok(Verdict::from_number(crate::send_packet(
+    Ok(Verdict::from_number(A::send_packet(
         skb.raw(),
         &context.flow,
         protocol,
@@ -56,7 +60,7 @@ pub(crate) fn follow(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, 
 
 /// Counts the packet.
 #[inline(always)]
-fn seen(skb: &Skb, flow: &mut Flow) {
+fn seen<A: Family>(skb: &Skb, flow: &mut Flow<A>) {
     flow.last_seen = packet::jiffies();
     flow.packets += 1;
     flow.bytes += (skb.len() - ETHERNET as u32) as u64;
@@ -68,7 +72,7 @@ fn seen(skb: &Skb, flow: &mut Flow) {
 /// if it is translated. All others begin a connection: the entries are those of an earlier one
 /// with the same ports.
 #[inline(always)]
-fn continues(context: &PacketContext, removed: bool) -> bool {
+fn continues<A: Family>(context: &PacketContext<A>, removed: bool) -> bool {
     let flow = &context.flow;
     if removed {
         false
@@ -81,7 +85,7 @@ fn continues(context: &PacketContext, removed: bool) -> bool {
 
 /// A TCP sender is told at once, UDP goes to another backend.
 #[inline(always)]
-fn backend_removed(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+fn backend_removed<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<Verdict, Drop> {
     let flow = &context.flow;
     let reply = flow.is_reply();
     context.target.backend = flow.backend;
@@ -90,10 +94,10 @@ fn backend_removed(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
         return Err(Drop::BackendGone);
     }
     if reply_tuple::other(&context.key, flow).is_some() {
-        crate::remove_entry(&flow.answer_key(&context.key));
+        A::remove_entry(&flow.answer_key(&context.key));
     }
     if tcp {
-        crate::remove_entry(&context.key);
+        A::remove_entry(&context.key);
         return service::refused(skb, context, Drop::BackendGone);
     }
     context.target.backend = 0;
@@ -102,7 +106,11 @@ fn backend_removed(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
 
 /// Makes the route of the flow current, in the context and in the entry.
 #[inline(always)]
-fn current(skb: &Skb, context: &mut PacketContext, entry: &mut Flow) -> Result<Verdict, Drop> {
+fn current<A: Family>(
+    skb: &Skb,
+    context: &mut PacketContext<A>,
+    entry: &mut Flow<A>,
+) -> Result<Verdict, Drop> {
     let now = route_gen(maps::endpoint_gen(context.flow.peer), maps::node_gen());
     // The service device needs no route.
     let needs_route = context.flow.action & action::MASK != action::SERVICE;
@@ -118,7 +126,7 @@ fn current(skb: &Skb, context: &mut PacketContext, entry: &mut Flow) -> Result<V
 /// same after the epoch was read. An entry that has become another flow's, or another decision's,
 /// is left alone.
 #[inline(always)]
-fn stamp(context: &mut PacketContext, entry: &mut Flow) {
+fn stamp<A: Family>(context: &mut PacketContext<A>, entry: &mut Flow<A>) {
     context.flow.route_gen = context.route_gen;
     context.flow.epoch = context.epoch;
     if maps::is_entry(&context.key, entry) {
@@ -131,10 +139,14 @@ fn stamp(context: &mut PacketContext, entry: &mut Flow) {
 /// translation stay. With another route the entry is replaced whole, so that no other CPU joins
 /// an old route to a new generation.
 #[inline(always)]
-fn reroute(skb: &Skb, context: &mut PacketContext, entry: &mut Flow) -> Result<Verdict, Drop> {
+fn reroute<A: Family>(
+    skb: &Skb,
+    context: &mut PacketContext<A>,
+    entry: &mut Flow<A>,
+) -> Result<Verdict, Drop> {
     context.target.dst = context.flow.dst;
     context.target.backend = context.flow.backend;
-    let found = Verdict::from_number(crate::find_route(skb.raw(), context));
+    let found = Verdict::from_number(A::find_route(skb.raw(), context));
     if found != Verdict::OPEN {
         // The stack takes packets as they are sent only.
         return if context.flow.translates() {
@@ -147,7 +159,7 @@ fn reroute(skb: &Skb, context: &mut PacketContext, entry: &mut Flow) -> Result<V
     let flow = &mut context.flow;
     if flow.action & action::ROUTE == route.action
         && flow.ifindex == route.ifindex
-        && flow.nexthop.be == route.nexthop.be
+        && flow.nexthop.is(route.nexthop)
         && flow.peer == route.peer
     {
         stamp(context, entry);
@@ -160,13 +172,13 @@ fn reroute(skb: &Skb, context: &mut PacketContext, entry: &mut Flow) -> Result<V
     flow.route_gen = context.route_gen;
     flow.epoch = context.epoch;
     // If that fails the old entry stays outdated, and the next packet tries again.
-    crate::put_entry(&context.key, &context.flow);
+    A::put_entry(&context.key, &context.flow);
     Ok(Verdict::OPEN)
 }
 
 /// Counts the end of a connection for its backend, or takes it back if the end was not one.
 #[inline(always)]
-fn count_end(flow: &Flow, state: u8) {
+fn count_end<A: Family>(flow: &Flow<A>, state: u8) {
     if flow.backend != 0 && is_over(flow.state) != is_over(state) {
         let by = if is_over(state) { 1 } else { u64::MAX };
         maps::count_end(flow.backend, by);
@@ -177,7 +189,7 @@ fn count_end(flow: &Flow, state: u8) {
 /// connection has its tuple. If there is no entry for it, a packet that would be answered
 /// untranslated is dropped, and sent again.
 #[inline(always)]
-fn advance(context: &mut PacketContext) -> Verdict {
+fn advance<A: Family>(context: &mut PacketContext<A>) -> Verdict {
     let Step { own, other } = next(context.flow.state, context.packet.flags);
     if context.flow.state != own {
         count_end(&context.flow, own);
@@ -195,7 +207,7 @@ fn advance(context: &mut PacketContext) -> Verdict {
         return Verdict::OPEN;
     }
     context.other_state = other;
-    let restored = Verdict::from_number(crate::restore_other(context));
+    let restored = Verdict::from_number(A::restore_other(context));
     if restored.reason() == Drop::NoFlowEntry as u32 && !context.flow.translates() {
         return Verdict::OPEN;
     }

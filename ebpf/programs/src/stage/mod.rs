@@ -1,4 +1,5 @@
-//! One file per stage of the path, in the order in which a packet meets them.
+//! One file per stage of the path. Each is for both families, by the type of an address; the
+//! headers are read in `family/`.
 
 pub(crate) mod backend;
 pub(crate) mod create;
@@ -8,7 +9,6 @@ pub(crate) mod follow;
 pub(crate) mod icmp;
 pub(crate) mod nat;
 pub(crate) mod origin;
-pub(crate) mod parse;
 pub(crate) mod reply_tuple;
 pub(crate) mod route;
 pub(crate) mod send;

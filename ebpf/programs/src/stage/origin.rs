@@ -1,18 +1,19 @@
 //! Who sent the packet, and whether it may have the source address that it has.
 
+use crate::family::Family;
 use crate::flow::{PacketContext, Verdict};
 use crate::maps;
 use crate::packet::Skb;
+use ebpf_common::address::Address as _;
 use ebpf_common::conntrack::{SCOPE_HOST, SCOPE_NETDEV};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
-use ebpf_common::net::{Addr, Be32};
 use ebpf_common::network;
 
 /// A pod sends from its own address only, and addresses of this node do not send from the
 /// network.
 #[inline(always)]
-pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+pub(crate) fn find<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<Verdict, Drop> {
     match context.hook() {
         Hook::FromPod => {
             let ifindex = skb.ifindex();
@@ -20,7 +21,7 @@ pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
             let Some((endpoint, generation)) = found else {
                 return Err(Drop::NoEndpoint);
             };
-            if endpoint.addr != Addr::v4(context.packet.src) {
+            if !endpoint.addr.is(context.packet.src.to_addr()) {
                 return Err(Drop::SpoofedSource);
             }
             context.endpoint = endpoint.id;
@@ -40,11 +41,11 @@ pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
 
 /// Why no packet with this source can come from the network; `None` if one can.
 #[inline(always)]
-pub(crate) fn spoofed(src: Be32) -> Option<Drop> {
+pub(crate) fn spoofed<A: Family>(src: A) -> Option<Drop> {
     if maps::local(src).is_some() {
         Some(Drop::SpoofedSource)
-    } else if src.be == maps::node_v4().be
-        || src.be == maps::hairpin().be
+    } else if src.is(A::node())
+        || src.is(A::hairpin())
         || matches!(maps::network(src), network::SERVICES | network::LOCAL)
     {
         Some(Drop::MartianSource)

@@ -4,12 +4,14 @@
 //! service or directly. `ebpf-logic` judges whether that one is alive; if it is, this one takes
 //! another source port, which depends on its tuple alone, so that it is found again.
 
+use crate::family::Family;
 use crate::flow::{PacketContext, Verdict};
 use crate::maps::{self, Inserted};
 use crate::packet;
 use crate::stage::create::translate;
 use crate::stage::{entry, route};
-use ebpf_common::conntrack::{Flow, FlowKey4, SCOPE_HOST, SCOPE_NETDEV, action};
+use ebpf_common::address::Address;
+use ebpf_common::conntrack::{Flow, FlowKey, FlowPad, SCOPE_HOST, SCOPE_NETDEV, action};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::{Be16, protocol};
@@ -20,7 +22,7 @@ use ebpf_logic::service::hash;
 
 /// The other direction's entry, if it is the other direction of this flow.
 #[inline(always)]
-pub(crate) fn other(key: &FlowKey4, flow: &Flow) -> Option<&'static mut Flow> {
+pub(crate) fn other<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<&'static mut Flow<A>> {
     let other_key = flow.answer_key(key);
     let other = maps::flow(&other_key)?;
     if is_other(key, other, &other_key) {
@@ -33,13 +35,13 @@ pub(crate) fn other(key: &FlowKey4, flow: &Flow) -> Option<&'static mut Flow> {
 /// Whether the other direction of this flow has an entry for as long as this one has. From the
 /// network only answers have: each direction of another flow makes its own entry.
 #[inline(always)]
-pub(crate) fn has_other(flow: &Flow, hook: Hook) -> bool {
+pub(crate) fn has_other<A: Address>(flow: &Flow<A>, hook: Hook) -> bool {
     flow.is_reply() || !matches!(hook, Hook::FromNetdev)
 }
 
 /// How much the connection of an entry needs its entries.
 #[inline(always)]
-pub(crate) fn life_of(key: &FlowKey4, flow: &Flow) -> Life {
+pub(crate) fn life_of<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> Life {
     let at = Moment {
         now: packet::jiffies(),
         jiffies_per_second: maps::jiffies_per_second(),
@@ -53,7 +55,7 @@ pub(crate) fn life_of(key: &FlowKey4, flow: &Flow) -> Life {
 
 /// The entry of the answers to the flow in the context.
 #[inline(always)]
-fn answer_of(context: &PacketContext) -> Flow {
+fn answer_of<A: Family>(context: &PacketContext<A>) -> Flow<A> {
     Flow {
         packets: 0,
         bytes: 0,
@@ -73,13 +75,14 @@ fn answer_of(context: &PacketContext) -> Flow {
         port_delta: 0,
         action: context.back.action | action::REPLY,
         state: context.other_state,
+        pad: FlowPad::default(),
     }
 }
 
 /// Writes the direction of the answers of a new flow, which may have to take another source
 /// port for it.
 #[inline(always)]
-pub(crate) fn write(context: &mut PacketContext) -> Result<Verdict, Drop> {
+pub(crate) fn write<A: Family>(context: &mut PacketContext<A>) -> Result<Verdict, Drop> {
     // From the network nothing is translated here, and the answers decide for themselves. Those
     // of an earlier connection with the same ports begin again with this one.
     if matches!(context.hook(), Hook::FromNetdev) {
@@ -103,7 +106,7 @@ pub(crate) fn write(context: &mut PacketContext) -> Result<Verdict, Drop> {
             return Ok(taken);
         }
     }
-    let port = crate::find_port(context, &mut key);
+    let port = A::find_port(context, &mut key);
     if began_earlier && port & HAD == 0 {
         key.dport = own;
         let taken = take(context, &key, &answer, Life::PickedUp);
@@ -133,7 +136,7 @@ const HAD: u32 = 1 << 16;
 /// tuple no other connection keeps; 0 if there is none. Changes no entry. `key` is the tuple, whose
 /// port is lost.
 #[inline(always)]
-pub(crate) fn find_port(context: &PacketContext, key: &mut FlowKey4) -> u32 {
+pub(crate) fn find_port<A: Family>(context: &PacketContext<A>, key: &mut FlowKey<A>) -> u32 {
     let start = hash(&context.key, maps::seed());
     let mut free = 0;
     let mut attempt = 0;
@@ -145,7 +148,7 @@ pub(crate) fn find_port(context: &PacketContext, key: &mut FlowKey4) -> u32 {
         {
             return port | HAD;
         }
-        if free == 0 && crate::life_of_owner(context, key) < Life::PickedUp as u32 {
+        if free == 0 && A::life_of_owner(context, key) < Life::PickedUp as u32 {
             free = port;
         }
         attempt += 1;
@@ -154,17 +157,22 @@ pub(crate) fn find_port(context: &PacketContext, key: &mut FlowKey4) -> u32 {
 }
 
 #[inline(always)]
-fn take(context: &PacketContext, key: &FlowKey4, answer: &Flow, least: Life) -> Verdict {
-    Verdict::from_number(crate::take_tuple(context, key, answer, least as u32))
+fn take<A: Family>(
+    context: &PacketContext<A>,
+    key: &FlowKey<A>,
+    answer: &Flow<A>,
+    least: Life,
+) -> Verdict {
+    Verdict::from_number(A::take_tuple(context, key, answer, least as u32))
 }
 
 /// Writes the entry of the answers, unless another connection that needs the tuple `least` or
 /// more has it: `NoPort`. Of one that does not, both entries are removed.
 #[inline(always)]
-pub(crate) fn take_tuple(
-    context: &PacketContext,
-    key: &FlowKey4,
-    answer: &Flow,
+pub(crate) fn take_tuple<A: Family>(
+    context: &PacketContext<A>,
+    key: &FlowKey<A>,
+    answer: &Flow<A>,
     least: u32,
 ) -> Result<Verdict, Drop> {
     match entry::insert(key, answer) {
@@ -172,7 +180,7 @@ pub(crate) fn take_tuple(
         Inserted::Full => return Err(Drop::NoFlowEntry),
         Inserted::Exists => {}
     }
-    let life = crate::life_of_owner(context, key);
+    let life = A::life_of_owner(context, key);
     if life == OURS {
         remove_former(context, key);
     } else if life >= least {
@@ -181,10 +189,10 @@ pub(crate) fn take_tuple(
         if let Some(there) = maps::flow(key)
             && other(key, there).is_some()
         {
-            crate::remove_entry(&there.answer_key(key));
+            A::remove_entry(&there.answer_key(key));
         }
         // Not replaced: another CPU may be about to take it for its own connection.
-        crate::remove_entry(key);
+        A::remove_entry(key);
         return match entry::insert(key, answer) {
             Inserted::Made => Ok(Verdict::OPEN),
             Inserted::Exists => Err(Drop::NoPort),
@@ -192,7 +200,7 @@ pub(crate) fn take_tuple(
         };
     }
     // Not removed first: the answers find an entry at any time.
-    if crate::put_entry(key, answer) != 0 {
+    if A::put_entry(key, answer) != 0 {
         Ok(Verdict::OPEN)
     } else {
         Err(Drop::NoFlowEntry)
@@ -201,11 +209,11 @@ pub(crate) fn take_tuple(
 
 /// Removes the entry of the same connection from an interface that its pod had before.
 #[inline(always)]
-fn remove_former(context: &PacketContext, key: &FlowKey4) {
+fn remove_former<A: Family>(context: &PacketContext<A>, key: &FlowKey<A>) {
     if let Some(there) = maps::flow(key) {
         let former = there.answer_key(key);
         if same_connection(&former, &context.key) && former.scope != context.key.scope {
-            crate::remove_entry(&former);
+            A::remove_entry(&former);
         }
     }
 }
@@ -213,7 +221,7 @@ fn remove_former(context: &PacketContext, key: &FlowKey4) {
 /// Writes the entry of the other direction of a known flow again, because it was lost. Not if
 /// another connection has its tuple: `NoPort`.
 #[inline(always)]
-pub(crate) fn restore(context: &mut PacketContext) -> Result<Verdict, Drop> {
+pub(crate) fn restore<A: Family>(context: &mut PacketContext<A>) -> Result<Verdict, Drop> {
     context.node_gen = maps::node_gen();
     context.route.action = context.flow.action & action::ROUTE;
     route::back(context);
@@ -247,7 +255,7 @@ const OURS: u32 = 1 << 8;
 /// How much another connection that has the tuple needs it, as a number (`Life`; `Expired` if none
 /// has it), or `OURS`. Changes nothing.
 #[inline(always)]
-pub(crate) fn owner(context: &PacketContext, key: &FlowKey4) -> u32 {
+pub(crate) fn owner<A: Family>(context: &PacketContext<A>, key: &FlowKey<A>) -> u32 {
     let Some(there) = maps::flow(key) else {
         return Life::Expired as u32;
     };

@@ -5,40 +5,44 @@
 //! a connection or nothing of it. Which of the two it is follows from the addresses alone, so
 //! that both directions, and the ICMP errors about them, come to the same result.
 
+use crate::family::Family;
 use crate::flow::{NEXT, PacketContext, Route, Verdict};
 use crate::maps;
 use crate::packet::{Fib, Skb};
+use ebpf_common::address::Address;
 use ebpf_common::conntrack::action;
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
-use ebpf_common::net::Be32;
 use ebpf_common::network;
 use ebpf_logic::generation::route_gen;
 
-const PASS: Route = Route {
-    action: action::PASS | action::ANSWERS_HOST,
-    pad: 0,
-    peer: 0,
-    ifindex: 0,
-    nexthop: Be32 { be: 0 },
-};
+#[inline(always)]
+const fn pass<A: Address>() -> Route<A> {
+    Route {
+        action: action::PASS | action::ANSWERS_HOST,
+        pad: 0,
+        peer: 0,
+        ifindex: 0,
+        nexthop: A::UNSPECIFIED,
+    }
+}
 
 #[inline(always)]
-pub(crate) fn is_pod(addr: Be32) -> bool {
+pub(crate) fn is_pod(addr: impl Address) -> bool {
     maps::network(addr) == network::PODS
 }
 
 /// Finds the route to `target.dst`, and its generations, which are read first. Ends with a
 /// verdict when the packet goes to the stack without a flow.
 #[inline(always)]
-pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+pub(crate) fn find<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<Verdict, Drop> {
     let hook = context.hook();
     let dst = context.target.dst;
     context.node_gen = maps::node_gen();
     // Without an endpoint: that of endpoint 0, which is always 0.
     context.route_gen = route_gen(0, context.node_gen);
     let out = &mut context.route;
-    *out = PASS;
+    *out = pass();
     if let Some((endpoint, generation)) = maps::with_generation(|| maps::local(dst)) {
         out.action = match hook {
             Hook::FromNetdev if !is_pod(context.packet.src) => return Ok(Verdict::goes(NEXT)),
@@ -79,7 +83,7 @@ pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
         Fib::Local if matches!(hook, Hook::ToNetdev) => {
             out.action = action::SERVICE | action::ANSWERS_HOST;
             out.ifindex = skb.ifindex();
-            context.target.src = maps::hairpin();
+            context.target.src = A::hairpin();
             Ok(Verdict::OPEN)
         }
         // The stack tells the sender, which it can if the packet is as it was sent.
@@ -93,10 +97,10 @@ pub(crate) fn find(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Dr
 
 /// The route of the answers: back to where this packet came from.
 #[inline(always)]
-pub(crate) fn back(context: &mut PacketContext) {
+pub(crate) fn back<A: Family>(context: &mut PacketContext<A>) {
     let hook = context.hook();
     let out = &mut context.back;
-    *out = PASS;
+    *out = pass();
     out.peer = context.endpoint;
     if matches!(hook, Hook::FromPod) {
         // Answers that come by the stack are on their way to the pod already.

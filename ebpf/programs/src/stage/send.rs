@@ -1,5 +1,6 @@
 //! Sends a packet where its flow says.
 
+use crate::family::Family;
 use crate::flow::{NEXT, Verdict};
 use crate::maps;
 use crate::packet::Skb;
@@ -11,7 +12,7 @@ use ebpf_common::drop::Drop;
 
 /// The packet as it is, by the flow's action.
 #[inline(always)]
-pub(crate) fn out(skb: &Skb, flow: &Flow) -> i32 {
+pub(crate) fn out<A: Family>(skb: &Skb, flow: &Flow<A>) -> i32 {
     match flow.action & action::MASK {
         action::PEER => skb.redirect_peer(flow.ifindex),
         action::NEIGH => skb.redirect_neigh(flow.ifindex, flow.nexthop),
@@ -20,14 +21,18 @@ pub(crate) fn out(skb: &Skb, flow: &Flow) -> i32 {
             skb.set_mark(TRANSLATED_MARK);
             skb.redirect_neigh(flow.ifindex, flow.nexthop)
         }
-        action::SERVICE => into_host(skb, flow.ifindex),
+        action::SERVICE => into_host::<A>(skb, flow.ifindex),
         _ => NEXT,
     }
 }
 
 /// Translates if the flow says so, then sends.
 #[inline(always)]
-pub(crate) fn translated(skb: &Skb, flow: &Flow, protocol: u8) -> Result<Verdict, Drop> {
+pub(crate) fn translated<A: Family>(
+    skb: &Skb,
+    flow: &Flow<A>,
+    protocol: u8,
+) -> Result<Verdict, Drop> {
     if flow.translates() {
         nat::rewrite(skb, flow, protocol)?;
     }
@@ -36,9 +41,9 @@ pub(crate) fn translated(skb: &Skb, flow: &Flow, protocol: u8) -> Result<Verdict
 
 /// Back to a sender of this node: the host, or the pod behind the interface.
 #[inline(always)]
-pub(crate) fn back(skb: &Skb, hook: Hook) -> i32 {
+pub(crate) fn back<A: Family>(skb: &Skb, hook: Hook) -> i32 {
     if matches!(hook, Hook::ToNetdev) {
-        into_host(skb, skb.ifindex())
+        into_host::<A>(skb, skb.ifindex())
     } else {
         skb.redirect_peer(skb.ifindex())
     }
@@ -47,8 +52,8 @@ pub(crate) fn back(skb: &Skb, hook: Hook) -> i32 {
 /// Into the host's stack through the service device, which the answers to service addresses
 /// must come in by (strict reverse path filtering); its address is what the packet is for.
 #[inline(always)]
-fn into_host(skb: &Skb, ifindex: u32) -> i32 {
-    if let Some(head) = skb.headers::<14>() {
+fn into_host<A: Family>(skb: &Skb, ifindex: u32) -> i32 {
+    if let Some(head) = skb.headers::<A, 0>() {
         let [first, second, third] = maps::service_mac();
         head.set_u16::<0>(first);
         head.set_u16::<2>(second);

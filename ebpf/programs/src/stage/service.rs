@@ -1,24 +1,25 @@
 //! What a packet to a service address becomes, and what its sender is told when there is no
 //! backend.
 
+use crate::family::Family;
 use crate::flow::{PacketContext, Verdict};
 use crate::maps;
 use crate::packet::Skb;
 use crate::socket::translated;
 use crate::stage::{backend, send};
+use ebpf_common::address::Address;
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
-use ebpf_common::net::{Addr, protocol};
+use ebpf_common::net::protocol;
 use ebpf_common::network;
 use ebpf_common::service::FrontendKey;
-use ebpf_logic::parse::{ETHERNET, HEADERS, Packet, flag};
-use ebpf_logic::refuse;
+use ebpf_logic::parse::{Packet, flag};
 
 /// The frontend that a packet's destination would be.
 #[inline(always)]
-pub(crate) fn frontend_key(packet: &Packet) -> FrontendKey {
+pub(crate) fn frontend_key<A: Address>(packet: &Packet<A>) -> FrontendKey {
     FrontendKey {
-        addr: Addr::v4(packet.dst),
+        addr: packet.dst.to_addr(),
         port: packet.dport,
         protocol: packet.protocol,
         pad: 0,
@@ -27,7 +28,10 @@ pub(crate) fn frontend_key(packet: &Packet) -> FrontendKey {
 
 /// Where the packet goes: to a backend, or where it says itself.
 #[inline(always)]
-pub(crate) fn target(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+pub(crate) fn target<A: Family>(
+    skb: &Skb,
+    context: &mut PacketContext<A>,
+) -> Result<Verdict, Drop> {
     match choose(skb, context) {
         Ok(()) => Ok(Verdict::OPEN),
         Err(reason) => refused(skb, context, reason),
@@ -35,7 +39,7 @@ pub(crate) fn target(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, 
 }
 
 #[inline(always)]
-fn choose(skb: &Skb, context: &mut PacketContext) -> Result<(), Drop> {
+fn choose<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<(), Drop> {
     let hook = context.hook();
     let packet = &context.packet;
     let out = &mut context.target;
@@ -65,8 +69,8 @@ fn choose(skb: &Skb, context: &mut PacketContext) -> Result<(), Drop> {
         return Err(Drop::NoBackend);
     };
     // A pod that is its own backend would answer itself and never come past here.
-    if picked.addr.be == packet.src.be {
-        out.src = maps::hairpin();
+    if picked.addr.is(packet.src) {
+        out.src = A::hairpin();
     }
     out.dst = picked.addr;
     out.dport = picked.port;
@@ -78,7 +82,7 @@ fn choose(skb: &Skb, context: &mut PacketContext) -> Result<(), Drop> {
 /// A connection that a pod's socket made to a service, and that `sock_connect` has given its
 /// backend: its flow depends on that one, as if it were translated here.
 #[inline(always)]
-fn connected(skb: &Skb, context: &mut PacketContext) -> Result<(), Drop> {
+fn connected<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<(), Drop> {
     if context.packet.protocol != protocol::TCP || !matches!(context.hook(), Hook::FromPod) {
         return Ok(());
     }
@@ -86,7 +90,7 @@ fn connected(skb: &Skb, context: &mut PacketContext) -> Result<(), Drop> {
         return Ok(());
     };
     // A packet of the connection that the socket had before.
-    if socket.backend_addr != Addr::v4(context.packet.dst)
+    if !socket.backend_addr.is(context.packet.dst.to_addr())
         || socket.backend_port.be != context.packet.dport.be
     {
         return Ok(());
@@ -103,7 +107,11 @@ fn connected(skb: &Skb, context: &mut PacketContext) -> Result<(), Drop> {
 
 /// Tells a sender of this node that the connection is refused; others are not told.
 #[inline(always)]
-pub(crate) fn refused(skb: &Skb, context: &PacketContext, reason: Drop) -> Result<Verdict, Drop> {
+pub(crate) fn refused<A: Family>(
+    skb: &Skb,
+    context: &PacketContext<A>,
+    reason: Drop,
+) -> Result<Verdict, Drop> {
     let told = matches!(
         reason,
         Drop::NoBackend | Drop::NoFrontend | Drop::BackendGone
@@ -115,33 +123,12 @@ pub(crate) fn refused(skb: &Skb, context: &PacketContext, reason: Drop) -> Resul
         return Err(reason);
     }
     let written = if context.packet.protocol == protocol::TCP {
-        crate::write_reset(skb.raw(), &context.packet)
+        A::write_reset(skb.raw(), &context.packet)
     } else {
-        crate::write_unreachable(skb.raw(), &context.packet)
+        A::write_unreachable(skb.raw(), &context.packet)
     };
     if written == 0 {
         return Err(Drop::RewriteFailed);
     }
-    Ok(Verdict::refused(reason, send::back(skb, hook)))
-}
-
-/// Puts a reset in the packet's place.
-#[inline(always)]
-pub(crate) fn reset(skb: &Skb, packet: &Packet) -> bool {
-    let mut bytes = [0; refuse::RESET];
-    refuse::reset(packet, &mut bytes);
-    skb.resize(HEADERS as u32) && skb.store(ETHERNET as u32, &bytes)
-}
-
-/// Puts an ICMP error in the packet's place.
-#[inline(always)]
-pub(crate) fn unreachable(skb: &Skb, packet: &Packet) -> bool {
-    const QUOTE: usize = refuse::UNREACHABLE - refuse::QUOTED;
-    let mut bytes = [0; refuse::UNREACHABLE];
-    if !skb.load::<ETHERNET, QUOTE, { refuse::QUOTED }, _>(&mut bytes) {
-        return false;
-    }
-    refuse::port_unreachable(packet, &mut bytes);
-    let len = (ETHERNET + refuse::UNREACHABLE) as u32;
-    skb.resize(len) && skb.store(ETHERNET as u32, &bytes)
+    Ok(Verdict::refused(reason, send::back::<A>(skb, hook)))
 }

@@ -2,6 +2,7 @@
 //!
 //! They go where their addresses say, without a flow.
 
+use crate::family::Family;
 use crate::flow::{PacketContext, Verdict};
 use crate::maps;
 use crate::packet::Skb;
@@ -10,12 +11,14 @@ use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::protocol;
 use ebpf_common::network;
-use ebpf_logic::icmp::is_error;
 use ebpf_logic::parse::Fragment;
 
 /// Forwards a packet without ports; one with ports is left to the next stages.
 #[inline(always)]
-pub(crate) fn forward_other(skb: &Skb, context: &mut PacketContext) -> Result<Verdict, Drop> {
+pub(crate) fn forward_other<A: Family>(
+    skb: &Skb,
+    context: &mut PacketContext<A>,
+) -> Result<Verdict, Drop> {
     let packet = &context.packet;
     if packet.has_ports() {
         return Ok(Verdict::OPEN);
@@ -28,14 +31,14 @@ pub(crate) fn forward_other(skb: &Skb, context: &mut PacketContext) -> Result<Ve
     if matches!(hook, Hook::ToNetdev) || maps::network(packet.dst) == network::SERVICES {
         return Err(if fragment {
             Drop::Fragment
-        } else if packet.protocol == protocol::ICMP && is_error(packet.icmp_type) {
+        } else if packet.protocol == A::ICMP && A::is_error(packet.icmp_type) {
             Drop::IcmpNoFlow
         } else {
             Drop::NoFrontend
         });
     }
     context.target.dst = packet.dst;
-    let found = Verdict::from_number(crate::find_route(skb.raw(), context));
+    let found = Verdict::from_number(A::find_route(skb.raw(), context));
     if found != Verdict::OPEN {
         return Ok(found);
     }
@@ -48,7 +51,7 @@ pub(crate) fn forward_other(skb: &Skb, context: &mut PacketContext) -> Result<Ve
 /// The first fragment shows whether the datagram would have to be translated; the later ones
 /// cannot be, so none of it goes.
 #[inline(always)]
-fn untranslated(context: &PacketContext) -> Result<(), Drop> {
+fn untranslated<A: Family>(context: &PacketContext<A>) -> Result<(), Drop> {
     let packet = &context.packet;
     let ported = packet.protocol == protocol::TCP || packet.protocol == protocol::UDP;
     if !ported || !matches!(packet.fragment, Fragment::First) {

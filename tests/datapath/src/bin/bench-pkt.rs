@@ -12,7 +12,7 @@
 
 use agent_sys::bpf::Program;
 use agent_sys::clock::thread_cpu;
-use ebpf_common::conntrack::{Flow, FlowKey4};
+use ebpf_common::conntrack::{Flow4, FlowKey4};
 use ebpf_common::net::{Addr, Be16, Be32};
 use ebpf_common::service::{ACTIVE, Backend, Frontend, FrontendKey, algorithm};
 use ebpf_logic::checksum::{addr_delta, port_delta};
@@ -261,12 +261,12 @@ fn crowd(node: &Node, flows: u32, ago: u32) {
     let flow = flow.expect("the flow that was opened");
     // Those that stay have other addresses than those that expire.
     let first: u32 = if ago == 0 { 0x0b00_0000 } else { 0x0c00_0000 };
-    let all: Vec<(FlowKey4, Flow)> = (0..flows)
+    let all: Vec<(FlowKey4, Flow4)> = (0..flows)
         .map(|number| {
             let src = Be32::new(first + number);
             let last_seen = flow.last_seen.wrapping_sub(ago);
             // An answers' key that no flow has.
-            let flow = Flow {
+            let flow = Flow4 {
                 last_seen,
                 dst: src,
                 ..flow
@@ -314,7 +314,7 @@ fn chain(node: &Node, flows: u32) {
         let (key, next) = (place(position), place(position + 1));
         // Their generation is that of all: none of them was ever removed.
         let backend = 1 + order[position] % BACKENDS;
-        let mut flow = Flow {
+        let mut flow = Flow4 {
             src: next.src,
             dst: next.dst,
             sport: next.sport,
@@ -323,7 +323,7 @@ fn chain(node: &Node, flows: u32) {
             ..like
         };
         let answer_key = flow.answer_key(&key);
-        let mut answer = Flow {
+        let mut answer = Flow4 {
             src: key.dst,
             dst: key.src,
             sport: key.dport,
@@ -337,7 +337,7 @@ fn chain(node: &Node, flows: u32) {
         }
         [(key, flow), (answer_key, answer)]
     });
-    let all: Vec<(FlowKey4, Flow)> = all.collect();
+    let all: Vec<(FlowKey4, Flow4)> = all.collect();
     maps.put_flows(&all).expect("put flows");
 }
 
