@@ -252,6 +252,12 @@ impl Apply {
             Action::DeleteNetwork { range } => {
                 written(action, self.datapath.maps().delete_network(&block(*range)))
             }
+            Action::PutSourceRange { range } => {
+                written(action, self.datapath.maps().put_source_range(range))
+            }
+            Action::DeleteSourceRange { range } => {
+                written(action, self.datapath.maps().delete_source_range(range))
+            }
             Action::PutBackend { id, backend, name } => {
                 written(action, self.datapath.maps().put_backend(*id, backend, name))
             }

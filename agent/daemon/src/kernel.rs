@@ -4,7 +4,7 @@
 //! A part of the node. What a change means is decided in `agent-plan` (`seen.rs`).
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -214,5 +214,15 @@ pub(crate) fn seen(
         routes,
         devices: devices(observed, settings, datapath)?,
         without_address: !observed.addresses.contains(&settings.node_ip.into()),
+        addresses: reachable(&observed.addresses).collect(),
     })
+}
+
+/// Addresses that are more than this machine's own: at them node ports are reached.
+fn reachable(all: &[IpAddr]) -> impl Iterator<Item = Ipv4Addr> + '_ {
+    let v4 = all.iter().filter_map(|ip| match ip {
+        IpAddr::V4(v4) => Some(*v4),
+        IpAddr::V6(_) => None,
+    });
+    v4.filter(|ip| !ip.is_loopback() && !ip.is_link_local())
 }

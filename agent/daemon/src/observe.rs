@@ -121,6 +121,7 @@ pub(crate) async fn observe(
     let network = &mut found.observed.network;
     network.routes = seen.routes;
     network.without_address = seen.without_address;
+    network.addresses = seen.addresses;
     network.devices = device::found(&seen.devices, &sys.settings);
     maps(&mut found.observed, datapath)?;
     Ok(found)
@@ -225,6 +226,9 @@ pub(crate) fn maps(observed: &mut Observed, datapath: &Datapath) -> Result<(), M
     }
     for (key, frontend) in maps.frontends()? {
         observed.maps.put_frontend(key, frontend);
+    }
+    for range in maps.source_ranges()? {
+        observed.maps.put_source_range(range);
     }
     Ok(())
 }

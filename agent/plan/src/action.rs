@@ -10,7 +10,7 @@ use proto::v1;
 
 use crate::endpoint::Endpoint;
 use crate::link::{Cidr, PodLink, Role, Route};
-use crate::maps::{Backend, Frontend, FrontendKey, Table};
+use crate::maps::{Backend, Frontend, FrontendKey, SourceRangeKey, Table};
 use crate::probe;
 use crate::restart::Backoff;
 use crate::settings::ServiceLink;
@@ -334,7 +334,7 @@ pub enum Action {
     PutNetwork {
         /// The block.
         range: Cidr,
-        /// `ebpf_common::network::{PODS, SERVICES, LOCAL}`
+        /// `ebpf_common::network::{PODS, SERVICES, LOCAL, NODE}`
         kind: u32,
     },
     /// The reverse.
@@ -344,6 +344,16 @@ pub enum Action {
     },
 
     // Services.
+    /// Let clients use the load balancer addresses of a service.
+    PutSourceRange {
+        /// Service and clients.
+        range: SourceRangeKey,
+    },
+    /// The reverse.
+    DeleteSourceRange {
+        /// Service and clients.
+        range: SourceRangeKey,
+    },
     /// Write a backend: a new one, or another state of it.
     PutBackend {
         /// Its slot.

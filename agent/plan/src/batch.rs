@@ -47,7 +47,7 @@ struct Sorted {
 impl Sorted {
     fn add(&mut self, action: Action) {
         match action {
-            Action::PutBackend { .. } => self.backends.push(action),
+            Action::PutSourceRange { .. } | Action::PutBackend { .. } => self.backends.push(action),
             Action::PutTable { port_id, table } => {
                 self.old_tables.remove(&port_id);
                 self.tables.insert(port_id, table);
@@ -60,7 +60,9 @@ impl Sorted {
             Action::DeleteTable { port_id } => {
                 self.old_tables.insert(port_id);
             }
-            Action::DeleteBackend { .. } => self.old_backends.push(action),
+            Action::DeleteSourceRange { .. } | Action::DeleteBackend { .. } => {
+                self.old_backends.push(action);
+            }
             Action::Take { .. }
             | Action::Stop { .. }
             | Action::Finish { .. }
@@ -198,8 +200,10 @@ mod tests {
         };
         let frontend = Frontend {
             service_port: 2,
+            external: 0,
             service: 2,
             affinity: 0,
+            flags: 0,
         };
         let put = Action::PutFrontend {
             key,

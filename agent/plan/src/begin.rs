@@ -256,6 +256,8 @@ impl Observed {
             | Action::DeleteEndpoint { .. }
             | Action::PutNetwork { .. }
             | Action::DeleteNetwork { .. }
+            | Action::PutSourceRange { .. }
+            | Action::DeleteSourceRange { .. }
             | Action::PutBackend { .. }
             | Action::DeleteBackend { .. }
             | Action::PutTable { .. }

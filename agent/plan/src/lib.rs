@@ -27,6 +27,7 @@ pub mod device;
 pub mod ending;
 pub mod endpoint;
 pub mod event;
+mod frontend;
 pub mod image;
 pub mod init;
 pub mod kill;

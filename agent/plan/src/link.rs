@@ -4,7 +4,7 @@
 //! Which routes there shall be is decided in `route.rs`; `apply.rs` of the daemon
 //! makes these values so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use sha2::{Digest, Sha256};
@@ -180,6 +180,8 @@ pub struct Network {
     pub devices: BTreeMap<String, Device>,
     /// No link has the node's address, which may come back.
     pub without_address: bool,
+    /// Addresses at which other machines may reach the node.
+    pub addresses: BTreeSet<Ipv4Addr>,
 }
 
 impl Network {

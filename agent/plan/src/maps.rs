@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ebpf_common::maps::MAX_BACKENDS;
 use ebpf_common::net::{Addr, Be16};
 
-pub use ebpf_common::service::{Backend, Frontend, FrontendKey};
+pub use ebpf_common::service::{Backend, Frontend, FrontendKey, SourceRangeKey};
 
 /// What makes a backend the same backend: service port, address, port, protocol.
 pub type BackendKey = (u32, Addr, Be16, u8);
@@ -40,6 +40,7 @@ pub struct Maps {
     backends: BTreeMap<u32, Backend>,
     pub(crate) numbers: BTreeMap<BackendKey, u32>,
     of_service: BTreeMap<u32, BTreeSet<FrontendKey>>,
+    source_ranges: BTreeMap<u32, BTreeSet<SourceRangeKey>>,
     free: BTreeSet<u32>,
     top: u32,
 }
@@ -99,6 +100,34 @@ impl Maps {
                 self.of_service.remove(&before.service);
             }
         }
+    }
+
+    /// Takes in a source range.
+    pub fn put_source_range(&mut self, range: SourceRangeKey) {
+        let of = self.source_ranges.entry(range.range.service);
+        of.or_default().insert(range);
+    }
+
+    /// Records that a source range is gone.
+    pub fn delete_source_range(&mut self, range: &SourceRangeKey) {
+        let service = range.range.service;
+        if let Some(ranges) = self.source_ranges.get_mut(&service) {
+            ranges.remove(range);
+            if ranges.is_empty() {
+                self.source_ranges.remove(&service);
+            }
+        }
+    }
+
+    /// Source ranges of a service, by its id.
+    pub(crate) fn source_ranges(&self, id: u32) -> &BTreeSet<SourceRangeKey> {
+        static NONE: BTreeSet<SourceRangeKey> = BTreeSet::new();
+        self.source_ranges.get(&id).unwrap_or(&NONE)
+    }
+
+    /// Those of all services.
+    pub(crate) fn all_source_ranges(&self) -> impl Iterator<Item = &SourceRangeKey> {
+        self.source_ranges.values().flatten()
     }
 
     /// Backends by number.

@@ -87,6 +87,9 @@ impl Observed {
     ) -> Vec<Note> {
         let devices = &seen.devices;
         let mut notes = device::compare(&mut self.network, &expected.devices, devices, settings);
+        if seen.addresses != self.network.addresses {
+            self.network.addresses.clone_from(&seen.addresses);
+        }
         if seen.without_address != self.network.without_address {
             self.network.without_address = seen.without_address;
             notes.push(event::address_changed(settings, !seen.without_address));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::mem::discriminant;
 
 use ebpf_common::config::HAIRPIN;
-use ebpf_common::network::{LOCAL, PODS, SERVICES};
+use ebpf_common::network::{LOCAL, NODE, PODS, SERVICES};
 
 use crate::action::{Action, Problem};
 use crate::link::{Cidr, Hop, Network, Route, SERVICE_LINK};
@@ -100,7 +100,7 @@ fn dns(desired: &Desired) -> Option<Cidr> {
 }
 
 /// Blocks of addresses that the programs shall know.
-fn blocks(desired: &Desired) -> BTreeMap<Cidr, u32> {
+fn blocks(desired: &Desired, network: &Network) -> BTreeMap<Cidr, u32> {
     let of = |texts: &[String], kind: u32| {
         texts
             .iter()
@@ -109,6 +109,11 @@ fn blocks(desired: &Desired) -> BTreeMap<Cidr, u32> {
             .collect::<Vec<_>>()
     };
     let mut blocks = BTreeMap::new();
+    let own = network.addresses.iter().map(|address| Cidr {
+        address: *address,
+        bits: 32,
+    });
+    blocks.extend(own.map(|address| (address, NODE)));
     blocks.extend(of(&desired.config.pod_cidrs, PODS));
     blocks.extend(of(&desired.config.service_cidrs, SERVICES));
     blocks.extend(dns(desired).map(|address| (address, LOCAL)));
@@ -142,7 +147,7 @@ pub fn plan(
             }),
         }
     }
-    let blocks = blocks(desired);
+    let blocks = blocks(desired, network);
     for (range, kind) in &blocks {
         if network.blocks.get(range) != Some(kind) {
             actions.push(Action::PutNetwork {
@@ -243,7 +248,7 @@ mod tests {
         let (routes, problems) = routes(&desired, &settings());
         assert!(problems.is_empty());
         assert_eq!(routes[&address].hop, Hop::Local);
-        assert_eq!(blocks(&desired)[&address], LOCAL);
+        assert_eq!(blocks(&desired, &Network::default())[&address], LOCAL);
         // Another address: the old one goes.
         let mut network = Network::default();
         network.routes.insert(address, routes[&address].clone());

@@ -5,7 +5,7 @@
 //! Taken in by `take.rs`. What an action was at while the kernel was asked is left
 //! alone: its own outcome says how it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use crate::link::{self, Cidr, Granted, Route, Shape};
@@ -49,6 +49,8 @@ pub struct Seen {
     pub devices: BTreeMap<String, Shape>,
     /// No link has the node's address.
     pub without_address: bool,
+    /// Addresses at which other machines may reach the node.
+    pub addresses: BTreeSet<Ipv4Addr>,
 }
 
 impl Observed {

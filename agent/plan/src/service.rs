@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ebpf_common::maps::MAX_BACKENDS;
-use ebpf_common::net::{Addr, Be16, protocol};
+use ebpf_common::net::{Be16, protocol};
 use ebpf_common::service::{ACTIVE, TERMINATING};
 use proto::v1;
 
 use crate::action::{Action, Problem};
 use crate::choice::{self, Place};
+use crate::frontend;
 use crate::maps::{Backend, Frontend, FrontendKey, Maps};
 use crate::table;
 use crate::world::Desired;
@@ -40,12 +41,13 @@ fn weight_of(weight: u32) -> u16 {
     u16::try_from(weight).unwrap_or(u16::MAX).max(1)
 }
 
-/// One service port as the maps shall have it.
+/// One choice table of a service port as the maps shall have it, with the frontends that
+/// have the same number.
 struct Wanted {
     name: String,
     /// `ebpf_common::service::algorithm::*`
     algorithm: u8,
-    frontends: Vec<FrontendKey>,
+    frontends: BTreeMap<FrontendKey, Frontend>,
     /// (backend, its pod's name)
     backends: Vec<(Backend, String)>,
 }
@@ -56,13 +58,9 @@ fn wanted(
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<u32, Wanted> {
     let name = format!("{}/{}", service.namespace, service.name);
-    let addresses: Vec<Ipv4Addr> = service
-        .cluster_ips
-        .iter()
-        .filter_map(|ip| ip.parse().ok())
-        .collect();
-    let mut ports = BTreeMap::new();
-    if addresses.is_empty() || service.node_local {
+    let mut ports: BTreeMap<u32, Wanted> = BTreeMap::new();
+    let no_address = frontend::addresses(&service.cluster_ips).next().is_none();
+    if no_address || service.node_local {
         // Headless, IPv6 only, or answered here: nothing for the data plane to translate.
         return ports;
     }
@@ -82,51 +80,50 @@ fn wanted(
             refuse("it has no port number or id");
             continue;
         };
-        let frontend = |ip: &Ipv4Addr| FrontendKey {
-            addr: Addr::from(*ip),
-            port: number,
-            protocol,
-            pad: 0,
-        };
-        let mut backends = Vec::with_capacity(port.backends.len());
-        let policy = service.internal_traffic_policy();
-        let chosen = choice::chosen(policy, &port.backends, place);
-        for (backend, is_chosen) in port.backends.iter().zip(chosen) {
-            let (Ok(address), Some(target)) =
-                (backend.address.parse::<Ipv4Addr>(), port_of(backend.port))
-            else {
-                refuse("a backend has no IPv4 address or no port");
-                continue;
-            };
-            let state = if is_chosen { ACTIVE } else { TERMINATING };
-            let value = Backend {
-                addr: address.into(),
-                service_port: port.id,
-                port: target,
-                protocol,
-                state,
-                weight: weight_of(backend.weight),
-                pad: 0,
-            };
-            backends.push((value, backend.pod_name.clone()));
-        }
-        if backends.len() > table::MOST {
-            refuse("it has more backends than a choice table holds");
-            backends.truncate(table::MOST);
-        }
         let label = if port.name.is_empty() {
             port.port.to_string()
         } else {
             port.name.clone()
         };
-        let entry = ports.entry(port.id).or_insert_with(|| Wanted {
-            name: format!("{name}:{label}"),
-            algorithm: table::algorithm_of(service.algorithm()),
-            frontends: Vec::new(),
-            backends: Vec::new(),
-        });
-        entry.frontends.extend(addresses.iter().map(frontend));
-        entry.backends.extend(backends);
+        let (tables, policies) = frontend::tables(service, port);
+        for (id, policy) in policies {
+            let mut backends = Vec::with_capacity(port.backends.len());
+            let chosen = choice::chosen(policy, &port.backends, place);
+            for (backend, is_chosen) in port.backends.iter().zip(chosen) {
+                let (Ok(address), Some(target)) =
+                    (backend.address.parse::<Ipv4Addr>(), port_of(backend.port))
+                else {
+                    refuse("a backend has no IPv4 address or no port");
+                    continue;
+                };
+                let state = if is_chosen { ACTIVE } else { TERMINATING };
+                let value = Backend {
+                    addr: address.into(),
+                    service_port: id,
+                    port: target,
+                    protocol,
+                    state,
+                    weight: weight_of(backend.weight),
+                    pad: 0,
+                };
+                backends.push((value, backend.pod_name.clone()));
+            }
+            if backends.len() > table::MOST {
+                refuse("it has more backends than a choice table holds");
+                backends.truncate(table::MOST);
+            }
+            let entry = ports.entry(id).or_insert_with(|| Wanted {
+                name: format!("{name}:{label}"),
+                algorithm: table::algorithm_of(service.algorithm()),
+                frontends: BTreeMap::new(),
+                backends: Vec::new(),
+            });
+            entry.backends.extend(backends);
+        }
+        let reached = frontend::frontends(service, port, (number, protocol), tables);
+        if let Some(entry) = ports.get_mut(&port.id) {
+            entry.frontends.extend(reached);
+        }
     }
     ports
 }
@@ -134,8 +131,9 @@ fn wanted(
 /// What brings the maps to what one service is now on the node at `place`; `None`: it
 /// is gone.
 ///
-/// Order: new backends, tables, frontends, and only then removals the other way
-/// round, so that no table ever names a free number.
+/// Order: source ranges, new backends, tables, frontends, and only then removals the
+/// other way round, so that no table ever names a free number, and no client is let in or
+/// kept out meanwhile.
 pub fn plan(
     id: u32,
     service: Option<&v1::Service>,
@@ -150,6 +148,13 @@ pub fn plan(
     let mut removals = Vec::new();
     let mut vacant = maps.vacant();
     let mut keys = BTreeSet::new();
+    let ranges: BTreeSet<_> = match (ports.is_empty(), service) {
+        (false, Some(service)) => frontend::source_ranges(service).collect(),
+        _ => BTreeSet::new(),
+    };
+    let known = maps.source_ranges(id);
+    let fresh = ranges.difference(known);
+    actions.extend(fresh.map(|range| Action::PutSourceRange { range: *range }));
     for (port_id, port) in &ports {
         let mut kept = BTreeSet::new();
         let mut active = Vec::with_capacity(port.backends.len());
@@ -189,17 +194,12 @@ pub fn plan(
                 table,
             });
         }
-        let frontend = Frontend {
-            service_port: *port_id,
-            service: id,
-            affinity: service.map_or(0, |s| s.affinity_timeout_s),
-        };
-        for key in &port.frontends {
+        for (key, frontend) in &port.frontends {
             keys.insert(*key);
-            if maps.frontends().get(key) != Some(&frontend) {
+            if maps.frontends().get(key) != Some(frontend) {
                 actions.push(Action::PutFrontend {
                     key: *key,
-                    frontend,
+                    frontend: *frontend,
                     name: port.name.clone(),
                 });
             }
@@ -212,10 +212,9 @@ pub fn plan(
     }
     let mut gone_ports = BTreeSet::new();
     for key in maps.of_service(id) {
-        if let Some(before) = maps.frontends().get(key)
-            && !ports.contains_key(&before.service_port)
-        {
-            gone_ports.insert(before.service_port);
+        if let Some(before) = maps.frontends().get(key) {
+            let tables = [before.service_port, before.external].into_iter();
+            gone_ports.extend(tables.filter(|id| *id != 0 && !ports.contains_key(id)));
         }
         if !keys.contains(key) {
             actions.push(Action::DeleteFrontend { key: *key });
@@ -225,6 +224,8 @@ pub fn plan(
         actions.push(Action::DeleteTable { port_id });
         removals.extend(maps.of_port(port_id).map(|(_, slot)| slot));
     }
+    let left = known.difference(&ranges);
+    actions.extend(left.map(|range| Action::DeleteSourceRange { range: *range }));
     for slot in removals {
         actions.push(Action::DeleteBackend { id: slot });
     }
@@ -239,10 +240,14 @@ pub fn sweep(desired: &Desired, maps: &Maps) -> Vec<Action> {
         .services
         .values()
         .flat_map(|s| &s.ports)
-        .map(|p| p.id)
+        .flat_map(|p| [p.id, p.external_id])
         .collect();
     let mut actions = Vec::new();
-    let stray = |f: &Frontend| !services.contains(&f.service) || !ports.contains(&f.service_port);
+    let stray = |f: &Frontend| {
+        let tables = [f.service_port, f.external];
+        let mut tables = tables.iter().filter(|id| **id != 0);
+        !services.contains(&f.service) || tables.any(|id| !ports.contains(id))
+    };
     for (key, _) in maps.frontends().iter().filter(|(_, f)| stray(f)) {
         actions.push(Action::DeleteFrontend { key: *key });
     }
@@ -256,6 +261,10 @@ pub fn sweep(desired: &Desired, maps: &Maps) -> Vec<Action> {
     {
         actions.push(Action::DeleteBackend { id: *id });
     }
+    let ranges = maps.all_source_ranges();
+    for range in ranges.filter(|r| !services.contains(&r.range.service)) {
+        actions.push(Action::DeleteSourceRange { range: *range });
+    }
     actions
 }
 
@@ -265,6 +274,7 @@ mod tests {
     use crate::simulate;
     use crate::time::Moment;
     use crate::world::Observed;
+    use ebpf_common::net::Addr;
     use proptest::prelude::*;
 
     fn backend(last: u8, state: v1::backend::State) -> v1::Backend {
@@ -436,6 +446,43 @@ mod tests {
         let (actions, problems) = plan(1, Some(&bad), Place::default(), &Maps::default());
         assert_eq!(problems.len(), 1);
         assert_eq!(actions.len(), 3);
+    }
+
+    /// A service that is reached from outside by backends of its node alone has a table, and
+    /// backends, for each policy; when it is not any more, only the first.
+    #[test]
+    fn policies_that_differ_have_a_table_each() {
+        let mut observed = Observed::default();
+        let mut outside = service(1, vec![active(1), active(2)]);
+        outside.ports[0].node_port = 30_080;
+        outside.ports[0].external_id = 19;
+        outside.ports[0].backends[0].node = "here".into();
+        outside.set_external_traffic_policy(v1::TrafficPolicy::Local);
+        outside.load_balancer_ips = vec!["198.51.100.1".into()];
+        outside.source_ranges = vec!["203.0.113.0/24".into()];
+        let place = Place {
+            node: "here",
+            ..Place::default()
+        };
+        let mut apply = |wanted: Option<&v1::Service>| {
+            let (actions, problems) = plan(1, wanted, place, &observed.maps);
+            assert_eq!(problems, []);
+            for action in &actions {
+                simulate::simulate(&mut observed, action, Moment::default());
+            }
+            assert_eq!(plan(1, wanted, place, &observed.maps).0, []);
+            let maps = &observed.maps;
+            let counts = maps.tables().iter().map(|(id, t)| (*id, t.entries.len()));
+            let ranges = maps.all_source_ranges().count();
+            (counts.collect::<Vec<_>>(), maps.frontends().len(), ranges)
+        };
+        assert_eq!(apply(Some(&outside)), (vec![(10, 2), (19, 1)], 3, 1));
+        outside.ports[0].external_id = 0;
+        outside.set_external_traffic_policy(v1::TrafficPolicy::Cluster);
+        outside.source_ranges.clear();
+        assert_eq!(apply(Some(&outside)), (vec![(10, 2)], 3, 0));
+        assert_eq!(apply(None), (vec![], 0, 0));
+        assert!(observed.maps.backends().is_empty());
     }
 
     #[test]

@@ -211,6 +211,8 @@ pub fn success(action: &Action, now: Moment) -> Option<Outcome> {
         | Action::DeleteEndpoint { .. }
         | Action::PutNetwork { .. }
         | Action::DeleteNetwork { .. }
+        | Action::PutSourceRange { .. }
+        | Action::DeleteSourceRange { .. }
         | Action::PutBackend { .. }
         | Action::DeleteBackend { .. }
         | Action::PutTable { .. }

@@ -1,11 +1,9 @@
-//! Outcomes taken into `Observed`; and what users are told of them, as events in
-//! Kubernetes' words.
+//! Outcomes taken into `Observed`, and the events that users are told, in Kubernetes' words.
 //!
 //! With `begin.rs` the only writer of `Observed`. Called by the daemon's loop.
 
 use std::sync::Arc;
 
-use ebpf_common::net::Addr;
 use proto::v1;
 
 use crate::action::{Action, HookKind, Instance};
@@ -467,12 +465,15 @@ impl Observed {
             self.endpoints.last = endpoint.id;
             self.endpoints.entries.insert(endpoint.addr, endpoint);
         } else if let Action::DeleteEndpoint { endpoint } = action {
-            let addr: Addr = endpoint.addr;
-            self.endpoints.entries.remove(&addr);
+            self.endpoints.entries.remove(&endpoint.addr);
         } else if let Action::PutNetwork { range, kind } = action {
             self.network.blocks.insert(range, kind);
         } else if let Action::DeleteNetwork { range } = action {
             self.network.blocks.remove(&range);
+        } else if let Action::PutSourceRange { range } = action {
+            self.maps.put_source_range(range);
+        } else if let Action::DeleteSourceRange { range } = action {
+            self.maps.delete_source_range(&range);
         } else if let Action::PutBackend { id, backend, .. } = action {
             self.maps.put_backend(id, backend);
         } else if let Action::DeleteBackend { id } = action {

@@ -27,7 +27,9 @@ use ebpf_common::maps::name as map;
 use ebpf_common::name::{self, Name, NameKey};
 use ebpf_common::net::Addr;
 use ebpf_common::network::{Network, NetworkKey};
-use ebpf_common::service::{Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey};
+use ebpf_common::service::{
+    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, SourceRangeKey,
+};
 use std::io;
 use std::path::{Path, PathBuf};
 use table::Table;
@@ -102,6 +104,7 @@ pub struct Maps {
     node_gen: Table<u32, u32>,
     epoch: Table<u32, u32>,
     frontends: Table<FrontendKey, Frontend>,
+    source_ranges: Table<SourceRangeKey, u32>,
     choices: Table<u32, u32>,
     backends: Table<u32, Backend>,
     backend_gens: Table<u32, u32>,
@@ -208,6 +211,7 @@ impl Maps {
             node_gen: Table::open(folder, map::NODE_GEN)?,
             epoch: Table::open(folder, map::EPOCH)?,
             frontends: Table::open(folder, map::FRONTENDS)?,
+            source_ranges: Table::open(folder, map::SOURCE_RANGES)?,
             choices: Table::open(folder, map::CHOICES)?,
             backends: Table::open(folder, map::BACKENDS)?,
             backend_gens: Table::open(folder, map::BACKEND_GENS)?,

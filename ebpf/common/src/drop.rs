@@ -86,6 +86,12 @@ reasons! {
     MartianSource = 21, "MARTIAN_SOURCE";
     /// The pod has as many flow entries as it may have: as many as are free for all.
     FlowQuota = 22, "FLOW_QUOTA";
+    /// The service takes connections from outside to backends of this node only, and has none here.
+    NoLocalBackend = 23, "NO_LOCAL_BACKEND";
+    /// The client's address is in none of the service's source ranges.
+    SourceRange = 24, "SOURCE_RANGE";
+    /// No port of the node was free for a connection from outside to a backend of another node.
+    SnatPorts = 25, "SNAT_PORTS";
 }
 
 /// One more than the largest number that a counter may stand for.

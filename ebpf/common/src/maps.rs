@@ -10,7 +10,9 @@ use crate::{
     name::{Name, NameKey},
     net::Addr,
     network::{Network, NetworkKey},
-    service::{Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey},
+    service::{
+        Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, SourceRangeKey,
+    },
     socket::TranslatedSocket,
 };
 
@@ -18,6 +20,8 @@ use crate::{
 pub const MAX_ENDPOINTS: usize = 4096;
 /// (address, port, protocol) that are services, at most.
 pub const MAX_FRONTENDS: usize = 65_536;
+/// Source ranges of all services, at most.
+pub const MAX_SOURCE_RANGES: usize = 65_536;
 /// Backends on all services of this node's view, at most. Ids run from 1.
 pub const MAX_BACKENDS: usize = 131_072;
 /// Flow entries unless the agent is configured otherwise; a connection through a service takes
@@ -138,6 +142,8 @@ pub mod name {
     pub const EPOCH: &str = "epoch";
     /// `FrontendKey` -> `Frontend`
     pub const FRONTENDS: &str = "frontends";
+    /// (service, address block) -> 1
+    pub const SOURCE_RANGES: &str = "source_ranges";
     /// service port id -> array of backend ids
     pub const CHOICES: &str = "choices";
     /// backend id -> `Backend`
@@ -165,7 +171,7 @@ pub mod name {
 }
 
 /// Every map that is pinned.
-pub const MAPS: [Shape; 19] = [
+pub const MAPS: [Shape; 20] = [
     shape::<u32, Endpoint>(
         name::ENDPOINTS,
         Kind::Hash,
@@ -214,6 +220,13 @@ pub const MAPS: [Shape; 19] = [
         MAX_FRONTENDS,
         NO_PREALLOC,
         "agent writes; which service port an address, port and protocol is",
+    ),
+    shape::<SourceRangeKey, u32>(
+        name::SOURCE_RANGES,
+        Kind::LpmTrie,
+        MAX_SOURCE_RANGES,
+        NO_PREALLOC,
+        "agent writes; clients that may use the load balancer addresses of a service",
     ),
     shape::<u32, u32>(
         name::CHOICES,

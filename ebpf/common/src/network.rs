@@ -8,6 +8,8 @@ pub const PODS: u32 = 1;
 pub const SERVICES: u32 = 2;
 /// `Network::kind`: addresses of services at which the node itself answers its pods.
 pub const LOCAL: u32 = 3;
+/// `Network::kind`: an address of this node, at which node ports are reached.
+pub const NODE: u32 = 4;
 
 map_abi! {
     /// Key of the LPM trie.
@@ -21,7 +23,7 @@ map_abi! {
 
     /// What the block is.
     pub struct Network {
-        /// `PODS`, `SERVICES` or `LOCAL`.
+        /// `PODS`, `SERVICES`, `LOCAL` or `NODE`.
         pub kind: u32,
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::{
     map_abi,
-    net::{Addr, Be16},
+    net::{Addr, Be16, Be32},
 };
 
 /// How a backend is chosen out of a choice table.
@@ -55,11 +55,30 @@ pub const ACTIVE: u8 = 1;
 /// `Backend::state`: keeps what it has; its generation stays.
 pub const TERMINATING: u8 = 2;
 
+/// `Frontend::flags`: only clients in `source_ranges` may use it.
+pub const SOURCE_RANGES: u32 = 1;
+/// `Frontend::flags`: `external` has backends of this node only, who see the client's address.
+pub const LOCAL_ONLY: u32 = 2;
+
+/// `FrontendKey::addr` of node ports: any address of the node.
+pub const NODE_PORTS: Addr = Addr::v4(Be32 { be: 0 });
+
+impl SourceRangeKey {
+    /// Clients of a service; `prefix_len` as people write it (0..=32 for IPv4).
+    pub fn new(service: u32, addr: Addr, prefix_len: u32) -> Self {
+        let mapped = if addr.as_v4().is_some() { 96 } else { 0 };
+        Self {
+            prefix_len: 32 + mapped + prefix_len,
+            range: SourceRange { service, addr },
+        }
+    }
+}
+
 map_abi! {
     /// Where clients send to.
     #[derive(Hash, PartialOrd, Ord)]
     pub struct FrontendKey {
-        /// Service address.
+        /// Service address, or `NODE_PORTS`.
         pub addr: Addr,
         /// Service port.
         pub port: Be16,
@@ -72,13 +91,36 @@ map_abi! {
     /// What a frontend stands for.
     #[derive(Hash, PartialOrd, Ord)]
     pub struct Frontend {
-        /// Key of `choices`; allocated by the control plane, from 1.
+        /// Key of `choices`, for connections of pods and nodes of the cluster; allocated by the
+        /// control plane, from 1.
         pub service_port: u32,
+        /// The same for connections from outside of the cluster; 0: they are refused.
+        pub external: u32,
         /// The service, from 1.
         pub service: u32,
         /// Seconds for which connections of one client go to one backend; 0: each is chosen
         /// by itself.
         pub affinity: u32,
+        /// Bits: `SOURCE_RANGES`, `LOCAL_ONLY`.
+        pub flags: u32,
+    }
+
+    /// Key of the LPM trie `source_ranges`, behind the number of its bits that count.
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct SourceRange {
+        /// `Frontend::service`
+        pub service: u32,
+        /// First address of the clients.
+        pub addr: Addr,
+    }
+
+    /// A `SourceRange` with the number of bits that count.
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct SourceRangeKey {
+        /// Of the 160 bits of `range`: a mapped IPv4 /24 has 152.
+        pub prefix_len: u32,
+        /// The range.
+        pub range: SourceRange,
     }
 
     /// Where a connection goes: one per (service port, address, port).

@@ -8,8 +8,9 @@
 
 use ebpf_common::address::Address;
 use ebpf_common::conntrack::FlowKey;
+use ebpf_common::drop::Drop;
 use ebpf_common::net::Be16;
-use ebpf_common::service::Frontend;
+use ebpf_common::service::{Frontend, LOCAL_ONLY, SOURCE_RANGES};
 
 /// Spreads the bits of a word over all of it (the finaliser of MurmurHash3).
 #[inline(always)]
@@ -101,7 +102,28 @@ pub const fn choice_key<A: Address>(key: &FlowKey<A>, affinity: u32) -> FlowKey<
 /// source address nor the hook is known. What depends on one of them is decided by its packets.
 #[inline(always)]
 pub const fn at_connect(frontend: &Frontend) -> bool {
-    frontend.affinity == 0
+    frontend.affinity == 0 && frontend.flags & SOURCE_RANGES == 0
+}
+
+/// The choice table for a connection; 0 if the frontend takes none from there. A pod of the cluster
+/// that uses an address for clients outside counts as one of the inside.
+#[inline(always)]
+pub const fn table_for(frontend: &Frontend, from_network: bool, from_pod: bool) -> u32 {
+    if !from_network || (from_pod && frontend.external != 0) {
+        frontend.service_port
+    } else {
+        frontend.external
+    }
+}
+
+/// Why a connection that was to use this table has no backend.
+#[inline(always)]
+pub const fn no_backend(frontend: &Frontend, table: u32) -> Drop {
+    if table == frontend.external && frontend.flags & LOCAL_ONLY != 0 {
+        Drop::NoLocalBackend
+    } else {
+        Drop::NoBackend
+    }
 }
 
 #[cfg(test)]

@@ -21,14 +21,14 @@ use ebpf_common::endpoint::Endpoint;
 use ebpf_common::event::Event;
 use ebpf_common::maps::{
     EVENT_BYTES, FLOWS as FLOW_COUNT, INNER_MAP, MAX_AFFINITY, MAX_BACKENDS, MAX_CHOICES,
-    MAX_ENDPOINTS, MAX_FRONTENDS, MAX_NAMES, MAX_NETWORKS, NO_PREALLOC,
+    MAX_ENDPOINTS, MAX_FRONTENDS, MAX_NAMES, MAX_NETWORKS, MAX_SOURCE_RANGES, NO_PREALLOC,
 };
 use ebpf_common::name::{Name, NameKey};
 use ebpf_common::net::{Addr, Be32};
 use ebpf_common::network::Network;
 use ebpf_common::service::{
-    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, table_algorithm,
-    table_entries,
+    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, SourceRange,
+    table_algorithm, table_entries,
 };
 use ebpf_logic::generation::Current;
 
@@ -99,6 +99,8 @@ static NETWORKS: LpmTrie<Addr, Network, MAX_NETWORKS> = LpmTrie::new();
 static NODE_GEN: Array<u32, 1> = Array::new();
 #[btf_map(name = "frontends")]
 static FRONTENDS: HashMap<FrontendKey, Frontend, MAX_FRONTENDS, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "source_ranges")]
+static SOURCE_RANGES: LpmTrie<SourceRange, u32, MAX_SOURCE_RANGES> = LpmTrie::new();
 #[btf_map(name = "choices")]
 static CHOICES: HashOfMaps<u32, Choices, MAX_FRONTENDS, NO_PREALLOC> = HashOfMaps::new();
 #[btf_map(name = "backends")]
@@ -169,6 +171,17 @@ pub(crate) fn network(addr: impl Address) -> u32 {
 pub(crate) fn frontend(key: &FrontendKey) -> Option<&'static Frontend> {
     // SAFETY: as above.
     unsafe { FRONTENDS.get(key) }
+}
+
+/// Whether a client is in one of a service's source ranges.
+#[inline(always)]
+pub(crate) fn in_source_ranges(service: u32, client: impl Address) -> bool {
+    let range = SourceRange {
+        service,
+        addr: client.to_addr(),
+    };
+    let key = aya_ebpf::btf_maps::lpm_trie::Key::new(160, range);
+    SOURCE_RANGES.get(&key).is_some()
 }
 
 /// The choice table of a service port, as it was at one moment: all that is read through it

@@ -14,7 +14,10 @@ use ebpf_common::maps::MAPS;
 use ebpf_common::name::{Name, NameKey};
 use ebpf_common::net::{Addr, Be16, Be32, MacAddr};
 use ebpf_common::network::{Network, NetworkKey};
-use ebpf_common::service::{Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey};
+use ebpf_common::service::{
+    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, SourceRange,
+    SourceRangeKey,
+};
 use ebpf_common::socket::TranslatedSocket;
 use tests_harness::workspace;
 
@@ -54,6 +57,8 @@ fn listing() -> String {
     layout::<Network>(&mut out);
     layout::<FrontendKey>(&mut out);
     layout::<Frontend>(&mut out);
+    layout::<SourceRange>(&mut out);
+    layout::<SourceRangeKey>(&mut out);
     layout::<Backend>(&mut out);
     layout::<BackendStats>(&mut out);
     layout::<AffinityKey>(&mut out);

@@ -3,8 +3,8 @@
 use crate::node::{Node, frontend_key};
 use agent_sys::maps::ChoiceTable;
 use ebpf_common::net::{Addr, Be16};
-use ebpf_common::service::{ACTIVE, Backend, Frontend, algorithm};
-use std::net::Ipv4Addr;
+use ebpf_common::service::{ACTIVE, Backend, Frontend, FrontendKey, algorithm};
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 impl Node {
     /// A service port on `vip` for `protocol` with these backends, whose ids are given.
@@ -68,12 +68,55 @@ impl Node {
     pub fn put_frontend(&self, vip: Ipv4Addr, id: u32, protocol: u8, affinity: u32) {
         let frontend = Frontend {
             service_port: id,
+            external: 0,
             service: id,
             affinity,
+            flags: 0,
         };
         let maps = self.datapath.maps();
         maps.put_frontend(&frontend_key(vip, protocol), &frontend, "test/service:port")
             .expect("put frontend");
+    }
+
+    /// A service port that clients outside reach at `addr`, or at the node's addresses if that is
+    /// unspecified. `external` is the choice table for them, which has the same backends unless it
+    /// was put before.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn put_external(
+        &self,
+        addr: SocketAddrV4,
+        protocol: u8,
+        frontend: Frontend,
+        backends: &[(u32, Ipv4Addr, u16)],
+    ) {
+        let table = frontend.service_port;
+        for (backend, addr, port) in backends {
+            self.put_backend(table, protocol, (*backend, *addr, *port), 1);
+        }
+        let ids: Vec<u32> = backends.iter().map(|(id, _, _)| *id).collect();
+        self.put_choices(table, algorithm::HASH, &ids);
+        let key = FrontendKey {
+            addr: Addr::from(*addr.ip()),
+            port: Be16::new(addr.port()),
+            protocol,
+            pad: 0,
+        };
+        let maps = self.datapath.maps();
+        maps.put_frontend(&key, &frontend, "test/external:port")
+            .expect("put frontend");
+    }
+}
+
+/// A frontend whose clients outside get the same backends as all others.
+pub fn external(id: u32) -> Frontend {
+    Frontend {
+        service_port: id,
+        external: id,
+        service: id,
+        affinity: 0,
+        flags: 0,
     }
 }
 

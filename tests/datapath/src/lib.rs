@@ -42,6 +42,8 @@ mod live;
 #[cfg(test)]
 mod nexthop;
 #[cfg(test)]
+mod nodeport;
+#[cfg(test)]
 mod offload;
 #[cfg(test)]
 mod parse;

@@ -6,7 +6,7 @@ use agent_sys::bpf::{Program, Ran};
 use ebpf_common::conntrack::{FlowKey4, SCOPE_NETDEV};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
-use ebpf_logic::nat::{ATTEMPTS, pick_port};
+use ebpf_logic::nat::{OWN, pick_port};
 use ebpf_logic::parse::flag::{ACK, FIN, RST, SYN};
 use ebpf_logic::service::hash;
 use std::net::Ipv4Addr;
@@ -297,8 +297,8 @@ fn a_moved_port_may_be_of_a_connection_that_is_over() {
         let (client, other) = (at(CLIENT, 40_000), at(OTHER_VIP, PORT));
         let second = key(node.pods[0].ifindex, TCP, client, other);
         let start = hash(&second, u32::from(node.addr));
-        let ports: Vec<u16> = (0..ATTEMPTS)
-            .map(|attempt| pick_port(start, attempt))
+        let ports: Vec<u16> = (0..OWN.attempts)
+            .map(|attempt| pick_port(OWN, start, attempt))
             .collect();
         for port in &ports {
             let taken = at(CLIENT, *port);
@@ -428,7 +428,7 @@ fn a_port_that_is_not_taken_keeps_its_connection() {
     let (client, other) = (at(CLIENT, 40_000), at(OTHER_VIP, PORT));
     let second = key(node.pods[0].ifindex, TCP, client, other);
     let start = hash(&second, u32::from(node.addr));
-    let [first, next] = [0, 1].map(|attempt| at(CLIENT, pick_port(start, attempt)));
+    let [first, next] = [0, 1].map(|attempt| at(CLIENT, pick_port(OWN, start, attempt)));
     node.from_pod(0, &tcp(first, other, SYN, b""));
     let ran = node.from_pod(0, &tcp(client, other, SYN, b""));
     assert_eq!(sent_from(&ran), next);

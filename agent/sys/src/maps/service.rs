@@ -9,8 +9,8 @@ use ebpf_common::abi::MapType as _;
 use ebpf_common::maps::{INNER_MAP, Kind, MAX_CHOICES};
 use ebpf_common::name;
 use ebpf_common::service::{
-    Affinity, AffinityKey, Backend, BackendStats, FREE, Frontend, FrontendKey, table_algorithm,
-    table_entries, table_head,
+    Affinity, AffinityKey, Backend, BackendStats, FREE, Frontend, FrontendKey, SourceRangeKey,
+    table_algorithm, table_entries, table_head,
 };
 use ebpf_logic::service::open;
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +66,31 @@ impl Maps {
     /// When the kernel refuses.
     pub fn delete_frontend(&self, key: &FrontendKey) -> Result<(), MapsError> {
         self.frontends.delete(key)
+    }
+
+    /// The clients that may use the load balancer addresses of services.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn source_ranges(&self) -> Result<Vec<SourceRangeKey>, MapsError> {
+        let all = self.source_ranges.list()?;
+        Ok(all.into_iter().map(|(range, _)| range).collect())
+    }
+
+    /// Lets clients use them.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn put_source_range(&self, range: &SourceRangeKey) -> Result<(), MapsError> {
+        self.source_ranges.put(range, &1)
+    }
+
+    /// The reverse; nothing happens when it is not there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn delete_source_range(&self, range: &SourceRangeKey) -> Result<(), MapsError> {
+        self.source_ranges.delete(range)
     }
 
     /// All choice tables, by service port.

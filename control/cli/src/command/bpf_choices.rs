@@ -172,8 +172,10 @@ mod tests {
         };
         let frontend = Frontend {
             service_port: 7,
+            external: 0,
             service: 1,
             affinity: 60,
+            flags: 0,
         };
         let all = vec![
             given("10.244.1.9", 7, 90),

@@ -349,8 +349,10 @@ mod tests {
         };
         let frontend = |service_port, affinity| Frontend {
             service_port,
+            external: 0,
             service: 1,
             affinity,
+            flags: 0,
         };
         let rows = services(
             vec![

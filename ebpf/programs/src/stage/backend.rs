@@ -8,7 +8,7 @@ use crate::packet;
 use ebpf_common::address::Address;
 use ebpf_common::conntrack::FlowKey;
 use ebpf_common::net::Be16;
-use ebpf_common::service::{ACTIVE, Affinity, AffinityKey, FREE, Frontend, algorithm};
+use ebpf_common::service::{ACTIVE, Affinity, AffinityKey, FREE, algorithm};
 use ebpf_logic::service::{
     candidates, choice_key, choose, hash, keeps_affinity, open, second_is_less_loaded,
 };
@@ -25,29 +25,34 @@ pub(crate) struct Picked<A> {
     pub(crate) port: Be16,
 }
 
-/// The backend for the connection with `key`; `None` if the service has none.
+/// The backend for the connection with `key`, out of the choice table of a service port; `None`
+/// if it has none.
 #[inline(always)]
-pub(crate) fn pick<A: Address>(frontend: &Frontend, key: &FlowKey<A>) -> Option<Picked<A>> {
-    let table = maps::choice_table(frontend.service_port)?;
-    if frontend.affinity == 0 {
+pub(crate) fn pick<A: Address>(
+    service_port: u32,
+    affinity: u32,
+    key: &FlowKey<A>,
+) -> Option<Picked<A>> {
+    let table = maps::choice_table(service_port)?;
+    if affinity == 0 {
         return by_hash(table, hash_for(table, key));
     }
     let client = AffinityKey {
         client: key.src.to_addr(),
-        service_port: frontend.service_port,
+        service_port,
     };
     let now = packet::coarse_nanoseconds();
     let mut flags = NOEXIST;
     if let Some(given) = maps::affinity(&client) {
         flags = ANY;
-        if keeps_affinity(now, given.last_used, frontend.affinity)
+        if keeps_affinity(now, given.last_used, affinity)
             && let Some(picked) = kept(&client, given.backend, given.backend_gen)
         {
             given.last_used = now;
             return Some(picked);
         }
     }
-    let by_client = choice_key(key, frontend.affinity);
+    let by_client = choice_key(key, affinity);
     let picked = by_hash(table, hash_for(table, &by_client))?;
     let given = Affinity {
         last_used: now,

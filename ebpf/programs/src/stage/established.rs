@@ -8,7 +8,7 @@ use crate::family::Family;
 use crate::flow::NEXT;
 use crate::maps;
 use crate::packet::{self, Skb};
-use crate::stage::{nat, origin, reply_tuple, route, send};
+use crate::stage::{nat, origin, reply_tuple, route, send, service};
 use ebpf_common::conntrack::{FlowKey, scope, state};
 use ebpf_common::counter::Hook;
 use ebpf_common::net::{Be32, protocol};
@@ -88,7 +88,8 @@ fn known<A: Family>(skb: &Skb, from: u32, hook: Hook) -> Option<i32> {
 #[inline(always)]
 fn has_no_flow<A: Family>(key: &FlowKey<A>) -> bool {
     if A::node().is(key.dst) {
-        return origin::spoofed(key.src).is_none();
+        return service::frontend(key.dst, key.dport, key.protocol(), || true).is_none()
+            && origin::spoofed(key.src).is_none();
     }
     maps::local(key.dst).is_some() && !route::is_pod(key.src) && origin::spoofed(key.src).is_none()
 }

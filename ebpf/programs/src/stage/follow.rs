@@ -144,6 +144,7 @@ fn reroute<A: Family>(
     context: &mut PacketContext<A>,
     entry: &mut Flow<A>,
 ) -> Result<Verdict, Drop> {
+    context.target.src = context.flow.src;
     context.target.dst = context.flow.dst;
     context.target.backend = context.flow.backend;
     let found = Verdict::from_number(A::find_route(skb.raw(), context));

@@ -9,7 +9,7 @@ use crate::flow::{PacketContext, Verdict};
 use crate::maps;
 use crate::packet::Skb;
 use crate::stage::send;
-use ebpf_common::conntrack::{FlowKey, scope};
+use ebpf_common::conntrack::{FlowKey, action, scope};
 use ebpf_common::drop::Drop;
 use ebpf_common::net::Be16;
 
@@ -55,5 +55,19 @@ pub(crate) fn translate<A: Family>(
     if !A::rewrite_error(skb, packet, flow, own) {
         return Err(Drop::RewriteFailed);
     }
-    Ok(Verdict::goes(send::out(skb, flow)))
+    if flow.action & action::MASK != action::PASS {
+        return Ok(Verdict::goes(send::out(skb, flow)));
+    }
+    // Not routed yet, or by the stack, which may take the source for forged.
+    context.target.src = flow.src;
+    context.target.dst = flow.dst;
+    context.target.backend = flow.backend;
+    let found = Verdict::from_number(A::find_route(skb.raw(), context));
+    if found != Verdict::OPEN {
+        return Ok(found);
+    }
+    context.flow.action = context.route.action;
+    context.flow.ifindex = context.route.ifindex;
+    context.flow.nexthop = context.route.nexthop;
+    Ok(Verdict::goes(send::out(skb, &context.flow)))
 }

@@ -16,7 +16,7 @@ use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::{Be16, protocol};
 use ebpf_logic::generation::route_gen;
-use ebpf_logic::nat::{ATTEMPTS, pick_port};
+use ebpf_logic::nat::{OWN, SNAT, pick_port};
 use ebpf_logic::reply_tuple::{Life, Moment, is_other, life, same_connection};
 use ebpf_logic::service::hash;
 
@@ -33,10 +33,10 @@ pub(crate) fn other<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<&'sta
 }
 
 /// Whether the other direction of this flow has an entry for as long as this one has. From the
-/// network only answers have: each direction of another flow makes its own entry.
+/// network only those of services have: each direction of another flow makes its own entry.
 #[inline(always)]
 pub(crate) fn has_other<A: Address>(flow: &Flow<A>, hook: Hook) -> bool {
-    flow.is_reply() || !matches!(hook, Hook::FromNetdev)
+    flow.is_reply() || flow.backend != 0 || !matches!(hook, Hook::FromNetdev)
 }
 
 /// How much the connection of an entry needs its entries.
@@ -56,13 +56,21 @@ pub(crate) fn life_of<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> Life {
 /// The entry of the answers to the flow in the context.
 #[inline(always)]
 fn answer_of<A: Family>(context: &PacketContext<A>) -> Flow<A> {
+    // `route::back` knows no route to the network.
+    let routed = !matches!(context.hook(), Hook::FromNetdev);
+    let (epoch, route_gen) = if routed {
+        let generation = route_gen(context.endpoint_gen, context.node_gen);
+        (context.epoch, generation)
+    } else {
+        (context.epoch.wrapping_sub(1), maps::NEVER)
+    };
     Flow {
         packets: 0,
         bytes: 0,
         backend: context.flow.backend,
         backend_gen: context.flow.backend_gen,
-        route_gen: route_gen(context.endpoint_gen, context.node_gen),
-        epoch: context.epoch,
+        route_gen,
+        epoch,
         last_seen: context.flow.last_seen,
         ifindex: context.back.ifindex,
         nexthop: context.back.nexthop,
@@ -83,9 +91,10 @@ fn answer_of<A: Family>(context: &PacketContext<A>) -> Flow<A> {
 /// port for it.
 #[inline(always)]
 pub(crate) fn write<A: Family>(context: &mut PacketContext<A>) -> Result<Verdict, Drop> {
-    // From the network nothing is translated here, and the answers decide for themselves. Those
-    // of an earlier connection with the same ports begin again with this one.
-    if matches!(context.hook(), Hook::FromNetdev) {
+    // From the network only connections to services are translated here; the answers to others
+    // decide for themselves. Those of an earlier connection with the same ports begin again with
+    // this one.
+    if matches!(context.hook(), Hook::FromNetdev) && context.flow.backend == 0 {
         if context.packet.opens()
             && let Some(answers) = other(&context.key, &context.flow)
         {
@@ -100,14 +109,16 @@ pub(crate) fn write<A: Family>(context: &mut PacketContext<A>) -> Result<Verdict
     // A TCP connection that began earlier must have the port that it had, even if its own is
     // free by now.
     let began_earlier = context.packet.protocol == protocol::TCP && !context.packet.opens();
-    if !began_earlier {
+    // Its own port may be one of the node's sockets'.
+    let snat = is_snat(context);
+    if !began_earlier && !snat {
         let taken = take(context, &key, &answer, Life::PickedUp);
         if !is_no_port(taken) {
             return Ok(taken);
         }
     }
     let port = A::find_port(context, &mut key);
-    if began_earlier && port & HAD == 0 {
+    if began_earlier && !snat && port & HAD == 0 {
         key.dport = own;
         let taken = take(context, &key, &answer, Life::PickedUp);
         if !is_no_port(taken) {
@@ -115,13 +126,19 @@ pub(crate) fn write<A: Family>(context: &mut PacketContext<A>) -> Result<Verdict
         }
     }
     if port == 0 {
-        return Err(Drop::NoPort);
+        return Err(if snat { Drop::SnatPorts } else { Drop::NoPort });
     }
     key.dport = Be16 { be: port as u16 };
     answer.action &= !action::NAT;
     translate(&key, &mut answer);
     context.flow.sport = key.dport;
     Ok(take(context, &key, &answer, Life::PickedUp))
+}
+
+/// Whether a client outside takes the node's address.
+#[inline(always)]
+fn is_snat<A: Family>(context: &PacketContext<A>) -> bool {
+    matches!(context.hook(), Hook::FromNetdev) && context.flow.src.is(A::node())
 }
 
 #[inline(always)]
@@ -137,19 +154,25 @@ const HAD: u32 = 1 << 16;
 /// port is lost.
 #[inline(always)]
 pub(crate) fn find_port<A: Family>(context: &PacketContext<A>, key: &mut FlowKey<A>) -> u32 {
+    let snat = is_snat(context);
+    let ports = if snat { SNAT } else { OWN };
+    let begins = context.packet.protocol != protocol::TCP || context.packet.opens();
     let start = hash(&context.key, maps::seed());
     let mut free = 0;
     let mut attempt = 0;
-    while attempt < ATTEMPTS {
-        key.dport = Be16::new(pick_port(start, attempt));
+    while attempt < ports.attempts {
+        key.dport = Be16::new(pick_port(ports, start, attempt));
         let port = key.dport.be as u32;
-        if let Some(there) = maps::flow(key)
-            && same_connection(&there.answer_key(key), &context.key)
-        {
+        let life = A::life_of_owner(context, key);
+        if life == OURS {
             return port | HAD;
         }
-        if free == 0 && A::life_of_owner(context, key) < Life::PickedUp as u32 {
+        if free == 0 && life < Life::PickedUp as u32 {
             free = port;
+            // Each connection comes here, and a new one need not look further.
+            if snat && begins {
+                return free;
+            }
         }
         attempt += 1;
     }

@@ -38,6 +38,8 @@ pub(crate) fn is_pod(addr: impl Address) -> bool {
 pub(crate) fn find<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<Verdict, Drop> {
     let hook = context.hook();
     let dst = context.target.dst;
+    // Of a connection from outside to a service, or the answer of a backend to one.
+    let of_service = context.target.backend != 0;
     context.node_gen = maps::node_gen();
     // Without an endpoint: that of endpoint 0, which is always 0.
     context.route_gen = route_gen(0, context.node_gen);
@@ -45,7 +47,9 @@ pub(crate) fn find<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Resu
     *out = pass();
     if let Some((endpoint, generation)) = maps::with_generation(|| maps::local(dst)) {
         out.action = match hook {
-            Hook::FromNetdev if !is_pod(context.packet.src) => return Ok(Verdict::goes(NEXT)),
+            Hook::FromNetdev if !of_service && !is_pod(context.packet.src) => {
+                return Ok(Verdict::goes(NEXT));
+            }
             Hook::FromPod | Hook::FromNetdev => action::PEER,
             // As are the questions of these answers.
             Hook::ToPod if maps::network(context.packet.src) == network::LOCAL => {
@@ -63,26 +67,33 @@ pub(crate) fn find<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Resu
     }
     match hook {
         // The host's own traffic has no flow entries: a flood at the node takes none from pods.
-        Hook::FromNetdev => return Ok(Verdict::goes(NEXT)),
+        Hook::FromNetdev if !of_service => return Ok(Verdict::goes(NEXT)),
         Hook::ToPod => return Ok(Verdict::OPEN),
         // The node answers this packet, and thousands like it that each would be a flow.
         Hook::FromPod if maps::network(dst) == network::LOCAL => return Ok(Verdict::goes(NEXT)),
-        // What leaves the cluster may be masqueraded by the stack.
-        Hook::FromPod if !is_pod(dst) => return Ok(Verdict::OPEN),
-        Hook::FromPod | Hook::ToNetdev => {}
+        // What leaves the cluster may be masqueraded by the stack. Not the answers of a service to
+        // a client outside: their source is an address of the node, or none of any route.
+        Hook::FromPod if !is_pod(dst) && context.target.src.is(context.packet.src) => {
+            return Ok(Verdict::OPEN);
+        }
+        Hook::FromPod | Hook::FromNetdev | Hook::ToNetdev => {}
     }
     match skb.fib_lookup(context.packet.src, dst) {
         Fib::Forward { ifindex, nexthop } => {
             out.action = action::NEIGH | action::ANSWERS_NETDEV;
             out.ifindex = ifindex;
             out.nexthop = nexthop;
+            if matches!(hook, Hook::FromNetdev) {
+                // The answers of another node have to come past here.
+                context.target.src = A::node();
+            }
             Ok(Verdict::OPEN)
         }
-        // A backend in the host network of this node. With the client's address, which is the
-        // node's as well, its answers would not come past here.
-        Fib::Local if matches!(hook, Hook::ToNetdev) => {
+        // A backend in the host network of this node. With the client's address its answers would
+        // not come past here.
+        Fib::Local if matches!(hook, Hook::ToNetdev | Hook::FromNetdev) => {
             out.action = action::SERVICE | action::ANSWERS_HOST;
-            out.ifindex = skb.ifindex();
+            out.ifindex = maps::service_ifindex();
             context.target.src = A::hairpin();
             Ok(Verdict::OPEN)
         }
@@ -116,5 +127,9 @@ pub(crate) fn back<A: Family>(context: &mut PacketContext<A>) {
     if matches!(hook, Hook::ToNetdev) {
         out.action = action::SERVICE | action::ANSWERS_HOST;
         out.ifindex = context.ifindex;
+    }
+    if matches!(hook, Hook::FromNetdev) {
+        // The first answer finds its route, at its own hook.
+        out.action = action::PASS | action::ANSWERS_NETDEV;
     }
 }

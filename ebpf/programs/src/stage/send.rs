@@ -39,13 +39,13 @@ pub(crate) fn translated<A: Family>(
     Ok(Verdict::goes(out(skb, flow)))
 }
 
-/// Back to a sender of this node: the host, or the pod behind the interface.
+/// Back to the sender: the host, the pod behind the interface, or by it to the network.
 #[inline(always)]
 pub(crate) fn back<A: Family>(skb: &Skb, hook: Hook) -> i32 {
-    if matches!(hook, Hook::ToNetdev) {
-        into_host::<A>(skb, skb.ifindex())
-    } else {
-        skb.redirect_peer(skb.ifindex())
+    match hook {
+        Hook::ToNetdev => into_host::<A>(skb, skb.ifindex()),
+        Hook::FromNetdev => skb.redirect_neigh(skb.ifindex(), A::UNSPECIFIED),
+        Hook::FromPod | Hook::ToPod => skb.redirect_peer(skb.ifindex()),
     }
 }
 

@@ -6,24 +6,48 @@ use crate::flow::{PacketContext, Verdict};
 use crate::maps;
 use crate::packet::Skb;
 use crate::socket::translated;
-use crate::stage::{backend, send};
+use crate::stage::{backend, route, send};
 use ebpf_common::address::Address;
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
-use ebpf_common::net::protocol;
+use ebpf_common::net::{Be16, protocol};
 use ebpf_common::network;
-use ebpf_common::service::FrontendKey;
+use ebpf_common::service::{Frontend, FrontendKey, SOURCE_RANGES};
 use ebpf_logic::parse::{Packet, flag};
+use ebpf_logic::service::{no_backend, table_for};
 
-/// The frontend that a packet's destination would be.
+/// The frontend that a packet is for: that of its address, else that of its port on any address of
+/// the node. `is_node`: whether it is one.
 #[inline(always)]
-pub(crate) fn frontend_key<A: Address>(packet: &Packet<A>) -> FrontendKey {
-    FrontendKey {
-        addr: packet.dst.to_addr(),
-        port: packet.dport,
-        protocol: packet.protocol,
+pub(crate) fn frontend<A: Address>(
+    dst: A,
+    port: Be16,
+    protocol: u8,
+    is_node: impl FnOnce() -> bool,
+) -> Option<&'static Frontend> {
+    let mut key = FrontendKey {
+        addr: dst.to_addr(),
+        port,
+        protocol,
         pad: 0,
+    };
+    if let Some(found) = maps::frontend(&key) {
+        return Some(found);
     }
+    if !is_node() {
+        return None;
+    }
+    // `ebpf_common::service::NODE_PORTS` of the family.
+    key.addr = A::UNSPECIFIED.to_addr();
+    maps::frontend(&key)
+}
+
+/// The frontend that a packet is for.
+#[inline(always)]
+pub(crate) fn frontend_of<A: Family>(packet: &Packet<A>) -> Option<&'static Frontend> {
+    frontend(packet.dst, packet.dport, packet.protocol, || {
+        packet.dst.is(A::node()) || maps::network(packet.dst) == network::NODE
+    })
 }
 
 /// Where the packet goes: to a backend, or where it says itself.
@@ -50,7 +74,7 @@ fn choose<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<(), Dr
     if matches!(hook, Hook::ToPod) {
         return Ok(());
     }
-    let Some(frontend) = maps::frontend(&frontend_key(packet)) else {
+    let Some(frontend) = frontend_of(packet) else {
         let kind = maps::network(packet.dst);
         let nowhere = matches!(hook, Hook::ToNetdev)
             || kind == network::SERVICES
@@ -62,11 +86,18 @@ fn choose<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<(), Dr
             connected(skb, context)
         };
     };
-    if matches!(hook, Hook::FromNetdev) {
+    let from_network = matches!(hook, Hook::FromNetdev);
+    let from_pod = from_network && route::is_pod(packet.src);
+    let table = table_for(frontend, from_network, from_pod);
+    if table == 0 {
         return Err(Drop::ExternalService);
     }
-    let Some(picked) = backend::pick(frontend, &context.key) else {
-        return Err(Drop::NoBackend);
+    if frontend.flags & SOURCE_RANGES != 0 && !maps::in_source_ranges(frontend.service, packet.src)
+    {
+        return Err(Drop::SourceRange);
+    }
+    let Some(picked) = backend::pick(table, frontend.affinity, &context.key) else {
+        return Err(no_backend(frontend, table));
     };
     // A pod that is its own backend would answer itself and never come past here.
     if picked.addr.is(packet.src) {
@@ -105,21 +136,29 @@ fn connected<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<(),
     }
 }
 
-/// Tells a sender of this node that the connection is refused; others are not told.
+/// Tells a sender that the connection is refused: one of this node, or a client outside whose
+/// service takes connections from there. Others are not told.
 #[inline(always)]
 pub(crate) fn refused<A: Family>(
     skb: &Skb,
     context: &PacketContext<A>,
     reason: Drop,
 ) -> Result<Verdict, Drop> {
-    let told = matches!(
-        reason,
-        Drop::NoBackend | Drop::NoFrontend | Drop::BackendGone
-    );
+    let hook = context.hook();
+    let told = match hook {
+        Hook::FromPod | Hook::ToNetdev => matches!(
+            reason,
+            Drop::NoBackend | Drop::NoFrontend | Drop::BackendGone
+        ),
+        // Not the backend, if these are its answers.
+        Hook::FromNetdev => {
+            matches!(reason, Drop::NoBackend | Drop::BackendGone) && !context.flow.is_reply()
+        }
+        Hook::ToPod => false,
+    };
     // A reset is never answered by one.
     let answerable = context.packet.flags & flag::RST == 0;
-    let hook = context.hook();
-    if !told || !answerable || !matches!(hook, Hook::FromPod | Hook::ToNetdev) {
+    if !told || !answerable {
         return Err(reason);
     }
     let written = if context.packet.protocol == protocol::TCP {

@@ -37,6 +37,7 @@ pub(crate) fn forward_other<A: Family>(
             Drop::NoFrontend
         });
     }
+    context.target.src = packet.src;
     context.target.dst = packet.dst;
     let found = Verdict::from_number(A::find_route(skb.raw(), context));
     if found != Verdict::OPEN {
@@ -62,7 +63,7 @@ fn untranslated<A: Family>(context: &PacketContext<A>) -> Result<(), Drop> {
     {
         return Err(Drop::Fragment);
     }
-    if maps::frontend(&service::frontend_key(packet)).is_some() {
+    if service::frontend_of(packet).is_some() {
         return Err(Drop::Fragment);
     }
     Ok(())

@@ -221,8 +221,10 @@ fn fill(node: &Node, services: u32) {
         };
         let value = Frontend {
             service_port: id,
+            external: 0,
             service: id,
             affinity: 0,
+            flags: 0,
         };
         frontends.push((key, value));
     };
