@@ -23,6 +23,7 @@ mod facts;
 mod failpoint;
 mod flows;
 mod health;
+mod health_check;
 mod images;
 mod join;
 mod kernel;

@@ -7,16 +7,19 @@ use std::collections::BTreeMap;
 
 use agent_plan::action::Problem;
 use agent_plan::batch::{self, Write};
+use agent_plan::choice::Place;
 use agent_plan::world::{Desired, Observed};
 use agent_sys::clock;
 
 use crate::apply::{Applied, Apply, WriteError};
+use crate::health_check::HealthChecks;
 
 /// Services that are to be planned.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
     /// By id: their name if they are wanted.
     due: BTreeMap<u32, Option<String>>,
+    health_checks: HealthChecks,
     /// The maps are to be searched for entries that belong to no service.
     sweep: bool,
 }
@@ -52,6 +55,11 @@ impl Services {
         self.sweep = self.sweep && !sweep;
         let due = std::mem::take(&mut self.due);
         let settings = &apply.sys.settings;
+        let place = Place::of(settings, desired);
+        for (id, name) in &due {
+            let wanted = name.as_ref().and_then(|name| desired.services.get(name));
+            self.health_checks.put(*id, wanted, place);
+        }
         let (writes, problems) = batch::plan(due, sweep, desired, observed, settings);
         let (count, began) = (writes.len(), clock::now());
         let result = writes

@@ -4,6 +4,8 @@
 //! Kubernetes' pkg/proxy/topology.go (CategorizeEndpoints, topologyModeFromHints). Those
 //! that are not chosen keep the connections that they have. Called by `service.rs`.
 
+use std::collections::BTreeSet;
+
 use proto::v1;
 use proto::v1::backend::State;
 
@@ -47,6 +49,14 @@ pub(crate) fn chosen(
         false => |b| b.last_resort,
     };
     backends.iter().map(|b| best(b) && may_use(b)).collect()
+}
+
+/// Ready endpoints of a service on this node.
+pub fn local_endpoints(service: &v1::Service, place: Place<'_>) -> usize {
+    let backends = service.ports.iter().flat_map(|port| &port.backends);
+    let local = backends.filter(|b| is_ready(b) && is_local(b, place));
+    let addresses: BTreeSet<&str> = local.map(|b| b.address.as_str()).collect();
+    addresses.len()
 }
 
 fn is_local(backend: &v1::Backend, place: Place<'_>) -> bool {
