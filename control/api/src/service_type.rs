@@ -46,11 +46,12 @@ pub fn needs_health_check(spec: &ServiceSpec) -> bool {
     is(spec, LOAD_BALANCER) && spec.external_traffic_policy.as_deref() == Some(LOCAL)
 }
 
-/// True when connections from outside have other endpoints than those from inside.
+/// True when some of its clients have other endpoints than others. With both policies `Local`
+/// these are the pods that use an address for clients outside.
 pub fn policies_differ(spec: &ServiceSpec) -> bool {
     let is_local = |policy: &Option<String>| policy.as_deref() == Some(LOCAL);
-    let internal = is_local(&spec.internal_traffic_policy);
-    externally_accessible(spec) && internal != is_local(&spec.external_traffic_policy)
+    let any = is_local(&spec.internal_traffic_policy) || is_local(&spec.external_traffic_policy);
+    externally_accessible(spec) && any
 }
 
 /// The spec whose load balancer addresses come from the cluster's pool; `None` for

@@ -110,10 +110,6 @@ pub struct DnsStub {
     pub servers: Vec<String>,
 }
 
-/// Until nodes forward what comes from outside.
-const NO_EXTERNAL_SERVICES: &str =
-    "services of the types NodePort and LoadBalancer are not supported by Hydrofoil yet";
-
 /// From "30000-32767".
 fn port_range<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PortRange, D::Error> {
     let text = String::deserialize(deserializer)?;
@@ -250,9 +246,6 @@ impl Config {
         if pods.contains(services) || services.contains(pods) {
             return wrong("service_cidr", "overlaps pod_cidr");
         }
-        if self.node_port_range != default::node_ports() || !self.load_balancer_pools.is_empty() {
-            return wrong("node_port_range, load_balancer_pools", NO_EXTERNAL_SERVICES);
-        }
         for pool in &self.load_balancer_pools {
             let field = "load_balancer_pools";
             if pool.addr() != pool.network() {
@@ -357,6 +350,10 @@ mod tests {
 
     #[test]
     fn defaults_and_refusals() {
+        let outside = "data = \"/d\"\nnode_port_range = \"30000-30100\"\nload_balancer_pools = [\"192.0.2.0/28\"]";
+        let settings = Config::parse(outside).unwrap().settings();
+        assert_eq!(settings.node_ports.last, 30_100);
+        assert_eq!(settings.load_balancer_pools.len(), 1);
         let config = Config::parse("data = \"/d\"").unwrap();
         assert_eq!(config.listen.port(), 7443);
         assert_eq!(config.pod_cidr.to_string(), "10.244.0.0/16");
@@ -391,6 +388,10 @@ mod tests {
                 "advertise_address",
             ),
             ("data = \"/d\"\nnode_port_range = \"9\"", "node_port_range"),
+            (
+                "data = \"/d\"\nload_balancer_pools = [\"10.244.9.0/24\"]",
+                "load_balancer_pools",
+            ),
             ("data = \"/d\"\ndns_address = \"10.97.0.10\"", "dns_address"),
             ("data = \"/d\"\ndns_address = \"x\"", "dns_address"),
             (
