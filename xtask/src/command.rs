@@ -14,6 +14,11 @@ pub(crate) fn cargo(root: &std::path::Path, args: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.args(args).current_dir(root);
+    // `cargo run` sets them for this program. Build scripts that watch them (ring's) would run
+    // again whenever `cargo xtask` and `cargo` take turns, and most dependencies after them.
+    for own in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH"] {
+        command.env_remove(own);
+    }
     command
 }
 
