@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::startup::{self, StartError};
 use crate::{clock, join, record, renew, tls};
 
-/// Free space below which the agent does not start, bytes: what it writes to try the disk.
+/// Free space below which no pod can be started, bytes.
 const LEAST_SPACE: u64 = 1 << 20;
 /// Entries of the flow map that is made to load the programs.
 const FLOW_ENTRIES: u32 = 16;

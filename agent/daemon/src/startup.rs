@@ -5,7 +5,7 @@
 //! of a pod.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use agent_sys::host_calls::HostCalls;
 use agent_sys::image::{self, Image, ImageError, ImageStore};
 use agent_sys::link::{LinkError, Netlink, Uplink, set_sysctl};
 use agent_sys::resources;
-use agent_sys::state::{Layout, StateError};
+use agent_sys::state::{self, Layout, StateError};
 use agent_sys::tmpfs::InMemory;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -31,7 +31,7 @@ use crate::record_queue::Queue;
 /// The file that is written to see that the disk takes it.
 pub(crate) const DISK_CHECK: &str = ".space";
 
-/// Free space that the disk must have for the agent to start, bytes.
+/// So much is written to see it, bytes.
 const SPACE: usize = 1 << 20;
 
 /// Shims that are asked at a time what they have: more than a node usually has pods, for
@@ -43,7 +43,7 @@ pub(crate) const ASKS: usize = 256;
 pub(crate) enum StartError {
     /// Our own program is nowhere.
     #[error("cannot find the path of this program: {0}")]
-    OwnProgram(std::io::Error),
+    OwnProgram(io::Error),
     /// The shim or the BPF object is missing.
     #[error("{what} not found at {path}: install it there, or set `{key}` in the configuration")]
     Missing {
@@ -57,13 +57,13 @@ pub(crate) enum StartError {
     /// A folder below `root` or `run`.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The disk is full, or read-only.
+    /// The disk is read-only or broken.
     #[error("{path} is not usable: {source}")]
     Disk {
         /// The folder.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Another agent works with the same folders, or in the same network namespace.
     #[error(transparent)]
@@ -110,7 +110,7 @@ pub(crate) enum StartError {
         /// The file.
         path: &'static str,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -206,7 +206,7 @@ pub(crate) fn program(
 /// Makes sure that what must not reach a disk is in memory. Before the lock
 /// is taken, which is there too.
 pub(crate) fn in_memory(config: &Config) -> Result<InMemory, StartError> {
-    agent_sys::state::create_folder(&config.run)?;
+    state::create_folder(&config.run)?;
     let run = agent_sys::tmpfs::keep_in_memory(&config.run)?;
     if run.is_new() {
         tracing::info!(run = %config.run.display(), "mounted a tmpfs");
@@ -214,7 +214,8 @@ pub(crate) fn in_memory(config: &Config) -> Result<InMemory, StartError> {
     if run.may_swap && swap()? > 0 {
         tracing::warn!(
             run = %config.run.display(),
-            "this machine has swap, and the tmpfs of `run` no option noswap: environments and              secrets of pods may be written to the swap device"
+            "this machine has swap, and the tmpfs of `run` no option noswap: environments and \
+             secrets of pods may be written to the swap device"
         );
     }
     Ok(run)
@@ -227,15 +228,31 @@ fn swap() -> Result<u64, StartError> {
     })
 }
 
-/// The disk takes what we will write.
+/// The disk takes what we will write. A full one does not keep the agent from its start: it
+/// is the agent that ends the pods that fill it. Until there is space again, what cannot be
+/// written fails where it is wanted, and the node has DiskPressure.
 fn check_disk(folder: &Path) -> Result<(), StartError> {
     let path = folder.join(DISK_CHECK);
     let written = std::fs::File::create(&path).and_then(|mut file| {
         file.write_all(&vec![b'x'; SPACE])
             .and_then(|()| file.sync_all())
     });
-    let removed = std::fs::remove_file(&path);
-    written.and(removed).map_err(|source| StartError::Disk {
+    let removed = match std::fs::remove_file(&path) {
+        // Not even the name of it was written.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    };
+    match written {
+        Err(error) if state::is_full(&error) => {
+            tracing::error!(
+                folder = %folder.display(), %error,
+                "no space left: no pod can be started until there is"
+            );
+            removed
+        }
+        written => written.and(removed),
+    }
+    .map_err(|source| StartError::Disk {
         path: folder.into(),
         source,
     })

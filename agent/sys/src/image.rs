@@ -191,10 +191,7 @@ impl ImageError {
     pub(crate) fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| {
-            if matches!(
-                source.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            ) {
+            if crate::state::is_full(&source) {
                 Self::DiskFull { path }
             } else {
                 Self::Io { verb, path, source }

@@ -258,6 +258,12 @@ pub fn is_writable(folder: &Path) -> Result<(), StateError> {
     })
 }
 
+/// Whether a write failed because the file system, or the quota, is used up.
+pub fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
 /// Makes a folder and its parents, mode 0700. It may be there already.
 pub fn create_folder(path: &Path) -> Result<(), StateError> {
     fs::DirBuilder::new()

@@ -21,7 +21,7 @@ pub(super) struct BlobWriter {
 
 impl BlobWriter {
     pub(super) fn create(store: &ImageStore) -> Result<Self, ImageError> {
-        let tmp = store.tmp_path();
+        let tmp = store.tmp_path()?;
         let file = File::create(&tmp).map_err(ImageError::io("create", &tmp))?;
         Ok(Self {
             file,

@@ -67,7 +67,7 @@ impl ImageStore {
             return self.take_in_folder(path, path, name);
         }
         let file = std::fs::File::open(path).map_err(ImageError::io("open", path))?;
-        let tmp = self.tmp_path();
+        let tmp = self.tmp_path()?;
         std::fs::create_dir(&tmp).map_err(ImageError::io("make", &tmp))?;
         let found = unpack::unpack(file, &tmp, &[])
             .map_err(|error| {

@@ -222,7 +222,7 @@ impl ImageStore {
 
     fn unpack_layer(&self, job: &LayerJob) -> Result<(), ImageError> {
         let archive = File::open(&job.blob).map_err(ImageError::io("open", &job.blob))?;
-        let tmp = self.tmp_path();
+        let tmp = self.tmp_path()?;
         fs::create_dir(&tmp).map_err(ImageError::io("make", &tmp))?;
         let done = unpack::unpack(archive, &tmp, &job.lowers)
             .map_err(|source| {
@@ -360,13 +360,17 @@ impl ImageStore {
     }
 
     /// A path that no other pull uses; its content is never taken for complete.
-    pub(super) fn tmp_path(&self) -> PathBuf {
-        self.inner.scratch.path()
+    pub(super) fn tmp_path(&self) -> Result<PathBuf, ImageError> {
+        let path = self.inner.scratch.path();
+        path.map_err(ImageError::io(
+            "make a folder in",
+            &self.inner.root.join("tmp"),
+        ))
     }
 
     /// Removes a folder so that it is never seen half-removed.
     pub(super) fn discard(&self, path: &Path) -> Result<(), ImageError> {
-        let tmp = self.tmp_path();
+        let tmp = self.tmp_path()?;
         fs::rename(path, &tmp).map_err(ImageError::io("rename", path))?;
         removal::remove(&tmp, Most::All).map_err(ImageError::io("remove", &tmp))
     }

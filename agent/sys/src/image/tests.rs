@@ -720,12 +720,45 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
     assert_eq!(fs::read_dir(scratch).unwrap().count(), 1, "only the lock");
 }
 
+/// What is in the store can be used on a full disk: what fills it may be one of the containers.
+#[tokio::test]
+async fn a_store_opens_on_a_full_disk() {
+    let place = Place::new();
+    let disk = place.0.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let (none, options) = (nix::mount::MsFlags::empty(), Some("nr_inodes=40"));
+    nix::mount::mount(Some("foil"), &disk, Some("tmpfs"), none, options).unwrap();
+    let root = disk.join("store");
+    drop(ImageStore::open(&root).unwrap());
+    let ballast = |n: usize| disk.join(n.to_string());
+    let files = (0..)
+        .take_while(|n| File::create(ballast(*n)).is_ok())
+        .count();
+    assert!((1..40).contains(&files), "{files}");
+    let store = ImageStore::open(&root).unwrap();
+    layout(
+        &place.0.path().join("in"),
+        &[Tar::new().file("a", "b").bytes()],
+        Some("x:1"),
+    );
+    let import = async || store.import(&place.0.path().join("in"), None).await;
+    let error = import().await.unwrap_err();
+    assert!(matches!(error, ImageError::DiskFull { .. }), "{error}");
+    for n in 0..files {
+        fs::remove_file(ballast(n)).unwrap();
+    }
+    import().await.unwrap();
+    drop(store);
+    let left = fs::read_dir(root.join("tmp")).unwrap().count();
+    assert_eq!(left, 0);
+}
+
 #[test]
 fn scratch_of_the_dead_is_cleared_and_of_the_living_kept() {
     let place = Place::new();
     let root = place.0.path().join("store");
     let living = ImageStore::open(&root).unwrap();
-    let mine = living.tmp_path();
+    let mine = living.tmp_path().unwrap();
     fs::write(&mine, "unfinished").unwrap();
     let dead = root.join("tmp/1-0");
     fs::create_dir(&dead).unwrap();
