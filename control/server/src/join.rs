@@ -4,7 +4,7 @@
 //! A node's name belongs to the key that its Node object names, for as long as the
 //! object is there: a token, or an older certificate of that name, is no way in
 //! for another machine. A machine whose Node object was deleted stays out until it is
-//! given a token that it has not used. Tokens are `token.rs`, signing is `pki.rs`.
+//! given a token that was made after that. Tokens are `token.rs`, signing is `pki.rs`.
 //! Called by `session.rs`.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Node;
 use proto::v1;
 use serde_json::{Value, json};
+use tokio::sync::{RwLock, RwLockWriteGuard};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -112,7 +113,7 @@ impl From<JoinError> for Status {
             JoinError::Refused(refusal) => refusal.into(),
             JoinError::Pki(_) | JoinError::Task(_) => {
                 tracing::error!("{text}");
-                Status::internal("keys and certificates are not to be had")
+                Status::internal("cannot read or write keys and certificates")
             }
         }
     }
@@ -127,6 +128,9 @@ pub struct Gate {
     life: SignedDuration,
     /// Of each node.
     renewals: Mutex<Rates<String>>,
+    /// Read by those who join, written by who deletes a node: no token that is revoked makes
+    /// the node anew.
+    leaving: RwLock<()>,
 }
 
 /// Certificates that one node gets renewed. An agent asks once in its certificate's life, and
@@ -151,7 +155,17 @@ impl Gate {
             tokens,
             life,
             renewals: Mutex::new(Rates::new(RENEWALS, ALL_RENEWALS, Instant::now())),
+            leaving: RwLock::default(),
         }
+    }
+
+    /// Revokes the tokens of a node that is about to be deleted. No machine joins until the
+    /// guard is dropped, after the deletion.
+    pub async fn revoke(&self, node: &str) -> Result<RwLockWriteGuard<'_, ()>, JoinError> {
+        let guard = self.leaving.write().await;
+        let (tokens, node) = (self.tokens.clone(), node.to_owned());
+        tokio::task::spawn_blocking(move || tokens.revoke(&node)).await??;
+        Ok(guard)
     }
 
     /// The certificate, PEM, of a machine that becomes a node by its token.
@@ -161,6 +175,7 @@ impl Gate {
             node: request.node().to_owned(),
             key: request.key().to_owned(),
         };
+        let _none_leaves = self.leaving.read().await;
         let (tokens, token) = (self.tokens.clone(), join.token.clone());
         let who = applicant.clone();
         let redeemed = move || tokens.redeem(&token, &who, now);

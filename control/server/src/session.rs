@@ -50,7 +50,7 @@ pub struct NodeService {
     /// Takes what nodes say of their pods.
     pub reports: Arc<Reports>,
     /// Lets nodes in.
-    pub gate: Gate,
+    pub gate: Arc<Gate>,
     /// The CA's certificate, PEM.
     pub ca_pem: String,
     /// Who waits for streams.
@@ -518,7 +518,11 @@ mod tests {
             hub: Arc::new(Hub::new("c".to_owned(), 1)),
             recorder: Recorder::start(objects.clone()),
             reports: Arc::new(Reports::new(objects.clone())),
-            gate: Gate::new(objects.clone(), pki, SignedDuration::from_hours(1)),
+            gate: Arc::new(Gate::new(
+                objects.clone(),
+                pki,
+                SignedDuration::from_hours(1),
+            )),
             objects,
             ca_pem: String::new(),
             attachments: Arc::default(),

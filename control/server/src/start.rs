@@ -133,17 +133,19 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
     builtin::dns_service(&objects, &dns_address).await?;
 
     let attachments = Arc::new(Attachments::default());
+    let gate = Arc::new(Gate::new(
+        objects.clone(),
+        pki.clone(),
+        SignedDuration::from_secs(i64::from(config.node_certificate_seconds)),
+    ));
     let cluster = ClusterService {
         objects: objects.clone(),
         hub: hub.clone(),
         attachments: attachments.clone(),
+        gate: gate.clone(),
     };
     let node = NodeService {
-        gate: Gate::new(
-            objects.clone(),
-            pki.clone(),
-            SignedDuration::from_secs(i64::from(config.node_certificate_seconds)),
-        ),
+        gate,
         ca_pem: pki.ca_pem().to_owned(),
         reports: Arc::new(Reports::new(objects.clone())),
         objects: objects.clone(),

@@ -40,6 +40,12 @@ pub enum Refused {
         /// Which.
         by: String,
     },
+    /// Its node has been deleted since.
+    #[error("the join token was made before node {node:?} was deleted: make a new one")]
+    Deleted {
+        /// Which.
+        node: String,
+    },
     /// It was made for another node.
     #[error("the join token is for node {node:?} only")]
     OtherNode {
@@ -88,6 +94,9 @@ struct Record {
     /// Keys whose nodes have joined with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     joined: Vec<String>,
+    /// Its node was deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    revoked: bool,
 }
 
 /// A token that was accepted, for one attempt to join.
@@ -103,6 +112,12 @@ pub enum Redeemed {
 }
 
 impl Record {
+    /// The node that it is for, or that used it.
+    fn of_node(&self) -> Option<&str> {
+        let used_by = self.used_by.as_ref().map(|by| by.node.as_str());
+        self.node.as_deref().or(used_by)
+    }
+
     fn judge(&self, secret: &str, applicant: &Applicant, now: Timestamp) -> Result<(), Refused> {
         // Compared as hashes, so that the time it takes says nothing of the secret.
         if self.secret_hash != hash(secret) {
@@ -110,6 +125,10 @@ impl Record {
         }
         if now.as_second() >= self.expires {
             return Err(Refused::Expired);
+        }
+        if let Some(node) = self.of_node().filter(|_| self.revoked) {
+            let node = node.to_owned();
+            return Err(Refused::Deleted { node });
         }
         match (&self.node, &self.used_by) {
             (Some(node), _) if *node != applicant.node => {
@@ -161,6 +180,7 @@ impl Tokens {
             used_by: None,
             asked_again: false,
             joined: Vec::new(),
+            revoked: false,
         };
         self.write(&id, &record)?;
         Ok(format!("{id}.{secret}"))
@@ -231,6 +251,22 @@ impl Tokens {
         Ok(())
     }
 
+    /// Ends the tokens that are for this node or were used by it: none of them makes it a
+    /// node again.
+    pub fn revoke(&self, node: &str) -> Result<(), PkiError> {
+        let _lock = self.lock()?;
+        for id in self.ids()? {
+            let Some(mut record) = self.read(&id)? else {
+                continue;
+            };
+            if record.of_node() == Some(node) && !record.revoked {
+                record.revoked = true;
+                self.write(&id, &record)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Held by the process that changes the folder; released when dropped.
     fn lock(&self) -> Result<fs::File, PkiError> {
         pki::private_folder(&self.folder)?;
@@ -265,19 +301,27 @@ impl Tokens {
         pki::write_private(&path, &bytes)
     }
 
-    fn remove_expired(&self, now: Timestamp) -> Result<(), PkiError> {
+    /// Of all tokens that are kept.
+    fn ids(&self) -> Result<Vec<String>, PkiError> {
         let failed = |source| PkiError::File {
             path: self.folder.clone(),
             source,
         };
+        let mut ids = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            let Some(id) = name.to_str().and_then(|name| name.strip_suffix(".json")) else {
-                continue;
-            };
-            let record = self.read(id)?;
+            let id = name.to_str().and_then(|name| name.strip_suffix(".json"));
+            ids.extend(id.map(str::to_owned));
+        }
+        Ok(ids)
+    }
+
+    fn remove_expired(&self, now: Timestamp) -> Result<(), PkiError> {
+        for id in self.ids()? {
+            let record = self.read(&id)?;
             if record.is_some_and(|record| now.as_second() >= record.expires) {
-                fs::remove_file(self.path(id)).map_err(failed)?;
+                let path = self.path(&id);
+                fs::remove_file(&path).map_err(|source| PkiError::File { path, source })?;
             }
         }
         Ok(())
@@ -410,6 +454,35 @@ mod tests {
             let other = tokens.redeem(&token, &applicant("n1", "b"), at(1));
             assert_eq!(other.is_ok(), scope != Scope::Once, "{scope:?}");
         }
+    }
+
+    #[test]
+    fn tokens_end_with_their_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = Tokens::new(folder.path());
+        let hour = SignedDuration::from_hours(1);
+        let make = |scope| tokens.make(&scope, hour, at(0)).unwrap();
+        let named = |node: &str| make(Scope::Node(node.to_owned()));
+        let (unused, used, once, other) =
+            (named("n1"), named("n1"), make(Scope::Once), named("n2"));
+        let free = make(Scope::Once);
+        for token in [&used, &once] {
+            let who = applicant("n1", "a");
+            tokens.redeem(token, &who, at(1)).unwrap();
+            tokens.joined(token, &who).unwrap();
+        }
+        tokens.revoke("n1").unwrap();
+        tokens.revoke("n1").unwrap();
+        let redeem = |token, node, key| refused(tokens.redeem(token, &applicant(node, key), at(1)));
+        let node = "n1".to_owned();
+        for token in [&unused, &used, &once] {
+            let deleted = Some(Refused::Deleted { node: node.clone() });
+            assert_eq!(redeem(token, "n1", "a"), deleted);
+            assert_eq!(redeem(token, "n1", "b"), deleted);
+        }
+        assert_eq!(redeem(&other, "n2", "b"), None);
+        assert_eq!(redeem(&free, "n1", "b"), None);
+        assert_eq!(redeem(&named("n1"), "n1", "a"), None);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::attach::Attachments;
 use crate::auth;
 use crate::hub::Hub;
+use crate::join::Gate;
 use crate::objects::Objects;
 use crate::refusal::Refusal;
 use crate::stored::{Stored, known};
@@ -33,6 +34,8 @@ pub struct ClusterService {
     pub hub: Arc<Hub>,
     /// Who waits for streams.
     pub attachments: Arc<Attachments>,
+    /// Tokens of nodes.
+    pub gate: Arc<Gate>,
 }
 
 type Sent<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -118,7 +121,7 @@ impl cluster_server::Cluster for ClusterService {
     ) -> Result<Response<v1::DeleteResponse>, Status> {
         auth::admin(&request, "delete")?;
         Ok(Response::new(
-            mutate::delete(&self.objects, &request.into_inner()).await?,
+            mutate::delete(&self.objects, &self.gate, &request.into_inner()).await?,
         ))
     }
 

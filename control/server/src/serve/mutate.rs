@@ -6,10 +6,12 @@ use control_api::{Invalid, Warning, apply as server_side, managed, meta, patch a
 use proto::v1;
 use proto::v1::apply_response::Outcome;
 use serde_json::{Value, json};
+use tonic::Status;
 
 use super::{kind_of, namespace_of, sent};
 use crate::builtin;
 use crate::delete::{DeleteOptions, Propagation};
+use crate::join::Gate;
 use crate::objects::Objects;
 use crate::refusal::Refusal;
 use crate::stored::{Stored, check_size};
@@ -248,10 +250,44 @@ pub(super) async fn scale(
 
 pub(super) async fn delete(
     objects: &Objects,
+    gate: &Gate,
     request: &v1::DeleteRequest,
-) -> Result<v1::DeleteResponse, Refusal> {
+) -> Result<v1::DeleteResponse, Status> {
     let kind = kind_of(request.kind.as_ref())?;
     let namespace = namespace_of(kind, &request.namespace);
+    let options = may_delete(objects, kind, namespace, request).await?;
+    let is_node = kind.kind == "Node" && !request.dry_run;
+    let _revoked = match is_node && is_meant(objects, kind, request).await? {
+        true => Some(gate.revoke(&request.name).await?),
+        false => None,
+    };
+    let (stored, gone) = objects
+        .delete(kind, namespace, &request.name, &options)
+        .await?;
+    Ok(v1::DeleteResponse {
+        object: Some(sent(&stored)?),
+        gone,
+    })
+}
+
+/// Whether the cluster's object of this name is the one that the request is for.
+async fn is_meant(
+    objects: &Objects,
+    kind: &'static Kind,
+    request: &v1::DeleteRequest,
+) -> Result<bool, Refusal> {
+    let found = objects.find(kind, "", &request.name).await?;
+    let is_meant = |found: Stored| request.uid.is_empty() || request.uid == meta::uid(&found.value);
+    Ok(found.is_some_and(is_meant))
+}
+
+/// How to delete, if it may be deleted.
+async fn may_delete(
+    objects: &Objects,
+    kind: &'static Kind,
+    namespace: &str,
+    request: &v1::DeleteRequest,
+) -> Result<DeleteOptions, Refusal> {
     let propagation = match request.propagation_policy.as_str() {
         "" | "Background" => Propagation::Background,
         "Foreground" => Propagation::Foreground,
@@ -287,18 +323,11 @@ pub(super) async fn delete(
                        \"\" in its configuration the control plane removes it";
         return Err(Refusal::Forbidden(message.to_owned()));
     }
-    let options = DeleteOptions {
+    Ok(DeleteOptions {
         grace_seconds: request.grace_period_seconds,
         propagation,
         uid: request.uid.clone(),
         revision: None,
         dry_run: request.dry_run,
-    };
-    let (stored, gone) = objects
-        .delete(kind, namespace, &request.name, &options)
-        .await?;
-    Ok(v1::DeleteResponse {
-        object: Some(sent(&stored)?),
-        gone,
     })
 }
