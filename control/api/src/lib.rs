@@ -27,6 +27,7 @@ pub mod quantity;
 pub mod registry;
 pub mod schema;
 pub mod selector;
+pub mod strategic;
 pub mod unique;
 pub mod unknown;
 pub mod unsupported;

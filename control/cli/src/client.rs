@@ -107,6 +107,13 @@ pub(crate) struct Deletion {
     pub(crate) dry_run: bool,
 }
 
+/// Part of an object: by RFC 7386, or with lists merged whose items have keys.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Patch<'a> {
+    Merge(&'a Value),
+    Strategic(&'a Value),
+}
+
 impl Client {
     /// Connects, with both sides' certificates checked.
     pub(crate) async fn connect(access: Access) -> Result<Self, CallError> {
@@ -306,15 +313,20 @@ impl Client {
         kind: &Kind,
         namespace: &str,
         name: &str,
-        merge_patch: &Value,
+        patch: Patch<'_>,
         manager: &str,
         dry_run: bool,
     ) -> Result<Value, CallError> {
+        let (merge_patch, strategic_patch) = match patch {
+            Patch::Merge(patch) => (serde_json::to_vec(patch)?, Vec::new()),
+            Patch::Strategic(patch) => (Vec::new(), serde_json::to_vec(patch)?),
+        };
         let request = v1::PatchRequest {
             kind: Some(kind.reference()),
             namespace: scope(kind, namespace),
             name: name.into(),
-            merge_patch: serde_json::to_vec(merge_patch)?,
+            merge_patch,
+            strategic_patch,
             dry_run,
             field_manager: manager.into(),
         };

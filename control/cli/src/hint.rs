@@ -4,7 +4,7 @@
 //! Pure. Called by `main.rs` before it prints clap's own error.
 
 /// Commands of kubectl, with what does the same here; empty: nothing yet.
-const KUBECTL: [(&str, &str); 17] = [
+const KUBECTL: [(&str, &str); 18] = [
     ("attach", ""),
     ("auth", ""),
     ("autoscale", ""),
@@ -23,7 +23,14 @@ const KUBECTL: [(&str, &str); 17] = [
     ("proxy", ""),
     ("replace", "foil apply --force-conflicts -f FILE"),
     ("run", "foil apply -f FILE with a Pod"),
-    ("taint", "foil patch node/NAME -p 'spec: {taints: [...]}'"),
+    (
+        "set",
+        "foil patch deploy/NAME -p 'spec: {template: {spec: {containers: [{name: NAME, image: IMAGE}]}}}'",
+    ),
+    (
+        "taint",
+        "foil patch node/NAME -p 'spec: {taints: [...]}', with all taints that the node is to have",
+    ),
     ("top", ""),
 ];
 
@@ -101,6 +108,7 @@ mod tests {
             ("exec p", "foil exec p -- COMMAND"),
             ("-n x exec -c a -it p sh", "foil -n x exec -c a -it p -- sh"),
             ("exec p -c a ls", "foil exec p -c a -- ls"),
+            ("set image deploy/a a=b", "[{name: NAME, image: IMAGE}]}}}'"),
             ("port-forward p 80", "foil has no \"port-forward\" yet"),
             (
                 "-n x replace -f a",

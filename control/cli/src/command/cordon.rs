@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use crate::client::Client;
+use crate::client::{Client, Patch};
 use crate::error::{CommandError, RequestError};
 use crate::select::{Object, Request};
 use crate::session::Session;
@@ -146,7 +146,14 @@ pub(super) async fn set(
         };
         let patch = json!({"spec": {"unschedulable": value}});
         client
-            .patch(&node.kind, "", &node.name, &patch, MANAGER, false)
+            .patch(
+                &node.kind,
+                "",
+                &node.name,
+                Patch::Merge(&patch),
+                MANAGER,
+                false,
+            )
             .await?;
         writeln!(out, "{name} {outcome}")?;
     }

@@ -7,6 +7,7 @@ use std::io::Write;
 
 use serde_json::{Map, Value, json};
 
+use crate::client::Patch;
 use crate::error::{CommandError, RequestError};
 use crate::output::{self, Format};
 use crate::select::{Object, Request};
@@ -116,7 +117,7 @@ pub(crate) async fn change(
                     &kind,
                     &namespace,
                     control_api::meta::name(&object),
-                    &patch,
+                    Patch::Merge(&patch),
                     manager,
                     false,
                 )

@@ -1,7 +1,8 @@
-//! `foil patch`: part of an object, by JSON merge patch.
+//! `foil patch`: part of an object, by a strategic or JSON merge patch.
 
 use std::io::Write;
 
+use crate::client::Patch;
 use crate::error::{CommandError, RequestError};
 use crate::output::{self, Format};
 use crate::select::Object;
@@ -11,10 +12,13 @@ use crate::yaml;
 /// Update fields of an object
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-The patch is JSON or YAML; what it names is replaced, null removes (RFC 7386).
+The patch is JSON or YAML. What it names is replaced, null removes. With --type=strategic,
+the default, items of lists such as containers, env, ports and volumes are merged by their
+name or number; with --type=merge lists are replaced as a whole (RFC 7386).
 
 Examples:
   foil patch deploy web -p '{\"spec\":{\"paused\":true}}'
+  foil patch pod web -p 'spec: {containers: [{name: main, image: \"nginx:1.27\"}]}'
   foil patch svc web -p 'spec: {publishNotReadyAddresses: true}'")]
 pub(crate) struct Args {
     /// Object: KIND NAME or KIND/NAME
@@ -23,12 +27,19 @@ pub(crate) struct Args {
     /// The patch, as JSON or YAML
     #[arg(short, long, value_name = "PATCH")]
     patch: String,
-    /// Type of the patch; only merge is supported
-    #[arg(long = "type", value_parser = ["merge"], default_value = "merge", hide_default_value = true)]
-    kind: String,
+    /// Type of the patch
+    #[arg(long = "type", value_enum, default_value_t = Type::Strategic)]
+    kind: Type,
     /// Output format: name, yaml, json or jsonpath=TEMPLATE
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
+}
+
+/// How a patch is merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Type {
+    Strategic,
+    Merge,
 }
 
 pub(crate) async fn run(
@@ -47,8 +58,12 @@ pub(crate) async fn run(
         name,
     } = object;
     let before = client.get(&kind, &namespace, &name).await?;
+    let patch = match args.kind {
+        Type::Strategic => Patch::Strategic(&patch),
+        Type::Merge => Patch::Merge(&patch),
+    };
     let after = client
-        .patch(&kind, &namespace, &name, &patch, "foil-patch", false)
+        .patch(&kind, &namespace, &name, patch, "foil-patch", false)
         .await?;
     let same =
         control_api::meta::resource_version(&before) == control_api::meta::resource_version(&after);

@@ -10,7 +10,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::client::{Client, Selection};
+use crate::client::{Client, Patch, Selection};
 use crate::error::{CommandError, RequestError};
 use crate::kinds::{self, Kind};
 use crate::output::table::Table;
@@ -195,7 +195,7 @@ impl Rollout {
                 &self.kind,
                 &self.namespace,
                 &self.name,
-                &patch,
+                Patch::Merge(&patch),
                 "foil-rollout",
                 false,
             )

@@ -255,3 +255,37 @@ fn labels_annotations_and_patches() {
     ];
     assert_eq!(bench.foil(&words).ok(), "{\"p\":\"q\"}{\"note\":\"x y\"}");
 }
+
+/// As kubectl: lists whose items have names are merged, unless another type is asked for.
+#[test]
+fn a_patch_of_an_image_leaves_the_rest_of_the_container() {
+    let bench = Bench::new();
+    bench.write("pod.yaml", POD);
+    bench.foil(&["apply", "-f", "pod.yaml"]).ok();
+    let web = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {selector: \
+               {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: \
+               [{name: web, image: \"web:1\", ports: [{containerPort: 80}]}]}}}}";
+    bench.foil_with(&["apply", "-f", "-"], web).ok();
+    let patch = "spec: {template: {spec: {containers: [{name: web, image: \"web:2\"}]}}}";
+    bench.foil(&["patch", "deploy", "web", "-p", patch]).ok();
+    let path = "jsonpath={.spec.template.spec.containers[0].image} \
+                {.spec.template.spec.containers[0].ports[0].containerPort}";
+    let container = || bench.foil(&["get", "deploy", "web", "-o", path]).ok();
+    assert_eq!(container(), "web:2 80");
+    let merge = |patch| bench.foil(&["patch", "deploy", "web", "--type=merge", "-p", patch]);
+    merge(patch).ok();
+    assert_eq!(container(), "web:2 ");
+    let patch = "spec: {containers: [{name: busybox, image: \"busybox:2\"}]}";
+    assert_eq!(
+        bench.foil(&["patch", "pod", "busybox", "-p", patch]).ok(),
+        "pod/busybox patched\n"
+    );
+    let nameless = "spec: {template: {spec: {containers: [{image: \"web:3\"}]}}}";
+    let error = bench
+        .foil(&["patch", "deploy", "web", "-p", nameless])
+        .refused();
+    assert!(error.contains("has no \"name\""), "{error}");
+    let json = bench.foil(&["patch", "deploy", "web", "--type=json", "-p", "[]"]);
+    assert_eq!(json.code, 2, "{json:?}");
+    assert!(json.err.contains("strategic, merge"), "{json:?}");
+}

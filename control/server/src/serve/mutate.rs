@@ -2,7 +2,9 @@
 
 use control_api::kind::Kind;
 use control_api::namespace::BUILTIN;
-use control_api::{Invalid, Warning, apply as server_side, managed, meta, patch as merge};
+use control_api::{
+    Invalid, Warning, apply as server_side, managed, meta, patch as merge, strategic,
+};
 use proto::v1;
 use proto::v1::apply_response::Outcome;
 use serde_json::{Value, json};
@@ -204,13 +206,26 @@ pub(super) async fn patch(
 ) -> Result<v1::Object, Refusal> {
     let kind = kind_of(request.kind.as_ref())?;
     let namespace = namespace_of(kind, &request.namespace);
-    let patch = control_api::unique::from_json(&request.merge_patch)
+    let (json, is_strategic) = match (&request.merge_patch[..], &request.strategic_patch[..]) {
+        (merge, []) => (merge, false),
+        ([], strategic) => (strategic, true),
+        _both => return Err(Refusal::BadRequest("two patches at once".to_owned())),
+    };
+    let patch = control_api::unique::from_json(json)
         .map_err(|cause| Refusal::BadRequest(cause.to_string()))?;
-    if !patch.is_object() {
+    let Value::Object(fields) = &patch else {
         return Err(Refusal::BadRequest("a patch must be an object".to_owned()));
-    }
+    };
     let writing = Writing::client(owner.named(&request.field_manager)?, request.dry_run);
-    merged(objects, kind, namespace, &request.name, &patch, &writing).await
+    let change = |object: &mut Value| {
+        if is_strategic {
+            let merged = strategic::merge(object, fields);
+            return merged.map_err(|error| Refusal::BadRequest(error.to_string()));
+        }
+        merge::merge(object, &patch);
+        Ok(())
+    };
+    merged(objects, kind, namespace, &request.name, change, &writing).await
 }
 
 async fn merged(
@@ -218,13 +233,13 @@ async fn merged(
     kind: &'static Kind,
     namespace: &str,
     name: &str,
-    patch: &Value,
+    patch: impl Fn(&mut Value) -> Result<(), Refusal>,
     writing: &Writing<'_>,
 ) -> Result<v1::Object, Refusal> {
     let changed = objects
         .change(kind, namespace, name, writing, |old| {
             let mut next = old.value.clone();
-            merge::merge(&mut next, patch);
+            patch(&mut next)?;
             same_revision(kind, &next, old)?;
             Ok(Change::To(next))
         })
@@ -245,7 +260,11 @@ pub(super) async fn scale(
     let namespace = namespace_of(kind, &request.namespace);
     let patch = json!({"spec": {"replicas": request.replicas}});
     let writing = Writing::client(owner.named(&request.field_manager)?, false).through("scale");
-    merged(objects, kind, namespace, &request.name, &patch, &writing).await
+    let change = |object: &mut Value| {
+        merge::merge(object, &patch);
+        Ok(())
+    };
+    merged(objects, kind, namespace, &request.name, change, &writing).await
 }
 
 pub(super) async fn delete(
