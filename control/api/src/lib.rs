@@ -16,6 +16,7 @@ pub mod bytes;
 pub mod compare;
 pub mod condition;
 pub mod decode;
+pub mod effective;
 pub mod equality;
 pub mod fieldset;
 pub mod invalid;

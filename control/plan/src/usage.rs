@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use control_api::effective::effective;
 use k8s_openapi::api::core::v1::{Container, Node, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -28,8 +29,7 @@ const SCORED_CPU: u64 = 100;
 const SCORED_MEMORY: u64 = 200 << 20;
 
 impl Usage {
-    /// What this pod asks for: the sum of its containers and sidecars, or the
-    /// largest init container if that is more; and its overhead.
+    /// What this pod asks for ([`effective`]), and its overhead.
     pub fn of(pod: &Pod) -> Self {
         let Some(spec) = &pod.spec else {
             return Self {
@@ -37,25 +37,14 @@ impl Usage {
                 ..Self::default()
             };
         };
-        let mut sum = Self::default();
-        for container in &spec.containers {
-            sum.add(&asked(container));
-        }
-        let mut most = sum;
-        let mut sidecars = Self::default();
-        for init in spec.init_containers.iter().flatten() {
-            let one = asked(init);
-            if init.restart_policy.as_deref() == Some("Always") {
-                sidecars.add(&one);
-                sum.add(&one);
-                most = most.max(&sum);
-            } else {
-                let mut together = sidecars;
-                together.add(&one);
-                most = most.max(&together);
-            }
-        }
-        let mut usage = most.max(&sum);
+        let [cpu_millis, memory_bytes, scored_cpu, scored_memory] = effective(spec, asked);
+        let mut usage = Self {
+            cpu_millis,
+            memory_bytes,
+            pods: 1,
+            scored_cpu,
+            scored_memory,
+        };
         if let Some(overhead) = &spec.overhead {
             usage.add(&Self {
                 cpu_millis: cpu(overhead),
@@ -65,7 +54,7 @@ impl Usage {
                 pods: 0,
             });
         }
-        Self { pods: 1, ..usage }
+        usage
     }
 
     /// What the node offers to pods.
@@ -102,32 +91,22 @@ impl Usage {
         self.scored_cpu = self.scored_cpu.saturating_sub(other.scored_cpu);
         self.scored_memory = self.scored_memory.saturating_sub(other.scored_memory);
     }
-
-    fn max(&self, other: &Self) -> Self {
-        Self {
-            cpu_millis: self.cpu_millis.max(other.cpu_millis),
-            memory_bytes: self.memory_bytes.max(other.memory_bytes),
-            pods: self.pods.max(other.pods),
-            scored_cpu: self.scored_cpu.max(other.scored_cpu),
-            scored_memory: self.scored_memory.max(other.scored_memory),
-        }
-    }
 }
 
-fn asked(container: &Container) -> Usage {
+/// CPU, memory, and both as they are scored.
+fn asked(container: &Container) -> [u64; 4] {
     let resources = container.resources.as_ref();
     // Admission made a request of each limit that had none.
     let requests = resources.and_then(|r| r.requests.as_ref());
     let find = |name: &str| requests.and_then(|r| r.get(name));
     let cpu = find("cpu").map(|q| amount(q, 1000));
     let memory = find("memory").map(|q| amount(q, 1));
-    Usage {
-        cpu_millis: cpu.unwrap_or(0),
-        memory_bytes: memory.unwrap_or(0),
-        pods: 0,
-        scored_cpu: cpu.unwrap_or(SCORED_CPU),
-        scored_memory: memory.unwrap_or(SCORED_MEMORY),
-    }
+    [
+        cpu.unwrap_or(0),
+        memory.unwrap_or(0),
+        cpu.unwrap_or(SCORED_CPU),
+        memory.unwrap_or(SCORED_MEMORY),
+    ]
 }
 
 fn cpu(amounts: &BTreeMap<String, Quantity>) -> u64 {

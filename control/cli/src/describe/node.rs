@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use control_api::effective::effective;
 use control_api::quantity::Quantity;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Container, Node, Pod};
 use k8s_openapi::jiff::Timestamp;
 
 use super::pod;
@@ -169,34 +170,49 @@ fn on_it(text: &mut Text, pods: &[Pod], now: Timestamp) {
     text.table(1, rows);
 }
 
-/// What a pod's containers ask for and may have, in thousandths.
+/// What a pod asks for and may have, in thousandths, as the scheduler counts it.
 fn amounts(pod: &Pod, resource: &str) -> (u64, u64) {
-    let containers = pod
-        .spec
-        .as_ref()
-        .map(|spec| spec.containers.as_slice())
-        .unwrap_or_default();
-    let mut sums = (0, 0);
-    for container in containers {
-        let resources = container.resources.clone().unwrap_or_default();
-        let amount = |amounts: Option<BTreeMap<String, _>>| {
-            let found = amounts
-                .as_ref()
-                .and_then(|amounts| amounts.get(resource))
-                .and_then(Quantity::of);
-            found.map_or(0, |quantity| quantity.millis())
+    let of = |container: &Container| {
+        let resources = container.resources.as_ref();
+        let amount = |amounts: Option<&BTreeMap<String, _>>| {
+            let found = amounts.and_then(|amounts| amounts.get(resource));
+            found
+                .and_then(Quantity::of)
+                .map_or(0, |quantity| quantity.millis())
         };
-        sums = (
-            sums.0 + amount(resources.requests),
-            sums.1 + amount(resources.limits),
-        );
-    }
-    sums
+        [
+            amount(resources.and_then(|r| r.requests.as_ref())),
+            amount(resources.and_then(|r| r.limits.as_ref())),
+        ]
+    };
+    let [requests, limits] = pod.spec.as_ref().map_or([0; 2], |spec| effective(spec, of));
+    (requests, limits)
 }
 
 fn shown(resource: &str, millis: u64) -> String {
     match resource {
         "cpu" => format!("{millis}m"),
         _ => format!("{}Mi", millis / 1000 / (1 << 20)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_counts_as_the_scheduler_counts_it() {
+        let resources = |cpu: &str| json!({"requests": {"cpu": cpu}, "limits": {"cpu": "2"}});
+        let pod = json!({"spec": {
+        "containers": [{"name": "main", "resources": resources("100m")}],
+        "initContainers": [
+            {"name": "side", "restartPolicy": "Always", "resources": resources("500m")},
+            {"name": "init", "resources": resources("1200m")},
+        ]}});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        assert_eq!(amounts(&pod, "cpu"), (1_700, 4_000));
+        assert_eq!(amounts(&pod, "memory"), (0, 0));
     }
 }
