@@ -106,7 +106,11 @@ pub(super) async fn apply(
                 name: missing,
             }) if missing == name => {
                 if meta::revision(&value).is_some() {
-                    return Err(Refusal::NotFound { resource, name });
+                    let message = format!(
+                        "{resource} {name:?} not found, and metadata.resourceVersion should not \
+                         be set on objects to be created"
+                    );
+                    return Err(Refusal::BadRequest(message));
                 }
                 match objects.create(kind, merged(None), &[], &writing).await {
                     Ok((stored, warnings)) => (stored, warnings, Outcome::Created),
