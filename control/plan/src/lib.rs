@@ -33,6 +33,7 @@ mod podgc;
 pub mod pool;
 pub mod progress;
 pub mod queue;
+pub mod ranges;
 pub mod readiness;
 mod refused;
 pub mod registry;

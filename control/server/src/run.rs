@@ -126,6 +126,11 @@ impl Controllers {
         Ok((controllers, hub))
     }
 
+    /// All that the store has, as of the last event.
+    pub(crate) fn world(&self) -> &World {
+        &self.world
+    }
+
     /// Takes in all that the store has, and takes out what it has no more. The
     /// hub has none of it yet: see [`Self::show`].
     async fn read_all(&mut self, store: &dyn Store) -> Result<Unreadable, RunError> {

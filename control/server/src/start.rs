@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_plan::World;
+use control_plan::{World, ranges};
 use control_store::{Embedded, Options, Store, StoreError};
 use jiff::{SignedDuration, Timestamp};
 use proto::limits::NODE_UP_BYTES;
@@ -54,6 +54,17 @@ pub enum StartError {
     /// Reading what is stored.
     #[error("{0}")]
     Refused(#[from] Refusal),
+    /// Ranges other than those that addresses were given out of.
+    #[error(
+        "{key} cannot be changed to what the configuration has: {objects}. Set it to what it \
+         was, or to a range that holds all of them; or go back, delete them, and start again"
+    )]
+    Outside {
+        /// Key of the configuration.
+        key: &'static str,
+        /// Which have what.
+        objects: String,
+    },
     /// What is always there.
     #[error(transparent)]
     Builtin(#[from] BuiltinError),
@@ -128,6 +139,7 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
     };
     let (controllers, hub) =
         Controllers::load(objects.clone(), recorder.clone(), world, options).await?;
+    in_ranges(controllers.world())?;
     // A store that this version must not touch was refused before.
     objects.make_builtin().await?;
     builtin::dns_service(&objects, &dns_address).await?;
@@ -195,4 +207,24 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
         serving,
         controllers,
     })
+}
+
+/// Objects that are named when ranges do not hold them.
+const NAMED: usize = 5;
+
+/// All that was given out is of the ranges that are configured.
+fn in_ranges(world: &World) -> Result<(), StartError> {
+    let outside = ranges::outside(world);
+    let Some(key) = outside.first().map(|first| first.key) else {
+        return Ok(());
+    };
+    let of_key: Vec<String> = (outside.iter())
+        .filter(|object| object.key == key)
+        .map(ToString::to_string)
+        .collect();
+    let mut objects = of_key[..of_key.len().min(NAMED)].join(", ");
+    if let Some(more) = of_key.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        objects += &format!(" and {more} more");
+    }
+    Err(StartError::Outside { key, objects })
 }

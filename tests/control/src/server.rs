@@ -7,7 +7,7 @@ use std::path::Path;
 
 use control_server::start::Running;
 use control_server::token::{Scope, Tokens};
-use control_server::{Config, start};
+use control_server::{Config, StartError, start};
 use jiff::Timestamp;
 use proto::Message as _;
 use proto::v1;
@@ -108,6 +108,21 @@ impl Server {
     pub async fn restart_with(&mut self, extra: &str) {
         self.running.take().unwrap().stop().await.unwrap();
         self.run_with(extra).await;
+    }
+
+    /// Ends the server; says why one with this configuration does not start on its folder.
+    pub async fn refused_with(&mut self, extra: &str) -> String {
+        self.running.take().unwrap().stop().await.unwrap();
+        let config = config(self.folder.path(), ANY_PORT, extra);
+        // The store is closed when the last request lets go of it.
+        eventually("a start that is refused", async || {
+            match start(&config).await {
+                Err(error @ StartError::Store(_)) => Err(error.to_string()),
+                Err(refused) => Ok(refused.to_string()),
+                Ok(_) => panic!("started with {extra:?}"),
+            }
+        })
+        .await
     }
 
     /// Starts a server on the folder and at the address of one whose runtime has ended, which

@@ -64,6 +64,20 @@ async fn an_object_is_applied_changed_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_applied_with_a_revision_is_not_created() {
+    let mut server = server().await;
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "c", "resourceVersion": "7"}});
+    let refused = server.try_apply(&map).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(
+        refused
+            .message()
+            .contains("resourceVersion should not be set")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_refused_by_field() {
     let mut server = server().await;
     let mut unknown_field = pod("p");
