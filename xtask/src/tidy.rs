@@ -71,6 +71,18 @@ const IMPURE: [&str; 9] = [
     "tracing",
 ];
 
+/// The units that are installed.
+const UNITS: [&str; 2] = [
+    "agent/daemon/foil-agent.service",
+    "control/server/foil-control.service",
+];
+/// Lines of each unit with their section: systemd gives a program up after five starts in ten
+/// seconds unless the limit is lifted, and a cause such as a late uplink lasts longer.
+const UNIT: [(&str, &str); 2] = [
+    ("[Unit]", "StartLimitIntervalSec=0"),
+    ("[Service]", "Restart=always"),
+];
+
 /// Prints violations; true if there are none.
 pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
     let members = deps::members(root)?;
@@ -91,6 +103,9 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
     wrong.extend(actions(&sources));
     wrong.extend(circles::check(&sources));
     wrong.extend(root_folder(root)?);
+    for path in UNITS {
+        wrong.extend(unit(path, &read(path)?));
+    }
     let readme = read("README.md").unwrap_or_default();
     for command in ["cargo xtask demo", "cargo xtask test"] {
         if !readme.contains(command) {
@@ -101,6 +116,23 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
         println!("tidy: {line}");
     }
     Ok(wrong.is_empty())
+}
+
+/// A unit has its program started again for as long as it takes.
+fn unit(path: &str, text: &str) -> Vec<String> {
+    let has = |(section, line): &(&str, &str)| {
+        let after = text
+            .split_once(&format!("{section}\n"))
+            .map(|(_, after)| after);
+        let mut lines = after.into_iter().flat_map(str::lines);
+        lines
+            .by_ref()
+            .take_while(|line| !line.starts_with('['))
+            .any(|found| found == *line)
+    };
+    let missing = UNIT.iter().filter(|row| !has(row));
+    let told = |(section, line): &(&str, &str)| format!("{path}: {section} has no {line}");
+    missing.map(told).collect()
 }
 
 /// The rules of a single file.
@@ -247,6 +279,15 @@ mod tests {
             text: text.to_owned(),
         };
         assert_eq!(file(&source), expected, "{path}");
+    }
+
+    #[test]
+    fn a_unit_is_started_again_without_a_limit() {
+        let good = "[Unit]\nA=b\nStartLimitIntervalSec=0\n\n[Service]\nRestart=always\n";
+        assert_eq!(unit("u", good), Vec::<String>::new());
+        let elsewhere = "[Unit]\nA=b\n[Service]\nRestart=always\nStartLimitIntervalSec=0\n";
+        let wrong = unit("u", elsewhere);
+        assert_eq!(wrong, ["u: [Unit] has no StartLimitIntervalSec=0"]);
     }
 
     #[test]

@@ -45,7 +45,7 @@ enum Command {
         #[arg(long, value_name = "DURATION", default_value = "24h")]
         ttl: Ttl,
     },
-    /// Print a new context file for an operator, who may do everything.
+    /// Make a new context file for an operator, who may do everything, and print it.
     ///
     /// Contexts made before stay valid until their certificates expire.
     AdminConfig {
@@ -58,6 +58,9 @@ enum Command {
         /// Address of the control plane; default: the first of `names`, the port of `listen`
         #[arg(long, value_name = "URL")]
         server: Option<String>,
+        /// Write it to this file, readable by its owner only, instead of printing it
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
 }
 
@@ -139,12 +142,22 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             println!("token = \"{token}\"\nca_hash = \"{}\"", pki.ca_hash());
             return Ok(());
         }
-        Some(Command::AdminConfig { user, ttl, server }) => {
+        Some(Command::AdminConfig {
+            user,
+            ttl,
+            server,
+            output,
+        }) => {
             let pki = Pki::open(&config.data, now)?;
             let signed = pki.operator(&user, ttl.0, now)?;
             let server = server.unwrap_or_else(|| config.url(config.listen.port()));
-            print!("{}", pki.context(&server, &user, &signed));
-            return Ok(());
+            let context = pki.context(&server, &user, &signed);
+            let Some(path) = output else {
+                print!("{context}");
+                return Ok(());
+            };
+            let written = proto::file::replace(&path, context.as_bytes(), 0o600);
+            return written.with_context(|| format!("write {}", path.display()));
         }
         None => {}
     }

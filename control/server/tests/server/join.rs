@@ -489,3 +489,37 @@ async fn an_operator_s_context_can_be_made_again() {
         "{context}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_context_is_written_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let server = server().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (config, output) = (
+        folder.path().join("control.toml"),
+        folder.path().join("config"),
+    );
+    let text = format!(
+        "data = {:?}\nnames = [\"192.0.2.1\"]\n",
+        server.folder.path()
+    );
+    std::fs::write(&config, text).unwrap();
+    let run = |output: &std::path::Path| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_foil-control"));
+        command.arg("--config").arg(&config).arg("admin-config");
+        command.arg("--output").arg(output).output().unwrap()
+    };
+    let made = run(&output);
+    assert!(made.status.success() && made.stdout.is_empty(), "{made:?}");
+    let context = std::fs::read_to_string(&output).unwrap();
+    assert!(
+        context.contains("server: https://192.0.2.1:7443"),
+        "{context}"
+    );
+    let mode = std::fs::metadata(&output).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let refused = run(&folder.path().join("missing/config"));
+    assert!(!refused.status.success());
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(error.contains("missing/config"), "{error}");
+}
