@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
+
 /// Options of all commands.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Global {
@@ -9,6 +11,7 @@ pub(crate) struct Global {
     #[arg(
         long,
         env = "FOIL_CONFIG",
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
         global = true,
         value_name = "FILE",
         help_heading = "Global options"

@@ -29,7 +29,9 @@ impl Session {
 
     /// Path of the context file, whether it is there or not.
     pub(crate) fn config_path(&self) -> Result<PathBuf, CommandError> {
-        match &self.global.config {
+        // An empty FOIL_CONFIG is none.
+        let named = self.global.config.as_ref();
+        match named.filter(|path| !path.as_os_str().is_empty()) {
             Some(path) => Ok(path.clone()),
             None => Ok(std::env::home_dir()
                 .ok_or(CommandError::NoHome)?

@@ -324,3 +324,21 @@ fn bpf_and_image_say_what_is_missing() {
         .refused();
     assert!(error.contains("/nonexistent/images"), "{error}");
 }
+
+#[test]
+fn an_empty_variable_is_none() {
+    let bench = Workdir::new();
+    let run = |home: &std::path::Path| {
+        let mut foil = std::process::Command::new(env!("CARGO_BIN_EXE_foil"));
+        foil.args(["get", "pods"]).env_clear();
+        let output = foil
+            .env("FOIL_CONFIG", "")
+            .env("HOME", home)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let error = run(bench.folder.path());
+    assert!(error.contains("there is no context file at"), "{error}");
+    assert!(error.contains(".foil/config"), "{error}");
+}
