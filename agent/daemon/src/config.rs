@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use agent_sys::cgroup::Parent;
+use agent_sys::image;
 use serde::Deserialize;
 
 use crate::limits::{Pressure, Reserved, section};
@@ -374,12 +375,8 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         return Err(value("uplinks", "names no device"));
     }
     for registry in &config.registries {
-        let schemes = ["http://", "https://"];
-        if !schemes.iter().any(|s| registry.endpoint.starts_with(s)) {
-            return Err(value(
-                "registry",
-                format!("{}: not http:// or https://", registry.endpoint),
-            ));
+        if let Err(error) = image::Endpoint::check(&registry.endpoint) {
+            return Err(value("registry", error.to_string()));
         }
     }
     if let Some(join) = &config.join {
@@ -461,6 +458,10 @@ mod tests {
             ("[join]\ntoken = \"t\"\nca_hash = \"md5:1\"", "ca_hash"),
             (
                 "[[registry]]\nhost = \"a\"\nendpoint = \"ftp://b\"",
+                "registry",
+            ),
+            (
+                "[[registry]]\nhost = \"a\"\nendpoint = \"https://b/mirror\"",
                 "registry",
             ),
             ("[join]\ntoken = \"t\"", "ca_hash"),

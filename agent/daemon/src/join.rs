@@ -32,9 +32,18 @@ pub(crate) enum JoinError {
     /// A key or request could not be made.
     #[error("make certificate request: {0}")]
     Request(#[from] rcgen::Error),
+    /// Another cluster's, or one that was set up anew.
+    #[error(
+        "the CA of the control plane at {address} is not that of ca_hash: replace the [join] \
+         section by what `foil-control join-token` prints there"
+    )]
+    OtherCa {
+        /// HOST:PORT.
+        address: String,
+    },
     /// No channel.
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(TlsError),
     /// No answer. It may be tried again.
     #[error("cannot reach the control plane: {reason}")]
     Unreachable {
@@ -75,10 +84,20 @@ impl JoinError {
                 | TlsError::Rustls(_),
             )
             | JoinError::NoToken { .. }
+            | JoinError::OtherCa { .. }
             | JoinError::Refused { .. }
             | JoinError::Request(_)
             | JoinError::State(_)
             | JoinError::Read { .. } => false,
+        }
+    }
+}
+
+impl From<TlsError> for JoinError {
+    fn from(error: TlsError) -> Self {
+        match error.other_ca().map(str::to_owned) {
+            Some(address) => JoinError::OtherCa { address },
+            None => JoinError::Tls(error),
         }
     }
 }

@@ -192,11 +192,12 @@ fn capacity(config: &Config) -> Check {
     Check::of(
         "reserved",
         startup::capacity(config),
-        |(capacity, _)| {
+        |(capacity, reserved)| {
+            let allocatable = config.pressure.allocatable(capacity, reserved);
             format!(
-                "of {} CPUs and {} MiB something is left for pods",
-                capacity.cpu_millis / 1000,
-                capacity.memory_bytes >> 20
+                "allocatable: {}m CPU, {}Mi memory",
+                allocatable.cpu_millis,
+                allocatable.memory_bytes >> 20
             )
         },
         "Lower [reserved] or [pressure] memory_available.",
@@ -346,6 +347,12 @@ async fn control_plane(config: &Config) -> Check {
             }
             match greet(config, &identity).await {
                 Ok(()) => Check::ok(what, "reachable, accepts the node's certificate"),
+                Err(Greeting::Tls(error)) if error.other_ca().is_some() => Check::bad(
+                    what,
+                    chain(&error),
+                    "It is another cluster's, or was set up anew: run `foil-agent cleanup`, and \
+                     join by what `foil-control join-token` prints there.",
+                ),
                 Err(Greeting::Tls(error)) => Check::bad(what, chain(&error), reach),
                 Err(Greeting::Refused(status)) => Check::bad(
                     what,
@@ -363,11 +370,19 @@ async fn control_plane(config: &Config) -> Check {
                 let trust = tls::first_contact(&section.ca_hash)?;
                 tls::connect(&config.control, trust).await
             };
+            let connected = connected.await;
+            let cure = match &connected {
+                Err(error) if error.other_ca().is_some() => {
+                    "Its CA is not that of ca_hash: replace the [join] section by what \
+                     `foil-control join-token` prints there."
+                }
+                Ok(_) | Err(_) => reach,
+            };
             Check::of(
                 &what,
-                connected.await,
+                connected,
                 |_channel| "reachable, has the CA of ca_hash; the token was not used".to_owned(),
-                reach,
+                cure,
             )
         }
     }

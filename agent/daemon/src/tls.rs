@@ -65,6 +65,21 @@ pub(crate) enum TlsError {
     },
 }
 
+impl TlsError {
+    /// HOST:PORT of a peer whose certificate is of another CA than the one that is trusted.
+    pub(crate) fn other_ca(&self) -> Option<&str> {
+        let issuer = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        match self {
+            TlsError::Certificate { address, source } if *source == issuer => Some(address),
+            TlsError::Certificate { .. }
+            | TlsError::Connect { .. }
+            | TlsError::Host { .. }
+            | TlsError::Pem { .. }
+            | TlsError::Rustls(_) => None,
+        }
+    }
+}
+
 /// A status without its code: the message, then the causes that it does not contain.
 pub(crate) fn status_text(status: &tonic::Status) -> String {
     let mut text = status.message().to_owned();

@@ -104,7 +104,9 @@ pub enum ImageError {
         endpoint: String,
         why: String,
     },
-    #[error("registry endpoint {url:?} is not http://HOST or https://HOST")]
+    #[error(
+        "registry endpoint {url:?} is not http://HOST[:PORT] or https://HOST[:PORT]; paths are not supported"
+    )]
     InvalidEndpoint { url: String },
     #[error("digest mismatch: expected {expected}, got {actual}")]
     DigestMismatch { expected: String, actual: String },

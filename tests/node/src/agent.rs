@@ -198,7 +198,7 @@ fn a_wrong_token_or_ca_is_refused_with_one_line() {
     let other = format!("sha256:{}", "0".repeat(64));
     for (token, hash, word) in [
         ("wrong", node.control.ca_hash.clone(), "refused"),
-        (TOKEN, other, "certificate"),
+        (TOKEN, other, "is not that of ca_hash"),
     ] {
         node.configure(token, &hash);
         node.start();

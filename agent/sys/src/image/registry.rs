@@ -32,6 +32,34 @@ pub struct Endpoint {
     pub url: String,
 }
 
+impl Endpoint {
+    /// Whether images can be asked for at this address.
+    ///
+    /// # Errors
+    /// [`ImageError::InvalidEndpoint`]
+    pub fn check(url: &str) -> Result<(), ImageError> {
+        parts(url).map(drop)
+    }
+}
+
+/// Protocol, and host with port.
+fn parts(url: &str) -> Result<(ClientProtocol, &str), ImageError> {
+    let invalid = || ImageError::InvalidEndpoint {
+        url: url.to_owned(),
+    };
+    let (scheme, host) = url.split_once("://").ok_or_else(invalid)?;
+    let host = host.trim_end_matches('/');
+    let protocol = match scheme {
+        "http" => ClientProtocol::Http,
+        "https" => ClientProtocol::Https,
+        _ => return Err(invalid()),
+    };
+    if host.is_empty() || host.contains('/') {
+        return Err(invalid());
+    }
+    Ok((protocol, host))
+}
+
 /// Clients that are kept at the same time; the oldest makes way for a new one.
 const MOST_CLIENTS: usize = 32;
 /// How long a client is used. It holds a token of the registry, which may be valid for
@@ -132,19 +160,7 @@ impl Source {
         url: &str,
         secrets: &[PullSecret],
     ) -> Result<Self, ImageError> {
-        let invalid = || ImageError::InvalidEndpoint {
-            url: url.to_owned(),
-        };
-        let (scheme, host) = url.split_once("://").ok_or_else(invalid)?;
-        let host = host.trim_end_matches('/');
-        let protocol = match scheme {
-            "http" => ClientProtocol::Http,
-            "https" => ClientProtocol::Https,
-            _ => return Err(invalid()),
-        };
-        if host.is_empty() || host.contains('/') {
-            return Err(invalid());
-        }
+        let (protocol, host) = parts(url)?;
         let auth = credentials(host, secrets);
         let client = clients
             .get(url, protocol, &auth, clock::now())
