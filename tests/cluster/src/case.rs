@@ -8,6 +8,7 @@ mod change;
 mod crash;
 mod deploy;
 mod dns;
+mod outside;
 mod refuse;
 mod service;
 
@@ -43,6 +44,7 @@ pub const CASES: &[Case] = cases![
     service::traffic_stays_on_its_node_where_that_is_asked_for,
     service::the_control_plane_is_a_service,
     service::maps_are_read_by_bpftool_and_foil,
+    outside::clients_outside_reach_every_backend,
     dns::services_and_pods_have_names,
     dns::pods_ask_whom_their_policy_names,
     dns::other_names_are_forwarded_and_kept,

@@ -116,7 +116,8 @@ impl Cluster {
         if !config.exists() {
             let text = format!(
                 "listen = \"{WIRE_IP}:{CONTROL_PORT}\"\ndata = \"{}\"\nnames = [\"{WIRE_IP}\"]\n\
-                 pod_cidr = \"10.244.0.0/16\"\nnode_prefix = 24\nservice_cidr = \"10.96.0.0/16\"\n",
+                 pod_cidr = \"10.244.0.0/16\"\nnode_prefix = 24\nservice_cidr = \"10.96.0.0/16\"\n\
+                 load_balancer_pools = [\"198.51.100.0/28\"]\n",
                 self.root.join("control").display()
             );
             fs::write(&config, text).expect("config of the control plane");

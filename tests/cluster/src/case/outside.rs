@@ -1,0 +1,159 @@
+//! Clients outside of the cluster: node ports, load balancer and external addresses.
+
+use crate::fixture::web_and_client;
+use crate::objects::Pod;
+use crate::scene::Scene;
+use crate::traffic::{self, Calls};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use tests_harness::{Cluster, process, wait_until};
+
+const EXTERNAL: &str = "192.0.2.9";
+
+fn manifest(more: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: front}}\nspec:\n  type: LoadBalancer\n  \
+         externalIPs: [{EXTERNAL}]\n  selector: {{app: web}}\n  \
+         ports: [{{port: 80, targetPort: http}}]\n{more}"
+    )
+}
+
+fn front(cluster: &Cluster) -> Value {
+    cluster.get("services", "front").unwrap_or_default()
+}
+
+/// Requests of the machine on the wire, which is no node.
+fn call_from_outside(cluster: &Cluster, target: &str, count: u32) -> Calls {
+    let mut command = cluster.wire().command(tests_harness::binary("app"));
+    command.args(["call", target, "-n", &count.to_string()]);
+    Calls::parse(&process::run(&mut command).stdout)
+}
+
+/// Calls until exactly these pods answer, as nodes come to know of a change later.
+fn answered_by(what: &str, expected: &BTreeSet<String>, call: impl Fn() -> Calls) {
+    wait_until(what, || {
+        let calls = call();
+        let pods: BTreeSet<String> = calls.by_pod().into_keys().collect();
+        if calls.failed == 0 && pods == *expected {
+            Ok(())
+        } else {
+            Err(format!("{calls:?}, not {expected:?}"))
+        }
+    });
+}
+
+fn names<'a>(pods: impl Iterator<Item = &'a Pod>) -> BTreeSet<String> {
+    pods.map(|pod| pod.name.clone()).collect()
+}
+
+/// Status line and body of what a node tells a load balancer.
+fn health(cluster: &Cluster, node: &str, port: u64) -> Result<String, std::io::Error> {
+    let target = format!("{node}:{port}");
+    let mut stream = cluster.wire().enter(|| TcpStream::connect(&target))?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+pub(crate) fn clients_outside_reach_every_backend(scene: &mut Scene<'_>) {
+    let (web, _) = web_and_client(scene);
+    let all = names(web.iter());
+    scene
+        .apply_text(&manifest(""), "a Service of the type LoadBalancer")
+        .success();
+    let balanced = wait_until("an address for the load balancer", || {
+        let object = front(scene.cluster);
+        let ip = &object["status"]["loadBalancer"]["ingress"][0]["ip"];
+        ip.as_str()
+            .map(str::to_owned)
+            .ok_or_else(|| object.to_string())
+    });
+    let node_port = front(scene.cluster)["spec"]["ports"][0]["nodePort"]
+        .as_u64()
+        .expect("a node port");
+    let ips: Vec<String> = scene.cluster.nodes().iter().map(|n| n.ip.clone()).collect();
+    // As a router does: one node for each address.
+    let routes = [(balanced.as_str(), &ips[0]), (EXTERNAL, &ips[1])];
+    for (address, via) in routes {
+        let route = ["route", "replace", address, "via", via.as_str()];
+        scene.cluster.wire().ip(&route);
+    }
+    let mut targets: Vec<String> = ips[..2]
+        .iter()
+        .map(|ip| format!("{ip}:{node_port}"))
+        .collect();
+    targets.extend([format!("{balanced}:80"), format!("{EXTERNAL}:80")]);
+    for target in &targets {
+        answered_by(target, &all, || {
+            call_from_outside(scene.cluster, target, 60)
+        });
+        answered_by(target, &all, || {
+            traffic::call_from_pod(scene.cluster, "client", target, 60)
+        });
+        scene.check(&format!("{target}, from outside and from a pod"), true, "");
+    }
+
+    let local = manifest("  externalTrafficPolicy: Local\n");
+    scene.apply_text(&local, "the same with Local").success();
+    let port = wait_until("a port for health checks", || {
+        let object = front(scene.cluster);
+        let port = object["spec"]["healthCheckNodePort"].as_u64();
+        port.ok_or_else(|| object.to_string())
+    });
+    for (index, node) in ips[..2].iter().enumerate() {
+        let name = scene.cluster.nodes()[index].name.clone();
+        let own = names(web.iter().filter(|pod| pod.node == name));
+        assert!(!own.is_empty() && own.len() < all.len(), "{web:?}");
+        let target = &targets[index];
+        answered_by(target, &own, || {
+            call_from_outside(scene.cluster, target, 60)
+        });
+        // A pod is no client outside.
+        answered_by(target, &all, || {
+            traffic::call_from_pod(scene.cluster, "client", &format!("{balanced}:80"), 60)
+        });
+        let count = format!("\"localEndpoints\": {}", own.len());
+        wait_until("the health check", || {
+            let text = health(scene.cluster, node, port).unwrap_or_else(|error| error.to_string());
+            if text.starts_with("HTTP/1.1 200") && text.contains(&count) {
+                Ok(())
+            } else {
+                Err(text)
+            }
+        });
+    }
+    let limited = manifest("  loadBalancerSourceRanges: [203.0.113.0/24]\n");
+    scene
+        .apply_text(&limited, "the same for other clients")
+        .success();
+    let target = format!("{balanced}:80");
+    wait_until("clients outside of the ranges are kept out", || {
+        let calls = call_from_outside(scene.cluster, &target, 1);
+        if calls.ok == 0 {
+            Ok(())
+        } else {
+            Err(format!("{calls:?}"))
+        }
+    });
+    // Node ports and external addresses have no ranges.
+    for target in targets.iter().filter(|other| **other != target) {
+        answered_by(target, &all, || {
+            call_from_outside(scene.cluster, target, 60)
+        });
+    }
+    scene.foil(&["delete", "service", "front"]);
+    wait_until("the node port is closed", || {
+        let calls = call_from_outside(scene.cluster, &targets[0], 1);
+        if calls.errors.iter().any(|error| error.contains("refused")) {
+            Ok(())
+        } else {
+            Err(format!("{calls:?}"))
+        }
+    });
+    for (address, _) in routes {
+        scene.cluster.wire().ip(&["route", "del", address]);
+    }
+}
