@@ -21,6 +21,10 @@ mod udp;
 pub mod upstream;
 pub mod zone;
 
+#[cfg(test)]
+#[path = "tests/receive.rs"]
+mod receive;
+
 /// Seconds for which clients may keep records of the zone, and that a name is not in it.
 pub const TTL: u32 = 5;
 /// Version of the schema, the text of `dns-version.DOMAIN`.

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// An answer that takes longer is a failure.
-const TIME_OUT: Duration = Duration::from_secs(2);
+/// An answer that takes longer is a failure. Long enough for a machine that stands still for some
+/// seconds; a packet that is lost for good is not answered by then either.
+pub(crate) const TIME_OUT: Duration = Duration::from_secs(10);
 /// How many different errors are told.
 const MAX_ERRORS: usize = 5;
 

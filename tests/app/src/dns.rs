@@ -1,9 +1,9 @@
 //! A queries over UDP, `window` of them under way at a time, in microseconds.
 
-use crate::client::resolve;
-use std::io::{Error, Result};
+use crate::client::{TIME_OUT, resolve};
+use std::io::{Error, ErrorKind, Result};
 use std::net::UdpSocket;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Not measured: the first answer is from another server.
 const WARM_UP: u64 = 100;
@@ -19,11 +19,21 @@ fn query(name: &str) -> Vec<u8> {
     bytes
 }
 
+/// One datagram. A process that was stopped and continued gets EINTR from a socket with a time-out.
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Result<usize> {
+    loop {
+        match socket.recv(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 /// Sends `count` queries; prints min, median and 99th percentile, and answers a second.
 pub(crate) fn run(server: &str, name: &str, count: u64, window: u64) -> Result<bool> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(resolve(server)?)?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.set_read_timeout(Some(TIME_OUT))?;
     let mut bytes = query(name);
     let mut sent = vec![Instant::now(); 1 << 16];
     let mut times = Vec::new();
@@ -40,7 +50,7 @@ pub(crate) fn run(server: &str, name: &str, count: u64, window: u64) -> Result<b
     }
     let mut buffer = [0; 2048];
     for answered in 0..all {
-        let length = socket.recv(&mut buffer)?;
+        let length = receive(&socket, &mut buffer)?;
         // NOERROR with at least one record.
         if length < 12 || buffer[3] & 0xf != 0 || buffer[7] == 0 {
             return Err(Error::other(format!("not the answer: {:?}", &buffer[..12])));

@@ -1,14 +1,14 @@
 //! One long connection: says who answers first, and how it ends.
 
-use crate::client::resolve;
+use crate::client::{TIME_OUT, resolve};
 use std::io::{BufRead as _, BufReader, Error, ErrorKind, Result, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
 /// True if the peer ended it; false if an answer did not come.
 pub(crate) fn run(target: &str) -> Result<bool> {
-    let stream = TcpStream::connect_timeout(&resolve(target)?, Duration::from_secs(2))?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let stream = TcpStream::connect_timeout(&resolve(target)?, TIME_OUT)?;
+    stream.set_read_timeout(Some(TIME_OUT))?;
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     let mut count = 0_u64;

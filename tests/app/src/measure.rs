@@ -1,6 +1,6 @@
 //! Round trips of single bytes, one at a time, in microseconds.
 
-use crate::client::resolve;
+use crate::client::{TIME_OUT, resolve};
 use std::io::{Read as _, Result, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -39,9 +39,9 @@ pub(crate) fn crr(target: &str, count: u64) -> Result<bool> {
 }
 
 fn connect(target: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&target, Duration::from_secs(2))?;
+    let stream = TcpStream::connect_timeout(&target, TIME_OUT)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.set_read_timeout(Some(TIME_OUT))?;
     Ok(stream)
 }
 

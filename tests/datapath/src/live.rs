@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSock
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
 use std::time::Duration;
-use tests_harness::NetNs;
+use tests_harness::{NetNs, retry_on_intr};
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 6);
@@ -93,7 +93,7 @@ pub(crate) fn echo(mut stream: TcpStream, buffer: &mut [u8], stop: &AtomicBool) 
     stream.set_nonblocking(false).expect("blocking");
     stream.set_read_timeout(Some(LOOK)).expect("time-out");
     loop {
-        match stream.read(buffer) {
+        match retry_on_intr(|| stream.read(buffer)) {
             Ok(read @ 1..) => {
                 if stream.write_all(&buffer[..read]).is_err() {
                     return;
@@ -151,7 +151,7 @@ pub(crate) fn bulk(netns: &NetNs, to: (Ipv4Addr, u16), total: usize) {
         let mut at = 0;
         let mut buffer = vec![0; 65_536];
         loop {
-            let read = reader.read(&mut buffer).expect("read");
+            let read = retry_on_intr(|| reader.read(&mut buffer)).expect("read");
             if read == 0 {
                 break;
             }
@@ -172,7 +172,7 @@ pub(crate) fn datagrams(netns: &NetNs, to: (Ipv4Addr, u16), count: u32) {
         let sent = number.to_be_bytes().repeat(1 + number as usize % 300);
         socket.send(&sent).expect("send");
         let mut buffer = [0; 2048];
-        let len = socket.recv(&mut buffer).expect("answer");
+        let len = retry_on_intr(|| socket.recv(&mut buffer)).expect("answer");
         assert_eq!(buffer[..len], sent);
     }
 }
@@ -275,7 +275,7 @@ fn a_backend_that_goes_away() {
             node.put_service(VIP, 1, TCP, &[]);
             node.datapath.maps().delete_backend(3).expect("delete");
             stream.write_all(b"ping").expect("write");
-            let error = stream.read(&mut answer).expect_err("an end");
+            let error = retry_on_intr(|| stream.read(&mut answer)).expect_err("an end");
             assert_eq!(error.kind(), ErrorKind::ConnectionReset);
             let error = connect(netns, (VIP, PORT)).expect_err("a refusal");
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
@@ -290,7 +290,7 @@ fn a_backend_that_goes_away() {
             socket.set_read_timeout(Some(PATIENCE)).expect("time-out");
             socket.connect((VIP, PORT)).expect("connect");
             socket.send(b"query").expect("send");
-            let error = socket.recv(&mut [0; 8]).expect_err("a refusal");
+            let error = retry_on_intr(|| socket.recv(&mut [0; 8])).expect_err("a refusal");
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         }
     }

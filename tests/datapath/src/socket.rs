@@ -17,7 +17,7 @@ use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
 use std::time::Duration;
-use tests_harness::{NetNs, wait_until};
+use tests_harness::{NetNs, retry_on_intr, wait_until};
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 6);
@@ -180,7 +180,7 @@ fn a_backend_that_goes_away_ends_its_connections() {
                 .delete_backend(backend)
                 .expect("delete");
             stream.write_all(b"ping").expect("write");
-            let error = stream.read(&mut [0; 4]).expect_err("an end");
+            let error = retry_on_intr(|| stream.read(&mut [0; 4])).expect_err("an end");
             assert_eq!(error.kind(), ErrorKind::ConnectionReset);
             let refused = group.enter(client, || open((vip, PORT)).expect_err("a refusal"));
             assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);

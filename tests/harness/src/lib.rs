@@ -19,7 +19,7 @@ pub mod wait;
 pub use cluster::Cluster;
 pub use netns::NetNs;
 pub use process::{Output, Process};
-pub use wait::{wait_for, wait_until};
+pub use wait::{retry_on_intr, wait_for, wait_until};
 
 use std::path::PathBuf;
 

@@ -5,6 +5,7 @@
 //! Called by everything in this crate and by all tests above the unit tier.
 
 use nix::sys::signal::{SigSet, Signal};
+use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -84,6 +85,22 @@ pub fn poll_for<T>(
     }
 }
 
+/// Calls again while the call is interrupted: on a socket with a time-out each of `read`, `recv`,
+/// `recv_from` and `write` fails with EINTR when the process is stopped and continued, or its
+/// group frozen and thawed, without any signal handler (signal(7)). `read_exact`, `read_to_end`,
+/// `read_line` and `write_all` do the same by themselves.
+///
+/// # Errors
+/// What the call gives, except EINTR.
+pub fn retry_on_intr<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +117,20 @@ mod tests {
             }
         });
         assert_eq!(got, 3);
+    }
+
+    #[test]
+    fn only_an_interrupted_call_is_made_again() {
+        let mut results = vec![
+            Err(ErrorKind::WouldBlock.into()),
+            Ok(7),
+            Err(ErrorKind::Interrupted.into()),
+            Err(ErrorKind::Interrupted.into()),
+        ];
+        let mut call = || results.pop().expect("a call that was wanted");
+        assert_eq!(retry_on_intr(&mut call).expect("a value"), 7);
+        let error = retry_on_intr(&mut call).expect_err("a time-out");
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
     }
 
     #[test]

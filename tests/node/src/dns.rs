@@ -1,22 +1,24 @@
 //! Cluster DNS over a restart of the agent: what a service manager keeps of it.
 
 use std::net::SocketAddrV4;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
-use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage,
     bind, listen, recvmsg, setsockopt, socket, sockopt,
 };
 use proto::v1;
 use proto::v1::change::Change;
-use tests_harness::{NetNs, process, wait_until};
+use tests_harness::{NetNs, process, retry_on_intr, wait_until};
 
 use crate::node::Node;
 
 const ADDRESS: &str = "10.96.0.10";
+/// Longest wait for a message of the agent, in milliseconds.
+const PATIENCE_MS: u16 = 60_000;
 /// Longest wait of a client for a reply.
 const PATIENCE: &str = "+time=60";
 
@@ -60,6 +62,10 @@ fn queued(netns: &NetNs) -> u64 {
 
 /// Waits until the agent has asked for sockets to be kept; how many.
 fn kept(manager: &UnixDatagram) -> usize {
+    // A time-out of the socket would be EINTR whenever the process is stopped.
+    let mut readable = [PollFd::new(manager.as_fd(), PollFlags::POLLIN)];
+    let ready = retry_on_intr(|| Ok(poll(&mut readable, PollTimeout::from(PATIENCE_MS))?));
+    assert_eq!(ready.expect("poll"), 1, "the agent sends nothing");
     let mut bytes = [0; 1024];
     let mut iov = [std::io::IoSliceMut::new(&mut bytes)];
     let mut space = nix::cmsg_space!([RawFd; 16]);
@@ -87,8 +93,6 @@ fn kept(manager: &UnixDatagram) -> usize {
 fn what_is_asked_while_no_agent_runs_is_answered_by_the_next() {
     let mut node = Node::new();
     let manager = UnixDatagram::bind(node.folder.join("notify")).expect("a socket");
-    let patience = Some(Duration::from_secs(60));
-    manager.set_read_timeout(patience).expect("a time-out");
     node.start_kept(&[]);
     let revision = node.control.push(vec![Change::Config(v1::ClusterConfig {
         pod_cidrs: vec!["10.244.0.0/16".into()],

@@ -7,7 +7,7 @@ use std::time::Duration;
 use agent_sys::link::{
     Hop, Link, LinkError, Neighbour, Netlink, Observed, PodLink, Route, ServiceLink, set_sysctl,
 };
-use tests_harness::NetNs;
+use tests_harness::{NetNs, retry_on_intr};
 
 const NODE_IP: Ipv4Addr = Ipv4Addr::new(172, 31, 9, 11);
 
@@ -206,7 +206,7 @@ fn create_pod_link() {
     // A packet from pod to pod, over the node's routes, and one from the node.
     let receiver = second.enter(|| UdpSocket::bind("10.244.9.3:7000").unwrap());
     receiver
-        .set_read_timeout(Some(Duration::from_secs(10)))
+        .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
     let mut buffer = [0; 16];
     first.enter(|| {
@@ -215,7 +215,7 @@ fn create_pod_link() {
             .send_to(b"pod", "10.244.9.3:7000")
             .unwrap()
     });
-    let (length, from) = receiver.recv_from(&mut buffer).unwrap();
+    let (length, from) = retry_on_intr(|| receiver.recv_from(&mut buffer)).unwrap();
     assert_eq!(
         (&buffer[..length], from.ip()),
         (&b"pod"[..], IpAddr::V4(links[0].addresses[0]))
@@ -226,7 +226,7 @@ fn create_pod_link() {
             .send_to(b"node", "10.244.9.3:7000")
             .unwrap()
     });
-    let (length, from) = receiver.recv_from(&mut buffer).unwrap();
+    let (length, from) = retry_on_intr(|| receiver.recv_from(&mut buffer)).unwrap();
     assert_eq!(
         (&buffer[..length], from.ip()),
         (&b"node"[..], IpAddr::V4(NODE_IP))

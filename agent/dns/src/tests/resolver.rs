@@ -11,6 +11,7 @@ use hickory_proto::rr::{RData, RecordType};
 use tokio::runtime::Runtime;
 
 use super::*;
+use crate::receive::receive;
 use crate::server::{Server, Sockets};
 
 /// Milliseconds, as the tests have it.
@@ -155,7 +156,7 @@ impl Node {
             .unwrap();
         socket.send_to(bytes, self.address).unwrap();
         let mut buffer = [0; 4096];
-        let length = socket.recv(&mut buffer).unwrap();
+        let length = receive(&socket, &mut buffer).unwrap();
         Message::from_vec(&buffer[..length]).unwrap()
     }
 

@@ -10,6 +10,7 @@ use hickory_proto::rr::{Name, RecordType};
 use proto::v1;
 
 use super::*;
+use crate::receive::receive;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -67,7 +68,7 @@ fn what_was_asked_while_no_server_ran_is_answered_by_the_next() {
     let _server = Server::start(&resolver(), sockets, runtime.handle()).unwrap();
     let mut buffer = [0; 512];
     for client in &clients {
-        let length = client.recv(&mut buffer).unwrap();
+        let length = receive(client, &mut buffer).unwrap();
         let reply = Message::from_vec(&buffer[..length]).unwrap();
         assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
         assert_eq!(reply.answers.len(), 1);
