@@ -56,7 +56,9 @@ impl Serve {
         while !stop.load(Ordering::Relaxed) {
             match self.socket.recv_from(&mut buffer) {
                 Ok((length, client)) => self.one(buffer.get(..length).unwrap_or_default(), client),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                // EINTR: a socket with a time-out gives it when the process was stopped.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(error) => {
                     tracing::debug!(%error, "DNS socket");
                     std::thread::sleep(PAUSE);
