@@ -40,7 +40,7 @@ pub struct Ran {
 /// Runs a program on a packet `repeat` times, as if it had come in on `ifindex` (which must be
 /// an interface of the calling thread's namespace; 0 or 1: loopback).
 ///
-/// The packet is not put back between repeats.
+/// The packet is not put back between repeats. Interrupted by a signal, it begins again.
 pub(crate) fn test_run(
     program: BorrowedFd<'_>,
     packet: &[u8],
@@ -68,7 +68,12 @@ pub(crate) fn test_run(
         ctx_in: address(&context),
         ctx_out: address_mut(&mut context_out),
     };
-    bpf(PROG_TEST_RUN, &mut attr)?;
+    // Between two repeats the kernel looks for a pending signal, and gives up with EINTR.
+    while let Err(error) = bpf(PROG_TEST_RUN, &mut attr) {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
     out.truncate(attr.data_size_out as usize);
     Ok(Ran {
         verdict: attr.retval as i32,
