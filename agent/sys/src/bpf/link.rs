@@ -89,13 +89,6 @@ fn live(path: &Path, ifindex: u32) -> io::Result<Option<(OwnedFd, u32)>> {
         .map(|place| (link, place.program_id)))
 }
 
-fn remove_pin(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
 pub(super) fn attach(
     folder: &Path,
     programs: &BTreeMap<&'static str, OwnedFd>,
@@ -117,7 +110,7 @@ pub(super) fn attach(
         Side::Egress => syscall::TCX_EGRESS,
     };
     // A pin of that name whose interface is gone.
-    remove_pin(&path).map_err(error("unpin", ifindex, hook))?;
+    syscall::unpin(&path).map_err(error("unpin", ifindex, hook))?;
     let link = syscall::link_create(syscall::fd(program), ifindex, attach_type)
         .map_err(error("attach", ifindex, hook))?;
     syscall::pin(syscall::fd(&link), &path).map_err(error("pin the link of", ifindex, hook))
@@ -130,7 +123,7 @@ pub(super) fn is_attached(folder: &Path, ifindex: u32, hook: Hook) -> Result<boo
 }
 
 pub(super) fn detach(folder: &Path, ifindex: u32, hook: Hook) -> Result<(), BpfError> {
-    remove_pin(&path_of(folder, ifindex, hook)).map_err(error("unpin", ifindex, hook))
+    syscall::unpin(&path_of(folder, ifindex, hook)).map_err(error("unpin", ifindex, hook))
 }
 
 /// Names of the pinned links.
@@ -181,7 +174,7 @@ pub(super) fn swap_all(
                 syscall::link_update(syscall::fd(&link), syscall::fd(program))
                     .map_err(error("swap", ifindex, hook))?;
             }
-            None => remove_pin(&path).map_err(error("unpin", ifindex, hook))?,
+            None => syscall::unpin(&path).map_err(error("unpin", ifindex, hook))?,
         }
     }
     Ok(())

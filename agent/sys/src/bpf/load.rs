@@ -3,6 +3,7 @@
 //! Maps that are pinned are compared with the ABI's table before anything is made. Called by
 //! `Datapath::open`.
 
+use super::syscall::{self, verified};
 use super::{BpfError, Config, NodeFacts, socket};
 use crate::maps::{Raw, check_pins, check_version};
 use aya::programs::{CgroupSockAddr, Program as AyaProgram, ProgramError, SchedClassifier};
@@ -14,11 +15,8 @@ use ebpf_common::net::{Addr, Be32};
 use ebpf_common::{ABI_VERSION, abi::MapType as _, program};
 use nix::time::{ClockId, clock_getres};
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-
-/// Most calls for one program; each of them tries twice.
-const LOAD_ATTEMPTS: u32 = 32;
 
 /// A program of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -174,10 +172,10 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
             .program_mut(name)
             .ok_or(BpfError::NoProgram { name })?;
         if let Ok(classifier) = <&mut SchedClassifier>::try_from(&mut *found) {
-            verify(|| classifier.load()).map_err(failed)?;
+            verified(|| classifier.load(), is_interrupted).map_err(failed)?;
         } else {
             let on_sockets: &mut CgroupSockAddr = found.try_into().map_err(failed)?;
-            verify(|| on_sockets.load()).map_err(failed)?;
+            verified(|| on_sockets.load(), is_interrupted).map_err(failed)?;
         }
         let found: &AyaProgram = object.program(name).ok_or(BpfError::NoProgram { name })?;
         let info = found.info().map_err(failed)?;
@@ -193,19 +191,9 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
     Ok(loaded)
 }
 
-/// Loads one program. The verifier gives up with EAGAIN as soon as a signal is pending for the
-/// thread (Linux 5.0), which is no reason not to start: a child that ends raises SIGCHLD. libbpf
-/// tries again as well. Bounded, so that a signal that never ends is an error, not a hang.
-fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
-    let mut left = LOAD_ATTEMPTS;
-    loop {
-        left -= 1;
-        match load() {
-            Err(ProgramError::LoadError { io_error, .. })
-                if left > 0 && io_error.kind() == ErrorKind::WouldBlock => {}
-            result => return result,
-        }
-    }
+/// aya has tried twice by then.
+fn is_interrupted(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::LoadError { io_error, .. } if syscall::is_interrupted(io_error))
 }
 
 /// The object carries its own version in the constant that we are about to replace.

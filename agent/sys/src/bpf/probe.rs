@@ -2,15 +2,12 @@
 //!
 //! Called by `Datapath::open`; the agent prints what is missing and stops.
 
-use super::syscall::{self, address, bpf, owned};
+use super::syscall::{self, address, bpf, is_interrupted, owned, verified};
 use ebpf_common::maps::Kind;
 use std::io;
 use std::os::fd::OwnedFd;
 
 const PROG_LOAD: i64 = 5;
-
-/// Most calls to load the program of `load_nothing`.
-const ATTEMPTS: u32 = 32;
 
 /// Something that is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,14 +71,7 @@ fn load_nothing(prog_type: u32, attach_type: u32) -> io::Result<OwnedFd> {
         prog_ifindex: 0,
         expected_attach_type: attach_type,
     };
-    // Interrupted by a signal, the verifier says EAGAIN.
-    for _ in 1..ATTEMPTS {
-        match bpf(PROG_LOAD, &mut attr) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return owned(result?),
-        }
-    }
-    owned(bpf(PROG_LOAD, &mut attr)?)
+    owned(verified(|| bpf(PROG_LOAD, &mut attr), is_interrupted)?)
 }
 
 /// A link to an interface that cannot exist: a kernel with tcx looks for the interface, one

@@ -88,14 +88,7 @@ fn remove(path: &Path) -> io::Result<()> {
         };
         syscall::bpf(LINK_DETACH, &mut attr)?;
     }
-    remove_pin(path)
-}
-
-fn remove_pin(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    syscall::unpin(path)
 }
 
 /// Attaches all of them to the group with this folder; what is attached to another one is moved.
@@ -159,7 +152,7 @@ pub(super) fn swap_all(
                 syscall::link_update(syscall::fd(&link), syscall::fd(program))
                     .map_err(error("swap", name))?;
             }
-            None => remove_pin(&path).map_err(error("unpin", name))?,
+            None => syscall::unpin(&path).map_err(error("unpin", name))?,
         }
     }
     Ok(())

@@ -51,6 +51,32 @@ pub(super) fn bpf<T>(command: i64, attr: &mut T) -> io::Result<i64> {
     }
 }
 
+/// Most calls of [`verified`].
+const LOAD_ATTEMPTS: u32 = 32;
+
+/// Loads a program by `load`. The verifier gives up with EAGAIN as soon as a signal is pending for
+/// the thread (Linux 5.0), which is no reason not to load: a child that ends raises SIGCHLD, and
+/// being stopped and continued is a signal as well. libbpf tries again, too. Bounded, so that a
+/// signal that never ends is an error, not a hang.
+pub(super) fn verified<T, E>(
+    mut load: impl FnMut() -> Result<T, E>,
+    is_interrupted: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let mut left = LOAD_ATTEMPTS;
+    loop {
+        left -= 1;
+        match load() {
+            Err(error) if left > 0 && is_interrupted(&error) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Whether the verifier gave up because of a signal.
+pub(super) fn is_interrupted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
 pub(super) fn owned(result: i64) -> io::Result<OwnedFd> {
     let fd = i32::try_from(result).map_err(io::Error::other)?;
     // SAFETY: the command that returned `fd` made it for us, and nothing else has it.
@@ -335,6 +361,14 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
         file_flags: 0,
     };
     bpf(OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Removes a pin; none is no error.
+pub(super) fn unpin(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 #[repr(C)]
