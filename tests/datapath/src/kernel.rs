@@ -7,6 +7,7 @@ use agent_sys::bpf::{BpfError, Config, Datapath, FlowEntries, NodeFacts, probe};
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::Signal;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::time::Duration;
 use tests_harness::{NetNs, binary};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,6 +26,19 @@ fn known() -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
+fn config(folder: &Path) -> Config {
+    Config {
+        object: binary("hydrofoil.bpf.o"),
+        folder: folder.to_owned(),
+        flow_entries: FlowEntries::Exactly(1024),
+        node: NodeFacts {
+            address: Ipv4Addr::new(172, 31, 0, 11),
+            service_device: None,
+            flow_events: false,
+        },
+    }
+}
+
 #[test]
 fn what_the_kernel_lacks_is_named() {
     let lacks: Vec<String> = probe()
@@ -36,16 +50,7 @@ fn what_the_kernel_lacks_is_named() {
         return;
     }
     let folder = Folder::new();
-    let config = Config {
-        object: binary("hydrofoil.bpf.o"),
-        folder: folder.path().to_owned(),
-        flow_entries: FlowEntries::Exactly(1024),
-        node: NodeFacts {
-            address: Ipv4Addr::new(172, 31, 0, 11),
-            service_device: None,
-            flow_events: false,
-        },
-    };
+    let config = config(folder.path());
     match Datapath::open(&config) {
         Err(error @ BpfError::Kernel(_)) => {
             let said = error.to_string();
@@ -68,16 +73,7 @@ fn a_signal_does_not_end_the_load() {
     let _handled = signal(SignalKind::user_defined1()).expect("handler");
     let netns = NetNs::create("signal");
     let folder = Folder::new();
-    let config = Config {
-        object: binary("hydrofoil.bpf.o"),
-        folder: folder.path().to_owned(),
-        flow_entries: FlowEntries::Exactly(1024),
-        node: NodeFacts {
-            address: Ipv4Addr::new(172, 31, 0, 11),
-            service_device: None,
-            flow_events: false,
-        },
-    };
+    let config = config(folder.path());
     netns.enter(|| {
         let loading = pthread_self();
         std::thread::scope(|scope| {

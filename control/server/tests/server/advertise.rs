@@ -4,9 +4,11 @@ use serde_json::{Value, json};
 
 use crate::harness::*;
 
-/// Address of the service, its target port, the endpoint that is there; an error while the
-/// service has a selector, which is never its own.
-async fn shown(server: &mut Server) -> Result<(Value, Value, Value), String> {
+/// Address of the service, its target port, the endpoint that is there.
+type Shown = (Value, Value, Value);
+
+/// An error while the service has a selector, which is never its own.
+async fn shown(server: &mut Server) -> Result<Shown, String> {
     let service = server.get("service", "kubernetes").await;
     let service = service.map_err(|error| error.to_string())?;
     if let Some(selector) = service["spec"].get("selector") {
@@ -48,16 +50,16 @@ async fn the_control_plane_is_a_service() {
     assert_eq!(shown(&mut server).await, Ok(moved));
 }
 
-async fn again(server: &mut Server, expected: &(Value, Value, Value)) {
-    let end = tokio::time::Instant::now() + PATIENCE;
-    loop {
+async fn again(server: &mut Server, expected: &Shown) {
+    eventually("the service is there again", async || {
         let seen = shown(server).await;
         if seen.as_ref() == Ok(expected) {
-            return;
+            Ok(())
+        } else {
+            Err(format!("{seen:?}"))
         }
-        assert!(tokio::time::Instant::now() < end, "{seen:?}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    })
+    .await;
 }
 
 /// A user's service at the address is no reason not to serve; the service comes when the
