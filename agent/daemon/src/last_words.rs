@@ -54,14 +54,19 @@ fn end_of(path: &Path, most: u64) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The last words, empty if there are none.
-pub(crate) fn read(sys: &Sys, instance: &Instance) -> String {
-    let own = end_of(&path(sys, instance), MOST).unwrap_or_default();
-    if !own.is_empty() {
+/// The last words, empty if there are none. The log's end only of a container that
+/// `failed`, as in Kubernetes.
+pub(crate) fn read(sys: &Sys, instance: &Instance, failed: bool) -> String {
+    words(&path(sys, instance), &fallback(sys, instance), failed)
+}
+
+fn words(own: &Path, fallback: &Path, failed: bool) -> String {
+    let own = end_of(own, MOST).unwrap_or_default();
+    if !own.is_empty() || !failed {
         return own;
     }
     // The link, and not the log itself, says that there is something to fall back to.
-    match fs::read_link(fallback(sys, instance)) {
+    match fs::read_link(fallback) {
         Ok(log) => end_of_log(&log).unwrap_or_default(),
         Err(_no_link) => String::new(),
     }
@@ -84,6 +89,23 @@ fn end_of_log(path: &Path) -> std::io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_is_fallen_back_to_on_errors_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let (own, link) = (at("termination-log"), at("fallback-log"));
+        fs::write(at("0.log"), "2026-01-01T00:00:00.0Z stdout F hi\n").unwrap();
+        fs::write(&own, "").unwrap();
+        assert_eq!(words(&own, &link, true), "", "no policy, no link");
+        std::os::unix::fs::symlink(at("0.log"), &link).unwrap();
+        assert_eq!(words(&own, &link, true), "hi");
+        assert_eq!(words(&own, &link, false), "");
+        fs::write(&own, "own").unwrap();
+        for failed in [true, false] {
+            assert_eq!(words(&own, &link, failed), "own");
+        }
+    }
 
     #[test]
     fn the_end_of_a_log_that_was_rotated() {

@@ -142,9 +142,9 @@ fn instance(container: &v1::ShimContainer) -> Option<Instance> {
 async fn ended(sys: &Arc<Sys>, container: &v1::ShimContainer) -> Option<(Instance, Exit)> {
     let instance = instance(container)?;
     let mut exit = exit(container, instance.attempt);
-    let of = instance.clone();
+    let (of, failed) = (instance.clone(), exit.code != 0);
     exit.message = sys
-        .blocking(move |sys| Ok(last_words::read(sys, &of)))
+        .blocking(move |sys| Ok(last_words::read(sys, &of, failed)))
         .await
         .unwrap_or_default();
     Some((instance, exit))
