@@ -50,7 +50,7 @@ impl Request {
 pub(crate) fn probe(sys: &Arc<Sys>, instance: &Instance, kind: Kind, request: Request) {
     let (sys, instance) = (sys.clone(), instance.clone());
     tokio::spawn(async move {
-        let outcome = match within(&sys, &instance, request).await {
+        let outcome = match within(&sys, &instance, request, Purpose::Probe).await {
             Err(Failure::Unanswered) => Outcome::Unanswered {
                 instance,
                 call: Call::Probe(kind),
@@ -74,7 +74,7 @@ pub(crate) fn probe(sys: &Arc<Sys>, instance: &Instance, kind: Kind, request: Re
 pub(crate) fn hook(sys: &Arc<Sys>, instance: &Instance, kind: HookKind, request: Request) {
     let (sys, instance) = (sys.clone(), instance.clone());
     tokio::spawn(async move {
-        let outcome = match within(&sys, &instance, request).await {
+        let outcome = match within(&sys, &instance, request, Purpose::Hook).await {
             Err(Failure::Unanswered) => Outcome::Unanswered {
                 instance,
                 call: Call::Hook(kind),
@@ -94,6 +94,15 @@ pub(crate) fn hook(sys: &Arc<Sys>, instance: &Instance, kind: HookKind, request:
     });
 }
 
+/// What a request is for: how its HTTP status is judged.
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    /// Only a status from 200 to 399 is success.
+    Probe,
+    /// Any answer is success, as in kubelet: the container has been told.
+    Hook,
+}
+
 /// Why a request did not succeed.
 #[derive(Debug)]
 enum Failure {
@@ -109,10 +118,15 @@ impl From<String> for Failure {
     }
 }
 
-async fn within(sys: &Sys, instance: &Instance, request: Request) -> Result<(), Failure> {
+async fn within(
+    sys: &Sys,
+    instance: &Instance,
+    request: Request,
+    purpose: Purpose,
+) -> Result<(), Failure> {
     let timeout = request.timeout;
     let asks_shim = matches!(request.handler, Some(Handler::Exec(_)));
-    match tokio::time::timeout(timeout, run(sys, instance, request)).await {
+    match tokio::time::timeout(timeout, run(sys, instance, request, purpose)).await {
         Ok(result) => result,
         // Slow, or is it the shim that does not run?
         Err(_elapsed) if asks_shim && !answers(sys, instance).await => Err(Failure::Unanswered),
@@ -128,7 +142,12 @@ async fn answers(sys: &Sys, instance: &Instance) -> bool {
     }
 }
 
-async fn run(sys: &Sys, instance: &Instance, request: Request) -> Result<(), Failure> {
+async fn run(
+    sys: &Sys,
+    instance: &Instance,
+    request: Request,
+    purpose: Purpose,
+) -> Result<(), Failure> {
     let host = |named: &str| {
         if named.is_empty() {
             request.address.to_string()
@@ -143,7 +162,7 @@ async fn run(sys: &Sys, instance: &Instance, request: Request) -> Result<(), Fai
             drop(dial(&host(&tcp.host), tcp.port).await?);
             Ok(())
         }
-        Some(Handler::HttpGet(get)) => Ok(http(&host(&get.host), get).await?),
+        Some(Handler::HttpGet(get)) => Ok(http(&host(&get.host), get, purpose).await?),
         Some(Handler::Grpc(probe)) => Ok(grpc(request.address, probe).await?),
         Some(Handler::Sleep(sleep)) => {
             let seconds = u64::try_from(sleep.seconds).unwrap_or(0);
@@ -188,7 +207,7 @@ async fn dial(host: &str, port: u32) -> Result<TcpStream, String> {
         .map_err(|e| format!("dial tcp {host}:{port}: {e}"))
 }
 
-async fn http(host: &str, get: &v1::handler::HttpGet) -> Result<(), String> {
+async fn http(host: &str, get: &v1::handler::HttpGet, purpose: Purpose) -> Result<(), String> {
     let stream = dial(host, get.port).await?;
     let request = request(host, get);
     let status = if get.scheme.eq_ignore_ascii_case("HTTPS") {
@@ -204,11 +223,11 @@ async fn http(host: &str, get: &v1::handler::HttpGet) -> Result<(), String> {
     } else {
         exchange(stream, &request).await?
     };
-    // As kubelet: anything from 200 to 399 is alive.
-    if (200..400).contains(&status) {
-        return Ok(());
+    match purpose {
+        Purpose::Hook => Ok(()),
+        Purpose::Probe if (200..400).contains(&status) => Ok(()),
+        Purpose::Probe => Err(format!("HTTP probe failed with statuscode: {status}")),
     }
-    Err(format!("HTTP probe failed with statuscode: {status}"))
 }
 
 fn request(host: &str, get: &v1::handler::HttpGet) -> String {
@@ -348,7 +367,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = u32::from(listener.local_addr().unwrap().port());
         let server = tokio::spawn(async move {
-            for status in ["204 No Content", "500 Oh"] {
+            for status in ["204 No Content", "500 Oh", "500 Oh"] {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut seen = [0; 512];
                 assert!(stream.read(&mut seen).await.unwrap() > 0);
@@ -361,8 +380,10 @@ mod tests {
             path: "/".into(),
             ..Default::default()
         };
-        assert_eq!(http("127.0.0.1", &get).await, Ok(()));
-        assert!(http("127.0.0.1", &get).await.unwrap_err().contains("500"));
+        let ask = |purpose| http("127.0.0.1", &get, purpose);
+        assert_eq!(ask(Purpose::Probe).await, Ok(()));
+        assert!(ask(Purpose::Probe).await.unwrap_err().contains("500"));
+        assert_eq!(ask(Purpose::Hook).await, Ok(()));
         server.await.unwrap();
         assert!(
             dial("127.0.0.1", port)
@@ -370,5 +391,6 @@ mod tests {
                 .unwrap_err()
                 .contains("refused")
         );
+        assert!(ask(Purpose::Hook).await.unwrap_err().contains("refused"));
     }
 }
