@@ -69,7 +69,8 @@ counters! {
     upstream_errors,
     /// Questions that no upstream server answered.
     upstream_failures,
-    /// Questions that were not sent upstream because too many were waiting.
+    /// Questions that were not sent upstream because too many were waiting, of
+    /// all clients or of the one that asked.
     overloaded,
 }
 

@@ -12,6 +12,7 @@ pub mod cache;
 pub mod counters;
 pub mod lookup;
 pub mod message;
+mod places;
 pub mod resolv;
 pub mod resolver;
 pub mod server;

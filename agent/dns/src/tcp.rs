@@ -1,10 +1,9 @@
 //! TCP (RFC 7766): queries of one connection are answered in their order. Connections are
 //! bounded, in all and for each client, and closed when they are idle.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,21 +14,20 @@ use tokio::time::timeout;
 
 use crate::counters::Counters;
 use crate::message::Transport;
+use crate::places::{Limits, Places};
 use crate::resolver::{Handled, Resolver};
 
 /// Connections at a time.
-const CONNECTIONS: usize = 256;
-/// Connections of one address at a time.
-const OF_CLIENT: usize = 32;
+const CONNECTIONS: Limits = Limits {
+    all: 256,
+    of_client: 32,
+};
 /// For the next query of a connection, all of it, and for taking a reply.
 const IDLE: Duration = Duration::from_secs(10);
 /// Longest query; a connection with a longer one is closed.
 const QUERY_MOST: usize = 4096;
 /// Before another try when no connection can be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Open connections, by client.
-type Open = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
 /// Begins to accept connections.
 pub(crate) fn start(
@@ -43,7 +41,7 @@ pub(crate) fn start(
 }
 
 async fn accept(resolver: Arc<Resolver>, listener: tokio::net::TcpListener) {
-    let open = Open::default();
+    let open = Places::new(CONNECTIONS);
     loop {
         let (stream, client) = match listener.accept().await {
             Ok((stream, address)) => (stream, address.ip()),
@@ -54,7 +52,7 @@ async fn accept(resolver: Arc<Resolver>, listener: tokio::net::TcpListener) {
             }
         };
         let serves = resolver.names(|zone| zone.serves(client));
-        let Some(place) = Place::take(&open, client).filter(|_| serves) else {
+        let Some(place) = open.take(client).filter(|_| serves) else {
             Counters::add(&resolver.counters.dropped);
             continue;
         };
@@ -65,38 +63,6 @@ async fn accept(resolver: Arc<Resolver>, listener: tokio::net::TcpListener) {
             }
             drop(place);
         });
-    }
-}
-
-/// A place among the open connections, until it is dropped.
-struct Place {
-    open: Open,
-    client: IpAddr,
-}
-
-impl Place {
-    fn take(open: &Open, client: IpAddr) -> Option<Place> {
-        let mut counts = open.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = counts.values().sum();
-        let own = counts.get(&client).copied().unwrap_or(0);
-        if all >= CONNECTIONS || own >= OF_CLIENT {
-            return None;
-        }
-        counts.insert(client, own + 1);
-        let open = open.clone();
-        Some(Place { open, client })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.client);
-            }
-        }
     }
 }
 

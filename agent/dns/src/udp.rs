@@ -8,16 +8,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 
 use crate::counters::Counters;
 use crate::lookup::Answer;
 use crate::message::{Request, Transport};
+use crate::places::{Limits, Places};
 use crate::resolver::{Handled, Resolver};
 use hickory_proto::op::ResponseCode;
 
 /// Questions of one socket that wait for other servers.
-const WAITING: usize = 1024;
+const WAITING: Limits = Limits {
+    all: 1024,
+    of_client: 128,
+};
 /// Longest query that is read; a longer one is cut, and then no query.
 const QUERY_MOST: usize = 4096;
 /// A loop that is to end sees it after so long.
@@ -37,7 +40,7 @@ pub(crate) fn start(
         resolver,
         socket: Arc::new(socket),
         runtime,
-        waiting: Arc::new(Semaphore::new(WAITING)),
+        waiting: Places::new(WAITING),
     };
     let thread = std::thread::Builder::new().name("dns".to_owned());
     thread.spawn(move || serve.run(&stop)).map(drop)
@@ -47,7 +50,7 @@ struct Serve {
     resolver: Arc<Resolver>,
     socket: Arc<UdpSocket>,
     runtime: Handle,
-    waiting: Arc<Semaphore>,
+    waiting: Places,
 }
 
 impl Serve {
@@ -76,7 +79,7 @@ impl Serve {
     }
 
     fn later(&self, request: Box<Request>, client: SocketAddr) {
-        let Ok(place) = self.waiting.clone().try_acquire_owned() else {
+        let Some(place) = self.waiting.take(client.ip()) else {
             Counters::add(&self.resolver.counters.overloaded);
             let failed = Answer::empty(ResponseCode::ServFail);
             let bytes = self.resolver.reply(&request, (&failed, 0), Transport::Udp);

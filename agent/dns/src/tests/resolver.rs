@@ -319,3 +319,48 @@ fn counters_are_told_to_the_node_alone() {
     let reply = Message::from_vec(&reply).unwrap();
     assert_eq!(reply.metadata.response_code, ResponseCode::Refused);
 }
+
+#[test]
+fn one_clients_questions_leave_places_for_those_of_others() {
+    let node = node();
+    let flood = UdpSocket::bind("127.0.0.1:0").unwrap();
+    flood.connect(node.address).unwrap();
+    // All by one socket of the server, and more than it keeps waiting.
+    for number in 0..3000 {
+        let asked = format!("mute{number}.example.");
+        flood.send(&query(&asked, RecordType::A)).unwrap();
+    }
+    // Enough ports of another client to come to each socket of the server.
+    for number in 0..20 {
+        let other = UdpSocket::bind("127.0.0.9:0").unwrap();
+        let asked = format!("www{number}.example.");
+        let reply = patiently(&other, node.address, &query(&asked, RecordType::A));
+        assert_eq!(
+            reply.metadata.response_code,
+            ResponseCode::NoError,
+            "{asked}"
+        );
+    }
+    assert_ne!(node.counter("overloaded"), 0);
+}
+
+/// Asks again where a datagram was lost.
+fn patiently(socket: &UdpSocket, server: SocketAddr, bytes: &[u8]) -> Message {
+    let mut buffer = [0; 4096];
+    let wait = Duration::from_millis(500);
+    socket.set_read_timeout(Some(wait)).unwrap();
+    for _ in 0..120 {
+        socket.send_to(bytes, server).unwrap();
+        match socket.recv(&mut buffer) {
+            Ok(length) => return Message::from_vec(&buffer[..length]).unwrap(),
+            Err(error) => assert!(
+                matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted
+                ),
+                "{error}"
+            ),
+        }
+    }
+    panic!("no answer");
+}
