@@ -291,7 +291,8 @@ impl Layer {
         name: &OsStr,
         parent: BorrowedFd<'_>,
     ) -> Result<(), UnpackError> {
-        let target = inside(&entry.link)?;
+        // Some builders write the target with its slash: it is the image's root.
+        let target = below(&entry.link)?;
         if self.devices.contains(&target) {
             return self.leave_out(path, name, parent);
         }
@@ -466,6 +467,17 @@ fn make_whiteout(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
 
 /// A path of an archive, relative to the layer's root.
 fn inside(bytes: &[u8]) -> Result<PathBuf, UnpackError> {
+    let path = below(bytes)?;
+    // "/" alone is the root, and harmless.
+    if bytes.starts_with(b"/") && path.file_name().is_some() {
+        let entry = String::from_utf8_lossy(bytes).into_owned();
+        return Err(UnpackError::Absolute { entry });
+    }
+    Ok(path)
+}
+
+/// A path of an archive, relative to the layer's root also where it is absolute.
+fn below(bytes: &[u8]) -> Result<PathBuf, UnpackError> {
     let entry = || String::from_utf8_lossy(bytes).into_owned();
     let mut path = PathBuf::new();
     for part in bytes.split(|byte| *byte == b'/') {
@@ -474,10 +486,6 @@ fn inside(bytes: &[u8]) -> Result<PathBuf, UnpackError> {
             b".." => return Err(UnpackError::Escapes { entry: entry() }),
             name => path.push(OsStr::from_bytes(name)),
         }
-    }
-    // "/" alone is the root, and harmless.
-    if bytes.starts_with(b"/") && path.file_name().is_some() {
-        return Err(UnpackError::Absolute { entry: entry() });
     }
     Ok(path)
 }
