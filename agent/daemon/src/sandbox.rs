@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_plan::create;
 use agent_plan::link::{Cidr, Hop, PodLink, Route, SERVICE_LINK};
 use agent_plan::outcome::{Outcome, Part};
 use agent_plan::volume;
@@ -185,7 +186,8 @@ fn make_own(sys: &Sys, spec: &v1::PodSpec) -> Result<(), String> {
             volumes::make(&folder, &volume, group).map_err(|e| e.to_string())?;
         }
     }
-    volumes::etc::write(&folder, spec, &sys.resolv_conf)
+    let hostname = create::hostname(spec, &sys.settings);
+    volumes::etc::write(&folder, spec, &hostname, &sys.resolv_conf)
         .map(drop)
         .map_err(|e| e.to_string())
 }

@@ -11,6 +11,9 @@ use proto::v1;
 /// No name that a manifest can have: those are DNS labels.
 pub const SHM: &str = "_shm";
 
+/// Where it is mounted, and where the node has its own.
+const SHM_PATH: &str = "/dev/shm";
+
 /// Size of /dev/shm, bytes, as container runtimes have it.
 const SHM_BYTES: u64 = 64 << 20;
 
@@ -146,15 +149,20 @@ pub fn mounts(pod: &v1::PodSpec, container: &v1::ContainerSpec) -> Vec<Mount> {
             mounts.push(bind(Source::File(file), destination, access));
         }
     }
-    if !pod.host_ipc && !taken(&mounts, "/dev/shm") {
-        mounts.push(bind(
+    if !taken(&mounts, SHM_PATH) {
+        let sub_path = String::new();
+        let source = if pod.host_ipc {
+            Source::Host {
+                path: SHM_PATH.into(),
+                sub_path,
+            }
+        } else {
             Source::Volume {
                 volume: SHM.into(),
-                sub_path: String::new(),
-            },
-            "/dev/shm",
-            "rw",
-        ));
+                sub_path,
+            }
+        };
+        mounts.push(bind(source, SHM_PATH, "rw"));
     }
     let last_words = termination_path(container);
     if !taken(&mounts, last_words) {
@@ -251,6 +259,31 @@ mod tests {
             let found = mounts.iter().find(|m| m.destination == path).unwrap();
             assert_eq!(found.options.join(" "), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn a_pod_in_the_hosts_ipc_namespace_has_its_shared_memory() {
+        let container = v1::ContainerSpec::default();
+        let shared = |host_ipc| {
+            let pod = v1::PodSpec {
+                host_ipc,
+                ..Default::default()
+            };
+            let mut mounts = mounts(&pod, &container).into_iter();
+            mounts.find(|m| m.destination == "/dev/shm")
+        };
+        let own = shared(false).map(|m| m.source);
+        let volume = Source::Volume {
+            volume: SHM.into(),
+            sub_path: String::new(),
+        };
+        assert_eq!(own, Some(volume));
+        let of_host = shared(true).map(|m| m.source);
+        let host = Source::Host {
+            path: "/dev/shm".into(),
+            sub_path: String::new(),
+        };
+        assert_eq!(of_host, Some(host));
     }
 
     #[test]

@@ -21,13 +21,15 @@ pub struct EtcFiles {
 }
 
 /// Writes the three files into `pod_dir/etc`. They are written in place:
-/// running containers have them bound. `node_resolv_conf` is the node's resolv.conf.
+/// running containers have them bound. `node_resolv_conf` is the node's resolv.conf;
+/// `hostname` is what the pod's host is called, with hostNetwork the node's name.
 ///
 /// # Errors
 /// [`VolumeError::Io`].
 pub fn write(
     pod_dir: &Path,
     pod: &v1::PodSpec,
+    hostname: &str,
     node_resolv_conf: &Path,
 ) -> Result<EtcFiles, VolumeError> {
     let files = paths(pod_dir);
@@ -46,7 +48,7 @@ pub fn write(
     let resolv_conf = resolv_conf(&dns, &node_file(node_resolv_conf));
     for (path, text) in [
         (&files.hosts, hosts),
-        (&files.hostname, format!("{}\n", pod.hostname)),
+        (&files.hostname, format!("{hostname}\n")),
         (&files.resolv_conf, resolv_conf),
     ] {
         update(&dir, path, &text).map_err(VolumeError::io("write", path))?;
@@ -237,7 +239,7 @@ mod tests {
             }),
             ..v1::PodSpec::default()
         };
-        let files = write(dir.path(), &pod, Path::new("/nowhere")).unwrap();
+        let files = write(dir.path(), &pod, "web-0", Path::new("/nowhere")).unwrap();
         let hosts = fs::read_to_string(&files.hosts).unwrap();
         for line in [
             "127.0.0.1\tlocalhost",
