@@ -25,34 +25,39 @@ pub(crate) struct Options {
     json: Option<PathBuf>,
 }
 
-/// One program each.
+/// What can be named.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// ns per packet, by test_run
-    Pkt,
+    /// The data plane: ns per packet, round trips and streams beside bare veth and kube-proxy's rules
+    Datapath,
     /// Create, start, exit, delete of a container
     Container,
-    /// Cluster DNS, round trips between pods, applied to Ready, resident memory
+    /// Cluster DNS, round trips, applied to Ready, resident memory, applying among many services
     Cluster,
-    /// Of those, cluster DNS alone
+    /// ns per packet by test_run alone
+    Pkt,
+    /// Of the cluster, cluster DNS alone
     Dns,
+    /// Of the cluster, applying among many services alone
+    Apply,
 }
 
-impl What {
-    /// Its binary, one of a crate of tests.
-    fn program(self) -> &'static str {
-        match self {
-            Self::Pkt => "bench-pkt",
-            Self::Container => "bench-container",
-            Self::Cluster | Self::Dns => "bench-cluster",
-        }
-    }
+/// A measuring program, a binary of one of the test crates, and its arguments.
+type Program = (&'static str, &'static [&'static str]);
 
-    /// Its arguments.
-    fn arguments(self) -> &'static [&'static str] {
+/// Without a name.
+const ALL: [What; 3] = [What::Pkt, What::Container, What::Cluster];
+
+impl What {
+    /// The programs that measure it.
+    fn programs(self) -> &'static [Program] {
         match self {
-            Self::Pkt | Self::Container | Self::Cluster => &[],
-            Self::Dns => &["dns"],
+            Self::Datapath => &[("bench-pkt", &[]), ("bench-cluster", &["trip"])],
+            Self::Container => &[("bench-container", &[])],
+            Self::Cluster => &[("bench-cluster", &[])],
+            Self::Pkt => &[("bench-pkt", &[])],
+            Self::Dns => &[("bench-cluster", &["dns"])],
+            Self::Apply => &[("bench-cluster", &["apply"])],
         }
     }
 }
@@ -76,17 +81,18 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
     };
     let mut rows = Vec::new();
     let mut failed = Vec::new();
-    for &what in What::value_variants() {
-        // `cluster` measures it as well.
-        let wanted = match options.what.as_slice() {
-            [] => what != What::Dns,
-            named => named.contains(&what),
-        };
-        if !wanted {
-            continue;
+    let named = match options.what.as_slice() {
+        [] => &ALL[..],
+        named => named,
+    };
+    let mut programs: Vec<Program> = Vec::new();
+    for program in named.iter().flat_map(|what| what.programs()) {
+        if !programs.contains(program) {
+            programs.push(*program);
         }
-        let binary = what.program();
-        let measured = measure(root, &bin, what, |line, row| {
+    }
+    for (binary, arguments) in programs {
+        let measured = measure(root, &bin, (binary, arguments), |line, row| {
             if let Some(file) = &mut file {
                 writeln!(file, "{line}").context("write JSON lines")?;
             }
@@ -108,13 +114,12 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
 fn measure(
     root: &Path,
     bin: &Path,
-    what: What,
+    (binary, arguments): Program,
     mut keep: impl FnMut(&str, Map<String, Value>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let binary = what.program();
     let mut program = Command::new(bin.join(binary));
     program
-        .args(what.arguments())
+        .args(arguments)
         .env("HYDROFOIL_BIN", bin)
         .current_dir(root)
         .stdout(Stdio::piped());

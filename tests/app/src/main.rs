@@ -5,22 +5,29 @@
 //! exchange single bytes with `echo`.
 #![forbid(unsafe_code)]
 
+mod bulk;
 mod client;
 mod dns;
 mod hold;
 mod measure;
 mod serve;
+mod udp;
 
 use std::process::ExitCode;
 
 const HELP: &str = "\
 app serve [--port 8080]                answer each GET with `HOSTNAME VERSION`; SIGTERM drains
-app echo [--port 8080]                 send back each byte, one connection at a time
+app echo [--port 8080]                 send back each byte, one connection at a time, and each
+                                       datagram; a stream to the port above is read to its end
 app call HOST:PORT [-n 300]            so many requests, a new connection each
 app load HOST:PORT [--interval-ms 2]   the same until SIGTERM, a line each half second
 app hold HOST:PORT                     one connection, a request each 50 ms, until it ends
 app rr HOST:PORT [-n 10000]            round trips on one connection to `echo`, microseconds
 app crr HOST:PORT [-n 2000]            connect, round trip, close
+app mixed A:PORT B:PORT [-n 500] [--from 10000]   the same, in turn to A and B from one port
+                                       each, counting up; the server closes first
+app udp_rr HOST:PORT [-n 10000]        round trips of datagrams
+app bulk HOST:PORT [--mib 256]         one stream to the port above that of `echo`, Gbit/s
 app dns HOST:53 NAME [-n 10000] [--window 1]   A queries, so many at a time, microseconds
 app eat MEBIBYTES                      take so much memory, then sleep
 ";
@@ -41,12 +48,21 @@ fn main() -> ExitCode {
     let target = words.get(1).map_or("", String::as_str);
     let done = match words.first().map_or("", String::as_str) {
         "serve" => serve::run(port),
-        "echo" => serve::echo(port),
+        "echo" => udp::echo(port)
+            .and_then(|()| bulk::sink(port.saturating_add(1)))
+            .and_then(|()| serve::echo(port)),
         "call" => client::call(target, number("-n", 300)),
         "load" => client::load(target, number("--interval-ms", 2)),
         "hold" => hold::run(target),
         "rr" => measure::rr(target, number("-n", 10_000)),
         "crr" => measure::crr(target, number("-n", 2_000)),
+        "mixed" => {
+            let other = words.get(2).map_or("", String::as_str);
+            let from = u16::try_from(number("--from", 10_000)).unwrap_or(10_000);
+            measure::mixed([target, other], number("-n", 500), from)
+        }
+        "udp_rr" => udp::rr(target, number("-n", 10_000)),
+        "bulk" => bulk::send(target, number("--mib", 256)),
         "dns" => {
             let name = words.get(2).map_or("", String::as_str);
             dns::run(target, name, number("-n", 10_000), number("--window", 1))

@@ -105,6 +105,9 @@ fn answer(stream: TcpStream, body: &str, in_flight: &AtomicUsize) -> Result<()> 
     }
 }
 
+/// The byte after which [`echo`] closes the connection, and not the client.
+pub(crate) const LAST: u8 = b'q';
+
 /// Bytes back as they come, without a thread per connection, which would cost more than a
 /// round trip does.
 pub(crate) fn echo(port: u16) -> Result<bool> {
@@ -118,7 +121,8 @@ pub(crate) fn echo(port: u16) -> Result<bool> {
             match stream.read(&mut bytes) {
                 Ok(0) => break,
                 Ok(count) => {
-                    if stream.write_all(&bytes[..count]).is_err() {
+                    let said = &bytes[..count];
+                    if stream.write_all(said).is_err() || said.ends_with(&[LAST]) {
                         break;
                     }
                 }

@@ -8,23 +8,44 @@
 mod apply;
 mod dns;
 mod memory;
+mod path;
+mod peer;
 mod ready;
 mod sample;
 mod trip;
 
 use tests_harness::Cluster;
 
-/// Measures everything, or cluster DNS alone, and prints one JSON object a line.
-pub fn run(only_dns: bool) {
+/// A measurement by its name.
+type Part = (&'static str, fn(&mut Cluster));
+
+/// The measurements, in the order in which they are made: what a later one leaves behind disturbs
+/// no earlier one.
+const PARTS: [Part; 5] = [
+    ("dns", dns::run),
+    ("trip", |cluster| trip::run(cluster)),
+    ("ready", |cluster| ready::run(cluster)),
+    ("memory", |cluster| memory::run(cluster)),
+    ("apply", |cluster| apply::run(cluster)),
+];
+
+/// Makes these measurements, or all if none is named, and prints one JSON object a line.
+///
+/// # Panics
+/// If there is none with such a name.
+pub fn run(named: &[String]) {
+    for name in named {
+        assert!(
+            PARTS.iter().any(|(part, _)| part == name),
+            "no measurement {name}"
+        );
+    }
     eprintln!("starting a cluster of two nodes");
     let mut cluster = Cluster::start(2);
     cluster.push_images();
-    dns::run(&mut cluster);
-    if only_dns {
-        return;
+    for (part, measure) in PARTS {
+        if named.is_empty() || named.iter().any(|name| name == part) {
+            measure(&mut cluster);
+        }
     }
-    trip::run(&cluster);
-    ready::run(&cluster);
-    memory::run(&cluster);
-    apply::run(&cluster);
 }

@@ -69,6 +69,17 @@ pub fn of(cluster: &Cluster, pod: &Pod) -> Limits {
     limits
 }
 
+/// The group of the pod's first container in the hierarchy of cgroup v2, if that is mounted and has
+/// it: where the programs on sockets are.
+///
+/// # Panics
+/// If the pod's node is none of the cluster's.
+pub fn unified(cluster: &Cluster, pod: &Pod) -> Option<PathBuf> {
+    let all = groups(cluster, pod);
+    all.into_iter()
+        .find(|group| group.join("cgroup.kill").exists())
+}
+
 /// The container's group in each hierarchy that has one.
 fn groups(cluster: &Cluster, pod: &Pod) -> Vec<PathBuf> {
     let node = cluster.nodes().iter().find(|node| node.name == pod.node);

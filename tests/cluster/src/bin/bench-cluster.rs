@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     tests_harness::wait::catch_interrupts();
-    let only_dns = std::env::args().nth(1).as_deref() == Some("dns");
-    match std::panic::catch_unwind(|| tests_cluster::bench::run(only_dns)) {
+    let named: Vec<String> = std::env::args().skip(1).collect();
+    match std::panic::catch_unwind(|| tests_cluster::bench::run(&named)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

@@ -10,18 +10,22 @@
 //! programs count their slow path.
 #![forbid(unsafe_code)]
 
+mod memory;
+mod row;
+mod services;
+
 use agent_sys::bpf::Program;
 use agent_sys::clock::thread_cpu;
 use ebpf_common::conntrack::{Flow4, FlowKey4};
-use ebpf_common::net::{Addr, Be16, Be32};
-use ebpf_common::service::{ACTIVE, Backend, Frontend, FrontendKey, algorithm};
+use ebpf_common::net::Be32;
 use ebpf_logic::checksum::{addr_delta, port_delta};
 use ebpf_logic::parse::flag::{ACK, SYN};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use row::Row;
+use services::{Services, fill, service};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use tests_datapath::balance::table;
 use tests_datapath::node::{Node, TCP};
 use tests_datapath::packet::{At, REDIRECT, at, key, tcp};
 use tests_harness::binary;
@@ -35,13 +39,19 @@ const PODS: [Ipv4Addr; 3] = [
 /// Services that translate into each other: `test_run` does not put the packet back between
 /// repeats, so what one makes of it must be a packet of the other.
 const CYCLE: [(Ipv4Addr, u16); 2] = [(PODS[1], 8080), (PODS[2], 9090)];
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 40;
 /// Repeats of one run: long enough that the two clock readings around it do not count.
 const REPEAT: u32 = 200_000;
 /// First packets in a round, each a run of its own.
 const FIRST: usize = 200;
+/// Services of the nodes.
+const SERVICES: [u32; 4] = [1, 1_000, 10_000, 30_000];
 /// Flows that packets meet, in random order.
-const MANY_FLOWS: [u32; 2] = [50_000, 200_000];
+const FLOWS: [u32; 3] = [1, 50_000, 200_000];
+/// Flows that are made by one run, each of which translates into the next one's first packet.
+const CREATED: u32 = 10_000;
+/// Runs of it.
+const CREATIONS: u16 = 10;
 /// Backends that they have.
 const BACKENDS: u32 = 5_000;
 /// Flows that are passed over by the sweep.
@@ -63,6 +73,7 @@ impl Case {
     fn row(&self, id: &'static str, repeat: u32) -> Row {
         Row {
             id,
+            unit: "ns",
             object: self.object,
             services: self.services,
             flows: self.flows,
@@ -77,8 +88,9 @@ fn main() {
     if objects.is_empty() {
         objects.push(binary("hydrofoil.bpf.o"));
     }
-    let [many, most] = MANY_FLOWS;
-    let sizes = [(1, 1), (10_000, 1), (1, many), (10_000, many), (1, most)];
+    let sizes = FLOWS
+        .into_iter()
+        .flat_map(|flows| SERVICES.map(|services| (services, flows)));
     let mut cases = Vec::new();
     for (services, flows) in sizes {
         for (number, object) in objects.iter().enumerate() {
@@ -144,10 +156,59 @@ fn main() {
         }
     }
     drop(cases);
+    rows.extend(objects.iter().enumerate().map(creations));
     rows.extend(objects.iter().enumerate().flat_map(sweeps));
     for row in &rows {
         println!("{}", row.line(&objects));
     }
+    eprintln!("loads from memory");
+    let loads = Row {
+        id: "memory.cold_load",
+        unit: "ns",
+        samples: memory::cold_loads(),
+        ..Row::default()
+    };
+    println!("{}", loads.line(&objects[..1]));
+}
+
+/// How many flows a second one CPU makes.
+fn creations((number, object): (usize, &PathBuf)) -> Row {
+    eprintln!("{CREATED} new flows at once");
+    let node = Node::measured(&PODS, object, 1 << 19);
+    fill(&node, 0);
+    // Each service has one backend, which is the next service.
+    let place = |number: u32| {
+        let pod = PODS[1 + number as usize % 2];
+        (pod, 10_000 + (number / 2) as u16)
+    };
+    let mut services = Services::after(3, 3);
+    for number in 0..CREATED {
+        services.add(place(number), &[place(number + 1)]);
+    }
+    services.put(&node);
+    let case = Case {
+        object: number,
+        services: CREATED,
+        flows: CREATED,
+        node,
+    };
+    let mut row = case.row("flows.created_per_s", CREATED);
+    row.unit = "1/s";
+    let (to, port) = place(0);
+    for round in 0..CREATIONS {
+        let packet = tcp(at(CLIENT, 20_000 + round), at(to, port), SYN, b"");
+        pinned(&case.node, || {
+            let slow = case.node.slow();
+            let taken = run(&case.node, Program::FromPod, &packet, CREATED, REDIRECT);
+            assert_eq!(
+                case.node.slow() - slow,
+                u64::from(CREATED),
+                "flows were not new"
+            );
+            row.push((1e9 / taken).round());
+        });
+    }
+    row
 }
 
 /// Passes of the sweep over many flows, of which some are expired.
@@ -180,64 +241,6 @@ fn sweeps((number, object): (usize, &PathBuf)) -> Vec<Row> {
         rows.extend([longest, pass]);
     }
     rows
-}
-
-/// Address of a service by number.
-fn service(number: u32) -> Ipv4Addr {
-    let [_, _, high, low] = number.to_be_bytes();
-    Ipv4Addr::new(10, 96, high, low)
-}
-
-/// Services with ten backends each, and the two that translate into each other.
-fn fill(node: &Node, services: u32) {
-    let maps = node.datapath.maps();
-    let mut backends = Vec::new();
-    let mut choices = Vec::new();
-    let mut frontends = Vec::new();
-    let mut put = |id: u32, vip: (Ipv4Addr, u16), to: &[(Ipv4Addr, u16)]| {
-        let mut ids = Vec::new();
-        for (addr, port) in to {
-            let backend = backends.len() as u32 + 1;
-            backends.push((
-                backend,
-                Backend {
-                    addr: (*addr).into(),
-                    service_port: id,
-                    port: Be16::new(*port),
-                    protocol: TCP,
-                    state: ACTIVE,
-                    weight: 1,
-                    pad: 0,
-                },
-            ));
-            ids.push(backend);
-        }
-        choices.push(table(id, algorithm::HASH, &ids));
-        let key = FrontendKey {
-            addr: Addr::from(vip.0),
-            port: Be16::new(vip.1),
-            protocol: TCP,
-            pad: 0,
-        };
-        let value = Frontend {
-            service_port: id,
-            external: 0,
-            service: id,
-            affinity: 0,
-            flags: 0,
-        };
-        frontends.push((key, value));
-    };
-    put(1, CYCLE[0], &CYCLE[1..]);
-    put(2, CYCLE[1], &CYCLE[..1]);
-    for number in 0..services {
-        let pods = [PODS[1], PODS[2]].into_iter().cycle();
-        let to: Vec<_> = pods.zip(7000..7010).collect();
-        put(3 + number, (service(number), 80), &to);
-    }
-    maps.put_new_backends(&backends).expect("put backends");
-    maps.put_choices(&choices).expect("put choices");
-    maps.put_frontends(&frontends).expect("put frontends");
 }
 
 /// Opens one connection through each of the two services, as packets do.
@@ -367,51 +370,4 @@ fn run(node: &Node, program: Program, packet: &[u8], repeat: u32, verdict: i32) 
     let ran = ran.expect("test_run");
     assert_eq!(ran.verdict, verdict, "{program:?}");
     f64::from(ran.nanoseconds)
-}
-
-/// Samples of one measurement.
-struct Row {
-    id: &'static str,
-    object: usize,
-    services: u32,
-    flows: u32,
-    repeat: u32,
-    samples: Vec<f64>,
-}
-
-impl Row {
-    fn push(&mut self, sample: f64) {
-        self.samples.push(sample);
-    }
-
-    fn line(&self, objects: &[PathBuf]) -> serde_json::Value {
-        let mut sorted = self.samples.clone();
-        sorted.sort_by(f64::total_cmp);
-        let at = |part: f64| sorted[((sorted.len() - 1) as f64 * part) as usize];
-        let median = at(0.5);
-        let marked = if self.id == "pkt.empty" {
-            self.samples
-                .iter()
-                .filter(|one| **one >= 2.0 * median)
-                .count()
-        } else {
-            0
-        };
-        let mut line = serde_json::json!({
-            "id": self.id,
-            "unit": "ns",
-            "n": sorted.len(),
-            "min": at(0.0),
-            "median": median,
-            "p99": at(0.99),
-            "services": self.services,
-            "flows": self.flows,
-            "repeat": self.repeat,
-            "marked": marked,
-        });
-        if objects.len() > 1 {
-            line["object"] = objects[self.object].display().to_string().into();
-        }
-        line
-    }
 }
