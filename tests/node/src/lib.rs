@@ -30,6 +30,8 @@ mod crash;
 #[cfg(test)]
 mod device;
 #[cfg(test)]
+mod disk;
+#[cfg(test)]
 mod dns;
 #[cfg(test)]
 mod ending;
