@@ -63,6 +63,53 @@ async fn an_object_is_applied_changed_and_deleted() {
     );
 }
 
+/// Addresses that were given out stay in force: their ranges may only become larger.
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_that_do_not_hold_all_addresses_are_refused() {
+    let mut server = server().await;
+    let web = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {"clusterIP": "10.96.3.7", "ports": [{"port": 80}]}});
+    server.apply(&web).await;
+    let n1 = server.agent("n1").await;
+    let range = |all: &[Value]| all.iter().all(|n| n["spec"]["podCIDR"].is_string());
+    server.until("nodes", "", "a range", range).await;
+    n1.kill();
+    for (extra, key, object) in [
+        (
+            "service_cidr = \"10.97.0.0/16\"",
+            "service_cidr",
+            "Service default/web has 10.96.3.7",
+        ),
+        (
+            "service_cidr = \"10.96.0.0/23\"",
+            "service_cidr",
+            "Service default/web has 10.96.3.7",
+        ),
+        (
+            "pod_cidr = \"10.245.0.0/16\"",
+            "pod_cidr",
+            "Node n1 has 10.244.0.0/24",
+        ),
+        (
+            "node_prefix = 25",
+            "node_prefix",
+            "Node n1 has 10.244.0.0/24",
+        ),
+    ] {
+        let why = server.refused_with(extra).await;
+        assert!(
+            why.starts_with(key) && why.contains(object),
+            "{extra}: {why}"
+        );
+        server.run_with("").await;
+    }
+    // Larger ones hold them all.
+    let larger = "service_cidr = \"10.96.0.0/12\"\npod_cidr = \"10.244.0.0/15\"";
+    server.restart_with(larger).await;
+    let stored = server.get("service", "web").await.unwrap();
+    assert_eq!(stored["spec"]["clusterIP"], "10.96.3.7");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_applied_with_a_revision_is_not_created() {
     let mut server = server().await;
