@@ -3,11 +3,12 @@
 //! Plain messages always; gRPC clients and servers with the feature `grpc`;
 //! Kubernetes objects to node specs with the feature `convert`. Beside the messages,
 //! what processes on both sides of a wire have to do alike and no other crate is
-//! below all of them: [`file`], [`socket`], [`error`], [`limits`], [`protocol`],
-//! [`service_change`].
+//! below all of them: [`bounds`], [`file`], [`socket`], [`error`], [`limits`],
+//! [`protocol`], [`service_change`].
 
 #![forbid(unsafe_code)]
 
+pub mod bounds;
 #[cfg(feature = "convert")]
 pub mod convert;
 pub mod error;

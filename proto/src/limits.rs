@@ -9,5 +9,6 @@ pub const PART_BYTES: usize = 64 << 10;
 /// Longest change that is sent: with a part before it, it still fits one message.
 /// `convert` makes no longer ones.
 pub const CHANGE_BYTES: usize = UPDATE_BYTES - 2 * PART_BYTES;
-/// Longest message of a node that the control plane takes, in bytes.
+/// Longest message of a node that the control plane takes, in bytes. What is longer is cut
+/// by [`crate::bounds`].
 pub const NODE_UP_BYTES: usize = 1 << 20;

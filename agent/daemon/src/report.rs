@@ -3,15 +3,15 @@
 //! acknowledgement.
 //!
 //! Owned by the loop. Bounded: statuses by the number of pods, events by a limit,
-//! above which the oldest are shed and counted.
+//! above which the oldest are shed and counted, and each by [`proto::bounds`].
 
 use std::collections::{BTreeMap, VecDeque};
 
 use agent_plan::event::Note;
 use agent_plan::pressure::NodeNote;
 use agent_plan::time::Wall;
-use proto::v1;
 use proto::v1::node_up::Up;
+use proto::{bounds, v1};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -50,12 +50,14 @@ impl Report {
     }
 
     /// The node's status.
-    pub(crate) fn node(&mut self, status: v1::NodeStatus) {
+    pub(crate) fn node(&mut self, mut status: v1::NodeStatus) {
+        bounds::node_status(&mut status);
         self.node = Some((status, true));
     }
 
     /// A pod's status; told only if it says something new.
-    pub(crate) fn status(&mut self, status: v1::PodStatus) {
+    pub(crate) fn status(&mut self, mut status: v1::PodStatus) {
+        bounds::pod_status(&mut status);
         match self.statuses.get_mut(&status.uid) {
             Some((last, _)) if *last == status => {}
             Some(entry) => *entry = (status, true),
@@ -125,7 +127,8 @@ impl Report {
         });
     }
 
-    fn push(&mut self, event: v1::NodeEvent) {
+    fn push(&mut self, mut event: v1::NodeEvent) {
+        bounds::event(&mut event);
         if self.events.len() >= EVENTS {
             self.events.pop_front();
             self.shed += 1;
@@ -139,6 +142,7 @@ impl Report {
         let mut failures = self.ack.take().map(|a| a.failures).unwrap_or_default();
         failures.append(&mut ack.failures);
         ack.failures = failures;
+        bounds::ack(&mut ack);
         self.ack = Some(ack);
     }
 
@@ -303,6 +307,43 @@ mod tests {
             })
             .collect();
         assert_eq!(texts, ["0", "1", "2", "3", "4"]);
+    }
+
+    #[test]
+    fn what_is_kept_fits_a_message() {
+        let long = || "x".repeat(2 << 20);
+        let mut report = Report::default();
+        let (sender, mut stream) = tokio::sync::mpsc::channel(8);
+        report.connected(sender);
+        let of_image = v1::ContainerStatus {
+            image: long(),
+            ..Default::default()
+        };
+        report.status(v1::PodStatus {
+            message: long(),
+            containers: vec![of_image],
+            ..status("u", "Pending")
+        });
+        report.event(note(long()), Wall::default());
+        report.node(v1::NodeStatus {
+            os_image: long(),
+            ..Default::default()
+        });
+        let failure = v1::Failure {
+            message: long(),
+            ..Default::default()
+        };
+        report.ack(v1::Ack {
+            revision: 1,
+            failures: vec![failure],
+        });
+        report.flush();
+        let sent = received(&mut stream);
+        assert_eq!(sent.len(), 4);
+        for up in sent {
+            let length = proto::Message::encoded_len(&v1::NodeUp { up: Some(up) });
+            assert!(length <= proto::limits::NODE_UP_BYTES, "{length}");
+        }
     }
 
     #[test]

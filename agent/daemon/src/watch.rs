@@ -209,21 +209,24 @@ async fn session(watch: &mut Watch, connected: &mut bool) -> Result<(), StreamEr
     }
 }
 
-/// The messages of the queue after a first one; heartbeats where it is silent.
+/// The messages of the queue after a first one; heartbeats where it is silent. None is
+/// longer than the control plane takes: it would end the session, and the next one too.
 fn upstream(
     first: v1::NodeUp,
     queue: mpsc::Receiver<v1::NodeUp>,
 ) -> impl Stream<Item = v1::NodeUp> + Send + 'static {
     futures::stream::unfold((Some(first), queue), |(first, mut queue)| async move {
-        if let Some(first) = first {
+        if let Some(mut first) = first {
+            proto::bounds::up(&mut first);
             return Some((first, (None, queue)));
         }
-        let message = match tokio::time::timeout(HEARTBEAT, queue.recv()).await {
+        let mut message = match tokio::time::timeout(HEARTBEAT, queue.recv()).await {
             Ok(message) => message?,
             Err(_silent) => v1::NodeUp {
                 up: Some(Up::Heartbeat(v1::Heartbeat {})),
             },
         };
+        proto::bounds::up(&mut message);
         Some((message, (None, queue)))
     })
 }

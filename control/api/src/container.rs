@@ -11,6 +11,10 @@ use crate::{fieldref, lifecycle, name, probe, resources, security};
 /// Where a container's last words are read from.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
+/// Longest name of an image, bytes: more than the distribution specification allows for
+/// repository, tag and digest together. Agents send it back in each status.
+const IMAGE: usize = 1024;
+
 /// What `fieldRef` in an environment may name.
 const ENV_FIELDS: &[&str] = &[
     "metadata.name",
@@ -92,6 +96,9 @@ pub(crate) fn validate(
             image,
             "must not have leading or trailing whitespace",
         );
+    } else if image.len() > IMAGE {
+        let detail = format!("Too long: may not be more than {IMAGE} bytes");
+        causes.push(&at.child("image"), detail);
     }
     let policy = c.image_pull_policy.as_deref().unwrap_or_default();
     let known = ["Always", "IfNotPresent", "Never"];

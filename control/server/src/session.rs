@@ -32,8 +32,6 @@ use crate::stored::known;
 
 /// The first message has to come within this.
 const HELLO: Duration = Duration::from_secs(10);
-/// Failures of one acknowledgement that are logged.
-const FAILURES: usize = 16;
 /// Reason of the event about an object that is not in force on a node.
 const FAILED: &str = "FailedApply";
 /// Parts of logs or of an exec's input that wait for a slow node.
@@ -174,7 +172,7 @@ impl NodeService {
             version: hello.agent_version.clone(),
             status: hello.status.clone().unwrap_or_default(),
         };
-        bounds::version(&mut reported.version);
+        proto::bounds::version(&mut reported.version);
         let version = reported.version.clone();
         self.hub.budget(node).take().await;
         bound(&mut reported.status, self.objects.settings())?;
@@ -348,7 +346,7 @@ impl Listener {
             node_up::Up::Hello(_) => return Err(Status::invalid_argument("a second hello")),
             node_up::Up::Ack(ack) => {
                 self.hub.ack(&self.node, session, ack.revision);
-                for failure in ack.failures.into_iter().take(FAILURES) {
+                for failure in ack.failures.into_iter().take(proto::bounds::FAILURES) {
                     self.failure(failure).await?;
                 }
             }
@@ -467,7 +465,7 @@ impl Listener {
     }
 
     fn record(&self, mut event: v1::NodeEvent) {
-        bounds::event(&mut event);
+        proto::bounds::event(&mut event);
         let time = event_time(event.time_ms, &self.last_event, Timestamp::now());
         self.recorder.record_node(&self.node, event, time);
     }

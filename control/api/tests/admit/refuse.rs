@@ -28,6 +28,7 @@ fn refuses_by_field_and_in_kubernetes_words() {
         (pod(), "spec.containers".into(), json!([]), "spec.containers: Required value".into()),
         (pod(), format!("{c}.name"), json!("a.b"), format!("{c}.name: Invalid value: \"a.b\": a lowercase RFC 1123 label")),
         (pod(), format!("{c}.image"), json!(null), format!("{c}.image: Required value")),
+        (pod(), format!("{c}.image"), json!("x".repeat(1025)), format!("{c}.image: Too long: may not be more than 1024 bytes")),
         (pod(), format!("{c}.imagePullPolicy"), json!("Sometimes"), format!("{c}.imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\"")),
         (pod(), format!("{c}.ports[0].containerPort"), json!(70000), format!("{c}.ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive")),
         (pod(), format!("{c}.ports[0].containerPort"), json!(null), format!("{c}.ports[0].containerPort: Required value")),
