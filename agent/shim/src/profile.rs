@@ -99,7 +99,9 @@ pub(crate) const WITH_CAPABILITY: &[(&str, &[&str])] = &[
 /// Flags of clone(2) that make namespaces; without CAP_SYS_ADMIN, no call may have one.
 pub(crate) const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
 
-/// AF_VSOCK: reaches the hypervisor past the network namespace.
+/// AF_VSOCK: reaches the hypervisor past the network namespace. `socketcall`, by which old
+/// 32-bit programs make sockets, has its arguments behind a pointer, out of the filter's
+/// sight: these may still have one.
 pub(crate) const REFUSED_SOCKET_FAMILY: u64 = 40;
 
 /// Harmless values of personality(2): Linux, Linux 32 bit, both without address

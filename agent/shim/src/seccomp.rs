@@ -36,7 +36,7 @@ pub(crate) enum FilterError {
 pub(crate) struct Filter(Rc<[libc::sock_filter]>);
 
 /// Changes whenever compiled filters of before must not be used any more.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// BPF_MAXINSNS of linux/bpf_common.h.
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -135,11 +135,13 @@ fn compile(capabilities: CapabilitySet) -> Result<Vec<u8>, FilterError> {
             }
         }
     }
-    let family = profile::REFUSED_SOCKET_FAMILY;
-    allow(
-        "socket",
-        &[ScmpArgCompare::new(0, ScmpCompareOp::NotEqual, family)],
-    )?;
+    // The kernel takes an int, and a comparison is of 64 bits: allowed is what differs from
+    // the refused family in one of the lower 32.
+    for bit in (0..u32::BITS).map(|n| 1_u64 << n) {
+        let differs = ScmpCompareOp::MaskedEqual(bit);
+        let value = !profile::REFUSED_SOCKET_FAMILY & bit;
+        allow("socket", &[ScmpArgCompare::new(0, differs, value)])?;
+    }
     for value in profile::PERSONALITIES {
         allow(
             "personality",
@@ -272,7 +274,14 @@ mod tests {
             ("clone", libc::SIGCHLD as u64, ALLOWED),
             ("clone", libc::CLONE_NEWUSER as u64, REFUSED),
             ("socket", libc::AF_INET as u64, ALLOWED),
+            ("socket", libc::AF_UNIX as u64, ALLOWED),
+            ("socket", libc::AF_ALG as u64, ALLOWED),
+            ("socket", u64::MAX, ALLOWED),
             ("socket", 40, REFUSED),
+            // The kernel takes an int: the upper half is not looked at.
+            ("socket", 1 << 32 | 40, REFUSED),
+            ("socket", u64::MAX << 32 | 40, REFUSED),
+            ("socket", 1 << 32 | libc::AF_INET as u64, ALLOWED),
             ("personality", 8, ALLOWED),
             ("personality", 4, REFUSED),
         ] {
