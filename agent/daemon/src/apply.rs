@@ -285,7 +285,7 @@ impl Apply {
         }
     }
 
-    /// Choice tables of several services in one call: each call waits for the
+    /// Choice tables of several services in one call: each call that deletes waits for the
     /// kernel's readers, however many tables it brings.
     pub(crate) fn tables(
         &mut self,

@@ -8,6 +8,7 @@
 mod event;
 mod flow;
 mod pins;
+mod readers;
 mod service;
 mod table;
 
@@ -106,6 +107,7 @@ pub struct Maps {
     frontends: Table<FrontendKey, Frontend>,
     source_ranges: Table<SourceRangeKey, u32>,
     choices: Table<u32, u32>,
+    readers: readers::Readers,
     backends: Table<u32, Backend>,
     backend_gens: Table<u32, u32>,
     backend_stats: Table<u32, BackendStats>,
@@ -213,6 +215,7 @@ impl Maps {
             frontends: Table::open(folder, map::FRONTENDS)?,
             source_ranges: Table::open(folder, map::SOURCE_RANGES)?,
             choices: Table::open(folder, map::CHOICES)?,
+            readers: readers::Readers::default(),
             backends: Table::open(folder, map::BACKENDS)?,
             backend_gens: Table::open(folder, map::BACKEND_GENS)?,
             backend_stats: Table::open(folder, map::BACKEND_STATS)?,

@@ -387,6 +387,14 @@ pub(super) fn info(object: BorrowedFd<'_>, words: &mut [u32]) -> io::Result<()> 
     bpf(OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
 }
 
+/// The kernel's id of a map, which a map of maps shows for it.
+pub(crate) fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut words = [0u32; 6];
+    info(map, &mut words)?;
+    let [_kind, id, ..] = words;
+    Ok(id)
+}
+
 /// The numbers of a map: kind, bytes of key and value, entries, flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MapNumbers {

@@ -14,7 +14,11 @@ use ebpf_common::service::{
 };
 use ebpf_logic::service::open;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
+
+/// Choice tables that are put at once, at most: their descriptors are open meanwhile, and a small
+/// limit of descriptors is to be no limit of services.
+const PORTION: usize = 512;
 
 /// The choice table of a service port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,27 +119,31 @@ impl Maps {
         Ok(all)
     }
 
-    /// Replaces choice tables whole: a packet sees the old one or the new one, never a mixture.
-    /// All of one call cost one wait for readers (some milliseconds), so give many at once.
+    /// Replaces choice tables whole: a packet sees the old one or the new one, never a mixture,
+    /// and from the return on the new one. Programs that have begun may still use the old one;
+    /// what frees a backend waits for them.
     ///
     /// # Errors
     /// When the kernel refuses, or when a table is longer than `MAX_CHOICES` - 1.
     pub fn put_choices(&self, tables: &[ChoiceTable]) -> Result<(), MapsError> {
-        // Inner maps live in file descriptors until the outer map has them: in portions, so
-        // that a small descriptor limit is no limit here.
-        for portion in tables.chunks(512) {
-            let inner: Vec<OwnedFd> = portion
+        for portion in tables.chunks(PORTION) {
+            let inner: Vec<(u32, OwnedFd)> = portion
                 .iter()
-                .map(|table| self.inner_table(table))
-                .collect::<Result<_, _>>()?;
-            let pairs: Vec<(u32, u32)> = portion
-                .iter()
-                .zip(&inner)
-                .map(|(table, inner)| (table.service_port, inner.as_raw_fd() as u32))
-                .collect();
-            self.choices.put_all(&pairs)?;
+                .map(|table| Ok((table.service_port, self.inner_table(table)?)))
+                .collect::<Result<_, MapsError>>()?;
+            self.readers
+                .put(self.choices.fd(), inner)
+                .map_err(self.choices.failed("put into"))?;
+            if tables.len() > PORTION {
+                self.wait_for_readers()?;
+            }
         }
         Ok(())
+    }
+
+    /// Returns when no program uses a choice table that was replaced before.
+    fn wait_for_readers(&self) -> Result<(), MapsError> {
+        self.readers.wait().map_err(self.choices.failed("put into"))
     }
 
     fn inner_table(&self, table: &ChoiceTable) -> Result<OwnedFd, MapsError> {
@@ -209,9 +217,19 @@ impl Maps {
         if same {
             return self.backends.put(&id, backend);
         }
+        self.wait_for_readers_of(old)?;
         self.backend_stats.put(&id, &BackendStats::default())?;
         self.backend_lost.put(&id, &0)?;
         self.around(&self.backend_gens, id, || self.backends.put(&id, backend))
+    }
+
+    /// A number that stands for a backend is given to another one, or freed, only when no program
+    /// has it from a table that was replaced.
+    fn wait_for_readers_of(&self, old: Option<Backend>) -> Result<(), MapsError> {
+        match old {
+            Some(old) if old.state != FREE => self.wait_for_readers(),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Many that were never used, at once.
@@ -227,6 +245,7 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn delete_backend(&self, id: u32) -> Result<(), MapsError> {
+        self.wait_for_readers_of(self.backends.get(&id)?)?;
         self.around(&self.backend_gens, id, || {
             self.backends.put(&id, &Backend::zeroed())
         })?;
