@@ -190,6 +190,13 @@ mod tests {
         let range = SourceRangeKey::new(3, Ipv4Addr::new(203, 0, 113, 0).into(), 24);
         assert_eq!(source_ranges(&service).collect::<Vec<_>>(), [range]);
         assert_eq!(range.prefix_len, 32 + 96 + 24);
+        // The same block in other words is the same.
+        service.source_ranges = text(&["203.0.113.77/24", "203.0.113.0/24", "192.0.2.1/0"]);
+        let all = SourceRangeKey::new(3, Ipv4Addr::UNSPECIFIED.into(), 0);
+        assert_eq!(
+            source_ranges(&service).collect::<Vec<_>>(),
+            [range, range, all]
+        );
         service.source_ranges.clear();
         assert!(of(&service).contains(&row("198.51.100.1", 80, 7, 0)));
     }

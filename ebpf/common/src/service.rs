@@ -64,12 +64,21 @@ pub const LOCAL_ONLY: u32 = 2;
 pub const NODE_PORTS: Addr = Addr::v4(Be32 { be: 0 });
 
 impl SourceRangeKey {
-    /// Clients of a service; `prefix_len` as people write it (0..=32 for IPv4).
+    /// Clients of a service; `prefix_len` as people write it (0..=32 for IPv4). Bits behind the
+    /// prefix are cleared: two keys that differ in these only are one in the map.
     pub fn new(service: u32, addr: Addr, prefix_len: u32) -> Self {
         let mapped = if addr.as_v4().is_some() { 96 } else { 0 };
+        let bits = mapped + prefix_len;
+        let mask = 128u32
+            .checked_sub(bits)
+            .map_or(u128::MAX, |rest| u128::MAX.checked_shl(rest).unwrap_or(0));
+        let masked = u128::from_be_bytes(addr.octets()) & mask;
         Self {
-            prefix_len: 32 + mapped + prefix_len,
-            range: SourceRange { service, addr },
+            prefix_len: 32 + bits,
+            range: SourceRange {
+                service,
+                addr: Addr::from_octets(masked.to_be_bytes()),
+            },
         }
     }
 }

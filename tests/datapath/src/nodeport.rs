@@ -284,6 +284,10 @@ fn addresses_of_a_node() {
     let known = NetworkKey::new(second.into(), 32);
     node.datapath.maps().put_network(&known, NODE).unwrap();
     assert_eq!(ask(at(second, NODE_PORT)), REDIRECT);
+    let forged = tcp(at(second, 40_000), at(node.addr, NODE_PORT), SYN, b"");
+    assert_eq!(node.netdev(&forged).verdict, SHOT);
+    let martian = dropped(Drop::MartianSource, Hook::FromNetdev, 1);
+    assert!(node.counters().contains(&martian), "{:?}", node.counters());
     node.datapath.maps().delete_network(&known).unwrap();
     assert_eq!(ask(at(node.addr, NODE_PORT)), REDIRECT);
     assert_eq!(ask(at(node.addr, NODE_PORT + 1)), NEXT);

@@ -1,5 +1,6 @@
 //! How many flow entries a pod may have, and what others have of it when one has too many.
 
+use crate::balance::external;
 use crate::node::{Node, PORT, TCP, UDP, VIP, dropped};
 use crate::packet::{NEXT, REDIRECT, SHOT, at, key, see, tcp, udp};
 use agent_sys::bpf::{Datapath, Program};
@@ -163,6 +164,26 @@ fn a_flood_from_outside_leaves_a_pod_its_own_connections() {
     }
     let (used, all) = counted(&node, HOSTILE_POD);
     assert!(used * 4 <= u64::from(ENTRIES) - all + 8, "{used} of {all}");
+    let syn = tcp(at(HOSTILE, 30_000), at(VIP, PORT), SYN, b"");
+    assert_eq!(node.from_pod(HOSTILE_POD, &syn).verdict, REDIRECT);
+}
+
+/// So do those through a node port.
+#[test]
+fn a_flood_at_a_node_port_leaves_a_pod_its_own_connections() {
+    let (node, _) = opened();
+    let any = at(Ipv4Addr::UNSPECIFIED, 30_080);
+    node.put_external(any, TCP, external(9), &[(9, HOSTILE, 8080)]);
+    let mut refused = 0;
+    for number in 0..ENTRIES as u16 {
+        let client = at(Ipv4Addr::new(203, 0, 113, 9), 10_000 + number);
+        let syn = tcp(client, at(node.addr, 30_080), SYN, b"");
+        let ran = node.run(Program::FromNetdev, node.uplink, &syn);
+        refused += u64::from(ran.verdict == SHOT);
+    }
+    assert!(refused > 0);
+    let quota = dropped(Drop::FlowQuota, Hook::FromNetdev, refused);
+    assert!(node.counters().contains(&quota), "{:?}", node.counters());
     let syn = tcp(at(HOSTILE, 30_000), at(VIP, PORT), SYN, b"");
     assert_eq!(node.from_pod(HOSTILE_POD, &syn).verdict, REDIRECT);
 }

@@ -1,5 +1,6 @@
 //! TCP connections that are translated at `connect`, by real sockets in a control group.
 
+use crate::balance::external;
 use crate::group::Group;
 use crate::live::{PATIENCE, Raise, bulk, cluster, connect, datagrams, serve_tcp, serve_udp};
 use crate::node::{Node, PORT, TCP, UDP, VIP, decided};
@@ -62,6 +63,33 @@ fn flow(node: &Node, stream: &TcpStream, to: (Ipv4Addr, u16)) -> Option<Flow4> {
             && key.sport.get() == from
     });
     found.map(|(_, flow)| flow).next()
+}
+
+/// The unspecified address is the pod itself, and no node port, which has that key.
+#[test]
+fn the_unspecified_address_is_the_pod() {
+    let (node, group) = node(&[CLIENT, SERVER]);
+    let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 8080);
+    node.put_external(any, TCP, external(1), &[(3, SERVER, 8080)]);
+    let stop = AtomicBool::new(false);
+    let own = &node.pods[0].netns;
+    std::thread::scope(|scope| {
+        let _stop = Raise(&stop);
+        serve_tcp(scope, own, &stop);
+        let mapped: SocketAddr = "[::ffff:0.0.0.0]:8080".parse().unwrap();
+        for to in [SocketAddr::from(any), mapped] {
+            let mut stream = group.enter(own, || {
+                let stream = TcpStream::connect_timeout(&to, PATIENCE).expect("connect");
+                stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
+                stream
+            });
+            answers(&mut stream).expect("an answer");
+            let peer = stream.peer_addr().expect("peer").ip().to_canonical();
+            assert!(peer.is_loopback(), "{peer}");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(node.connections(3), 0);
 }
 
 #[test]

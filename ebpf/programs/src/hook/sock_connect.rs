@@ -25,7 +25,8 @@ pub(crate) fn run(address: &SockAddr) {
     let Some(addr) = address.v4() else {
         return;
     };
-    if address.netns_cookie() == maps::netns_cookie() {
+    // 0.0.0.0 is this machine, as the kernel will have it, and the key of node ports.
+    if addr.be == 0 || address.netns_cookie() == maps::netns_cookie() {
         return;
     }
     let port = address.port();

@@ -7,6 +7,7 @@ use crate::packet::{self, Skb};
 use crate::stage::{entry, route};
 use ebpf_common::config::FLOW_EVENTS;
 use ebpf_common::conntrack::{Flow, FlowKey, FlowPad, action};
+use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::event::DECIDED;
 use ebpf_logic::checksum::{addr_delta, port_delta};
@@ -43,9 +44,17 @@ pub(crate) fn begin<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Res
     match entry::share(&context.key, &context.flow) {
         Share::All => Ok(Verdict::OPEN),
         Share::Needed | Share::None if needs_no_entry(context) => Ok(Verdict::goes(NEXT)),
+        // A flood from outside must not end the pod's own connections.
+        Share::Needed if is_from_outside(context) => Err(Drop::FlowQuota),
         Share::Needed => Ok(Verdict::OPEN),
         Share::None => Err(Drop::FlowQuota),
     }
+}
+
+/// Whether it is a connection from the network to a service.
+#[inline(always)]
+fn is_from_outside<A: Family>(context: &PacketContext<A>) -> bool {
+    matches!(context.hook(), Hook::FromNetdev) && context.flow.backend != 0
 }
 
 /// Whether the packet, and its answers, go through the host's stack as they are: so the node still

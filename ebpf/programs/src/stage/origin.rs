@@ -46,7 +46,10 @@ pub(crate) fn spoofed<A: Family>(src: A) -> Option<Drop> {
         Some(Drop::SpoofedSource)
     } else if src.is(A::node())
         || src.is(A::hairpin())
-        || matches!(maps::network(src), network::SERVICES | network::LOCAL)
+        || matches!(
+            maps::network(src),
+            network::SERVICES | network::LOCAL | network::NODE
+        )
     {
         Some(Drop::MartianSource)
     } else {
