@@ -90,8 +90,8 @@ pub(crate) fn keep_allocated(new: &mut ServiceSpec, old: &ServiceSpec) {
     }
 }
 
-/// Clears what the type of `old` had, that of `new` does not have, and nobody changed:
-/// it was left over, not asked for.
+/// Clears fields of the type of `old` that the type of `new` does not have, unless the
+/// write changed them: they were left over, not asked for.
 pub(crate) fn clear_leftovers(new: &mut ServiceSpec, old: &ServiceSpec) {
     let balanced = is(old, LOAD_BALANCER) && !is(new, LOAD_BALANCER);
     if is(new, EXTERNAL_NAME) && !is(old, EXTERNAL_NAME) {

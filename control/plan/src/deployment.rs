@@ -1,5 +1,5 @@
-//! Deployments: which replica sets there are, and how many pods each has, on
-//! the way from what runs to what the template says. And the status.
+//! Deployments: which replica sets there are, and how many pods each has while the
+//! template is rolled out. And the status.
 //!
 //! The arithmetic of one step is in `rollout.rs`. Called by [`crate::plan`].
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::index::HostPort;
+use crate::hostport::HostPort;
 use crate::place::Place;
 use crate::pod::lacks_address;
 use crate::taint;
@@ -95,7 +95,8 @@ pub(crate) fn unfit<'a>(
         ));
     }
     let taken = |port: &HostPort| {
-        place.host_ports.is_some_and(|had| had.contains_key(port)) || place.new_ports.contains(port)
+        let before = place.host_ports.is_some_and(|had| had.conflicts(port));
+        before || place.new_ports.conflicts(port)
     };
     if ports.iter().any(taken) {
         say(Unfit::Full(

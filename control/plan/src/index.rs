@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::claim::{Claim, ClaimKey};
+use crate::hostport::HostPorts;
 use crate::object::{Key, Name};
 use crate::pool::Claims;
 use crate::queue::Queue;
@@ -65,9 +66,6 @@ impl Health {
 /// A finished pod: whether it was not evicted, when it was created, its name.
 pub(crate) type Terminated = (bool, Timestamp, Name);
 
-/// Protocol and number of a port of the host.
-pub(crate) type HostPort = (String, i32);
-
 /// Namespace, key and value of a label.
 pub(crate) type Label = (String, String, String);
 
@@ -116,8 +114,8 @@ pub struct Indexes {
     pub(crate) events_by_time: BTreeSet<(Timestamp, Name)>,
     /// What the pods of a node ask for.
     pub(crate) usage: HashMap<String, Usage>,
-    /// (protocol, port) of the host that the pods of a node have, and how many.
-    pub(crate) host_ports: HashMap<String, BTreeMap<HostPort, u32>>,
+    /// Ports that the pods of a node take.
+    pub(crate) host_ports: HashMap<String, HostPorts>,
     /// Pods by (uid of their controller, node).
     pub(crate) spread: HashMap<(String, String), u32>,
     /// Namespaces that are being deleted.

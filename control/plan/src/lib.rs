@@ -18,6 +18,7 @@ mod filter;
 pub mod gc;
 pub mod hash;
 mod hints;
+mod hostport;
 pub mod identity;
 pub mod index;
 pub mod ipam;

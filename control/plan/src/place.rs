@@ -4,12 +4,12 @@
 //! A node is looked at when a pod asks for it, so that a pass over few pods does not
 //! cost the whole cluster. Called by `schedule.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
 
-use crate::index::HostPort;
+use crate::hostport::HostPorts;
 use crate::pool::{Draw, Pool};
 use crate::usage::Usage;
 use crate::world::World;
@@ -28,8 +28,8 @@ pub(crate) struct Place<'a> {
     /// Pods of each owner bound in this pass.
     pub(crate) bound: BTreeMap<String, u32>,
     /// Ports of the host that its pods have, before this pass and in it.
-    pub(crate) host_ports: Option<&'a BTreeMap<HostPort, u32>>,
-    pub(crate) new_ports: BTreeSet<HostPort>,
+    pub(crate) host_ports: Option<&'a HostPorts>,
+    pub(crate) new_ports: HostPorts,
 }
 
 /// All nodes, in the order of their names.
@@ -96,7 +96,7 @@ impl<'a> Place<'a> {
             ready: readiness::is_ready(node),
             bound: BTreeMap::new(),
             host_ports: world.indexes.host_ports.get(name),
-            new_ports: BTreeSet::new(),
+            new_ports: HostPorts::default(),
         }
     }
 }

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::claim::ClaimKey;
-use crate::index::{HostPort, Indexes, Losses, add, labels, sub};
+use crate::hostport::host_ports;
+use crate::index::{Indexes, Losses, add, labels, sub};
 use crate::object::{self, Name};
 use crate::task::Task;
 use crate::usage::Usage;
@@ -34,16 +35,6 @@ fn waits(pod: &Pod) -> bool {
             .spec
             .as_ref()
             .is_some_and(|s| s.scheduling_gates.iter().flatten().next().is_none())
-}
-
-/// Ports of the host that the pod asks for.
-pub(crate) fn host_ports(pod: &Pod) -> impl Iterator<Item = HostPort> + '_ {
-    let containers = pod.spec.iter().flat_map(|s| &s.containers);
-    let ports = containers.flat_map(|c| c.ports.iter().flatten());
-    ports.filter_map(|p| {
-        let protocol = p.protocol.clone().unwrap_or_default();
-        Some((protocol, p.host_port.filter(|n| *n > 0)?))
-    })
 }
 
 /// The node whose resources the pod holds.
@@ -80,7 +71,7 @@ impl Watched for Pod {
         usage.add(&Usage::of(self));
         for port in host_ports(self) {
             let ports = indexes.host_ports.entry(node.to_owned()).or_default();
-            *ports.entry(port).or_default() += 1;
+            ports.take(port);
         }
         if let Some(spread) = spread_key(self) {
             *indexes.spread.entry(spread).or_default() += 1;
@@ -106,8 +97,11 @@ impl Watched for Pod {
         if let Some(usage) = indexes.usage.get_mut(node) {
             usage.sub(&Usage::of(self));
         }
-        for port in host_ports(self) {
-            release_port(node, &port, indexes);
+        if let Some(ports) = indexes.host_ports.get_mut(node) {
+            host_ports(self).for_each(|port| ports.release(&port));
+            if ports.is_empty() {
+                indexes.host_ports.remove(node);
+            }
         }
         if let Some(spread) = spread_key(self)
             && let Some(count) = indexes.spread.get_mut(&spread)
@@ -136,7 +130,7 @@ impl Watched for Pod {
             indexes.absent_nodes.remove(node);
         }
         podgc::check(indexes);
-        // It left its node, and somebody may fit there now.
+        // It left its node: another pod may fit there now.
         if old.and_then(holds).is_some() && new.and_then(holds).is_none() {
             indexes.wake_pods(true);
         }
@@ -192,21 +186,6 @@ fn losses(old: Option<&Pod>, new: Option<&Pod>, indexes: &mut Indexes) {
     if created > entry.created {
         entry.count = entry.count.saturating_add(1);
         entry.created = created;
-    }
-}
-
-fn release_port(node: &str, port: &HostPort, indexes: &mut Indexes) {
-    let Some(ports) = indexes.host_ports.get_mut(node) else {
-        return;
-    };
-    if let Some(count) = ports.get_mut(port) {
-        *count = count.saturating_sub(1);
-        if *count == 0 {
-            ports.remove(port);
-        }
-    }
-    if ports.is_empty() {
-        indexes.host_ports.remove(node);
     }
 }
 

@@ -204,7 +204,7 @@ impl Pool {
 struct Free {
     /// The lowest member that was never given out.
     next: u64,
-    /// Members that somebody has.
+    /// How many members are held.
     held: u64,
     /// (revision of the release, member)
     released: BTreeSet<(u64, u64)>,
@@ -237,6 +237,8 @@ pub struct Claims {
     lengths: BTreeSet<u8>,
     /// Pools of node ports and load balancers: a few, as configured.
     few: Vec<Pool>,
+    /// Picked for writes under way: how many of them. Not drawn, but free or held as before.
+    aside: BTreeMap<ClaimKey, usize>,
 }
 
 impl Claims {
@@ -257,6 +259,21 @@ impl Claims {
             Some(*number)
         } else {
             None
+        }
+    }
+
+    /// Leaves a claim out of what is drawn, until [`Claims::put_back`] was called as often.
+    pub fn set_aside(&mut self, key: &ClaimKey) {
+        *self.aside.entry(key.clone()).or_default() += 1;
+    }
+
+    /// See [`Claims::set_aside`].
+    pub fn put_back(&mut self, key: &ClaimKey) {
+        if let Some(count) = self.aside.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                self.aside.remove(key);
+            }
         }
     }
 
@@ -397,14 +414,19 @@ impl Iterator for Draw<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         while let Some(key) = self.pool.member(self.next) {
             self.next += 1;
-            if self.claims.get(&key).is_none() {
+            if self.claims.get(&key).is_none() && !self.claims.aside.contains_key(&key) {
                 return Some((key, 0));
             }
         }
-        let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
-        let released = *self.free.released.range((after, Bound::Unbounded)).next()?;
-        self.last = Some(released);
-        Some((self.pool.member(released.1)?, released.0))
+        loop {
+            let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+            let released = *self.free.released.range((after, Bound::Unbounded)).next()?;
+            self.last = Some(released);
+            let key = self.pool.member(released.1)?;
+            if !self.claims.aside.contains_key(&key) {
+                return Some((key, released.0));
+            }
+        }
     }
 }
 

@@ -305,7 +305,7 @@ mod tests {
             assert_eq!(queue.wake_all(room), expected);
             let due = queue.turn(after(now(), 1), 10);
             assert_eq!(due.pods.len(), usize::from(expected), "{short} {room}");
-            // Nobody is woken twice.
+            // No pod is woken twice.
             assert!(!queue.wake_all(room) || !expected);
         }
         // After a long time without any event.

@@ -155,7 +155,7 @@ fn noted(member: &Member, annotation: &str) -> Option<i32> {
         .ok()
 }
 
-/// When somebody scaled the Deployment: the sets' new counts, each in
+/// When the Deployment was scaled: the sets' new counts, each in
 /// proportion to what it had. `None`: none had any.
 pub(crate) fn rescale(limits: &Limits, new: Option<&Member>, old: &[Member]) -> Option<Counts> {
     let active: Vec<&Member> = new

@@ -16,11 +16,11 @@ use crate::action::{Notice, Plan, Severity, Unschedulable, Write};
 use crate::claim::{ClaimKey, ClaimWrite};
 use crate::filter::{Nowhere, Unfit, nowhere, unfit};
 use crate::hash::fnv64;
+use crate::hostport::{HostPort, host_ports};
 use crate::identity::Numbers;
-use crate::index::HostPort;
 use crate::object::{self, Key, Name};
 use crate::place::Places;
-use crate::pod::{host_ports, lacks_address};
+use crate::pod::lacks_address;
 use crate::registry::Object;
 use crate::usage::Usage;
 use crate::world::World;
@@ -199,7 +199,7 @@ impl Pass<'_> {
         // The ones that follow see this one where it will be.
         if object::pod_node(pod).is_none() {
             place.used.add(&Usage::of(pod));
-            place.new_ports.extend(host_ports(pod));
+            host_ports(pod).for_each(|port| place.new_ports.take(port));
             if let Some(owner) = object::controller(&pod.metadata) {
                 *place.bound.entry(owner.uid.clone()).or_default() += 1;
             }
@@ -650,6 +650,36 @@ mod tests {
             let turn = world.indexes.queue.turn(after(now(), 1), 10);
             assert_eq!(turn.pods.contains(&name("second")), woken, "{case}");
         }
+    }
+
+    #[test]
+    fn two_pods_of_one_node_have_different_ports_of_it() {
+        let mut world = world();
+        put_node(&mut world, node_of("n1", 8));
+        let with_port = |name: &str, port: serde_json::Value| {
+            let mut pod = pod(name, "1m", "");
+            let spec = pod.spec.as_mut().unwrap();
+            spec.containers[0].ports = typed(json!([port]));
+            pod
+        };
+        let one = |ip: &str| json!({"containerPort": 80, "hostPort": 80, "protocol": "TCP", "hostIP": ip});
+        put_pod(&mut world, with_port("a", one("192.0.2.1")));
+        put_pod(&mut world, with_port("b", one("192.0.2.2")));
+        put_pod(&mut world, with_port("c", one("")));
+        let plan = plan(&world, now());
+        let names: Vec<String> = bound(&plan).into_iter().map(|(pod, _)| pod).collect();
+        assert_eq!(names, ["a", "b"]);
+        let told = &plan.notices.last().unwrap().message;
+        assert!(told.contains("didn't have free ports"), "{told}");
+        // Beside one that runs there, too.
+        let mut runs = with_port("a", one("192.0.2.1"));
+        runs.spec.as_mut().unwrap().node_name = Some("n1".to_owned());
+        let mut world = super::tests::world();
+        put_node(&mut world, node_of("n1", 8));
+        put_pod(&mut world, runs);
+        put_pod(&mut world, with_port("c", one("0.0.0.0")));
+        let plan = super::plan(&world, now());
+        assert!(bound(&plan).iter().all(|(pod, _)| pod != "c"), "{plan:?}");
     }
 
     #[test]

@@ -400,7 +400,7 @@ impl World {
             .filter_map(|n| self.pods.get(n))
     }
 
-    /// Who has this claim, if somebody has.
+    /// Owner of this claim, if it has one.
     pub fn claim_owner(&self, key: &ClaimKey) -> Option<&str> {
         self.claims()
             .get(key)

@@ -302,7 +302,7 @@ impl Config {
         match self.dns_address.as_deref() {
             Some("") => Ok(None),
             Some(text) => text.parse().map(Some),
-            // A range without a tenth address has no room for it.
+            // `None` for a range without a tenth address.
             None => Ok(self.service_cidr.hosts().nth(9)),
         }
     }

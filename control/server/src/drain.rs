@@ -67,7 +67,7 @@ impl Drain {
         }
     }
 
-    /// When somebody's patience ends.
+    /// When the first of the waits is over.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.waiting.values().map(|w| w.since + PATIENCE).min()
     }
@@ -96,7 +96,7 @@ impl Drain {
         released
     }
 
-    /// The newest revision that somebody waits for and all nodes have, 0 if there is
+    /// The newest revision that is waited for and all nodes have, 0 if there is
     /// none. The hub tells when they have the next one.
     fn acked(&mut self, world: &World, hub: &Hub) -> u64 {
         for (name, waiting) in &mut self.waiting {

@@ -18,6 +18,7 @@ pub mod bounds;
 pub mod budget;
 mod builtin;
 mod carry;
+mod claims;
 pub mod config;
 pub mod correlate;
 pub mod csr;

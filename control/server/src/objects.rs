@@ -4,7 +4,7 @@
 //! Not who may (auth.rs), not the wire (serve/). Called by rpcs, by node
 //! sessions, and by the controllers' writes.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use control_api::kind::Kind;
 use control_api::managed::{self, Operation};
@@ -12,47 +12,39 @@ use control_api::namespace::BUILTIN;
 use control_api::unknown::Seen;
 use control_api::{Invalid, Warning, admit, equality, meta};
 use control_plan::claim::{Claim, ClaimKey, ClaimWrite};
-use control_plan::ipam;
-use control_plan::pool::Pool;
 use control_plan::service_problem::ServiceProblem;
-use control_plan::{Claims, Settings};
+use control_plan::{Settings, ipam};
 use control_store::{Condition, ListRequest, Store, StoreError, Txn};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
 
+use crate::claims::{ClaimCache, Picked};
 use crate::refusal::Refusal;
 use crate::stored::{
-    Stored, encode, encode_bounded, exists, namespaces, not_found, read, read_claim, typed,
-    unencodable, with_claims,
+    Stored, encode, encode_bounded, exists, namespaces, not_found, read, typed, unencodable,
+    with_claims,
 };
 use crate::writing::{CONTROLLERS, Change, Writing};
 
-/// Times that a write is tried again on what somebody else wrote meanwhile.
+/// How often a write is tried again when another writer was faster.
 pub(crate) const ATTEMPTS: usize = 16;
 
 /// The store, as objects.
 pub struct Objects {
     store: Arc<dyn Store>,
     settings: Settings,
-    /// Claims as the controllers last saw them: where to look for a free
-    /// address. The store decides whether it is.
-    claims: Mutex<Claims>,
+    claims: ClaimCache,
 }
 
 impl Objects {
     /// Over this store.
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Self {
-        let mut claims = Claims::default();
-        let addresses = Pool::ServiceAddresses(settings.service_cidr);
-        let node_ports = Pool::NodePorts(settings.node_ports);
-        for pool in [addresses, node_ports, Pool::ServiceIds, Pool::PortIds] {
-            claims.register(pool);
-        }
+        let claims = ClaimCache::new(&settings);
         Self {
             store,
             settings,
-            claims: Mutex::new(claims),
+            claims,
         }
     }
 
@@ -66,16 +58,9 @@ impl Objects {
         &self.settings
     }
 
-    fn claims(&self) -> MutexGuard<'_, Claims> {
-        // A panic elsewhere leaves a map that is a hint anyway.
-        self.claims
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
     /// A claim changed in the store.
     pub fn note_claim(&self, key: ClaimKey, claim: Option<Claim>) {
-        self.claims().put(&key, claim);
+        self.claims.note(&key, claim);
     }
 
     /// The object, if there is one.
@@ -127,8 +112,10 @@ impl Objects {
             meta::stamp_created(&mut stored, &uuid::Uuid::new_v4().to_string(), now);
             let mut txn = self.in_namespace(kind, &stored, Txn::default()).await?;
             let mut claims = claims.to_vec();
+            let mut picked = None;
             if is_service(kind) {
-                claims.extend(self.address_service(&mut stored, None)?);
+                let picked = picked.insert(self.address_service(&mut stored, None)?);
+                claims.extend_from_slice(picked.writes());
             }
             let key = kind.key(meta::namespace(&stored), meta::name(&stored));
             txn = txn.put(
@@ -138,14 +125,16 @@ impl Objects {
             );
             txn = with_claims(txn, &claims);
             if writing.dry_run {
-                self.refresh_claims("", &claims).await?;
                 return match self.store.get(&key).await?.entry {
                     Some(_) => Err(exists(kind, &stored)),
                     None => Ok((Stored::dry_run(stored, 0), warnings)),
                 };
             }
             match self.store.txn(txn).await {
-                Ok(revision) => return Ok((Stored::new(stored, revision), warnings)),
+                Ok(revision) => {
+                    picked.into_iter().for_each(|p| p.committed(revision));
+                    return Ok((Stored::new(stored, revision), warnings));
+                }
                 Err(StoreError::Conflict { key: at, .. }) => {
                     self.refresh_claims(&at, &claims).await?;
                     if at == key && !generated {
@@ -153,10 +142,7 @@ impl Objects {
                     }
                     // A claim or the namespace moved: another one, or another look.
                 }
-                Err(error) => {
-                    self.refresh_claims("", &claims).await?;
-                    return Err(error.into());
-                }
+                Err(error) => return Err(error.into()),
             }
         }
         Err(Refusal::Unavailable("too many writers at once".to_owned()))
@@ -187,39 +173,31 @@ impl Objects {
     }
 
     /// Looks again at claims that were picked and not taken, and at the one
-    /// that was not as the controllers had seen it.
+    /// that was not as it was known.
     async fn refresh_claims(&self, at: &str, claims: &[ClaimWrite]) -> Result<(), Refusal> {
         let at = ClaimKey::parse(at);
-        for claim in claims.iter().map(|c| &c.key).chain(at.as_ref()) {
-            let entry = self.store.get(&claim.to_string()).await?.entry;
-            self.note_claim(claim.clone(), entry.as_ref().map(read_claim));
-        }
-        Ok(())
+        let keys = claims.iter().map(|c| &c.key).chain(at.as_ref());
+        Ok(self.claims.refresh(self.store.as_ref(), keys).await?)
     }
 
     fn address_service(
         &self,
         value: &mut Value,
         old: Option<&Value>,
-    ) -> Result<Vec<ClaimWrite>, Refusal> {
+    ) -> Result<Picked<'_>, Refusal> {
         let mut service: Service = typed(value)?;
         let before = old.map(typed::<Service>).transpose()?;
         let settings = &self.settings;
-        let mut known = self.claims();
-        let claims = ipam::service(&known, settings, &mut service, before.as_ref())
+        let picked = self
+            .claims
+            .pick(|known| ipam::service(known, settings, &mut service, before.as_ref()))
             .map_err(|problem| service_problem(&problem, value, &settings.service_cidr))?;
-        // The next one picks others, before the store has these.
-        for claim in &claims {
-            let (owner, revision) = (claim.owner.clone(), claim.revision);
-            known.put(&claim.key, Some(Claim { owner, revision }));
-        }
-        drop(known);
         *value = serde_json::to_value(&service).map_err(unencodable)?;
-        Ok(claims)
+        Ok(picked)
     }
 
     /// Changes an object: `change` makes the successor of what is there, and is
-    /// asked again when somebody else was faster. The object, and whether it is
+    /// asked again when another writer was faster. The object, and whether it is
     /// another one than before: what changes nothing is not written.
     pub async fn change(
         &self,
@@ -245,30 +223,30 @@ impl Objects {
             let before = Some(&old.value);
             let now = Timestamp::now();
             own(kind, before, &mut next, given, writing, &operation, now)?;
-            let mut claims = Vec::new();
+            let mut picked = None;
             if is_service(kind) && writing.admitted {
-                claims = self.address_service(&mut next, before)?;
+                picked = Some(self.address_service(&mut next, before)?);
             }
+            let claims = picked.as_ref().map_or(&[][..], Picked::writes);
             if equality::unchanged(&next, &old.value) {
                 return Ok((old, warnings, false));
             }
             if writing.dry_run {
-                self.refresh_claims("", &claims).await?;
                 return Ok((Stored::dry_run(next, old.revision), warnings, true));
             }
             meta::clear_resource_version(&mut next);
             let key = kind.key(namespace, name);
             let bytes = encode_bounded(&next, before)?;
             let txn = Txn::default().put(key, bytes, Condition::Revision(old.revision));
-            match self.store.txn(with_claims(txn, &claims)).await {
-                Ok(revision) => return Ok((Stored::new(next, revision), warnings, true)),
+            match self.store.txn(with_claims(txn, claims)).await {
+                Ok(revision) => {
+                    picked.into_iter().for_each(|p| p.committed(revision));
+                    return Ok((Stored::new(next, revision), warnings, true));
+                }
                 Err(StoreError::Conflict { key: at, .. }) => {
-                    self.refresh_claims(&at, &claims).await?;
+                    self.refresh_claims(&at, claims).await?;
                 }
-                Err(error) => {
-                    self.refresh_claims("", &claims).await?;
-                    return Err(error.into());
-                }
+                Err(error) => return Err(error.into()),
             }
         }
         Err(Refusal::Unavailable("too many writers at once".to_owned()))
@@ -452,8 +430,8 @@ mod tests {
     use crate::stored::known;
     use crate::writing::AGENT;
 
-    #[tokio::test]
-    async fn a_system_s_write_has_a_largest_size_too() {
+    /// Objects in a store of a folder.
+    fn objects() -> (Objects, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let options = Options {
             history: 100,
@@ -461,7 +439,61 @@ mod tests {
         };
         let store = Embedded::open(&folder.path().join("store"), options).unwrap();
         let config = crate::Config::parse("data = \"/d\"").unwrap();
-        let objects = Objects::new(Arc::new(store), config.settings());
+        (Objects::new(Arc::new(store), config.settings()), folder)
+    }
+
+    /// A change that gives an address up and is not stored: a dry run, or one that is
+    /// refused after the address was looked up.
+    #[tokio::test]
+    async fn a_change_that_is_not_stored_gives_no_address_to_another() {
+        let (objects, _folder) = objects();
+        objects.make_builtin().await.unwrap();
+        let kind = known("", "v1", "Service").unwrap();
+        let service = |name: &str, address: &str| {
+            json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": name, "namespace": "default"},
+                "spec": {"clusterIP": address, "ports": [{"port": 80}]},
+            })
+        };
+        let writing = Writing::client("test", false);
+        let create = async |name: &str| {
+            let made = Change::To(service(name, "10.96.0.77"));
+            objects.create(kind, made, &[], &writing).await
+        };
+        create("a").await.unwrap();
+        let external = |labels: usize| {
+            move |old: &Stored| {
+                let mut next = old.value.clone();
+                for n in 0..labels {
+                    next["metadata"]["labels"][format!("label-{n}")] = json!("x".repeat(60));
+                }
+                next["spec"] = json!({"type": "ExternalName", "externalName": "example.org"});
+                Ok(Change::To(next))
+            }
+        };
+        let refused = objects.change(kind, "default", "a", &writing, external(20_000));
+        let refused = refused.await;
+        assert!(
+            matches!(refused, Err(Refusal::BadRequest(_))),
+            "{refused:?}"
+        );
+        let taken = create("b").await;
+        assert!(matches!(taken, Err(Refusal::Invalid(_))), "{taken:?}");
+        let dry = Writing::client("test", true);
+        let tried = objects.change(kind, "default", "a", &dry, external(1));
+        assert!(tried.await.unwrap().2);
+        let taken = create("b").await;
+        assert!(matches!(taken, Err(Refusal::Invalid(_))), "{taken:?}");
+        // Given up in earnest, it is free at once.
+        let given_up = objects.change(kind, "default", "a", &writing, external(1));
+        given_up.await.unwrap();
+        create("b").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_system_s_write_has_a_largest_size_too() {
+        let (objects, _folder) = objects();
         let kind = known("", "v1", "Node").unwrap();
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
         let writing = Writing::system(AGENT);

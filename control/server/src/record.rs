@@ -241,7 +241,7 @@ async fn write(objects: &Objects, said: &Said, count: i32, last: Timestamp) -> R
         event["series"] = json!({"count": count, "lastObservedTime": micro_text(last)});
     }
     match objects.create(kind, Change::To(event), &[], &writing).await {
-        // Somebody said it first: then it was said, which is what matters.
+        // The event exists already.
         Ok(_) | Err(Refusal::AlreadyExists { .. }) => Ok(()),
         Err(refusal) => Err(refusal),
     }

@@ -41,7 +41,7 @@ pub enum Refusal {
         /// Name.
         name: String,
     },
-    /// Somebody else changed it, or owns the field.
+    /// Another writer changed it, or owns the field.
     #[error("{message}")]
     Conflict {
         /// What happened.

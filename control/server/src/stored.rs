@@ -1,5 +1,5 @@
-//! An object between the store's bytes and everybody else: JSON with its
-//! resourceVersion outside, without it inside.
+//! Objects as the store has them, JSON without a resourceVersion, and as all others see
+//! them, with it.
 //!
 //! No rules (control-api has them) and no writing (`objects.rs`).
 

@@ -19,7 +19,7 @@ use crate::refusal::Refusal;
 use crate::stored::{Stored, check_size};
 use crate::writing::{Change, Writing};
 
-/// Reads an object that somebody wrote: its kind, and itself with a namespace.
+/// Reads an object of a request: its kind, and the object with its namespace set.
 fn read(json: &[u8], namespace: &str) -> Result<(&'static Kind, Value), Refusal> {
     check_size(json.len())?;
     let mut value = control_api::unique::from_json(json)
@@ -114,7 +114,7 @@ pub(super) async fn apply(
                 }
                 match objects.create(kind, merged(None), &[], &writing).await {
                     Ok((stored, warnings)) => (stored, warnings, Outcome::Created),
-                    // Somebody else was faster: then it is a change.
+                    // Another writer was faster: then it is a change.
                     Err(Refusal::AlreadyExists { .. }) => continue,
                     Err(refusal) => return Err(refusal),
                 }
