@@ -15,6 +15,7 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::Uid;
 use proto::v1::ShimError;
 use proto::v1::shim_error::Kind;
 
@@ -79,6 +80,7 @@ impl Launch {
         if let Some(view) = self.groups {
             legacy::mount_view(view).map_err(|e| runtime_error("mount cgroups", e))?;
         }
+        own_streams(spec).map_err(|e| runtime_error("give the standard streams", e))?;
         let (args, path) = command(spec);
         let name = args.first().ok_or_else(|| command_error("no command"))?;
         find(name, path).map(drop).map_err(command_error)
@@ -112,6 +114,29 @@ impl Launch {
         let Err(e) = nix::unistd::execv(&program, &args);
         Err(command_error(format!("exec {name}: {}", sentence(e))))
     }
+}
+
+/// Gives pipes and terminal to the user, as runc does: programs open them by name
+/// (/dev/stdout), which asks for permission anew. /dev/null, which may be the node's, keeps
+/// its owner.
+fn own_streams(spec: &Spec) -> nix::Result<()> {
+    let user = spec.process().as_ref().map(|p| p.user().uid());
+    let Some(uid) = user.filter(|uid| *uid != 0) else {
+        return Ok(());
+    };
+    let null = nix::sys::stat::stat("/dev/null").ok().map(|s| s.st_rdev);
+    for stream in 0..=2 {
+        // SAFETY: the container's process has its standard streams open, and nothing here
+        // closes them.
+        let stream = unsafe { BorrowedFd::borrow_raw(stream) };
+        let found = nix::sys::stat::fstat(stream)?;
+        let is_device = found.st_mode & libc::S_IFMT == libc::S_IFCHR;
+        if is_device && null.is_none_or(|null| null == found.st_rdev) {
+            continue;
+        }
+        nix::unistd::fchown(stream, Some(Uid::from_raw(uid)), None)?;
+    }
+    Ok(())
 }
 
 /// The shim blocks signals and ignores SIGPIPE, and was itself started with who knows

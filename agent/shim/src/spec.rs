@@ -40,9 +40,9 @@ pub(crate) struct Surroundings {
     pub(crate) setup: Setup,
 }
 
-/// What the default executor needs until it gives them up: loading a filter
-/// without no_new_privs, and dropping from the bounding set.
-const STARTING: [&str; 2] = ["CAP_SYS_ADMIN", "CAP_SETPCAP"];
+/// What the executor needs until it gives them up: loading a filter without no_new_privs,
+/// dropping from the bounding set, and giving the standard streams to the user.
+const STARTING: [&str; 3] = ["CAP_SYS_ADMIN", "CAP_SETPCAP", "CAP_CHOWN"];
 
 /// The capabilities that the container's program has: what is asked for, as far
 /// as the machine has it (`bounding`).

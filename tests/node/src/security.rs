@@ -119,7 +119,9 @@ fn unconfined_and_privileged() {
 #[test]
 fn another_user() {
     let mut pod = Pod::new();
-    let script = "id -u; id -g; id -G; echo $HOME; cat /proc/self/status; echo x > /etc/no";
+    let script = "id -u; id -g; id -G; echo $HOME; cat /proc/self/status; \
+                  echo opened 1 > /proc/self/fd/1; echo opened 2 > /proc/self/fd/2; \
+                  echo x > /etc/no";
     let mut create = ShimCreate {
         uid: 1000,
         gid: 2000,
@@ -149,10 +151,11 @@ fn another_user() {
         assert_eq!(status["CapBnd"], DEFAULTS);
         assert_eq!(status["NoNewPrivs"], "1");
         assert_eq!(status["Seccomp"], "2");
-        assert!(
-            lines.iter().any(|l| l.ends_with("Permission denied")),
-            "{lines:?}"
-        );
+        let denied = lines.iter().filter(|l| l.ends_with("Permission denied"));
+        assert_eq!(denied.count(), 1, "{lines:?}");
+        for opened in ["opened 1", "opened 2"] {
+            assert!(lines.iter().any(|l| l.ends_with(opened)), "{lines:?}");
+        }
     }
 }
 
