@@ -17,7 +17,7 @@ use proto::v1::{ShimContainer, ShimCreate};
 
 use crate::clock::{self, Moment};
 use crate::create::{Folders, Making};
-use crate::ends::{Ends, Piece, has_input, read_piece};
+use crate::ends::{Ends, LEFT, Piece, has_input, read_piece};
 use crate::exit::{self, Exit};
 use crate::log::{Log, Stream};
 
@@ -170,15 +170,20 @@ impl Container {
         Ok(())
     }
 
-    /// Moves output to the log. Leaves `ends` without a stream that has ended.
-    pub(crate) fn read_output(&mut self, stream: Stream) {
+    /// Moves output to the log, and says how many bytes. Leaves `ends` without a stream that
+    /// has ended.
+    pub(crate) fn read_output(&mut self, stream: Stream) -> usize {
         let end = match stream {
             Stream::Stdout => &mut self.ends.stdout,
             Stream::Stderr => &mut self.ends.stderr,
         };
-        let Some(file) = end else { return };
+        let Some(file) = end else { return 0 };
+        let mut moved = 0;
         let logged = match read_piece(file) {
-            Piece::Bytes(bytes) => self.log.write(stream, &bytes),
+            Piece::Bytes(bytes) => {
+                moved = bytes.len();
+                self.log.write(stream, &bytes)
+            }
             Piece::Nothing => Ok(()),
             Piece::End => {
                 *end = None;
@@ -194,12 +199,14 @@ impl Container {
             }
             Err(_) => {}
         }
+        moved
     }
 
-    /// Takes what an ended container has left in its pipes.
+    /// Takes what an ended container has left in its pipes, and no more than they can hold.
     pub(crate) fn drain_output(&mut self) {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            loop {
+            let mut moved = 0;
+            while moved < LEFT {
                 let end = match stream {
                     Stream::Stdout => &self.ends.stdout,
                     Stream::Stderr => &self.ends.stderr,
@@ -207,7 +214,7 @@ impl Container {
                 if !end.as_ref().is_some_and(has_input) {
                     break;
                 }
-                self.read_output(stream);
+                moved += self.read_output(stream);
             }
         }
     }

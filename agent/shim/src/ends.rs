@@ -99,6 +99,10 @@ pub(crate) fn non_blocking(file: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// What is read at most of a stream whose process has ended, bytes: as much as its pipe can
+/// hold (fs.pipe-max-size). Orphans may write to it without end.
+pub(crate) const LEFT: usize = 1 << 20;
+
 /// What one read brought.
 pub(crate) enum Piece {
     Bytes(Vec<u8>),

@@ -13,7 +13,7 @@ use proto::v1::{ShimError, ShimResize};
 
 use crate::console::winsize;
 use crate::create::Making;
-use crate::ends::{Ends, Piece, has_input, read_piece};
+use crate::ends::{Ends, LEFT, Piece, has_input, read_piece};
 use crate::exit::Exit;
 use crate::log::Stream;
 use crate::report;
@@ -31,6 +31,8 @@ pub(crate) struct Session {
     pub(crate) pid: Option<Pid>,
     pub(crate) ends: Ends,
     pub(crate) exit: Option<Exit>,
+    /// Bytes that were read after its end.
+    read_after: usize,
     tty: bool,
     input: VecDeque<u8>,
     input_closed: bool,
@@ -45,6 +47,7 @@ impl Session {
             pid: None,
             ends: Ends::default(),
             exit: None,
+            read_after: 0,
             tty,
             input: VecDeque::new(),
             input_closed: false,
@@ -129,7 +132,12 @@ impl Session {
             Stream::Stderr => &mut self.ends.stderr,
         };
         match read_piece(end.as_mut()?) {
-            Piece::Bytes(bytes) => Some(bytes),
+            Piece::Bytes(bytes) => {
+                if self.exit.is_some() {
+                    self.read_after += bytes.len();
+                }
+                Some(bytes)
+            }
             Piece::Nothing => None,
             Piece::End => {
                 *end = None;
@@ -138,10 +146,13 @@ impl Session {
         }
     }
 
-    /// Ended, and all it wrote is taken. What its orphans may still write is not waited for.
+    /// Ended, and all it wrote is taken. What its orphans may still write is not waited for:
+    /// they may write without end.
     pub(crate) fn is_over(&self) -> bool {
         let silent = |end: &Option<std::fs::File>| !end.as_ref().is_some_and(has_input);
-        self.exit.is_some() && silent(&self.ends.stdout) && silent(&self.ends.stderr)
+        let all = || silent(&self.ends.stdout) && silent(&self.ends.stderr);
+        // Both streams' pipes, or the terminal.
+        self.exit.is_some() && (all() || self.read_after >= 2 * LEFT)
     }
 
     /// Why its program was not executed, once it is over; `None` when it was.

@@ -413,3 +413,14 @@ fn orphans_in_the_nodes_pid_namespace_end_with_their_container() {
         }
     });
 }
+
+#[test]
+fn orphans_that_write_without_end_do_not_hold_up_the_end() {
+    let mut pod = Pod::new();
+    let create = ShimCreate {
+        pid_ns: "host".into(),
+        ..pod.message("web", &["sh", "-c", "yes & exit 7"])
+    };
+    let (end, _) = pod.finish(create);
+    assert_eq!(end.exit_code, 7);
+}

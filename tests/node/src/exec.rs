@@ -231,6 +231,15 @@ fn a_container_with_a_terminal_logs_it() {
 }
 
 #[test]
+fn output_of_orphans_that_never_ends_does_not_hold_up_the_end() {
+    let mut pod = Pod::new();
+    let id = sleeper(&mut pod);
+    let exec = begin(&pod, message(&id, &["sh", "-c", "yes & exit 7"]));
+    let (code, _) = pod.wait(exec.collect(1000)).unwrap();
+    assert_eq!(code, 7);
+}
+
+#[test]
 fn a_process_dies_with_its_connection() {
     let mut pod = Pod::new();
     let id = sleeper(&mut pod);
