@@ -50,7 +50,7 @@ pub fn read_only(privileged: bool) -> Vec<String> {
 /// The usual mounts, in their order, but for places where the pod mounts something.
 pub fn usual(privileged: bool, pods: &[Mount]) -> Vec<v1::ShimMount> {
     let access = if privileged { "rw" } else { "ro" };
-    let usual: [(&str, &str, &str, &[&str]); 7] = [
+    let usual: [(&str, &str, &str, &[&str]); 6] = [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         (
             "/dev",
@@ -70,12 +70,6 @@ pub fn usual(privileged: bool, pods: &[Mount]) -> Vec<v1::ShimMount> {
                 "mode=0620",
                 "gid=5",
             ],
-        ),
-        (
-            "/dev/shm",
-            "tmpfs",
-            "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
         ),
         (
             "/dev/mqueue",
@@ -124,19 +118,18 @@ mod tests {
             "/proc",
             "/dev",
             "/dev/pts",
-            "/dev/shm",
             "/dev/mqueue",
             "/sys",
             "/sys/fs/cgroup",
         ];
         assert_eq!(places(&[]), all);
-        let shm = Mount {
+        let queues = Mount {
             source: Source::TerminationLog,
-            destination: "/dev/shm".into(),
+            destination: "/dev/mqueue".into(),
             options: Vec::new(),
         };
-        let rest: Vec<&str> = all.into_iter().filter(|p| *p != "/dev/shm").collect();
-        assert_eq!(places(&[shm]), rest);
+        let rest: Vec<&str> = all.into_iter().filter(|p| *p != "/dev/mqueue").collect();
+        assert_eq!(places(&[queues]), rest);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use agent_sys::process::Pidfd;
 use agent_sys::shim::{self, Client, ShimError};
 use agent_sys::state::Layout;
 use proto::v1::shim_container::State;
-use proto::v1::{self, ShimContainer, ShimCreate, ShimExec, ShimResources};
+use proto::v1::{self, ShimContainer, ShimCreate, ShimExec, ShimMount, ShimResources};
 use tests_harness::{binary, unique_name, wait_until};
 use tokio::runtime::{Builder, Runtime};
 
@@ -131,8 +131,6 @@ impl Pod {
         let pod = v1::PodSpec {
             uid: self.uid.clone(),
             hostname: "web-0".into(),
-            // There are no volumes here: /dev/shm is the container's own.
-            host_ipc: true,
             ..Default::default()
         };
         let settings = simulate::settings();
@@ -140,6 +138,15 @@ impl Pod {
         let planned = create::create(&pod, &container, 0, &image, &settings);
         let mut message = planned.expect("a container that can be asked for");
         create::set_home(&mut message, "/root");
+        // The pod has no volumes here: its shared memory is the container's own.
+        message.mounts.push(ShimMount {
+            source: "shm".into(),
+            destination: "/dev/shm".into(),
+            r#type: "tmpfs".into(),
+            options: ["nosuid", "nodev", "mode=1777", "size=65536k"]
+                .map(str::to_owned)
+                .into(),
+        });
         ShimCreate {
             rootfs: self.rootfs().display().to_string(),
             cgroup: self.group(name),
