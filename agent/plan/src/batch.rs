@@ -3,8 +3,8 @@
 //!
 //! New backends stand before the tables that name them, tables before the frontends
 //! that lead to them, and removals come last, the other way round: a packet never
-//! finds a number without its backend. Tables of several services are one write,
-//! because each write of them waits for the kernel's readers.
+//! finds a number without its backend. Tables of several services are one write:
+//! the kernel ends each only when no program reads the tables before it.
 //! Called by the daemon's `services.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
