@@ -1,9 +1,9 @@
 //! Whose an entry of the flow map is, and how many a pod may have.
 //!
-//! A full map evicts what was used least, so a flood must not fill it: while the sweep runs, an
-//! owner may have as many entries as are free. One pod alone gets half of the map; of two that flood each gets a third,
-//! and a third stays free for all others. Called by `stage/entry.rs`, `stage/create.rs`,
-//! `hook/flow_sweep.rs` and `agent-sys`.
+//! A full map evicts the least recently used entries, so a flood must not fill it: while the sweep
+//! runs, an owner may have as many entries as are free. One pod alone gets half of the map; of two
+//! that flood each gets a third, and a third stays free for all others. Called by
+//! `stage/entry.rs`, `stage/create.rs`, `hook/flow_sweep.rs` and `agent-sys`.
 
 use crate::conntrack::elapsed;
 use ebpf_common::address::Address;
@@ -84,7 +84,7 @@ pub const fn share_left(used: u64, all: u64, size: u32) -> Share {
 }
 
 /// Whether the sweep runs, so that ended connections give their entries back and counts are right.
-/// Without an agent the least recently used entry makes room.
+/// Without an agent a full map evicts the least recently used entry.
 #[inline(always)]
 pub const fn is_swept(now: u32, swept: u32, jiffies_per_second: u32) -> bool {
     elapsed(now, swept) < SWEPT * jiffies_per_second

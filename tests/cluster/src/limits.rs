@@ -44,7 +44,7 @@ pub fn init_pid(cluster: &Cluster, pod: &Pod) -> i32 {
 /// Limits of the pod's first container.
 ///
 /// # Panics
-/// If the pod's node is none of the cluster's.
+/// If the pod's node is not in the cluster.
 pub fn of(cluster: &Cluster, pod: &Pod) -> Limits {
     let mut limits = Limits::default();
     for group in groups(cluster, pod) {
@@ -73,7 +73,7 @@ pub fn of(cluster: &Cluster, pod: &Pod) -> Limits {
 /// it: where the programs on sockets are.
 ///
 /// # Panics
-/// If the pod's node is none of the cluster's.
+/// If the pod's node is not in the cluster.
 pub fn unified(cluster: &Cluster, pod: &Pod) -> Option<PathBuf> {
     let all = groups(cluster, pod);
     all.into_iter()

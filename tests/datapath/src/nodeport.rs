@@ -473,7 +473,7 @@ fn a_client_outside_reaches_all_backends() {
             let clients = [&outside, &first.pods[0].netns, &second.pods[0].netns];
             for netns in clients {
                 for to in [(first.addr, 30_001), (first.addr, 30_002), (BALANCED, 80)] {
-                    // The other node knows nothing of the load balancer's address.
+                    // The other node does not have the load balancer's address.
                     if to.0 == BALANCED && std::ptr::eq(netns, clients[2]) {
                         continue;
                     }

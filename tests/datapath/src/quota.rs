@@ -132,8 +132,8 @@ fn what_the_stack_forwards_needs_no_entry() {
     assert_eq!(entries(&node).len(), there);
 }
 
-/// Without an agent no connection expires: there is no quota then, and what was used least makes
-/// room for new connections.
+/// Without an agent no connection expires: there is no quota then, and new connections evict the
+/// least recently used entries.
 #[test]
 fn without_the_sweep_a_full_map_makes_room() {
     let node = Node::measured(&[CLIENT, SERVER], &binary("hydrofoil.bpf.o"), ENTRIES);
