@@ -40,6 +40,14 @@ impl Maps {
         self.frontends.list()
     }
 
+    /// What stands under an address, port and protocol, if anything.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn frontend(&self, key: &FrontendKey) -> Result<Option<Frontend>, MapsError> {
+        self.frontends.get(key)
+    }
+
     /// Makes an address, port and protocol a service port; `service` is
     /// "namespace/service:port".
     ///

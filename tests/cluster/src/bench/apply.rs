@@ -3,12 +3,15 @@
 //! has the service.
 //!
 //! The start of `foil` is in it: that is what a person waits for. That a kernel has a service is
-//! seen by reading all of its frontends, which takes some milliseconds at 5,000.
+//! seen by one lookup of its address, which is given in its manifest.
 
 use super::sample;
 use crate::objects;
 use agent_sys::maps::Maps;
+use ebpf_common::net::{Be16, protocol};
+use ebpf_common::service::FrontendKey;
 use serde_json::json;
+use std::net::Ipv4Addr;
 use std::time::Instant;
 use tests_harness::{Cluster, wait};
 
@@ -18,6 +21,9 @@ const AMONG: [usize; 3] = [1, 1000, 5000];
 const FILES: [usize; 2] = [1000, 5000];
 /// Services applied one by one, for each number that is there.
 const ONE_BY_ONE: usize = 40;
+/// The first address of services whose address is given; the control plane gives out the lowest
+/// ones that are free.
+const ADDRESSES: Ipv4Addr = Ipv4Addr::new(10, 96, 200, 0);
 /// The pod that is behind all of them.
 const POD: &str = "bench-apply";
 
@@ -47,7 +53,7 @@ pub(super) fn run(cluster: &Cluster) {
         );
         remove(cluster, &format!("file-{file}"), documents, &nodes);
     }
-    let mut there = 0;
+    let (mut there, mut given) = (0, 0);
     for among in AMONG {
         let more = among - there;
         let before: Vec<usize> = nodes.iter().map(frontends).collect();
@@ -58,18 +64,27 @@ pub(super) fn run(cluster: &Cluster) {
             wait_for(applied, || frontends(maps) >= before + more);
         }
         eprintln!("apply.service: among {among}");
-        let (mut applied, mut programmed) = (Vec::new(), Vec::new());
+        let mut applied = Vec::new();
         for round in 0..ONE_BY_ONE {
-            let before: Vec<usize> = nodes.iter().map(frontends).collect();
-            let name = format!("one-{among}-{round}");
-            applied.push(apply(cluster, &services(&name, 1)));
+            let service = service(&format!("one-{among}-{round}"), None);
+            applied.push(apply(cluster, &service));
+        }
+        let mut programmed = Vec::new();
+        for _ in 0..ONE_BY_ONE {
+            let address = Ipv4Addr::from(u32::from(ADDRESSES) + given);
+            let service = service(&format!("at-{given}"), Some(address));
+            given += 1;
+            apply(cluster, &service);
             let returned = Instant::now();
-            for (maps, before) in nodes.iter().zip(before) {
-                wait_for(returned, || frontends(maps) > before);
+            let key = frontend_key(address);
+            for maps in &nodes {
+                wait_for(returned, || {
+                    maps.frontend(&key).expect("a lookup").is_some()
+                });
             }
             programmed.push(returned.elapsed().as_secs_f64() * 1000.0);
-            there += 1;
         }
+        there += 2 * ONE_BY_ONE;
         let varies = [("services", json!(among))];
         sample::print("apply.service", "ms", &applied, &varies);
         sample::print("program.service", "ms", &programmed, &varies);
@@ -90,13 +105,29 @@ fn apply(cluster: &Cluster, manifests: &str) -> f64 {
 
 /// So many services with the pod behind them.
 fn services(name: &str, count: usize) -> String {
-    let one = |number: usize| {
-        format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}-{number}}}\nspec:\n  \
-             selector: {{app: {POD}}}\n  ports: [{{port: 80, targetPort: 8080}}]\n---\n"
-        )
-    };
-    (0..count).map(one).collect()
+    (0..count)
+        .map(|number| service(&format!("{name}-{number}"), None))
+        .collect()
+}
+
+/// One service with the pod behind it, at an address of its own or at one that is free.
+fn service(name: &str, address: Option<Ipv4Addr>) -> String {
+    let address = address.map(|address| format!("clusterIP: {address}, "));
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{}selector: \
+         {{app: {POD}}}, ports: [{{port: 80, targetPort: 8080}}]}}\n---\n",
+        address.unwrap_or_default()
+    )
+}
+
+/// Under what a node's kernel finds it.
+fn frontend_key(address: Ipv4Addr) -> FrontendKey {
+    FrontendKey {
+        addr: address.into(),
+        port: Be16::new(80),
+        protocol: protocol::TCP,
+        pad: 0,
+    }
 }
 
 /// Removes what a file had made, on the nodes as well.
