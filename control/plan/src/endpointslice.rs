@@ -325,8 +325,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::endpoint_use::{EndpointUse, EndpointUses};
     use crate::for_tests::{node, pod, put_node, put_pod, running, service, typed};
-    use crate::world::EndpointUse;
 
     /// A world with node n1.
     fn world() -> World {
@@ -416,17 +416,17 @@ mod tests {
             let other = running(pod("q", "0", ""), "n1", "10.0.0.2", another);
             put_pod(&mut world, other);
             let mut pod = running(pod("p", "0", ""), "n1", "10.0.0.1", is_ready);
-            assert_eq!(world.endpoint_use(&pod), EndpointUse::None);
+            assert_eq!(EndpointUses::new(&world).of(&pod), EndpointUse::None);
             put_pod(&mut world, pod.clone());
             let outcome = plan(&world, &name());
             carry_out(&mut world, &outcome);
-            assert_eq!(world.endpoint_use(&pod), EndpointUse::Open);
+            assert_eq!(EndpointUses::new(&world).of(&pod), EndpointUse::Open);
             pod.metadata.deletion_timestamp = Some(typed(json!("2026-01-01T00:00:00Z")));
             put_pod(&mut world, pod.clone());
             let outcome = plan(&world, &name());
             carry_out(&mut world, &outcome);
             let case = format!("{is_ready} {another} {published}");
-            assert_eq!(world.endpoint_use(&pod), expected, "{case}");
+            assert_eq!(EndpointUses::new(&world).of(&pod), expected, "{case}");
         }
     }
 

@@ -11,6 +11,7 @@ pub mod action;
 pub mod claim;
 pub mod deployment;
 mod endpoint;
+pub mod endpoint_use;
 pub mod endpointslice;
 pub mod event;
 mod eviction;

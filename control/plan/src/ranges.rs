@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use crate::claim::ClaimKey;
+use crate::object::Name;
 use crate::settings::Settings;
 use crate::world::World;
 
@@ -74,6 +75,51 @@ pub fn outside(world: &World) -> Vec<Outside> {
             Some(Outside { object, has, key })
         })
         .collect();
+    // Its address is in the server's certificate and in the environment of pods.
+    let first = world.settings.service_cidr.hosts().next();
+    let api = world.services.get(&Name::new("default", "kubernetes"));
+    let address = api.and_then(|s| s.spec.as_ref()?.cluster_ip.as_deref());
+    if let Some(address) = address
+        && address.parse().ok() != first
+    {
+        found.push(Outside {
+            object: "Service default/kubernetes".to_owned(),
+            has: format!("{address}, which is not the first address"),
+            key: "service_cidr",
+        });
+    }
     found.sort_by(|a, b| (a.key, &a.object).cmp(&(b.key, &b.object)));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::for_tests::{meta, typed, world};
+    use crate::registry::Object;
+
+    #[test]
+    fn the_api_s_address_stays_the_first_of_the_range() {
+        let mut world = world();
+        let service = json!({"metadata": meta("kubernetes", &[]),
+            "spec": {"clusterIP": "10.96.0.1"}});
+        world.put(Object::Service(Arc::new(typed(service))));
+        // (range, what is refused)
+        for (range, refused) in [
+            ("10.96.0.0/16", None),
+            ("10.96.0.0/12", None),
+            (
+                "10.64.0.0/10",
+                Some("Service default/kubernetes has 10.96.0.1, which is not the first address"),
+            ),
+        ] {
+            world.settings.service_cidr = range.parse().unwrap();
+            let found: Vec<String> = outside(&world).iter().map(ToString::to_string).collect();
+            assert_eq!(found.first().map(String::as_str), refused, "{range}");
+        }
+    }
 }

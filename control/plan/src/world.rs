@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::action::{Notice, Plan};
@@ -35,20 +35,6 @@ pub enum Owner {
     Absent,
     /// This version does not know its kind, or cannot read the object.
     Unknown,
-}
-
-/// What services make of a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum EndpointUse {
-    /// It is in no slice.
-    None,
-    /// It terminates, and takes new connections all the same: no endpoint of the
-    /// service is ready, or it publishes addresses that are not.
-    Last,
-    /// It terminates, and new connections go elsewhere.
-    Closed,
-    /// A slice has it as one that stays.
-    Open,
 }
 
 /// Objects and indexes, at one revision of the store. Reads as its [`Tables`].
@@ -412,40 +398,6 @@ impl World {
     pub fn pod_at(&self, address: IpAddr) -> Option<&Arc<Pod>> {
         let uid = self.claim_owner(&ClaimKey::PodAddress(address))?;
         self.pods.get(&self.indexes.by_uid.get(uid)?.name)
-    }
-
-    /// What the services make of a pod; of several the one that asks for most.
-    pub fn endpoint_use(&self, pod: &Pod) -> EndpointUse {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
-        let uid = object::uid(&pod.metadata);
-        let labels = labels(namespace, &pod.metadata);
-        let services = labels.flat_map(|label| {
-            let services = self.indexes.services_by_label.get(&label);
-            services.into_iter().flatten()
-        });
-        let uses = services.map(|service| self.use_in(service, uid));
-        uses.max().unwrap_or(EndpointUse::None)
-    }
-
-    fn use_in(&self, service: &Name, uid: &str) -> EndpointUse {
-        let endpoints = || self.slices_of(service).flat_map(|s| &s.endpoints);
-        let is = |value: Option<bool>| value == Some(true);
-        let ready = |e: &Endpoint| e.conditions.as_ref().is_none_or(|c| c.ready != Some(false));
-        let mine = |e: &&Endpoint| {
-            let target = e.target_ref.as_ref();
-            target.and_then(|r| r.uid.as_deref()) == Some(uid)
-        };
-        let uses = endpoints().filter(mine).map(|endpoint| {
-            let conditions = endpoint.conditions.clone().unwrap_or_default();
-            if !is(conditions.terminating) {
-                EndpointUse::Open
-            } else if ready(endpoint) || (is(conditions.serving) && !endpoints().any(ready)) {
-                EndpointUse::Last
-            } else {
-                EndpointUse::Closed
-            }
-        });
-        uses.max().unwrap_or(EndpointUse::None)
     }
 
     /// What is known of an owner that an object of this namespace ("": a

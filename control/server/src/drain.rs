@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use control_plan::world::EndpointUse;
+use control_plan::endpoint_use::{EndpointUse, EndpointUses};
 use control_plan::{Name, Object, World, object};
 use tokio::time::Instant;
 
@@ -21,6 +21,8 @@ struct Waiting {
     since: Instant,
     /// Revision from which the nodes' services say that it is terminating.
     shown: Option<u64>,
+    /// What the services made of it in the last turn.
+    using: EndpointUse,
 }
 
 /// Pods that are to stop, but not yet.
@@ -47,14 +49,11 @@ impl Drain {
             uid: uid.to_owned(),
             since: now,
             shown: None,
+            using: EndpointUse::None,
         };
-        let entry = self.waiting.entry(name).or_insert(waiting);
-        if entry.uid != uid {
-            *entry = Waiting {
-                uid: uid.to_owned(),
-                since: now,
-                shown: None,
-            };
+        // A pod of the same name, but another one, waits anew.
+        if self.waiting.get(&name).is_none_or(|old| old.uid != uid) {
+            self.waiting.insert(name, waiting);
         }
     }
 
@@ -74,13 +73,22 @@ impl Drain {
 
     /// Name and uid of pods that are to stop now.
     pub fn released(&mut self, world: &World, hub: &Hub, now: Instant) -> Vec<(Name, String)> {
-        let mut released = Vec::new();
-        let acked = self.acked(world, hub);
+        let newest = hub.revision();
+        let mut uses = EndpointUses::new(world);
         self.waiting.retain(|name, waiting| {
             let Some(pod) = world.pods.get(name) else {
                 return false;
             };
-            let go = match world.endpoint_use(pod) {
+            waiting.using = uses.of(pod);
+            if waiting.using == EndpointUse::Closed {
+                waiting.shown.get_or_insert(newest);
+            }
+            true
+        });
+        let acked = self.acked(hub);
+        let mut released = Vec::new();
+        self.waiting.retain(|name, waiting| {
+            let go = match waiting.using {
                 // Nodes go on sending to the last one: there is nothing to wait for.
                 EndpointUse::None | EndpointUse::Last => true,
                 EndpointUse::Open => false,
@@ -98,14 +106,7 @@ impl Drain {
 
     /// The newest revision that is waited for and all nodes have, 0 if there is
     /// none. The hub tells when they have the next one.
-    fn acked(&mut self, world: &World, hub: &Hub) -> u64 {
-        for (name, waiting) in &mut self.waiting {
-            let pod = world.pods.get(name);
-            let closed = pod.is_some_and(|p| world.endpoint_use(p) == EndpointUse::Closed);
-            if closed {
-                waiting.shown.get_or_insert_with(|| hub.revision());
-            }
-        }
+    fn acked(&self, hub: &Hub) -> u64 {
         let shown: BTreeSet<u64> = self.waiting.values().filter_map(|w| w.shown).collect();
         let mut had = shown.into_iter().take_while(|shown| hub.all_have(*shown));
         had.by_ref().last().unwrap_or(0)
