@@ -42,17 +42,12 @@ impl Readers {
             return update.run();
         };
         // The kernel takes them in order: once the last one is there, all are.
-        let mut found = [0; 4];
-        while !thread.is_finished() {
-            if syscall::lookup(outer, &last.to_ne_bytes(), &mut found)?
-                && u32::from_ne_bytes(found) == id
-            {
-                waiting.push(thread);
-                return Ok(());
-            }
-            std::thread::yield_now();
-        }
-        result(thread)
+        let is_there = || {
+            let mut found = [0; 4];
+            let there = syscall::lookup(outer, &last.to_ne_bytes(), &mut found)?;
+            Ok(there && u32::from_ne_bytes(found) == id)
+        };
+        until_visible(thread, is_there, &mut waiting)
     }
 
     /// Returns when no program reads a table that was replaced before.
@@ -79,12 +74,95 @@ impl Update {
     }
 }
 
+/// Returns when programs find what the thread puts into the map, and lets it go on in `waiting`.
+/// If that cannot be told, when it has ended.
+fn until_visible(
+    thread: Waiting,
+    is_there: impl Fn() -> io::Result<bool>,
+    waiting: &mut Vec<Waiting>,
+) -> io::Result<()> {
+    while !thread.is_finished() {
+        match is_there() {
+            Ok(true) => {
+                waiting.push(thread);
+                return Ok(());
+            }
+            Ok(false) => std::thread::yield_now(),
+            Err(_) => break,
+        }
+    }
+    result(thread)
+}
+
+/// Waits for all of them, also when one has failed: none may be unfinished, and forgotten, when
+/// the next call finds the list empty.
 fn join(waiting: &mut Vec<Waiting>) -> io::Result<()> {
-    waiting.drain(..).try_for_each(result)
+    let ended: Vec<io::Result<()>> = waiting.drain(..).map(result).collect();
+    ended.into_iter().collect()
 }
 
 fn result(thread: Waiting) -> io::Result<()> {
     thread
         .join()
         .unwrap_or_else(|_| Err(io::Error::other("the thread of an update panicked")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// A thread that ends when the sender is dropped, and what it has sent then.
+    fn held() -> (mpsc::Sender<()>, mpsc::Receiver<()>, Waiting) {
+        let (hold, held) = mpsc::channel::<()>();
+        let (ended, at_end) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let _dropped = held.recv();
+            let _sent = ended.send(());
+            Ok(())
+        });
+        (hold, at_end, thread)
+    }
+
+    /// Drops it when the other thread has had every chance to go on without waiting.
+    fn later(hold: mpsc::Sender<()>) {
+        std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            drop(hold);
+        });
+    }
+
+    #[test]
+    fn all_are_waited_for_when_one_has_failed() {
+        let failed = std::thread::spawn(|| Err(io::Error::other("no memory")));
+        let (hold, at_end, slow) = held();
+        later(hold);
+        let mut waiting = vec![failed, slow];
+        join(&mut waiting).unwrap_err();
+        assert!(at_end.try_recv().is_ok(), "the second one has ended");
+        assert!(waiting.is_empty());
+    }
+
+    #[test]
+    fn an_update_whose_effect_cannot_be_told_is_waited_for() {
+        let (hold, at_end, slow) = held();
+        later(hold);
+        let mut waiting = Vec::new();
+        let lost = || Err(io::Error::other("no such map"));
+        until_visible(slow, lost, &mut waiting).unwrap();
+        assert!(at_end.try_recv().is_ok(), "it has ended");
+        assert!(waiting.is_empty());
+    }
+
+    #[test]
+    fn an_update_that_is_seen_goes_on() {
+        let (hold, at_end, slow) = held();
+        let mut waiting = Vec::new();
+        until_visible(slow, || Ok(true), &mut waiting).unwrap();
+        assert!(at_end.try_recv().is_err(), "it has not ended");
+        assert_eq!(waiting.len(), 1);
+        drop(hold);
+        join(&mut waiting).unwrap();
+        assert!(at_end.try_recv().is_ok());
+    }
 }
