@@ -4,10 +4,9 @@
 //! The answer is kube-proxy's (pkg/proxy/healthcheck/service_health.go): 200 with the number of
 //! endpoints, 503 if there are none. A part of `services.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use agent_plan::choice::{self, Place};
@@ -19,16 +18,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proto::v1;
 use serde::Serialize;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 /// Before another try when the port cannot be opened, and when the node is out of descriptors.
 const PAUSE: Duration = Duration::from_secs(5);
-/// For the whole of a connection: a load balancer asks one question.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Connections to one port at once; further ones wait.
-const CONNECTIONS: usize = 64;
+/// For a client at one port.
+const LIMITS: Limits = Limits {
+    patience: Duration::from_secs(10),
+    connections: 64,
+};
 /// Header with the number of endpoints, by which load balancers may weigh nodes.
 const WEIGHT: &str = "x-load-balancing-endpoint-weight";
 
@@ -48,6 +48,15 @@ struct Name {
     name: String,
 }
 
+/// What clients may take.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// For the whole of a connection: a load balancer asks one question.
+    patience: Duration,
+    /// Connections at once; a further one ends the oldest.
+    connections: usize,
+}
+
 /// One port that is answered.
 #[derive(Debug)]
 struct Served {
@@ -56,25 +65,44 @@ struct Served {
     task: JoinHandle<()>,
 }
 
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.task.abort();
+/// All ports that are answered, by the service's id.
+#[derive(Debug)]
+pub(crate) struct HealthChecks {
+    served: BTreeMap<u32, Served>,
+    /// Tasks that were told to end, by the port that they may still have.
+    ending: Vec<(u16, JoinHandle<()>)>,
+    limits: Limits,
+}
+
+impl Default for HealthChecks {
+    fn default() -> Self {
+        Self::new(LIMITS)
     }
 }
 
-/// All ports that are answered, by the service's id.
-#[derive(Debug, Default)]
-pub(crate) struct HealthChecks {
-    served: BTreeMap<u32, Served>,
+impl Drop for HealthChecks {
+    fn drop(&mut self) {
+        for served in self.served.values() {
+            served.task.abort();
+        }
+    }
 }
 
 impl HealthChecks {
+    fn new(limits: Limits) -> Self {
+        Self {
+            served: BTreeMap::new(),
+            ending: Vec::new(),
+            limits,
+        }
+    }
+
     /// A service is like this now on the node at `place`; `None`: it is gone. Needs a tokio
     /// runtime if it has a port.
     pub(crate) fn put(&mut self, id: u32, service: Option<&v1::Service>, place: Place<'_>) {
         let port = service.map_or(0, |s| s.health_check_node_port);
         let (Some(service), Ok(port @ 1..)) = (service, u16::try_from(port)) else {
-            self.served.remove(&id);
+            self.end(|of, _| of == id);
             return;
         };
         let answer = Answer {
@@ -89,17 +117,40 @@ impl HealthChecks {
             there.answer.send_replace(answer);
             return;
         }
-        // The port may have been another service's, whose answer ends first.
-        self.served.retain(|_, there| there.port != port);
+        // The port may have been another service's, whose task has to let go of it first.
+        self.end(|of, of_port| of == id || of_port == port);
+        let former = self.ending.extract_if(.., |(of_port, _)| *of_port == port);
+        let former = former.map(|(_, task)| task).collect();
         let (answer, answers) = watch::channel(answer);
-        let task = tokio::spawn(serve(port, answers));
+        let task = tokio::spawn(serve(port, answers, former, self.limits));
         let served = Served { port, answer, task };
         self.served.insert(id, served);
     }
+
+    /// Ends those that are chosen by service and port.
+    fn end(&mut self, chosen: impl Fn(u32, u16) -> bool) {
+        self.ending.retain(|(_, task)| !task.is_finished());
+        let ended = self
+            .served
+            .extract_if(.., |id, served| chosen(*id, served.port));
+        for (_, served) in ended {
+            served.task.abort();
+            self.ending.push((served.port, served.task));
+        }
+    }
 }
 
-/// Answers until it is aborted.
-async fn serve(port: u16, answers: watch::Receiver<Answer>) {
+/// Answers until it is aborted, once the tasks before it have let go of the port.
+async fn serve(
+    port: u16,
+    answers: watch::Receiver<Answer>,
+    former: Vec<JoinHandle<()>>,
+    limits: Limits,
+) {
+    for task in former {
+        // Aborted, so its result says nothing.
+        let _ended = task.await;
+    }
     let listener = loop {
         match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await {
             Ok(listener) => break listener,
@@ -116,36 +167,65 @@ async fn serve(port: u16, answers: watch::Receiver<Answer>) {
         }
         tokio::time::sleep(PAUSE).await;
     };
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = Connections::default();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                connections.make_space(limits.connections);
+                connections.add(answer_one(stream, port, answers.clone(), limits.patience));
+            }
             Err(error) => {
                 tracing::debug!(port, %error, "cannot accept a health check");
                 tokio::time::sleep(PAUSE).await;
-                continue;
             }
-        };
-        let answers = answers.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|_request| {
-                let answer = answers.borrow().clone();
-                async move { Ok::<_, Infallible>(response(&answer)) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            match tokio::time::timeout(PATIENCE, connection).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(port, %error, "a health check failed"),
-                Err(_elapsed) => tracing::debug!(port, "a health check took too long"),
+        }
+    }
+}
+
+/// Connections that are answered, the oldest first. They end with it.
+#[derive(Debug, Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    order: VecDeque<AbortHandle>,
+}
+
+impl Connections {
+    /// Ends the oldest ones until there are fewer than `most`: clients that send nothing must not
+    /// keep a load balancer's question waiting.
+    fn make_space(&mut self, most: usize) {
+        while self.tasks.try_join_next().is_some() {}
+        self.order.retain(|task| !task.is_finished());
+        while self.order.len() >= most.max(1) {
+            if let Some(oldest) = self.order.pop_front() {
+                oldest.abort();
             }
-            drop(place);
-        });
+        }
+    }
+
+    fn add(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
+        self.order.push_back(self.tasks.spawn(connection));
+    }
+}
+
+/// Answers the one request of a connection.
+async fn answer_one(
+    stream: TcpStream,
+    port: u16,
+    answers: watch::Receiver<Answer>,
+    patience: Duration,
+) {
+    let service = service_fn(|_request| {
+        let answer = answers.borrow().clone();
+        async move { Ok::<_, Infallible>(response(&answer)) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(patience, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(port, %error, "a health check failed"),
+        Err(_elapsed) => tracing::debug!(port, "a health check took too long"),
     }
 }
 
@@ -207,17 +287,63 @@ mod tests {
         }
     }
 
+    /// A port that is free; another process may take it before the agent does, which then waits
+    /// for it.
+    async fn free_port() -> u16 {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        free.local_addr().unwrap().port()
+    }
+
+    const PLACE: Place<'_> = Place {
+        node: "here",
+        zone: "",
+    };
+
+    /// As many connections as are answered at once send nothing, and have all the time that they
+    /// want: a load balancer is answered all the same.
+    #[tokio::test]
+    async fn silent_connections_keep_none_waiting() {
+        let port = free_port().await;
+        let mut checks = HealthChecks::new(Limits {
+            patience: Duration::from_hours(1),
+            connections: 4,
+        });
+        checks.put(1, Some(&service(port, &["here"])), PLACE);
+        ask(port).await;
+        let mut silent = Vec::new();
+        for _ in 0..4 {
+            let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
+            silent.push(stream.unwrap());
+        }
+        let text = ask(port).await;
+        assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+        // The oldest had to go.
+        assert_eq!(silent[0].read(&mut [0; 8]).await.unwrap(), 0);
+    }
+
+    /// The port of a service is given to another one, also in the same moment.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_port_goes_to_another_service() {
+        let port = free_port().await;
+        let mut checks = HealthChecks::default();
+        for id in 1..50 {
+            let mut next = service(port, &["here"]);
+            next.name = format!("web-{id}");
+            if id % 2 == 0 {
+                // The one before has given it up already.
+                checks.put(id - 1, None, PLACE);
+            }
+            checks.put(id, Some(&next), PLACE);
+            let name = format!("\"name\": \"web-{id}\"");
+            while !ask(port).await.contains(&name) {}
+            assert_eq!(checks.served.len(), 1);
+        }
+    }
+
     #[tokio::test]
     async fn a_load_balancer_is_told_of_this_nodes_endpoints() {
-        // A port that is free; another process may take it before the agent does, which then
-        // waits for it.
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let place = Place {
-            node: "here",
-            ..Place::default()
-        };
+        let port = free_port().await;
+        let place = PLACE;
         let mut checks = HealthChecks::default();
         let both = service(port, &["here", "there", "here"]);
         checks.put(1, Some(&both), place);
