@@ -263,6 +263,7 @@ fn programs(config: &Config) -> Check {
         flow_entries: bpf::FlowEntries::Exactly(FLOW_ENTRIES),
         node: NodeFacts {
             address: std::net::Ipv4Addr::LOCALHOST,
+            address6: None,
             service_device: None,
             flow_events: false,
         },

@@ -444,6 +444,7 @@ fn open_datapath(
 ) -> Result<Datapath, StartError> {
     let node = NodeFacts {
         address,
+        address6: None,
         service_device: Some(service_device),
         flow_events: false,
     };

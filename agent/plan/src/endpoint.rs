@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use ebpf_common::endpoint::FIRST_POD;
 use ebpf_common::maps::MAX_ENDPOINTS;
-use ebpf_common::net::MacAddr;
+use ebpf_common::net::{Addr, MacAddr};
 
 pub use ebpf_common::endpoint::Endpoint;
 
@@ -60,6 +60,7 @@ pub fn wanted(
     };
     Some(Endpoint {
         addr: address.into(),
+        addr6: Addr::default(),
         ifindex,
         identity,
         id,

@@ -30,7 +30,7 @@ use crate::maps::{Maps, MapsError};
 use ebpf_common::counter::Hook;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -43,7 +43,7 @@ pub struct Config {
     pub object: PathBuf,
     /// Folder of the pins, ours alone; a bpffs is mounted when there is none.
     pub folder: PathBuf,
-    /// Entries of the flow map, two for each connection.
+    /// Entries of the flow map of each family that is in use, two for each connection.
     pub flow_entries: FlowEntries,
     /// The node.
     pub node: NodeFacts,
@@ -55,6 +55,8 @@ pub struct Config {
 pub struct NodeFacts {
     /// The node's own address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address, if it and its pods have such.
+    pub address6: Option<Ipv6Addr>,
     /// `foil0`: its interface index and Ethernet address. Without it the node's own processes
     /// do not reach services.
     pub service_device: Option<(u32, [u8; 6])>,
@@ -194,7 +196,10 @@ impl Datapath {
             drain: Mutex::new(loaded.drain),
             programs: loaded.programs,
             verified: loaded.verified,
-            sweep: Mutex::new(Sweep::new(loaded.jiffies_per_second)),
+            sweep: Mutex::new(Sweep::new(
+                loaded.jiffies_per_second,
+                config.node.address6.is_some(),
+            )),
         };
         link::swap_all(&this.folder, &this.programs)?;
         socket::swap_all(&this.folder, &this.programs)?;
@@ -292,8 +297,8 @@ impl Datapath {
             drain();
         }
         let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
-        let swept = sweep.proceed(&self.maps, |keys| {
-            self.test_run(Program::FlowSweep, keys, 0, 0, 1)
+        let swept = sweep.proceed(&self.maps, |program, keys| {
+            self.test_run(program, keys, 0, 0, 1)
         })?;
         if swept.complete {
             sweep.correct_loads(&self.maps)?;

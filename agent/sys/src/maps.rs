@@ -20,7 +20,7 @@ pub use service::ChoiceTable;
 pub(crate) use table::Raw;
 
 use ebpf_common::ABI_VERSION;
-use ebpf_common::conntrack::{Flow4, FlowKey4, FlowUsage};
+use ebpf_common::conntrack::{Flow4, Flow6, FlowKey4, FlowKey6, FlowUsage};
 use ebpf_common::counter::{COUNTERS, Count, EVENT_SHED, Hook, index};
 use ebpf_common::drop::{Drop as Reason, REASONS};
 use ebpf_common::endpoint::Endpoint;
@@ -114,6 +114,7 @@ pub struct Maps {
     backend_lost: Table<u32, u64>,
     affinity: Table<AffinityKey, Affinity>,
     flows: Table<FlowKey4, Flow4>,
+    flows6: Table<FlowKey6, Flow6>,
     flow_usage: Table<u32, FlowUsage>,
     counters: Table<u32, Count>,
     names: Table<NameKey, Name>,
@@ -145,6 +146,12 @@ pub(crate) fn check_version(folder: &Path) -> Result<(), MapsError> {
         }),
         _ => Ok(()),
     }
+}
+
+/// The addresses of a pod.
+fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = Addr> {
+    let all = [endpoint.addr, endpoint.addr6];
+    all.into_iter().filter(|addr| *addr != Addr::default())
 }
 
 /// What a counter counts.
@@ -222,6 +229,7 @@ impl Maps {
             backend_lost: Table::open(folder, map::BACKEND_LOST)?,
             affinity: Table::open(folder, map::AFFINITY)?,
             flows: Table::open(folder, map::FLOWS)?,
+            flows6: Table::open(folder, map::FLOWS6)?,
             flow_usage: Table::open(folder, map::FLOW_USAGE)?,
             counters: Table::open(folder, map::COUNTERS)?,
             names: Table::open(folder, map::NAMES)?,
@@ -248,28 +256,34 @@ impl Maps {
         if old.as_ref() == Some(endpoint) {
             return self.put_name(name::ENDPOINT, endpoint.id.into(), pod);
         }
-        let before = self.local_addrs.get(&endpoint.addr)?;
+        let mut before = Vec::new();
+        for addr in addresses(endpoint) {
+            before.extend(self.local_addrs.get(&addr)?);
+        }
         if old.is_none_or(|old| old.id != endpoint.id) {
             self.reset_flow_usage(endpoint.id)?;
         }
         self.put_name(name::ENDPOINT, endpoint.id.into(), pod)?;
         self.around(&self.endpoint_gens, endpoint.id.into(), || {
-            self.local_addrs.put(&endpoint.addr, endpoint)?;
+            for addr in addresses(endpoint) {
+                self.local_addrs.put(&addr, endpoint)?;
+            }
             self.endpoints.put(&endpoint.ifindex, endpoint)
         })?;
-        // The address had another interface: a link that was made anew, or a pod whose
+        // An address had another interface: a link that was made anew, or a pod whose
         // address is taken from it. The entry of that interface would stay for ever.
-        match before {
-            Some(before) if before.ifindex != endpoint.ifindex => {
-                if before.id != endpoint.id {
-                    self.delete_name(name::ENDPOINT, before.id.into())?;
-                }
-                self.around(&self.endpoint_gens, before.id.into(), || {
-                    self.endpoints.delete(&before.ifindex)
-                })
+        for before in before {
+            if before.ifindex == endpoint.ifindex {
+                continue;
             }
-            Some(_) | None => Ok(()),
+            if before.id != endpoint.id {
+                self.delete_name(name::ENDPOINT, before.id.into())?;
+            }
+            self.around(&self.endpoint_gens, before.id.into(), || {
+                self.endpoints.delete(&before.ifindex)
+            })?;
         }
+        Ok(())
     }
 
     /// Forgets the pod of an interface; nothing happens when there is none.
@@ -281,16 +295,19 @@ impl Maps {
             return Ok(());
         };
         self.delete_name(name::ENDPOINT, endpoint.id.into())?;
-        // Its successor may have the address already, and the id.
-        let there = self.local_addrs.get(&endpoint.addr)?;
-        let last = there.is_some_and(|other| other.ifindex == ifindex);
+        // Its successor may have the addresses already, and the id.
+        let mut own = Vec::new();
+        for addr in addresses(&endpoint) {
+            let there = self.local_addrs.get(&addr)?;
+            own.extend(there.filter(|other| other.ifindex == ifindex).map(|_| addr));
+        }
         self.around(&self.endpoint_gens, endpoint.id.into(), || {
-            if last {
-                self.local_addrs.delete(&endpoint.addr)?;
+            for addr in &own {
+                self.local_addrs.delete(addr)?;
             }
             self.endpoints.delete(&ifindex)
         })?;
-        if last {
+        if !own.is_empty() {
             self.reset_flow_usage(endpoint.id)?;
         }
         Ok(())

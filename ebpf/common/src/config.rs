@@ -15,8 +15,14 @@ pub const NODE_CONFIG: &str = "NODE_CONFIG";
 /// node itself: its answers leave by the default route of the pod, or by the service device.
 pub const HAIRPIN: [u8; 4] = [169, 254, 1, 2];
 
+/// The same for IPv6, in the prefix for local use by translators (RFC 8215). Not link-local: a UDP
+/// server would answer from its own link-local address.
+pub const HAIRPIN6: [u8; 16] = [0, 0x64, 0xff, 0x9b, 0, 1, 0, 0, 0, 0, 0, 0, 169, 254, 1, 2];
+
 /// `NodeConfig::flags`: an event for each new flow, not only for drops.
 pub const FLOW_EVENTS: u32 = 1;
+/// `NodeConfig::flags`: the node and its pods have IPv6 addresses.
+pub const IPV6: u32 = 2;
 
 /// Mark (`skb->mark`) of a packet of the node that was translated already on its way into a pod.
 ///
@@ -29,10 +35,14 @@ map_abi! {
     pub struct NodeConfig {
         /// `ABI_VERSION` of the agent; the object has its own as default, and they must agree.
         pub abi_version: u32,
-        /// Bits: `FLOW_EVENTS`.
+        /// Bits: `FLOW_EVENTS`, `IPV6`.
         pub flags: u32,
         /// Address of the node, mapped if IPv4; zero when there is none.
         pub node: Addr,
+        /// IPv6 address of the node; zero when there is none.
+        pub node6: Addr,
+        /// `HAIRPIN6`.
+        pub hairpin6: Addr,
         /// `HAIRPIN`.
         pub hairpin: Be32,
         /// Interface of the node's own service traffic (`foil0`); 0 when there is none.

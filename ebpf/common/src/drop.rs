@@ -50,7 +50,7 @@ reasons! {
     BadIpHeader = 3, "BAD_IP_HEADER";
     /// The IP total length is shorter than the headers or longer than the frame.
     BadIpLength = 4, "BAD_IP_LENGTH";
-    /// The IP header has options.
+    /// The IP header has options, or extension headers in front of what would have to be translated.
     IpOptions = 5, "IP_OPTIONS";
     /// The TCP data offset is impossible.
     BadTcpHeader = 6, "BAD_TCP_HEADER";
@@ -92,13 +92,19 @@ reasons! {
     SourceRange = 24, "SOURCE_RANGE";
     /// No port of the node was free for a connection from outside to a backend of another node.
     SnatPorts = 25, "SNAT_PORTS";
+    /// A pod says that it is a router, or that another one is to be used.
+    RouterMessage = 28, "ROUTER_MESSAGE";
+    /// An IPv6 packet has an IPv4 address, mapped into IPv6, as its source or destination.
+    MappedAddress = 29, "MAPPED_ADDRESS";
+    /// IPv6 extension headers that are too many, or end before their length.
+    ExtensionHeaders = 30, "EXTENSION_HEADERS";
 }
 
 /// One more than the largest number that a counter may stand for.
 pub const REASONS: usize = 32;
 
 // 0 and the last are no reasons, see `counter`.
-const _: () = assert!(Drop::ALL.len() < REASONS - 1);
+const _: () = assert!((Drop::ALL[Drop::ALL.len() - 1] as usize) < REASONS - 1);
 
 #[cfg(test)]
 mod tests {
@@ -106,8 +112,8 @@ mod tests {
 
     #[test]
     fn numbers_are_used_once_and_have_a_counter() {
-        for (position, reason) in Drop::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, position + 1);
+        assert!(Drop::ALL.is_sorted_by(|a, b| (*a as u8) < *b as u8));
+        for reason in Drop::ALL {
             assert!((*reason as usize) < REASONS);
             assert_eq!(Drop::from_u8(*reason as u8), Some(*reason));
             assert!(reason.sentence().ends_with('.'), "{reason:?}");

@@ -15,8 +15,10 @@ pub const FIRST_POD: u16 = 2;
 map_abi! {
     /// One pod, the same in `endpoints` (by ifindex) and in `local_addrs` (by address).
     pub struct Endpoint {
-        /// The pod's address; the only source address that it may use.
+        /// The pod's address; with `addr6` the only source addresses that it may use.
         pub addr: Addr,
+        /// Its IPv6 address; zero if it has none.
+        pub addr6: Addr,
         /// Host side of the pod's veth.
         pub ifindex: u32,
         /// Identity number: one per distinct (namespace, labels).

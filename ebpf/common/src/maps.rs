@@ -4,7 +4,7 @@
 //! folder and compares what it finds there with this table before it adopts anything.
 
 use crate::{
-    conntrack::{Flow4, FlowKey4, FlowUsage},
+    conntrack::{Flow4, Flow6, FlowKey4, FlowKey6, FlowUsage},
     counter::{COUNTERS, Count},
     endpoint::Endpoint,
     name::{Name, NameKey},
@@ -99,7 +99,7 @@ pub struct Shape {
     pub key: u32,
     /// Bytes of a value.
     pub value: u32,
-    /// Entries; of the flow map, the default.
+    /// Entries; of the flow maps, the default.
     pub entries: u32,
     /// `BPF_F_*`.
     pub flags: u32,
@@ -158,6 +158,8 @@ pub mod name {
     pub const AFFINITY: &str = "affinity";
     /// `FlowKey4` -> `Flow4`
     pub const FLOWS: &str = "flows";
+    /// `FlowKey6` -> `Flow6`
+    pub const FLOWS6: &str = "flows6";
     /// endpoint id -> `FlowUsage`
     pub const FLOW_USAGE: &str = "flow_usage";
     /// socket -> `TranslatedSocket`
@@ -171,7 +173,7 @@ pub mod name {
 }
 
 /// Every map that is pinned.
-pub const MAPS: [Shape; 20] = [
+pub const MAPS: [Shape; 21] = [
     shape::<u32, Endpoint>(
         name::ENDPOINTS,
         Kind::Hash,
@@ -276,6 +278,13 @@ pub const MAPS: [Shape; 20] = [
         FLOWS,
         0,
         "programs write; what to do with the next packet of an IPv4 flow",
+    ),
+    shape::<FlowKey6, Flow6>(
+        name::FLOWS6,
+        Kind::LruHash,
+        FLOWS,
+        0,
+        "programs write; what to do with the next packet of an IPv6 flow",
     ),
     shape::<u32, FlowUsage>(
         name::FLOW_USAGE,

@@ -111,6 +111,14 @@ impl Addr {
         }
     }
 
+    /// Whether it is `::`, or `0.0.0.0` mapped.
+    #[inline(always)]
+    pub const fn is_unspecified(self) -> bool {
+        let [first, second, third, last] = self.words;
+        let mapped_or_zero = third.be == 0 || third.be == Self::MAPPED.be;
+        first.be == 0 && second.be == 0 && mapped_or_zero && last.be == 0
+    }
+
     /// From 16 bytes in network order.
     pub const fn from_octets(o: [u8; 16]) -> Self {
         Self {

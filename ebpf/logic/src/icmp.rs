@@ -1,6 +1,8 @@
 //! Which ICMP messages are errors about a flow, and quote the beginning of its packet.
 //!
-//! Called by `stage/icmp.rs`.
+//! Called by `stage/icmp.rs` and `family/v6.rs`.
+
+use ebpf_common::net::Addr;
 
 /// Bytes of an ICMP header; the packet that an error is about begins behind it.
 pub const HEADER: usize = 8;
@@ -18,13 +20,60 @@ pub const fn is_error(kind: u8) -> bool {
     matches!(kind, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM)
 }
 
+/// The same of ICMPv6 (RFC 4443): unreachable, too big, time exceeded, parameter problem.
+#[inline(always)]
+pub const fn is_error6(kind: u8) -> bool {
+    matches!(kind, 1..=4)
+}
+
+/// Router advertisement, and redirect (RFC 4861): which router a host uses.
+#[inline(always)]
+pub const fn is_router_message(kind: u8) -> bool {
+    matches!(kind, 134 | 137)
+}
+
+/// Messages between neighbours on a link: neighbour and router solicitation and advertisement
+/// (RFC 4861), and which groups are listened to (RFC 2710, RFC 3810). Those that are for an address
+/// with the scope of the link never leave it.
+#[inline(always)]
+pub const fn is_of_link(kind: u8, dst: Addr) -> bool {
+    let first = dst.words[0].get();
+    // ff02::/16, fe80::/10
+    let link_scope = first >> 16 == 0xff02 || first >> 22 == 0xfe80 >> 6;
+    link_scope && matches!(kind, 130..=136 | 143)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::is_error;
+    use super::*;
 
     #[test]
     fn echo_is_no_error() {
         assert!(is_error(3) && is_error(11) && is_error(12));
         assert!(!is_error(0) && !is_error(8) && !is_error(5));
+    }
+
+    #[test]
+    fn what_is_of_a_link() {
+        let addr = |first: u32| {
+            let mut addr = Addr::default();
+            addr.words[0] = ebpf_common::net::Be32::new(first);
+            addr
+        };
+        for (kind, first, wanted) in [
+            (135, 0xff02_0000, true),
+            (136, 0xfe80_0000, true),
+            (143, 0xff02_0000, true),
+            (136, 0xfebf_0000, true),
+            // Would be routed.
+            (135, 0xfd00_0000, false),
+            (135, 0xff05_0000, false),
+            (136, 0xfec0_0000, false),
+            (128, 0xff02_0000, false),
+        ] {
+            assert_eq!(is_of_link(kind, addr(first)), wanted, "{kind} {first:x}");
+        }
+        assert!(is_router_message(134) && is_router_message(137) && !is_router_message(135));
+        assert!(is_error6(1) && is_error6(4) && !is_error6(0) && !is_error6(128));
     }
 }

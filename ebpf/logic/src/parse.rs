@@ -3,9 +3,10 @@
 //! Not the fast path's parser, which only asks whether a packet is the plain case and hands on
 //! what is not. Called by `family/v4.rs`, which copies the headers out of the packet.
 
+use crate::extension::Chain;
 use ebpf_common::address::Address;
 use ebpf_common::drop::Drop;
-use ebpf_common::net::{Be16, Be32, protocol};
+use ebpf_common::net::{Addr, Be16, Be32, protocol};
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -19,6 +20,12 @@ pub const UDP: usize = 8;
 pub const L4: usize = ETHERNET + IPV4;
 /// Bytes that `parse` looks at.
 pub const HEADERS: usize = L4 + TCP;
+/// Bytes of an IPv6 header.
+pub const IPV6: usize = 40;
+/// Offset of what follows the IPv6 header.
+pub const L4_6: usize = ETHERNET + IPV6;
+/// Bytes that `parse6` looks at: the headers as they are without extension headers in between.
+pub const HEADERS6: usize = L4_6 + TCP;
 
 /// EtherType of IPv4, host order.
 const TYPE_IPV4: u16 = 0x0800;
@@ -47,6 +54,8 @@ pub enum Fragment {
     First,
     /// Something behind that, without ports.
     Later,
+    /// All of it, but behind IPv6 extension headers, where no translation looks for ports.
+    Extended,
 }
 
 /// A packet that is what it says.
@@ -137,7 +146,7 @@ pub const fn parse(bytes: &[u8; HEADERS], len: u32) -> Result<Parsed, Drop> {
         return Err(Drop::IpOptions);
     }
     let fragment = be16(b[20], b[21]);
-    let mut packet = Packet {
+    let packet = Packet {
         src: Be32::from_octets([b[26], b[27], b[28], b[29]]),
         dst: Be32::from_octets([b[30], b[31], b[32], b[33]]),
         sport: Be16::new(0),
@@ -156,57 +165,117 @@ pub const fn parse(bytes: &[u8; HEADERS], len: u32) -> Result<Parsed, Drop> {
         acknowledgement: 0,
         payload: 0,
     };
-    if matches!(packet.fragment, Fragment::Later) {
-        return Ok(Parsed::Ipv4(packet));
+    match transport::<Be32, L4, HEADERS>(b, total - IPV4 as u32, packet) {
+        Ok(packet) => Ok(Parsed::Ipv4(packet)),
+        Err(reason) => Err(reason),
     }
-    let behind = total - IPV4 as u32;
+}
+
+/// The same of an IPv6 packet, which its EtherType says that it is. `chain` has walked over its
+/// extension headers; what is behind them stands in `bytes` directly behind the IPv6 header.
+///
+/// # Errors
+/// As `parse`.
+#[inline(always)]
+pub const fn parse6(bytes: &[u8; HEADERS6], chain: Chain, len: u32) -> Result<Packet<Addr>, Drop> {
+    let b = bytes;
+    if len < L4_6 as u32 {
+        return Err(Drop::Truncated);
+    }
+    if b[14] >> 4 != 6 {
+        return Err(Drop::BadIpHeader);
+    }
+    let behind = be16(b[18], b[19]) as u32;
+    if behind > len - L4_6 as u32 || chain.len > behind {
+        return Err(Drop::BadIpLength);
+    }
+    let packet = Packet {
+        src: addr6(b, 22),
+        dst: addr6(b, 38),
+        sport: Be16::new(0),
+        dport: Be16::new(0),
+        protocol: chain.protocol,
+        flags: 0,
+        fragment: chain.fragment,
+        icmp_type: 0,
+        sequence: 0,
+        acknowledgement: 0,
+        payload: 0,
+    };
+    // Such an address is one of IPv4 in the maps that both families share.
+    if packet.src.as_v4().is_some() || packet.dst.as_v4().is_some() {
+        return Err(Drop::MappedAddress);
+    }
+    transport::<Addr, L4_6, HEADERS6>(b, behind - chain.len, packet)
+}
+
+/// The IPv6 address at `at`.
+#[inline(always)]
+pub const fn addr6(b: &[u8; HEADERS6], at: usize) -> Addr {
+    Addr {
+        words: [
+            Be32::from_octets([b[at], b[at + 1], b[at + 2], b[at + 3]]),
+            Be32::from_octets([b[at + 4], b[at + 5], b[at + 6], b[at + 7]]),
+            Be32::from_octets([b[at + 8], b[at + 9], b[at + 10], b[at + 11]]),
+            Be32::from_octets([b[at + 12], b[at + 13], b[at + 14], b[at + 15]]),
+        ],
+    }
+}
+
+/// Reads what is behind the IP header: `behind` bytes of it, at `AT` in `b`.
+#[inline(always)]
+const fn transport<A: Address, const AT: usize, const N: usize>(
+    b: &[u8; N],
+    behind: u32,
+    mut packet: Packet<A>,
+) -> Result<Packet<A>, Drop> {
+    if matches!(packet.fragment, Fragment::Later) {
+        return Ok(packet);
+    }
+    if packet.protocol == A::ICMP {
+        if behind < UDP as u32 {
+            return Err(Drop::Truncated);
+        }
+        packet.icmp_type = b[AT];
+        return Ok(packet);
+    }
     match packet.protocol {
         protocol::TCP => {
             if behind < TCP as u32 {
                 return Err(Drop::Truncated);
             }
-            let offset = ((b[46] >> 4) as u32) * 4;
+            let offset = ((b[AT + 12] >> 4) as u32) * 4;
             if offset < TCP as u32 || offset > behind {
                 return Err(Drop::BadTcpHeader);
             }
-            packet.flags = b[47];
+            packet.flags = b[AT + 13];
             if !sensible(packet.flags) {
                 return Err(Drop::BadTcpFlags);
             }
-            packet.sequence = u32::from_be_bytes([b[38], b[39], b[40], b[41]]);
-            packet.acknowledgement = u32::from_be_bytes([b[42], b[43], b[44], b[45]]);
+            packet.sequence = u32::from_be_bytes([b[AT + 4], b[AT + 5], b[AT + 6], b[AT + 7]]);
+            packet.acknowledgement =
+                u32::from_be_bytes([b[AT + 8], b[AT + 9], b[AT + 10], b[AT + 11]]);
             packet.payload = behind - offset;
         }
         protocol::UDP => {
             if behind < UDP as u32 {
                 return Err(Drop::Truncated);
             }
-            let length = be16(b[38], b[39]) as u32;
-            let fits = if matches!(packet.fragment, Fragment::Whole) {
-                length <= behind
-            } else {
-                true
-            };
+            let length = be16(b[AT + 4], b[AT + 5]) as u32;
+            let fits = matches!(packet.fragment, Fragment::First) || length <= behind;
             if length < UDP as u32 || !fits {
                 return Err(Drop::BadUdpLength);
             }
         }
-        protocol::ICMP => {
-            if behind < UDP as u32 {
-                return Err(Drop::Truncated);
-            }
-            packet.icmp_type = b[34];
-            return Ok(Parsed::Ipv4(packet));
-        }
-        _ => return Ok(Parsed::Ipv4(packet)),
+        _ => return Ok(packet),
     }
     packet.sport = Be16 {
-        be: u16::from_ne_bytes([b[34], b[35]]),
+        be: u16::from_ne_bytes([b[AT], b[AT + 1]]),
     };
     packet.dport = Be16 {
-        be: u16::from_ne_bytes([b[36], b[37]]),
+        be: u16::from_ne_bytes([b[AT + 2], b[AT + 3]]),
     };
-    Ok(Parsed::Ipv4(packet))
+    Ok(packet)
 }
 
 /// Whether any TCP sends such flags: one of SYN, RST, ACK (FIN comes with ACK) at least, and
@@ -349,5 +418,78 @@ mod tests {
         };
         assert_eq!((packet.fragment, packet.dport.get()), (Fragment::Later, 0));
         assert!(!packet.has_ports());
+    }
+
+    fn tcp6(flags: u8) -> [u8; HEADERS6] {
+        let mut b = [0; HEADERS6];
+        (b[12], b[13]) = (0x86, 0xdd);
+        b[14] = 0x60;
+        b[19] = 20;
+        b[20] = protocol::TCP;
+        (b[22], b[37], b[38], b[53]) = (0xfd, 1, 0xfd, 2);
+        b[54..58].copy_from_slice(&[0x12, 0x34, 0, 80]);
+        b[66] = 0x50;
+        b[67] = flags;
+        b
+    }
+
+    const PLAIN: Chain = Chain::begin(protocol::TCP);
+
+    #[test]
+    fn a_plain_ipv6_packet_is_read() {
+        let packet = parse6(&tcp6(flag::SYN), PLAIN, 74).expect("read");
+        assert_eq!(packet.src.octets()[0], 0xfd);
+        assert_eq!((packet.src.octets()[15], packet.dst.octets()[15]), (1, 2));
+        assert_eq!((packet.sport.get(), packet.dport.get()), (0x1234, 80));
+        assert!(packet.opens() && packet.has_ports());
+    }
+
+    #[test]
+    fn malformed_ipv6_packets_have_their_reason() {
+        type Row = (&'static str, fn(&mut [u8; HEADERS6]), Chain, u32, Drop);
+        let mapped = |b: &mut [u8; HEADERS6]| {
+            b[22] = 0;
+            (b[32], b[33]) = (0xff, 0xff);
+        };
+        let behind = Chain { len: 24, ..PLAIN };
+        let rows: [Row; 8] = [
+            ("half a header", |_| (), PLAIN, 53, Drop::Truncated),
+            ("version 4", |b| b[14] = 0x45, PLAIN, 74, Drop::BadIpHeader),
+            (
+                "longer than the frame",
+                |b| b[19] = 21,
+                PLAIN,
+                74,
+                Drop::BadIpLength,
+            ),
+            (
+                "extensions longer than it",
+                |_| (),
+                behind,
+                98,
+                Drop::BadIpLength,
+            ),
+            (
+                "half a TCP header",
+                |b| b[19] = 19,
+                PLAIN,
+                74,
+                Drop::Truncated,
+            ),
+            (
+                "TCP offset 4",
+                |b| b[66] = 0x40,
+                PLAIN,
+                74,
+                Drop::BadTcpHeader,
+            ),
+            ("SYN and FIN", |b| b[67] = 3, PLAIN, 74, Drop::BadTcpFlags),
+            ("a mapped source", mapped, PLAIN, 74, Drop::MappedAddress),
+        ];
+        for (what, change, chain, len, reason) in rows {
+            let mut bytes = tcp6(flag::SYN);
+            change(&mut bytes);
+            assert_eq!(parse6(&bytes, chain, len), Err(reason), "{what}");
+        }
     }
 }

@@ -4,8 +4,9 @@
 //! Called by `stage/service.rs`, which puts it in the refused packet's place.
 
 use crate::checksum;
-use crate::parse::{IPV4, Packet, TCP, UDP, flag};
-use ebpf_common::net::{Be32, protocol};
+use crate::parse::{IPV4, IPV6, Packet, TCP, UDP, flag};
+use ebpf_common::address::Address;
+use ebpf_common::net::{Addr, Be32, protocol};
 
 /// Bytes of IP header and TCP header of a reset.
 pub const RESET: usize = IPV4 + TCP;
@@ -13,6 +14,13 @@ pub const RESET: usize = IPV4 + TCP;
 pub const QUOTED: usize = IPV4 + UDP;
 /// Bytes of IP header, ICMP header and quotation.
 pub const UNREACHABLE: usize = IPV4 + UDP + QUOTED;
+/// The same of IPv6.
+pub const RESET6: usize = IPV6 + TCP;
+/// Bytes of IPv6 and UDP header that an ICMPv6 error quotes here: by them its receiver finds the
+/// socket.
+pub const QUOTED6: usize = IPV6 + UDP;
+/// Bytes of IPv6 header, ICMPv6 header and quotation.
+pub const UNREACHABLE6: usize = IPV6 + UDP + QUOTED6;
 
 const TTL: u8 = 64;
 
@@ -27,6 +35,28 @@ fn sum<const N: usize>(bytes: &[u8; N], from: usize) -> u32 {
         at += 2;
     }
     total
+}
+
+#[inline(always)]
+fn ip6_header<const N: usize>(out: &mut [u8; N], packet: &Packet<Addr>, protocol: u8) {
+    let [high, low] = ((N - IPV6) as u16).to_be_bytes();
+    out[0] = 0x60;
+    (out[4], out[5]) = (high, low);
+    out[6] = protocol;
+    out[7] = TTL;
+    put_address(out, 8, packet.dst);
+    put_address(out, 24, packet.src);
+}
+
+#[inline(always)]
+fn put_address<const N: usize>(out: &mut [u8; N], at: usize, address: Addr) {
+    let mut word = 0;
+    while word < 4 {
+        let [a, b, c, d] = address.words[word].octets();
+        let at = at + word * 4;
+        (out[at], out[at + 1], out[at + 2], out[at + 3]) = (a, b, c, d);
+        word += 1;
+    }
 }
 
 #[inline(always)]
@@ -57,10 +87,27 @@ fn ip_header<const N: usize>(out: &mut [u8; N], packet: &Packet<Be32>, protocol:
 #[inline(always)]
 pub fn reset(packet: &Packet<Be32>, out: &mut [u8; RESET]) {
     ip_header(out, packet, protocol::TCP);
+    segment::<Be32, IPV4, RESET>(packet, out, 12);
+}
+
+/// The same of IPv6.
+#[inline(always)]
+pub fn reset6(packet: &Packet<Addr>, out: &mut [u8; RESET6]) {
+    ip6_header(out, packet, protocol::TCP);
+    segment::<Addr, IPV6, RESET6>(packet, out, 8);
+}
+
+/// The TCP header of a reset, at `AT`, behind an IP header with the addresses at `addresses`.
+#[inline(always)]
+fn segment<A: Address, const AT: usize, const N: usize>(
+    packet: &Packet<A>,
+    out: &mut [u8; N],
+    addresses: usize,
+) {
     let [a, b] = packet.dport.be.to_ne_bytes();
-    (out[20], out[21]) = (a, b);
+    (out[AT], out[AT + 1]) = (a, b);
     let [a, b] = packet.sport.be.to_ne_bytes();
-    (out[22], out[23]) = (a, b);
+    (out[AT + 2], out[AT + 3]) = (a, b);
     // What acknowledges nothing is answered by what acknowledges it, else by a sequence number
     // that the sender expects.
     let (sequence, acknowledgement, flags) = if packet.flags & flag::ACK != 0 {
@@ -76,16 +123,16 @@ pub fn reset(packet: &Packet<Be32>, out: &mut [u8; RESET]) {
         )
     };
     let [a, b, c, d] = sequence.to_be_bytes();
-    (out[24], out[25], out[26], out[27]) = (a, b, c, d);
+    (out[AT + 4], out[AT + 5], out[AT + 6], out[AT + 7]) = (a, b, c, d);
     let [a, b, c, d] = acknowledgement.to_be_bytes();
-    (out[28], out[29], out[30], out[31]) = (a, b, c, d);
-    out[32] = 0x50;
-    out[33] = flags;
-    // Pseudo header: addresses, protocol, length; the addresses stand at 12..20.
-    let mut total = sum(out, 12);
+    (out[AT + 8], out[AT + 9], out[AT + 10], out[AT + 11]) = (a, b, c, d);
+    out[AT + 12] = 0x50;
+    out[AT + 13] = flags;
+    // Pseudo header: addresses, protocol, length.
+    let mut total = sum(out, addresses);
     total += (protocol::TCP as u16).to_be() as u32 + (TCP as u16).to_be() as u32;
     let [first, second] = (!checksum::fold(total)).to_ne_bytes();
-    (out[36], out[37]) = (first, second);
+    (out[AT + 16], out[AT + 17]) = (first, second);
 }
 
 /// The ICMP error that answers a UDP packet, whose IP and UDP headers are in `out` already,
@@ -97,6 +144,19 @@ pub fn port_unreachable(packet: &Packet<Be32>, out: &mut [u8; UNREACHABLE]) {
     (out[20], out[21]) = (3, 3);
     let [first, second] = (!checksum::fold(sum(out, IPV4))).to_ne_bytes();
     (out[22], out[23]) = (first, second);
+}
+
+/// The ICMPv6 error that answers a UDP packet, as above, behind `IPV6 + UDP` bytes of zeros.
+#[inline(always)]
+pub fn port_unreachable6(packet: &Packet<Addr>, out: &mut [u8; UNREACHABLE6]) {
+    ip6_header(out, packet, protocol::ICMPV6);
+    // Destination unreachable, port (RFC 4443, 3.1).
+    (out[40], out[41]) = (1, 4);
+    let mut total = sum(out, 8);
+    let length = (UNREACHABLE6 - IPV6) as u16;
+    total += (protocol::ICMPV6 as u16).to_be() as u32 + length.to_be() as u32;
+    let [first, second] = (!checksum::fold(total)).to_ne_bytes();
+    (out[42], out[43]) = (first, second);
 }
 
 #[cfg(test)]
@@ -167,5 +227,42 @@ mod tests {
         assert_eq!(out[20..22], [3, 3]);
         assert_eq!(out[28..], quoted);
         assert_eq!(u16::from_be_bytes([out[2], out[3]]), 56);
+    }
+
+    fn packet6(protocol: u8, flags: u8) -> Packet<Addr> {
+        let like = packet(protocol, flags);
+        let addr = |last: u8| {
+            let mut octets = [0; 16];
+            (octets[0], octets[1], octets[15]) = (0xfd, 0xff, last);
+            Addr::from_octets(octets)
+        };
+        Packet {
+            src: addr(5),
+            dst: addr(7),
+            sport: like.sport,
+            dport: like.dport,
+            protocol,
+            flags,
+            fragment: like.fragment,
+            icmp_type: 0,
+            sequence: like.sequence,
+            acknowledgement: like.acknowledgement,
+            payload: like.payload,
+        }
+    }
+
+    #[test]
+    fn ipv6_is_told_too() {
+        let mut out = [0; RESET6];
+        reset6(&packet6(protocol::TCP, flag::ACK), &mut out);
+        assert_eq!((out[0], out[6], out[23], out[39]), (0x60, 6, 7, 5));
+        assert_eq!(u16::from_be_bytes([out[4], out[5]]), 20);
+        assert_eq!((out[47], out[53]), (77, flag::RST));
+        assert!(is_valid(&[&out[8..], &[0, 6, 0, 20]]));
+        let mut out = [0; UNREACHABLE6];
+        out[48] = 0x60;
+        port_unreachable6(&packet6(protocol::UDP, 0), &mut out);
+        assert_eq!(out[40..42], [1, 4]);
+        assert!(is_valid(&[&out[8..], &[0, 58, 0, 56]]));
     }
 }

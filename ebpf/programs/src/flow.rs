@@ -10,6 +10,7 @@ use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::{Addr, Be16, Be32};
 use ebpf_logic::parse::Packet;
+use ebpf_logic::refuse::UNREACHABLE6;
 
 /// `TCX_NEXT`: the next program, or the stack.
 pub(crate) const NEXT: i32 = -1;
@@ -116,11 +117,21 @@ pub(crate) struct Route<A> {
     pub(crate) nexthop: A,
 }
 
+/// Bytes of the longest packet that refuses one.
+const REFUSAL: usize = UNREACHABLE6;
+
 /// All that is known about a packet so far; made of zeros, and without padding between fields.
 #[repr(C)]
 pub(crate) struct PacketContext<A: Address> {
     /// The entry that will be written.
     pub(crate) flow: Flow<A>,
+    /// The entry of the answers, and its key: not on the stack, of which those of IPv6 would take
+    /// too much, as the next.
+    pub(crate) answer: Flow<A>,
+    /// See `answer`.
+    pub(crate) answer_key: FlowKey<A>,
+    /// The packet that refuses this one.
+    pub(crate) refusal: [u8; REFUSAL],
     /// Its headers.
     pub(crate) packet: Packet<A>,
     /// Key of its flow.
@@ -151,9 +162,10 @@ pub(crate) struct PacketContext<A: Address> {
 }
 
 const fn has_no_padding<A: Address>() -> bool {
-    let parts = size_of::<Flow<A>>()
+    let parts = 2 * size_of::<Flow<A>>()
         + size_of::<Packet<A>>()
-        + size_of::<FlowKey<A>>()
+        + 2 * size_of::<FlowKey<A>>()
+        + REFUSAL
         + size_of::<Target<A>>()
         + 2 * size_of::<Route<A>>();
     size_of::<PacketContext<A>>() == parts + 24

@@ -14,88 +14,106 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use ebpf_common::conntrack::{Flow, FlowKey};
 use ebpf_common::drop::Drop;
-use ebpf_logic::parse::Packet;
 use ebpf_logic::reply_tuple::Life;
 
+/// The functions of one family, whose addresses are of the type `A`: what the stages call, and the
+/// function of the program that it is.
+macro_rules! family {
+    ($(
+        $(#[doc = $doc:literal])*
+        fn $name:ident $symbol:ident($($arg:ident: $ty:ty),*) $body:block
+    )*) => {
+        impl Functions<A> for A {
+            $(
+                #[inline(always)]
+                fn $name($($arg: $ty),*) -> u32 { self::$symbol($($arg),*) }
+            )*
+        }
+
+        $(
+            $(#[doc = $doc])*
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            extern "C" fn $symbol($($arg: $ty),*) -> u32 $body
+        )*
+    };
+}
+
+/// Each function with its names of IPv4 and of IPv6.
 macro_rules! functions {
     ($(
         $(#[doc = $doc:literal])*
-        fn $name:ident($($arg:ident: $ty:ty),*) $body:block
+        fn $name:ident $name6:ident($($arg:ident: $ty:ty),*) $body:block
     )*) => {
         mod v4 {
             use super::*;
             use ebpf_common::net::Be32 as A;
 
-            impl Functions<A> for A {
-                $(
-                    #[inline(always)]
-                    fn $name($($arg: $ty),*) -> u32 { self::$name($($arg),*) }
-                )*
-            }
+            family! { $( $(#[doc = $doc])* fn $name $name($($arg: $ty),*) $body )* }
+        }
 
-            $(
-                $(#[doc = $doc])*
-                #[unsafe(no_mangle)]
-                #[inline(never)]
-                extern "C" fn $name($($arg: $ty),*) -> u32 $body
-            )*
+        mod v6 {
+            use super::*;
+            use ebpf_common::net::Addr as A;
+
+            family! { $( $(#[doc = $doc])* fn $name $name6($($arg: $ty),*) $body )* }
         }
     };
 }
 
 functions! {
     /// Reads the headers.
-    fn read_packet(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
+    fn read_packet read_packet6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
         run(skb, context, A::read)
     }
 
     /// Finds who sent it.
-    fn find_origin(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
+    fn find_origin find_origin6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
         run(skb, context, stage::origin::find)
     }
 
     /// Translates and sends an ICMP error about a translated flow.
-    fn translate_error(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
+    fn translate_error translate_error6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
         run(skb, context, stage::icmp::translate)
     }
 
     /// Forwards a packet without ports.
-    fn forward_other(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
+    fn forward_other forward_other6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
         run(skb, context, stage::transit::forward_other)
     }
 
     /// Forwards a packet of a known flow.
-    fn follow_flow(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
+    fn follow_flow follow_flow6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
         run(skb, context, stage::follow::follow)
     }
 
     /// Chooses the backend.
-    fn choose_target(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
+    fn choose_target choose_target6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
         run(skb, context, stage::service::target)
     }
 
     /// Finds the route to it.
-    fn find_route(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
+    fn find_route find_route6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
         run(skb, context, stage::route::find)
     }
 
     /// Makes the flow's entry.
-    fn begin_flow(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
+    fn begin_flow begin_flow6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
         run(skb, context, stage::create::begin)
     }
 
     /// Writes the direction of the answers.
-    fn write_answers(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
+    fn write_answers write_answers6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
         run(skb, context, |_, context| stage::reply_tuple::write(context))
     }
 
     /// Writes the packet's own direction.
-    fn write_flow(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
+    fn write_flow write_flow6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
         run(skb, context, stage::create::write)
     }
 
     /// Writes the other direction of a known flow again.
-    fn restore_other(context: *mut PacketContext<A>) {
+    fn restore_other restore_other6(context: *mut PacketContext<A>) {
         match borrowed_mut(context) {
             Some(context) => Verdict::of(stage::reply_tuple::restore(context)).number(),
             None => NO_MEMORY,
@@ -103,30 +121,25 @@ functions! {
     }
 
     /// Finds another source port, see `stage::reply_tuple`; 0 if there is none.
-    fn find_port(context: *const PacketContext<A>, key: *mut FlowKey<A>) {
-        match (borrowed(context), borrowed_mut(key)) {
-            (Some(context), Some(key)) => stage::reply_tuple::find_port(context, key),
-            (Some(_) | None, _) => 0,
+    fn find_port find_port6(context: *mut PacketContext<A>) {
+        match borrowed_mut(context) {
+            Some(context) => stage::reply_tuple::find_port(context),
+            None => 0,
         }
     }
 
     /// Writes the entry of the answers if its tuple may be taken, see `stage::reply_tuple`.
-    fn take_tuple(
-        context: *const PacketContext<A>,
-        key: *const FlowKey<A>,
-        answer: *const Flow<A>,
-        least: u32
-    ) {
-        match (borrowed(context), borrowed(key), borrowed(answer)) {
-            (Some(context), Some(key), Some(answer)) => {
-                Verdict::of(stage::reply_tuple::take_tuple(context, key, answer, least)).number()
+    fn take_tuple take_tuple6(context: *const PacketContext<A>, least: u32) {
+        match borrowed(context) {
+            Some(context) => {
+                Verdict::of(stage::reply_tuple::take_tuple(context, least)).number()
             }
-            (Some(_) | None, _, _) => NO_MEMORY,
+            None => NO_MEMORY,
         }
     }
 
     /// Makes an entry, or replaces it, see `stage::entry`; 0 if there is none for it.
-    fn put_entry(key: *const FlowKey<A>, flow: *const Flow<A>) {
+    fn put_entry put_entry6(key: *const FlowKey<A>, flow: *const Flow<A>) {
         match (borrowed(key), borrowed(flow)) {
             (Some(key), Some(flow)) => stage::entry::put(key, flow) as u32,
             (Some(_) | None, _) => 0,
@@ -134,7 +147,7 @@ functions! {
     }
 
     /// Removes an entry, see `stage::entry`.
-    fn remove_entry(key: *const FlowKey<A>) {
+    fn remove_entry remove_entry6(key: *const FlowKey<A>) {
         match borrowed(key) {
             Some(key) => stage::entry::remove(key) as u32,
             None => 0,
@@ -142,15 +155,15 @@ functions! {
     }
 
     /// `Life` of the other connection that has a reply tuple, see `stage::reply_tuple`.
-    fn life_of_owner(context: *const PacketContext<A>, key: *const FlowKey<A>) {
-        match (borrowed(context), borrowed(key)) {
-            (Some(context), Some(key)) => stage::reply_tuple::owner(context, key),
-            (Some(_) | None, _) => Life::Alive as u32,
+    fn life_of_owner life_of_owner6(context: *const PacketContext<A>) {
+        match borrowed(context) {
+            Some(context) => stage::reply_tuple::owner(context),
+            None => Life::Alive as u32,
         }
     }
 
     /// Translates a packet and sends it as its flow says.
-    fn send_packet(skb: *mut __sk_buff, flow: *const Flow<A>, protocol: u32) {
+    fn send_packet send_packet6(skb: *mut __sk_buff, flow: *const Flow<A>, protocol: u32) {
         let skb = Skb::new(skb);
         match borrowed(flow) {
             Some(flow) => Verdict::of(stage::send::translated(&skb, flow, protocol as u8)).number(),
@@ -159,23 +172,23 @@ functions! {
     }
 
     /// Puts a reset in the place of the packet that is refused; 0 if that failed.
-    fn write_reset(skb: *mut __sk_buff, packet: *const Packet<A>) {
-        match borrowed(packet) {
-            Some(packet) => A::reset(&Skb::new(skb), packet) as u32,
+    fn write_reset write_reset6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
+        match borrowed_mut(context) {
+            Some(context) => A::reset(&Skb::new(skb), context) as u32,
             None => 0,
         }
     }
 
     /// Puts an ICMP error in the place of the packet that is refused; 0 if that failed.
-    fn write_unreachable(skb: *mut __sk_buff, packet: *const Packet<A>) {
-        match borrowed(packet) {
-            Some(packet) => A::unreachable(&Skb::new(skb), packet) as u32,
+    fn write_unreachable write_unreachable6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
+        match borrowed_mut(context) {
+            Some(context) => A::unreachable(&Skb::new(skb), context) as u32,
             None => 0,
         }
     }
 
     /// Puts an event into the ring.
-    fn report_event(
+    fn report_event report_event6(
         skb: *mut __sk_buff,
         context: *const PacketContext<A>,
         kind: u32,
@@ -188,7 +201,7 @@ functions! {
     }
 
     /// Logs a drop that says something about the node.
-    fn log_unexpected(skb: *mut __sk_buff, context: *const PacketContext<A>, reason: u32) {
+    fn log_unexpected log_unexpected6(skb: *mut __sk_buff, context: *const PacketContext<A>, reason: u32) {
         if let Some(context) = borrowed(context) {
             let skb = core::hint::black_box(skb);
             A::log(&TcContext::new(skb), &context.packet, reason);

@@ -32,7 +32,7 @@ mod wire;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
-use ebpf_common::net::Be32;
+use ebpf_common::net::{Addr, Be32};
 use packet::Skb;
 use socket::{Family, SockAddr};
 
@@ -94,10 +94,23 @@ fn flow_sweep(context: TcContext) -> i32 {
     hook::flow_sweep::run::<Be32>(&Skb::new(context.skb.skb))
 }
 
+/// The same for IPv6.
+#[classifier]
+fn flow_sweep6(context: TcContext) -> i32 {
+    hook::flow_sweep::run::<Addr>(&Skb::new(context.skb.skb))
+}
+
 /// What the others are measured against.
 #[classifier]
 fn tc_empty(_context: TcContext) -> i32 {
     0
+}
+
+/// Forwards an IPv6 packet of a flow that is decided.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn established6(skb: *mut __sk_buff, from: u32, hook: u32) -> i32 {
+    stage::established::known6(&Skb::new(skb), from, hook)
 }
 
 /// Decides a packet that the fast path does not know.

@@ -15,7 +15,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpu
 use aya_ebpf::macros::btf_map;
 use ebpf_common::ABI_VERSION;
 use ebpf_common::address::Address;
-use ebpf_common::config::NodeConfig;
+use ebpf_common::config::{IPV6, NodeConfig};
 use ebpf_common::counter::{COUNTERS as COUNTER_COUNT, Count};
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::event::Event;
@@ -38,9 +38,9 @@ use ebpf_logic::generation::Current;
 static NODE_CONFIG: NodeConfig = NodeConfig {
     abi_version: ABI_VERSION,
     flags: 0,
-    node: Addr {
-        words: [Be32 { be: 0 }; 4],
-    },
+    node: Addr::UNSPECIFIED,
+    node6: Addr::UNSPECIFIED,
+    hairpin6: Addr::UNSPECIFIED,
     hairpin: Be32 { be: 0 },
     service_ifindex: 0,
     service_mac: [0; 3],
@@ -72,12 +72,20 @@ macro_rules! fact {
 }
 fact!(flags: u32);
 fact!(hairpin: Be32);
+fact!(node6: Addr);
+fact!(hairpin6: Addr);
 fact!(service_ifindex: u32);
 fact!(service_mac: [u16; 3]);
 fact!(jiffies_per_second: u32);
 fact!(seed: u32);
 fact!(flow_entries: u32);
 fact!(netns_cookie: u64);
+
+/// Whether the node and its pods have IPv6 addresses.
+#[inline(always)]
+pub(crate) fn has_ipv6() -> bool {
+    flags() & IPV6 != 0
+}
 
 /// The node's address as it stands in a packet; zero, which no packet is for, if it is IPv6.
 #[inline(always)]

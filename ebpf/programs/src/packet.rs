@@ -10,10 +10,9 @@ use aya_ebpf::helpers;
 use core::marker::PhantomData;
 use ebpf_common::abi::MapType;
 use ebpf_common::address::Address;
-use ebpf_common::conntrack::FlowKey4;
+use ebpf_common::conntrack::{FlowKey4, FlowKey6};
+use ebpf_common::net::Be16;
 
-/// `BPF_F_PSEUDO_HDR`
-pub(crate) const PSEUDO_HEADER: u64 = 0x10;
 /// `BPF_F_MARK_MANGLED_0`
 pub(crate) const MANGLED_ZERO: u64 = 0x20;
 /// `BPF_F_INGRESS`
@@ -91,6 +90,12 @@ impl Skb {
         Socket::new(unsafe { at.read_volatile() })
     }
 
+    /// EtherType as it is loaded; 0 of a packet that has none.
+    #[inline(always)]
+    pub(crate) fn ether_type(&self) -> u16 {
+        self.load_value::<Be16>(12).map_or(0, |value| value.be)
+    }
+
     /// The headers, when they and `N` bytes behind them are in the linear part.
     #[inline(always)]
     pub(crate) fn headers<A: Wire, const N: usize>(&self) -> Option<Headers<'_, A, N>> {
@@ -128,6 +133,21 @@ impl Skb {
         let to = unsafe { to.add(TO) }.cast();
         // SAFETY: `to` has `N` bytes.
         unsafe { helpers::bpf_skb_load_bytes(self.raw.cast(), FROM as u32, to, N as u32) == 0 }
+    }
+
+    /// As `load`, from a place that is not known before.
+    #[inline(always)]
+    pub(crate) fn load_at<const TO: usize, const N: usize, const M: usize>(
+        &self,
+        from: u32,
+        into: &mut [u8; M],
+    ) -> bool {
+        const { assert!(TO + N <= M) }
+        let to = into.as_mut_ptr();
+        // SAFETY: `TO` is inside of `into`.
+        let to = unsafe { to.add(TO) }.cast();
+        // SAFETY: `to` has `N` bytes.
+        unsafe { helpers::bpf_skb_load_bytes(self.raw.cast(), from, to, N as u32) == 0 }
     }
 
     /// A value that is in the packet at `at`; `None` when the packet ends before.
@@ -348,6 +368,13 @@ pub(crate) fn borrowed_mut<'a, T>(from: *mut T) -> Option<&'a mut T> {
 /// reads the key in such words, and waits for a word that was stored in two halves.
 #[inline(always)]
 pub(crate) fn flow_key4(words: [u32; 4]) -> FlowKey4 {
+    // SAFETY: a `MapType` of this size, and any bytes are one.
+    unsafe { core::mem::transmute(words) }
+}
+
+/// The same of IPv6.
+#[inline(always)]
+pub(crate) fn flow_key6(words: [u32; 10]) -> FlowKey6 {
     // SAFETY: a `MapType` of this size, and any bytes are one.
     unsafe { core::mem::transmute(words) }
 }

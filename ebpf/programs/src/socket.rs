@@ -40,7 +40,7 @@ impl Socket {
 pub(crate) enum Family {
     /// `AF_INET`
     V4,
-    /// `AF_INET6`, of which addresses are ours that are IPv4 addresses mapped into it.
+    /// `AF_INET6`; the address may be an IPv4 one that is mapped into it.
     V6,
 }
 
@@ -85,21 +85,20 @@ impl SockAddr {
         unsafe { helpers::bpf_get_netns_cookie(self.raw.cast()) }
     }
 
-    /// The address, if it is an IPv4 one.
+    /// The address, mapped if it is an IPv4 one.
     #[inline(always)]
-    pub(crate) fn v4(&self) -> Option<Be32> {
+    pub(crate) fn addr(&self) -> Addr {
         match self.family {
             Family::V4 => {
                 // SAFETY: as above.
                 let at = unsafe { &raw const (*self.raw).user_ip4 };
                 // SAFETY: as above.
                 let be = unsafe { at.read_volatile() };
-                Some(Be32 { be })
+                Addr::v4(Be32 { be })
             }
             Family::V6 => Addr {
                 words: [self.word(0), self.word(1), self.word(2), self.word(3)],
-            }
-            .as_v4(),
+            },
         }
     }
 
@@ -124,21 +123,36 @@ impl SockAddr {
         Be16 { be }
     }
 
-    /// Puts another IPv4 address and port in its place.
+    /// Puts another address of the same family, and port, in its place.
     #[inline(always)]
-    pub(crate) fn set(&self, addr: Be32, port: Be16) {
-        let at = match self.family {
-            // SAFETY: as above.
-            Family::V4 => unsafe { &raw mut (*self.raw).user_ip4 },
+    pub(crate) fn set(&self, addr: Addr, port: Be16) {
+        let [a, b, c, d] = addr.words;
+        match self.family {
+            Family::V4 => {
+                // SAFETY: as above.
+                let at = unsafe { &raw mut (*self.raw).user_ip4 };
+                // SAFETY: as above; the kernel lets these hooks write address and port.
+                unsafe { at.write_volatile(d.be) };
+            }
             Family::V6 => {
                 // SAFETY: as above.
-                let words = unsafe { &raw mut (*self.raw).user_ip6 }.cast::<u32>();
+                let at = unsafe { &raw mut (*self.raw).user_ip6 }.cast::<u32>();
+                // SAFETY: as above, the first of the four words.
+                unsafe { at.write_volatile(a.be) };
+                // SAFETY: the second of the four.
+                let second = unsafe { at.add(1) };
+                // SAFETY: as above.
+                unsafe { second.write_volatile(b.be) };
+                // SAFETY: the third of the four.
+                let third = unsafe { at.add(2) };
+                // SAFETY: as above.
+                unsafe { third.write_volatile(c.be) };
                 // SAFETY: the last of the four.
-                unsafe { words.add(3) }
+                let last = unsafe { at.add(3) };
+                // SAFETY: as above.
+                unsafe { last.write_volatile(d.be) };
             }
-        };
-        // SAFETY: as above; the kernel lets these hooks write address and port.
-        unsafe { at.write_volatile(addr.be) };
+        }
         // SAFETY: as above.
         let at = unsafe { &raw mut (*self.raw).user_port };
         // SAFETY: as above.

@@ -1,8 +1,14 @@
 //! How the addresses of a family stand in packets, and in what the kernel's helpers take.
 
 use ebpf_common::address::Address;
-use ebpf_common::net::Be32;
+use ebpf_common::net::{Addr, Be32};
 use ebpf_logic::parse::ETHERNET;
+
+/// `BPF_F_PSEUDO_HDR`
+const PSEUDO_HEADER: u64 = 0x10;
+/// `BPF_F_IPV6`: a sum over the whole packet that the device has made stays what it was, because
+/// there is no IP checksum that the addresses change as well.
+pub(crate) const NO_IP_CHECKSUM: u64 = 0x80;
 
 /// A family of addresses outside of maps.
 pub(crate) trait Wire: Address {
@@ -10,6 +16,8 @@ pub(crate) trait Wire: Address {
     const AF: u32;
     /// EtherType as it is loaded.
     const ETHER_TYPE: u16;
+    /// Flags of `bpf_l4_csum_replace` for a difference that the addresses make.
+    const CHECKSUM: u64;
     /// Offset of what follows an IP header without options.
     const L4: usize = ETHERNET + Self::IP_HEADER;
 
@@ -23,6 +31,7 @@ pub(crate) trait Wire: Address {
 impl Wire for Be32 {
     const AF: u32 = 2;
     const ETHER_TYPE: u16 = 0x0800u16.to_be();
+    const CHECKSUM: u64 = PSEUDO_HEADER;
 
     #[inline(always)]
     fn words(self) -> [u32; 4] {
@@ -32,5 +41,29 @@ impl Wire for Be32 {
     #[inline(always)]
     fn from_words([be, ..]: [u32; 4]) -> Self {
         Self { be }
+    }
+}
+
+impl Wire for Addr {
+    const AF: u32 = 10;
+    const ETHER_TYPE: u16 = 0x86ddu16.to_be();
+    const CHECKSUM: u64 = PSEUDO_HEADER | NO_IP_CHECKSUM;
+
+    #[inline(always)]
+    fn words(self) -> [u32; 4] {
+        let [a, b, c, d] = self.words;
+        [a.be, b.be, c.be, d.be]
+    }
+
+    #[inline(always)]
+    fn from_words([a, b, c, d]: [u32; 4]) -> Self {
+        Self {
+            words: [
+                Be32 { be: a },
+                Be32 { be: b },
+                Be32 { be: c },
+                Be32 { be: d },
+            ],
+        }
     }
 }

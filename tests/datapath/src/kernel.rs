@@ -33,6 +33,7 @@ fn config(folder: &Path) -> Config {
         flow_entries: FlowEntries::Exactly(1024),
         node: NodeFacts {
             address: Ipv4Addr::new(172, 31, 0, 11),
+            address6: None,
             service_device: None,
             flow_events: false,
         },

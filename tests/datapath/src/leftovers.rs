@@ -64,6 +64,7 @@ fn pins_go_while_other_threads_start_processes() {
                 flow_entries: FlowEntries::Exactly(4096),
                 node: NodeFacts {
                     address: Ipv4Addr::new(172, 31, 0, 11),
+                    address6: None,
                     service_device: None,
                     flow_events: false,
                 },

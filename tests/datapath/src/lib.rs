@@ -4,14 +4,16 @@
 //! packet, maps, counters. `live` sends real traffic between namespaces. All of it happens in
 //! namespaces and pins of their own; root and the built object are needed.
 //!
-//! Reading order: `node` (the world of a test), `balance` (its services), `packet` (building and judging packets),
-//! `connection` (opening and judging connections), then one file per noun.
+//! Reading order: `node` (the world of a test), `balance` (its services), `packet` (building and judging packets;
+//! `six` and `packet6` are the same of IPv6), `connection` (opening and judging connections), then one file per noun.
 #![forbid(unsafe_code)]
 
 pub mod balance;
 pub mod connection;
 pub mod node;
 pub mod packet;
+pub mod packet6;
+pub mod six;
 
 #[cfg(test)]
 mod abi;
@@ -33,6 +35,10 @@ mod group;
 mod held;
 #[cfg(test)]
 mod icmp;
+#[cfg(test)]
+mod ipv6;
+#[cfg(test)]
+mod ipv6_live;
 #[cfg(test)]
 mod kernel;
 #[cfg(test)]

@@ -3,16 +3,17 @@
 //!
 //! The same shape that the agent makes, made here with `ip`, so that this tier needs no agent.
 
+use crate::six;
 use agent_sys::bpf::{Config, Datapath, FlowEntries, NodeFacts, Program, Ran, Role};
 use agent_sys::maps::Counted;
 use ebpf_common::config;
 use ebpf_common::counter::{Count, Hook};
 use ebpf_common::drop::Drop as Reason;
 use ebpf_common::endpoint::{Endpoint, FIRST_POD};
-use ebpf_common::net::{Be16, MacAddr, protocol};
+use ebpf_common::net::{Addr, Be16, MacAddr, protocol};
 use ebpf_common::network::{NetworkKey, PODS, SERVICES};
 use ebpf_common::service::FrontendKey;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use tests_harness::{NetNs, binary, unique_name};
 
@@ -64,6 +65,7 @@ struct Settings {
     object: PathBuf,
     flow_events: bool,
     flow_entries: u32,
+    ipv6: bool,
 }
 
 impl Settings {
@@ -72,6 +74,7 @@ impl Settings {
             object: binary("hydrofoil.bpf.o"),
             flow_events: true,
             flow_entries: 1 << 16,
+            ipv6: false,
         }
     }
 }
@@ -151,6 +154,19 @@ pub(crate) fn without_ipv6(netns: &NetNs) {
     }
 }
 
+/// No wait for addresses, and no routers.
+fn with_ipv6(netns: &NetNs) {
+    for (name, value) in [
+        ("accept_dad", "0"),
+        ("accept_ra", "0"),
+        ("router_solicitations", "0"),
+    ] {
+        for of in ["all", "default"] {
+            sysctl(netns, &[(&format!("ipv6/conf/{of}/{name}"), value)]);
+        }
+    }
+}
+
 impl Node {
     /// A node with these pods and no wire.
     pub fn new(pods: &[Ipv4Addr]) -> Self {
@@ -166,6 +182,15 @@ impl Node {
         Self::build(addr, pods, folder, Settings::new())
     }
 
+    /// As `with`, of both families: each address has an IPv6 one beside it (`six`).
+    pub fn dual(addr: Ipv4Addr, pods: &[Ipv4Addr]) -> Self {
+        let settings = Settings {
+            ipv6: true,
+            ..Settings::new()
+        };
+        Self::build(addr, pods, Folder::new(), settings)
+    }
+
     /// A node whose programs report drops only, as agents set it up.
     pub fn quiet(pods: &[Ipv4Addr]) -> Self {
         let settings = Settings::new();
@@ -178,6 +203,7 @@ impl Node {
             object: object.to_owned(),
             flow_events: false,
             flow_entries,
+            ipv6: false,
         };
         let addr = Ipv4Addr::new(172, 31, 0, 11);
         Self::build(addr, pods, Folder::new(), settings)
@@ -194,7 +220,11 @@ impl Node {
                 ("ipv4/conf/default/rp_filter", "1"),
             ],
         );
-        without_ipv6(&netns);
+        if settings.ipv6 {
+            with_ipv6(&netns);
+        } else {
+            without_ipv6(&netns);
+        }
         netns.ip(&[
             "link", "add", "eth0", "type", "veth", "peer", "name", "wire",
         ]);
@@ -212,6 +242,9 @@ impl Node {
         netns.ip(&["route", "add", &services, "dev", "foil0", "src", &own]);
         let hairpin = HAIRPIN.to_string();
         netns.ip(&["route", "add", &hairpin, "dev", "foil0", "src", &own]);
+        if settings.ipv6 {
+            six::prepare(&netns, addr);
+        }
         let (uplink, _) = link(&netns, "eth0");
         let (service, mac) = link(&netns, "foil0");
         let config = Config {
@@ -220,6 +253,7 @@ impl Node {
             flow_entries: FlowEntries::Exactly(settings.flow_entries),
             node: NodeFacts {
                 address: addr,
+                address6: settings.ipv6.then(|| six::six(addr)),
                 service_device: Some((service, mac)),
                 flow_events: settings.flow_events,
             },
@@ -240,6 +274,9 @@ impl Node {
                 .maps()
                 .put_network(&key, kind)
                 .expect("put network");
+        }
+        if settings.ipv6 {
+            six::put_networks(&datapath);
         }
         let mut this = Self {
             pods: Vec::new(),
@@ -271,6 +308,7 @@ impl Node {
             flow_entries: FlowEntries::Exactly(self.settings.flow_entries),
             node: NodeFacts {
                 address: self.addr,
+                address6: self.settings.ipv6.then(|| six::six(self.addr)),
                 service_device: Some((service, mac)),
                 flow_events: self.settings.flow_events,
             },
@@ -285,7 +323,11 @@ impl Node {
         let number = self.pods.len();
         let host = format!("foilp{number}");
         let pod = NetNs::create("pod");
-        without_ipv6(&pod);
+        if self.settings.ipv6 {
+            with_ipv6(&pod);
+        } else {
+            without_ipv6(&pod);
+        }
         let node = &self.netns;
         node.ip(&[
             "link",
@@ -341,8 +383,17 @@ impl Node {
             "nud",
             "permanent",
         ]);
+        let ipv6 = self.settings.ipv6;
+        if ipv6 {
+            six::add_pod(&self.netns, &pod, &host, addr, self.addr);
+        }
         let endpoint = Endpoint {
             addr: addr.into(),
+            addr6: if ipv6 {
+                IpAddr::from(six::six(addr)).into()
+            } else {
+                Addr::default()
+            },
             ifindex,
             identity: 0,
             id: FIRST_POD + number as u16,

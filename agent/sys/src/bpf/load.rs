@@ -9,7 +9,7 @@ use crate::maps::{Raw, check_pins, check_version};
 use aya::programs::{CgroupSockAddr, Program as AyaProgram, ProgramError, SchedClassifier};
 use aya::{EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
-use ebpf_common::config::{FLOW_EVENTS, HAIRPIN, NODE_CONFIG, NodeConfig};
+use ebpf_common::config::{FLOW_EVENTS, HAIRPIN, HAIRPIN6, IPV6, NODE_CONFIG, NodeConfig};
 use ebpf_common::maps::{EPOCH_SECTION, MAPS, name};
 use ebpf_common::net::{Addr, Be32};
 use ebpf_common::{ABI_VERSION, abi::MapType as _, program};
@@ -31,18 +31,21 @@ pub enum Program {
     ToNetdev,
     /// Removes expired flows.
     FlowSweep,
+    /// Removes expired flows of IPv6; loaded where IPv6 is in use.
+    FlowSweep6,
     /// Does nothing.
     Empty,
 }
 
 impl Program {
     /// All.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::FromPod,
         Self::ToPod,
         Self::FromNetdev,
         Self::ToNetdev,
         Self::FlowSweep,
+        Self::FlowSweep6,
         Self::Empty,
     ];
 
@@ -54,6 +57,7 @@ impl Program {
             Self::FromNetdev => program::FROM_NETDEV,
             Self::ToNetdev => program::TO_NETDEV,
             Self::FlowSweep => program::FLOW_SWEEP,
+            Self::FlowSweep6 => program::FLOW_SWEEP6,
             Self::Empty => program::EMPTY,
         }
     }
@@ -99,8 +103,13 @@ fn node_config(
     let address = Be32::from(node.address);
     NodeConfig {
         abi_version: ABI_VERSION,
-        flags: if node.flow_events { FLOW_EVENTS } else { 0 },
+        flags: if node.flow_events { FLOW_EVENTS } else { 0 }
+            | if node.address6.is_some() { IPV6 } else { 0 },
         node: Addr::v4(address),
+        node6: node.address6.map_or(Addr::default(), |address| {
+            Addr::from_octets(address.octets())
+        }),
+        hairpin6: Addr::from_octets(HAIRPIN6),
         hairpin: Be32::from_octets(HAIRPIN),
         service_ifindex,
         service_mac: [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes),
@@ -121,7 +130,8 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
     let bytes = std::fs::read(&config.object).map_err(read_failed)?;
     check_abi(config, &bytes)?;
     check_version(&config.folder)?;
-    let flow_entries = check_pins(&config.folder, config.flow_entries)?;
+    let ipv6 = config.node.address6.is_some();
+    let flow_entries = check_pins(&config.folder, config.flow_entries, ipv6)?;
 
     let jiffies_per_second = jiffies_per_second().map_err(read_failed)?;
     let netns_cookie = socket::netns_cookie().map_err(BpfError::NetworkNamespace)?;
@@ -135,7 +145,8 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global(NODE_CONFIG, &facts, true)
-        .map_max_entries(name::FLOWS, flow_entries);
+        .map_max_entries(name::FLOWS, flow_entries)
+        .map_max_entries(name::FLOWS6, if ipv6 { flow_entries } else { 1 });
     for shape in &MAPS {
         // Its name in the object is that of its section.
         let symbol = match shape.name {
@@ -163,7 +174,10 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
         jiffies_per_second,
     };
     let sockets = socket::PROGRAMS.map(|(name, _)| name);
-    for name in Program::ALL.map(Program::name).into_iter().chain(sockets) {
+    let programs = Program::ALL
+        .into_iter()
+        .filter(|program| ipv6 || *program != Program::FlowSweep6);
+    for name in programs.map(Program::name).chain(sockets) {
         let failed = |source: ProgramError| BpfError::Program {
             name,
             source: Box::new(source),

@@ -2,7 +2,8 @@
 //! the programs have counted lasts. Called by `sweep`.
 
 use crate::maps::{Maps, MapsError};
-use ebpf_common::conntrack::{ALL_FLOWS, Flow4, FlowKey4, FlowUsage, SCOPE_HOST, SweepHead};
+use ebpf_common::address::Address;
+use ebpf_common::conntrack::{ALL_FLOWS, Flow, FlowKey, FlowUsage, SCOPE_HOST, SweepHead};
 use ebpf_common::endpoint::HOST;
 use ebpf_logic::quota::{correction, owner};
 use std::collections::BTreeMap;
@@ -56,7 +57,7 @@ impl Recount {
     }
 
     /// Counts an entry; true if no pod that was there at the beginning owns it.
-    pub(super) fn saw_orphan(&mut self, key: &FlowKey4, flow: &Flow4) -> bool {
+    pub(super) fn saw_orphan<A: Address>(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
         self.all.entries += 1;
         match self.owners.get_mut(&owner(key, flow).ifindex) {
             Some(seen) => {

@@ -8,12 +8,16 @@
 
 use super::recount::Recount;
 use super::syscall::{self, Cursor, Portion};
-use super::{BpfError, Ran};
+use super::{BpfError, Program, Ran};
 use crate::clock;
 use crate::maps::{Maps, MapsError};
 use ebpf_common::abi::MapType as _;
-use ebpf_common::conntrack::{Flow4, FlowKey4, PASS_IS_OVER, SweepHead};
+use ebpf_common::address::Address;
+use ebpf_common::conntrack::{
+    Flow, Flow4, Flow6, FlowKey, FlowKey4, FlowKey6, PASS_IS_OVER, SweepHead,
+};
 use ebpf_common::maps::name;
+use ebpf_common::net::{Addr, Be32};
 use ebpf_logic::conntrack::{is_expired, is_over};
 use ebpf_logic::parse::ETHERNET;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +40,7 @@ pub struct Swept {
     pub removed: u32,
     /// CPU time of the longest system call: packets of this CPU wait for it at most.
     pub longest: Duration,
-    /// The pass has come to the end of the map.
+    /// The pass has come to the end of the map, of IPv6's as well if that is in use.
     pub complete: bool,
 }
 
@@ -47,13 +51,54 @@ impl Swept {
     }
 }
 
+/// A family whose flow map is walked over.
+trait Walked: Address {
+    /// What judges its entries.
+    const PROGRAM: Program;
+    /// Name of the map.
+    const MAP: &'static str;
+
+    /// The buffer for its entries.
+    fn portion(sweep: &mut Sweep) -> &mut Portion;
+}
+
+impl Walked for Be32 {
+    const PROGRAM: Program = Program::FlowSweep;
+    const MAP: &'static str = name::FLOWS;
+
+    fn portion(sweep: &mut Sweep) -> &mut Portion {
+        &mut sweep.portion
+    }
+}
+
+impl Walked for Addr {
+    const PROGRAM: Program = Program::FlowSweep6;
+    const MAP: &'static str = name::FLOWS6;
+
+    fn portion(sweep: &mut Sweep) -> &mut Portion {
+        &mut sweep.portion6
+    }
+}
+
+/// Where a pass goes on; it walks over the map of IPv4 first.
+#[derive(Debug, Default)]
+enum Place {
+    #[default]
+    Begin,
+    V4(Cursor),
+    /// `None`: at its beginning.
+    V6(Option<Cursor>),
+}
+
 /// Where the pass is, and its buffers.
 #[derive(Debug)]
 pub(super) struct Sweep {
     jiffies_per_second: u32,
-    cursor: Option<Cursor>,
+    ipv6: bool,
+    place: Place,
     recount: Recount,
     portion: Portion,
+    portion6: Portion,
     packet: Vec<u8>,
     /// Open connections that the pass has met so far, by backend and its generation.
     open: BTreeMap<(u32, u32), u64>,
@@ -62,23 +107,25 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    pub(super) fn new(jiffies_per_second: u32) -> Self {
+    pub(super) fn new(jiffies_per_second: u32, ipv6: bool) -> Self {
         Self {
             jiffies_per_second,
-            cursor: None,
+            ipv6,
+            place: Place::Begin,
             recount: Recount::default(),
             portion: Portion::new(BATCH, size_of::<FlowKey4>(), size_of::<Flow4>()),
-            packet: Vec::with_capacity(ETHERNET + KEYS * size_of::<FlowKey4>()),
+            portion6: Portion::new(BATCH, size_of::<FlowKey6>(), size_of::<Flow6>()),
+            packet: Vec::with_capacity(ETHERNET + KEYS * size_of::<FlowKey6>()),
             open: BTreeMap::new(),
             had: None,
         }
     }
 
-    /// Looks at the next entries; `run` runs `flow_sweep` on a packet.
+    /// Looks at the next entries; `run` runs `flow_sweep`, or that of IPv6, on a packet.
     pub(super) fn proceed(
         &mut self,
         maps: &Maps,
-        run: impl Fn(&[u8]) -> Result<Ran, BpfError>,
+        run: impl Fn(Program, &[u8]) -> Result<Ran, BpfError>,
     ) -> Result<Swept, BpfError> {
         let mut swept = Swept {
             seen: 0,
@@ -86,26 +133,49 @@ impl Sweep {
             longest: Duration::ZERO,
             complete: false,
         };
-        let from = self.cursor.take();
-        if from.is_none() {
+        let mut place = std::mem::take(&mut self.place);
+        if matches!(place, Place::Begin) {
             self.recount = Recount::begin(maps)?;
             self.open.clear();
         }
-        let cursor = self.pieces(from, maps.flow_table(), &run, &mut swept)?;
-        swept.complete = cursor.is_none();
+        place = match place {
+            Place::Begin => self.walk4(None, maps, &run, &mut swept)?,
+            Place::V4(cursor) => self.walk4(Some(cursor), maps, &run, &mut swept)?,
+            Place::V6(cursor) => {
+                let flows = maps.flow_table6();
+                let cursor = self.pieces::<Addr>(cursor, flows, &run, &mut swept)?;
+                cursor.map_or(Place::Begin, |cursor| Place::V6(Some(cursor)))
+            }
+        };
+        swept.complete = matches!(place, Place::Begin);
         if swept.complete {
             for head in self.recount.corrections(maps)? {
                 tracing::debug!(?head, "a count of flow entries was wrong");
-                self.judge(head, &[], &run, &mut swept)?;
+                self.judge::<Be32>(head, &[], &run, &mut swept)?;
             }
             let over = SweepHead {
                 owner: PASS_IS_OVER,
                 ..SweepHead::default()
             };
-            self.judge(over, &[], &run, &mut swept)?;
+            self.judge::<Be32>(over, &[], &run, &mut swept)?;
         }
-        self.cursor = cursor;
+        self.place = place;
         Ok(swept)
+    }
+
+    fn walk4(
+        &mut self,
+        from: Option<Cursor>,
+        maps: &Maps,
+        run: &impl Fn(Program, &[u8]) -> Result<Ran, BpfError>,
+        swept: &mut Swept,
+    ) -> Result<Place, BpfError> {
+        let cursor = self.pieces::<Be32>(from, maps.flow_table(), run, swept)?;
+        Ok(match cursor {
+            Some(cursor) => Place::V4(cursor),
+            None if self.ipv6 => Place::V6(None),
+            None => Place::Begin,
+        })
     }
 
     /// At the end of a pass: the open connections of each backend are those that were met.
@@ -121,27 +191,28 @@ impl Sweep {
         Ok(())
     }
 
-    fn pieces(
+    fn pieces<A: Walked>(
         &mut self,
         mut cursor: Option<Cursor>,
         flows: BorrowedFd<'_>,
-        run: &impl Fn(&[u8]) -> Result<Ran, BpfError>,
+        run: &impl Fn(Program, &[u8]) -> Result<Ran, BpfError>,
         swept: &mut Swept,
     ) -> Result<Option<Cursor>, BpfError> {
         // Without keys the program only says what time it is.
-        let mut now = self.judge(SweepHead::default(), &[], run, swept)?;
+        let mut now = self.judge::<A>(SweepHead::default(), &[], run, swept)?;
         for _ in 0..BATCHES {
             let began = clock::thread_cpu();
-            cursor = syscall::lookup_batch(flows, cursor, &mut self.portion).map_err(|source| {
+            cursor = syscall::lookup_batch(flows, cursor, A::portion(self)).map_err(|source| {
                 MapsError::Access {
                     what: "walk over",
-                    map: name::FLOWS,
+                    map: A::MAP,
                     source,
                 }
             })?;
             swept.took(began);
             let mut expired = Vec::new();
-            for (key, flow) in self.portion.pairs::<FlowKey4, Flow4>() {
+            let found: Vec<_> = A::portion(self).pairs::<FlowKey<A>, Flow<A>>().collect();
+            for (key, flow) in found {
                 swept.seen += 1;
                 let orphan = self.recount.saw_orphan(&key, &flow);
                 if orphan || is_expired(&flow, now, self.jiffies_per_second) {
@@ -162,11 +233,11 @@ impl Sweep {
     }
 
     /// Runs the program on these keys; returns the time, in jiffies, at which it did.
-    fn judge(
+    fn judge<A: Walked>(
         &mut self,
         head: SweepHead,
-        keys: &[FlowKey4],
-        run: &impl Fn(&[u8]) -> Result<Ran, BpfError>,
+        keys: &[FlowKey<A>],
+        run: &impl Fn(Program, &[u8]) -> Result<Ran, BpfError>,
         swept: &mut Swept,
     ) -> Result<u32, BpfError> {
         self.packet.clear();
@@ -176,7 +247,7 @@ impl Sweep {
             self.packet.extend_from_slice(key.as_bytes());
         }
         let began = clock::thread_cpu();
-        let ran = run(&self.packet)?;
+        let ran = run(A::PROGRAM, &self.packet)?;
         swept.took(began);
         swept.removed += ran.verdict as u32;
         Ok(ran.mark)

@@ -2,7 +2,7 @@
 
 use super::{Maps, MapsError};
 use crate::bpf::syscall;
-use ebpf_common::conntrack::{ALL_FLOWS, Flow4, FlowKey4, FlowUsage};
+use ebpf_common::conntrack::{ALL_FLOWS, Flow4, Flow6, FlowKey4, FlowKey6, FlowUsage};
 use ebpf_common::endpoint::HOST;
 use ebpf_common::name;
 use ebpf_logic::quota::{free, is_near, is_nearly_full};
@@ -38,6 +38,43 @@ impl Maps {
     /// The flow map, to be walked over.
     pub(crate) fn flow_table(&self) -> BorrowedFd<'_> {
         self.flows.fd()
+    }
+
+    /// That of IPv6.
+    pub(crate) fn flow_table6(&self) -> BorrowedFd<'_> {
+        self.flows6.fd()
+    }
+
+    /// Flows of IPv6, both directions of each.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn flows6(&self) -> Result<Vec<(FlowKey6, Flow6)>, MapsError> {
+        self.flows6.list()
+    }
+
+    /// One flow of IPv6.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn flow6(&self, key: &FlowKey6) -> Result<Option<Flow6>, MapsError> {
+        self.flows6.get(key)
+    }
+
+    /// As `put_flows`, of IPv6.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn put_flows6(&self, flows: &[(FlowKey6, Flow6)]) -> Result<(), MapsError> {
+        self.flows6.put_all(flows)
+    }
+
+    /// As `delete_flow`, of IPv6.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn delete_flow6(&self, key: &FlowKey6) -> Result<(), MapsError> {
+        self.flows6.delete(key)
     }
 
     /// One flow.

@@ -20,7 +20,7 @@ pub enum FlowEntries {
     IfNew(u32),
 }
 
-/// Compares one map. The flow map has `flow_entries`; without a number any size is right. Returns
+/// Compares one map. The flow maps have `flow_entries`; without a number any size is right. Returns
 /// its size.
 pub(super) fn check(
     shape: &Shape,
@@ -33,7 +33,7 @@ pub(super) fn check(
         map: shape.name,
         source,
     })?;
-    let entries = if shape.name == name::FLOWS {
+    let entries = if matches!(shape.name, name::FLOWS | name::FLOWS6) {
         flow_entries.unwrap_or(found.entries)
     } else {
         shape.entries
@@ -58,8 +58,12 @@ pub(super) fn check(
 }
 
 /// Compares all pins of the folder; one that is not there yet is no difference. Returns the size
-/// that the flow map has, or will have.
-pub(crate) fn check_pins(folder: &Path, flow_entries: FlowEntries) -> Result<u32, MapsError> {
+/// that the flow map has, or will have; with IPv6 in use that of IPv6 has the same.
+pub(crate) fn check_pins(
+    folder: &Path,
+    flow_entries: FlowEntries,
+    ipv6: bool,
+) -> Result<u32, MapsError> {
     let (wanted, mut size) = match flow_entries {
         FlowEntries::Exactly(size) => (Some(size), size),
         FlowEntries::IfNew(size) => (None, size),
@@ -68,6 +72,10 @@ pub(crate) fn check_pins(folder: &Path, flow_entries: FlowEntries) -> Result<u32
         let path = folder.join(shape.name);
         match syscall::get_pinned(&path) {
             Ok(map) => {
+                let wanted = match shape.name {
+                    name::FLOWS6 => ipv6.then_some(size),
+                    _ => wanted,
+                };
                 let found = check(shape, &path, syscall::fd(&map), wanted)?;
                 if shape.name == name::FLOWS {
                     size = found;

@@ -401,6 +401,7 @@ mod tests {
     fn endpoint_rows() {
         let endpoint = Endpoint {
             addr: ip("10.244.1.4"),
+            addr6: Addr::default(),
             ifindex: 12,
             identity: 9,
             id: 2,

@@ -5,7 +5,6 @@ use crate::flow::PacketContext;
 use aya_ebpf::bindings::__sk_buff;
 use ebpf_common::address::Address;
 use ebpf_common::conntrack::{Flow, FlowKey};
-use ebpf_logic::parse::Packet;
 
 /// The functions for addresses of the type `A`, which is the type that has them.
 pub(crate) trait Functions<A: Address> {
@@ -43,15 +42,10 @@ pub(crate) trait Functions<A: Address> {
     fn restore_other(context: *mut PacketContext<A>) -> u32;
 
     /// Finds another source port, see `stage::reply_tuple`; 0 if there is none.
-    fn find_port(context: *const PacketContext<A>, key: *mut FlowKey<A>) -> u32;
+    fn find_port(context: *mut PacketContext<A>) -> u32;
 
     /// Writes the entry of the answers if its tuple may be taken, see `stage::reply_tuple`.
-    fn take_tuple(
-        context: *const PacketContext<A>,
-        key: *const FlowKey<A>,
-        answer: *const Flow<A>,
-        least: u32,
-    ) -> u32;
+    fn take_tuple(context: *const PacketContext<A>, least: u32) -> u32;
 
     /// Makes an entry, or replaces it, see `stage::entry`; 0 if there is none for it.
     fn put_entry(key: *const FlowKey<A>, flow: *const Flow<A>) -> u32;
@@ -60,16 +54,16 @@ pub(crate) trait Functions<A: Address> {
     fn remove_entry(key: *const FlowKey<A>) -> u32;
 
     /// `Life` of the other connection that has a reply tuple, see `stage::reply_tuple`.
-    fn life_of_owner(context: *const PacketContext<A>, key: *const FlowKey<A>) -> u32;
+    fn life_of_owner(context: *const PacketContext<A>) -> u32;
 
     /// Translates a packet and sends it as its flow says.
     fn send_packet(skb: *mut __sk_buff, flow: *const Flow<A>, protocol: u32) -> u32;
 
     /// Puts a reset in the place of the packet that is refused; 0 if that failed.
-    fn write_reset(skb: *mut __sk_buff, packet: *const Packet<A>) -> u32;
+    fn write_reset(skb: *mut __sk_buff, context: *mut PacketContext<A>) -> u32;
 
     /// Puts an ICMP error in the place of the packet that is refused; 0 if that failed.
-    fn write_unreachable(skb: *mut __sk_buff, packet: *const Packet<A>) -> u32;
+    fn write_unreachable(skb: *mut __sk_buff, context: *mut PacketContext<A>) -> u32;
 
     /// Puts an event into the ring.
     fn report_event(

@@ -3,6 +3,7 @@
 
 mod functions;
 mod v4;
+mod v6;
 
 pub(crate) use functions::Functions;
 
@@ -41,10 +42,10 @@ pub(crate) trait Family: Wire + Maps + Functions<Self> {
     fn rewrite_error(skb: &Skb, packet: &Packet<Self>, flow: &Flow<Self>, own: bool) -> bool;
 
     /// Puts a TCP reset in the packet's place.
-    fn reset(skb: &Skb, packet: &Packet<Self>) -> bool;
+    fn reset(skb: &Skb, context: &mut PacketContext<Self>) -> bool;
 
     /// Puts an ICMP error in the packet's place.
-    fn unreachable(skb: &Skb, packet: &Packet<Self>) -> bool;
+    fn unreachable(skb: &Skb, context: &mut PacketContext<Self>) -> bool;
 
     /// Logs a drop that should not happen on a node that is set up right.
     fn log(skb: &TcContext, packet: &Packet<Self>, reason: u32);

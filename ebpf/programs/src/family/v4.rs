@@ -149,22 +149,26 @@ impl Family for Be32 {
     }
 
     #[inline(always)]
-    fn reset(skb: &Skb, packet: &Packet<Self>) -> bool {
-        let mut bytes = [0; refuse::RESET];
-        refuse::reset(packet, &mut bytes);
-        skb.resize(HEADERS as u32) && skb.store(ETHERNET as u32, &bytes)
+    fn reset(skb: &Skb, context: &mut PacketContext<Self>) -> bool {
+        let Some(bytes) = context.refusal.first_chunk_mut::<{ refuse::RESET }>() else {
+            return false;
+        };
+        refuse::reset(&context.packet, bytes);
+        skb.resize(HEADERS as u32) && skb.store(ETHERNET as u32, bytes)
     }
 
     #[inline(always)]
-    fn unreachable(skb: &Skb, packet: &Packet<Self>) -> bool {
+    fn unreachable(skb: &Skb, context: &mut PacketContext<Self>) -> bool {
         const QUOTE: usize = refuse::UNREACHABLE - refuse::QUOTED;
-        let mut bytes = [0; refuse::UNREACHABLE];
-        if !skb.load::<ETHERNET, QUOTE, { refuse::QUOTED }, _>(&mut bytes) {
+        let Some(bytes) = context.refusal.first_chunk_mut::<{ refuse::UNREACHABLE }>() else {
+            return false;
+        };
+        if !skb.load::<ETHERNET, QUOTE, { refuse::QUOTED }, _>(bytes) {
             return false;
         }
-        refuse::port_unreachable(packet, &mut bytes);
+        refuse::port_unreachable(&context.packet, bytes);
         let len = (ETHERNET + refuse::UNREACHABLE) as u32;
-        skb.resize(len) && skb.store(ETHERNET as u32, &bytes)
+        skb.resize(len) && skb.store(ETHERNET as u32, bytes)
     }
 
     #[inline(always)]

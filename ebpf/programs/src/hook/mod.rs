@@ -13,12 +13,17 @@ use crate::family::Family;
 use crate::flow::{PacketContext, SHOT, Verdict};
 use crate::maps;
 use crate::packet::{self, Skb};
-use ebpf_common::net::Be32;
+use crate::wire::Wire as _;
+use ebpf_common::net::{Addr, Be32};
 
 /// Decides a packet of any protocol.
 #[inline(always)]
 pub(crate) fn slow_path(skb: &Skb, hook: u32) -> i32 {
-    slow_path_of::<Be32>(skb, hook)
+    if maps::has_ipv6() && skb.ether_type() == Addr::ETHER_TYPE {
+        slow_path_of::<Addr>(skb, hook)
+    } else {
+        slow_path_of::<Be32>(skb, hook)
+    }
 }
 
 /// Decides a packet that is of this family, or of none.

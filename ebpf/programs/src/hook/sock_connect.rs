@@ -6,7 +6,7 @@
 
 use crate::maps;
 use crate::socket::{SockAddr, put_translated, random, remove_translated};
-use crate::stage::backend::by_hash;
+use crate::stage::backend::{Picked, by_hash};
 use ebpf_common::net::{Addr, Be32, protocol};
 use ebpf_common::service::FrontendKey;
 use ebpf_common::socket::TranslatedSocket;
@@ -22,16 +22,15 @@ pub(crate) fn run(address: &SockAddr) {
     }
     let socket = address.socket();
     remove_translated(socket);
-    let Some(addr) = address.v4() else {
-        return;
-    };
-    // 0.0.0.0 is this machine, as the kernel will have it, and the key of node ports.
-    if addr.be == 0 || address.netns_cookie() == maps::netns_cookie() {
+    let addr = address.addr();
+    // The unspecified address is this machine, as the kernel will have it, and the key of node
+    // ports.
+    if addr.is_unspecified() || address.netns_cookie() == maps::netns_cookie() {
         return;
     }
     let port = address.port();
     let key = FrontendKey {
-        addr: Addr::v4(addr),
+        addr,
         port,
         protocol: protocol::TCP,
         pad: 0,
@@ -45,12 +44,17 @@ pub(crate) fn run(address: &SockAddr) {
     let Some(table) = maps::choice_table(frontend.service_port) else {
         return;
     };
-    let Some(picked) = by_hash::<Be32>(table, random()) else {
+    let picked = if addr.as_v4().is_some() {
+        by_hash::<Be32>(table, random()).map(Picked::of_any)
+    } else {
+        by_hash::<Addr>(table, random())
+    };
+    let Some(picked) = picked else {
         return;
     };
     let mut value = TranslatedSocket {
         service_addr: key.addr,
-        backend_addr: Addr::v4(picked.addr),
+        backend_addr: picked.addr,
         backend: picked.id,
         backend_gen: picked.generation,
         service_port: port,

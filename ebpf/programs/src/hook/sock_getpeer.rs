@@ -2,6 +2,7 @@
 //! process asked for.
 
 use crate::socket::{SockAddr, translated};
+use ebpf_common::address::Address as _;
 
 /// Puts the service's address in the backend's place.
 #[inline(always)]
@@ -12,14 +13,7 @@ pub(crate) fn run(address: &SockAddr) {
     let Some(socket) = translated(address.socket()) else {
         return;
     };
-    let (Some(peer), Some(backend), Some(service)) = (
-        address.v4(),
-        socket.backend_addr.as_v4(),
-        socket.service_addr.as_v4(),
-    ) else {
-        return;
-    };
-    if peer.be == backend.be && address.port().be == socket.backend_port.be {
-        address.set(service, socket.service_port);
+    if address.addr().is(socket.backend_addr) && address.port().be == socket.backend_port.be {
+        address.set(socket.service_addr, socket.service_port);
     }
 }

@@ -1,22 +1,26 @@
 //! The maps that each family has of its own, and what is counted of them.
 
-use super::{NOEXIST, add, hairpin, node_v4};
+use super::{NOEXIST, add, hairpin, hairpin6, node_v4, node6};
 use crate::flow::PacketContext;
 use aya_ebpf::btf_maps::{Array, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use ebpf_common::address::Address;
 use ebpf_common::conntrack::{ALL_FLOWS, Flow, FlowKey, FlowUsage};
 use ebpf_common::maps::{FLOWS as FLOW_COUNT, MAX_ENDPOINTS};
-use ebpf_common::net::Be32;
+use ebpf_common::net::{Addr, Be32};
 use ebpf_logic::conntrack::is_copy_of;
 
 #[btf_map(name = "flows")]
 static FLOWS: Flows<Be32> = LruHashMap::new();
+#[btf_map(name = "flows6")]
+static FLOWS6: Flows<Addr> = LruHashMap::new();
 #[btf_map(name = "flow_usage")]
 static FLOW_USAGE: Array<FlowUsage, MAX_ENDPOINTS> = Array::new();
-/// Not pinned: each load of the object has its own.
+/// Not pinned, as the next: each load of the object has its own.
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<PacketContext<Be32>, 1> = PerCpuArray::new();
+#[btf_map(name = "scratch6")]
+static SCRATCH6: PerCpuArray<PacketContext<Addr>, 1> = PerCpuArray::new();
 
 type Flows<A> = LruHashMap<FlowKey<A>, Flow<A>, FLOW_COUNT>;
 
@@ -54,6 +58,28 @@ impl Maps for Be32 {
     #[inline(always)]
     fn hairpin() -> Self {
         hairpin()
+    }
+}
+
+impl Maps for Addr {
+    #[inline(always)]
+    fn flows() -> &'static Flows<Self> {
+        &FLOWS6
+    }
+
+    #[inline(always)]
+    fn contexts() -> &'static PerCpuArray<PacketContext<Self>, 1> {
+        &SCRATCH6
+    }
+
+    #[inline(always)]
+    fn node() -> Self {
+        node6()
+    }
+
+    #[inline(always)]
+    fn hairpin() -> Self {
+        hairpin6()
     }
 }
 

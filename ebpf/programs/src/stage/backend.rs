@@ -7,7 +7,7 @@ use crate::maps::{self, ANY, ChoiceTable, NOEXIST};
 use crate::packet;
 use ebpf_common::address::Address;
 use ebpf_common::conntrack::FlowKey;
-use ebpf_common::net::Be16;
+use ebpf_common::net::{Addr, Be16, Be32};
 use ebpf_common::service::{ACTIVE, Affinity, AffinityKey, FREE, algorithm};
 use ebpf_logic::service::{
     candidates, choice_key, choose, hash, keeps_affinity, open, second_is_less_loaded,
@@ -23,6 +23,19 @@ pub(crate) struct Picked<A> {
     pub(crate) generation: u32,
     pub(crate) addr: A,
     pub(crate) port: Be16,
+}
+
+impl Picked<Be32> {
+    /// With its address as maps have it that both families share.
+    #[inline(always)]
+    pub(crate) fn of_any(self) -> Picked<Addr> {
+        Picked {
+            id: self.id,
+            generation: self.generation,
+            addr: self.addr.to_addr(),
+            port: self.port,
+        }
+    }
 }
 
 /// The backend for the connection with `key`, out of the choice table of a service port; `None`

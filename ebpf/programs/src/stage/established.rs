@@ -11,7 +11,7 @@ use crate::packet::{self, Skb};
 use crate::stage::{nat, origin, reply_tuple, route, send, service};
 use ebpf_common::conntrack::{FlowKey, scope, state};
 use ebpf_common::counter::Hook;
-use ebpf_common::net::{Be32, protocol};
+use ebpf_common::net::{Addr, Be32, protocol};
 use ebpf_logic::conntrack::{elapsed, is_quiet};
 use ebpf_logic::generation::stands;
 use ebpf_logic::parse::{ETHERNET, TCP, UDP, flag};
@@ -24,10 +24,29 @@ const ACK: u16 = (flag::ACK as u16).to_be();
 /// Forwards the packet, or hands it to the slow path.
 #[inline(always)]
 pub(crate) fn forward(skb: &Skb, from: u32, hook: Hook) -> i32 {
-    match known::<Be32>(skb, from, hook) {
-        Some(act) => act,
-        None => crate::slow_path(skb.raw(), hook as u32),
+    if let Some(act) = known::<Be32>(skb, from, hook) {
+        return act;
     }
+    if maps::has_ipv6() {
+        let act = crate::established6(skb.raw(), from, hook as u32);
+        if act != UNKNOWN {
+            return act;
+        }
+    }
+    crate::slow_path(skb.raw(), hook as u32)
+}
+
+/// No return value of a program.
+const UNKNOWN: i32 = i32::MIN;
+
+/// The fast path of IPv6, or `UNKNOWN`. A function of the program: what it needs of the stack, the
+/// slow path of neither family has below it.
+#[inline(always)]
+pub(crate) fn known6(skb: &Skb, from: u32, hook: u32) -> i32 {
+    let Some(hook) = Hook::from_u8(hook as u8) else {
+        return UNKNOWN;
+    };
+    known::<Addr>(skb, from, hook).unwrap_or(UNKNOWN)
 }
 
 #[inline(always)]

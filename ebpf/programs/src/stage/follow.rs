@@ -72,12 +72,13 @@ fn seen<A: Family>(skb: &Skb, flow: &mut Flow<A>) {
 /// if it is translated. All others begin a connection: the entries are those of an earlier one
 /// with the same ports.
 #[inline(always)]
-fn continues<A: Family>(context: &PacketContext<A>, removed: bool) -> bool {
+fn continues<A: Family>(context: &mut PacketContext<A>, removed: bool) -> bool {
     let flow = &context.flow;
     if removed {
         false
     } else if flow.is_reply() {
-        reply_tuple::life_of(&context.key, flow).keeps_answers(flow.translates())
+        let translates = flow.translates();
+        reply_tuple::life_in(context).keeps_answers(translates)
     } else {
         flow.state == state::SYN_SENT || flow.state == state::SYN_RECEIVED
     }
@@ -93,8 +94,8 @@ fn backend_removed<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Resu
     if reply && !tcp {
         return Err(Drop::BackendGone);
     }
-    if reply_tuple::other(&context.key, flow).is_some() {
-        A::remove_entry(&flow.answer_key(&context.key));
+    if reply_tuple::other_in(context).is_some() {
+        A::remove_entry(&context.answer_key);
     }
     if tcp {
         A::remove_entry(&context.key);
@@ -200,7 +201,7 @@ fn advance<A: Family>(context: &mut PacketContext<A>) -> Verdict {
             entry.state = own;
         }
     }
-    if let Some(entry) = reply_tuple::other(&context.key, &context.flow) {
+    if let Some(entry) = reply_tuple::other_in(context) {
         entry.state = other;
         return Verdict::OPEN;
     }

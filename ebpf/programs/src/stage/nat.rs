@@ -7,7 +7,8 @@
 //! is c + d if partial and c - d otherwise, and these differ unless d is zero.
 
 use crate::family::Family;
-use crate::packet::{MANGLED_ZERO, PSEUDO_HEADER, Skb};
+use crate::packet::{MANGLED_ZERO, Skb};
+use crate::wire::NO_IP_CHECKSUM;
 use ebpf_common::conntrack::Flow;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::protocol;
@@ -42,7 +43,11 @@ pub(crate) fn rewrite<A: Family>(skb: &Skb, flow: &Flow<A>, protocol: u8) -> Res
 
 #[inline(always)]
 fn replace<A: Family>(skb: &Skb, at: usize, delta: u16, flags: u64) -> Result<(), Drop> {
-    if skb.l4_checksum((A::L4 + at) as u32, delta, flags) {
+    let at = (A::L4 + at) as u32;
+    // Kernels before 6.16 do not know the second flag, and do without it.
+    let known = skb.l4_checksum(at, delta, flags)
+        || flags & NO_IP_CHECKSUM != 0 && skb.l4_checksum(at, delta, flags & !NO_IP_CHECKSUM);
+    if known {
         Ok(())
     } else {
         Err(Drop::RewriteFailed)
@@ -62,7 +67,7 @@ fn check<A: Family, const AT: usize, const END: usize>(
         let flags = if udp { MANGLED_ZERO } else { 0 };
         return replace::<A>(skb, AT, flow.port_delta, flags);
     }
-    replace::<A>(skb, AT, flow.addr_delta, PSEUDO_HEADER)?;
+    replace::<A>(skb, AT, flow.addr_delta, A::CHECKSUM)?;
     let head = skb.headers::<A, END>().ok_or(Drop::RewriteFailed)?;
     let now = head.l4_u16::<AT>();
     if now == apply(before, flow.addr_delta) {
@@ -80,12 +85,12 @@ fn zero<A: Family>(skb: &Skb, flow: &Flow<A>) -> Result<(), Drop> {
     if is_zero(flow.addr_delta) {
         return Ok(());
     }
-    replace::<A>(skb, UDP_AT, flow.addr_delta, PSEUDO_HEADER)?;
+    replace::<A>(skb, UDP_AT, flow.addr_delta, A::CHECKSUM)?;
     let head = skb.headers::<A, UDP_END>().ok_or(Drop::RewriteFailed)?;
     if head.l4_u16::<UDP_AT>() == add(0, flow.addr_delta) {
         return Ok(());
     }
-    replace::<A>(skb, UDP_AT, !flow.addr_delta, PSEUDO_HEADER)?;
+    replace::<A>(skb, UDP_AT, !flow.addr_delta, A::CHECKSUM)?;
     let head = skb.headers::<A, UDP_END>().ok_or(Drop::RewriteFailed)?;
     head.set_l4_u16::<UDP_AT>(0);
     Ok(())

@@ -8,6 +8,7 @@ use ebpf_common::address::Address as _;
 use ebpf_common::conntrack::{SCOPE_HOST, SCOPE_NETDEV};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
+use ebpf_common::net::Addr;
 use ebpf_common::network;
 
 /// A pod sends from its own address only, and addresses of this node do not send from the
@@ -21,7 +22,8 @@ pub(crate) fn find<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Resu
             let Some((endpoint, generation)) = found else {
                 return Err(Drop::NoEndpoint);
             };
-            if !endpoint.addr.is(context.packet.src.to_addr()) {
+            let src = context.packet.src.to_addr();
+            if !endpoint.addr.is(src) && !endpoint.addr6.is(src) || src.is(Addr::UNSPECIFIED) {
                 return Err(Drop::SpoofedSource);
             }
             context.endpoint = endpoint.id;

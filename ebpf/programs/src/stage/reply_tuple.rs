@@ -11,7 +11,7 @@ use crate::packet;
 use crate::stage::create::translate;
 use crate::stage::{entry, route};
 use ebpf_common::address::Address;
-use ebpf_common::conntrack::{Flow, FlowKey, FlowPad, SCOPE_HOST, SCOPE_NETDEV, action};
+use ebpf_common::conntrack::{Flow, FlowKey, SCOPE_HOST, SCOPE_NETDEV, action};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::{Be16, protocol};
@@ -32,6 +32,18 @@ pub(crate) fn other<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<&'sta
     }
 }
 
+/// The same of the flow in the context, whose key `answer_key` is then: a key less on the stack.
+#[inline(always)]
+pub(crate) fn other_in<A: Family>(context: &mut PacketContext<A>) -> Option<&'static mut Flow<A>> {
+    context.answer_key = context.flow.answer_key(&context.key);
+    let other = maps::flow(&context.answer_key)?;
+    if is_other(&context.key, other, &context.answer_key) {
+        Some(other)
+    } else {
+        None
+    }
+}
+
 /// Whether the other direction of this flow has an entry for as long as this one has. From the
 /// network only those of services have: each direction of another flow makes its own entry.
 #[inline(always)]
@@ -42,49 +54,59 @@ pub(crate) fn has_other<A: Address>(flow: &Flow<A>, hook: Hook) -> bool {
 /// How much the connection of an entry needs its entries.
 #[inline(always)]
 pub(crate) fn life_of<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> Life {
+    life_with(flow, other(key, flow))
+}
+
+/// The same of the flow in the context.
+#[inline(always)]
+pub(crate) fn life_in<A: Family>(context: &mut PacketContext<A>) -> Life {
+    let other = other_in(context);
+    life_with(&context.flow, other)
+}
+
+#[inline(always)]
+fn life_with<A: Family>(flow: &Flow<A>, other: Option<&'static mut Flow<A>>) -> Life {
     let at = Moment {
         now: packet::jiffies(),
         jiffies_per_second: maps::jiffies_per_second(),
         backend_gen: maps::backend_gen(flow.backend),
     };
-    match other(key, flow) {
+    match other {
         Some(other) => life(flow, Some(other), at),
         None => life(flow, None, at),
     }
 }
 
-/// The entry of the answers to the flow in the context.
+/// Fills in the entry of the answers to the flow in the context, and its key. Field by field: all of
+/// them at once would be kept on the stack first.
 #[inline(always)]
-fn answer_of<A: Family>(context: &PacketContext<A>) -> Flow<A> {
+fn answer<A: Family>(context: &mut PacketContext<A>) {
     // `route::back` knows no route to the network.
     let routed = !matches!(context.hook(), Hook::FromNetdev);
-    let (epoch, route_gen) = if routed {
-        let generation = route_gen(context.endpoint_gen, context.node_gen);
-        (context.epoch, generation)
+    context.answer_key = context.flow.answer_key(&context.key);
+    context.answer.packets = 0;
+    context.answer.bytes = 0;
+    context.answer.backend = context.flow.backend;
+    context.answer.backend_gen = context.flow.backend_gen;
+    if routed {
+        context.answer.route_gen = route_gen(context.endpoint_gen, context.node_gen);
+        context.answer.epoch = context.epoch;
     } else {
-        (context.epoch.wrapping_sub(1), maps::NEVER)
-    };
-    Flow {
-        packets: 0,
-        bytes: 0,
-        backend: context.flow.backend,
-        backend_gen: context.flow.backend_gen,
-        route_gen,
-        epoch,
-        last_seen: context.flow.last_seen,
-        ifindex: context.back.ifindex,
-        nexthop: context.back.nexthop,
-        src: context.key.dst,
-        dst: context.key.src,
-        sport: context.key.dport,
-        dport: context.key.sport,
-        peer: context.back.peer,
-        addr_delta: 0,
-        port_delta: 0,
-        action: context.back.action | action::REPLY,
-        state: context.other_state,
-        pad: FlowPad::default(),
+        context.answer.route_gen = maps::NEVER;
+        context.answer.epoch = context.epoch.wrapping_sub(1);
     }
+    context.answer.last_seen = context.flow.last_seen;
+    context.answer.ifindex = context.back.ifindex;
+    context.answer.nexthop = context.back.nexthop;
+    context.answer.src = context.key.dst;
+    context.answer.dst = context.key.src;
+    context.answer.sport = context.key.dport;
+    context.answer.dport = context.key.sport;
+    context.answer.peer = context.back.peer;
+    context.answer.addr_delta = 0;
+    context.answer.port_delta = 0;
+    context.answer.action = context.back.action | action::REPLY;
+    context.answer.state = context.other_state;
 }
 
 /// Writes the direction of the answers of a new flow, which may have to take another source
@@ -102,25 +124,24 @@ pub(crate) fn write<A: Family>(context: &mut PacketContext<A>) -> Result<Verdict
         }
         return Ok(Verdict::OPEN);
     }
-    let mut key = context.flow.answer_key(&context.key);
-    let mut answer = answer_of(context);
-    translate(&key, &mut answer);
-    let own = key.dport;
+    answer(context);
+    translate(&context.answer_key, &mut context.answer);
+    let own = context.answer_key.dport;
     // A TCP connection that began earlier must have the port that it had, even if its own is
     // free by now.
     let began_earlier = context.packet.protocol == protocol::TCP && !context.packet.opens();
     // Its own port may be one of the node's sockets'.
     let snat = is_snat(context);
     if !began_earlier && !snat {
-        let taken = take(context, &key, &answer, Life::PickedUp);
+        let taken = take(context, Life::PickedUp);
         if !is_no_port(taken) {
             return Ok(taken);
         }
     }
-    let port = A::find_port(context, &mut key);
+    let port = A::find_port(context);
     if began_earlier && !snat && port & HAD == 0 {
-        key.dport = own;
-        let taken = take(context, &key, &answer, Life::PickedUp);
+        context.answer_key.dport = own;
+        let taken = take(context, Life::PickedUp);
         if !is_no_port(taken) {
             return Ok(taken);
         }
@@ -128,11 +149,11 @@ pub(crate) fn write<A: Family>(context: &mut PacketContext<A>) -> Result<Verdict
     if port == 0 {
         return Err(if snat { Drop::SnatPorts } else { Drop::NoPort });
     }
-    key.dport = Be16 { be: port as u16 };
-    answer.action &= !action::NAT;
-    translate(&key, &mut answer);
-    context.flow.sport = key.dport;
-    Ok(take(context, &key, &answer, Life::PickedUp))
+    context.answer_key.dport = Be16 { be: port as u16 };
+    context.answer.action &= !action::NAT;
+    translate(&context.answer_key, &mut context.answer);
+    context.flow.sport = context.answer_key.dport;
+    Ok(take(context, Life::PickedUp))
 }
 
 /// Whether a client outside takes the node's address.
@@ -150,10 +171,10 @@ fn is_no_port(verdict: Verdict) -> bool {
 const HAD: u32 = 1 << 16;
 
 /// The source port (network order) that the connection took before, or else the first one whose
-/// tuple no other connection keeps; 0 if there is none. Changes no entry. `key` is the tuple, whose
-/// port is lost.
+/// tuple no other connection keeps; 0 if there is none. Changes no entry. The port of `answer_key` is
+/// lost.
 #[inline(always)]
-pub(crate) fn find_port<A: Family>(context: &PacketContext<A>, key: &mut FlowKey<A>) -> u32 {
+pub(crate) fn find_port<A: Family>(context: &mut PacketContext<A>) -> u32 {
     let snat = is_snat(context);
     let ports = if snat { SNAT } else { OWN };
     let begins = context.packet.protocol != protocol::TCP || context.packet.opens();
@@ -161,9 +182,9 @@ pub(crate) fn find_port<A: Family>(context: &PacketContext<A>, key: &mut FlowKey
     let mut free = 0;
     let mut attempt = 0;
     while attempt < ports.attempts {
-        key.dport = Be16::new(pick_port(ports, start, attempt));
-        let port = key.dport.be as u32;
-        let life = A::life_of_owner(context, key);
+        context.answer_key.dport = Be16::new(pick_port(ports, start, attempt));
+        let port = context.answer_key.dport.be as u32;
+        let life = A::life_of_owner(context);
         if life == OURS {
             return port | HAD;
         }
@@ -180,40 +201,41 @@ pub(crate) fn find_port<A: Family>(context: &PacketContext<A>, key: &mut FlowKey
 }
 
 #[inline(always)]
-fn take<A: Family>(
-    context: &PacketContext<A>,
-    key: &FlowKey<A>,
-    answer: &Flow<A>,
-    least: Life,
-) -> Verdict {
-    Verdict::from_number(A::take_tuple(context, key, answer, least as u32))
+fn take<A: Family>(context: &PacketContext<A>, least: Life) -> Verdict {
+    Verdict::from_number(A::take_tuple(context, least as u32))
 }
 
-/// Writes the entry of the answers, unless another connection that needs the tuple `least` or
-/// more has it: `NoPort`. Of one that does not, both entries are removed.
+/// Writes the context's entry of the answers, unless another connection that needs the tuple
+/// `least` or more has it: `NoPort`. Of one that does not, both entries are removed.
 #[inline(always)]
 pub(crate) fn take_tuple<A: Family>(
     context: &PacketContext<A>,
-    key: &FlowKey<A>,
-    answer: &Flow<A>,
     least: u32,
 ) -> Result<Verdict, Drop> {
+    let (key, answer) = (&context.answer_key, &context.answer);
     match entry::insert(key, answer) {
         Inserted::Made => return Ok(Verdict::OPEN),
         Inserted::Full => return Err(Drop::NoFlowEntry),
         Inserted::Exists => {}
     }
-    let life = A::life_of_owner(context, key);
-    if life == OURS {
-        remove_former(context, key);
-    } else if life >= least {
+    let life = A::life_of_owner(context);
+    if life != OURS && life >= least {
         return Err(Drop::NoPort);
-    } else if life < Life::PickedUp as u32 {
-        if let Some(there) = maps::flow(key)
-            && other(key, there).is_some()
-        {
-            A::remove_entry(&there.answer_key(key));
+    }
+    if let Some(there) = maps::flow(key) {
+        // Its other direction, if that is still its own, or an earlier one of this connection: from
+        // an interface that its pod had before.
+        let former = there.answer_key(key);
+        let obsolete = if life == OURS {
+            former.scope != context.key.scope && same_connection(&former, &context.key)
+        } else {
+            life < Life::PickedUp as u32 && is_in_place(key, &former)
+        };
+        if obsolete {
+            A::remove_entry(&former);
         }
+    }
+    if life < Life::PickedUp as u32 {
         // Not replaced: another CPU may be about to take it for its own connection.
         A::remove_entry(key);
         return match entry::insert(key, answer) {
@@ -230,14 +252,12 @@ pub(crate) fn take_tuple<A: Family>(
     }
 }
 
-/// Removes the entry of the same connection from an interface that its pod had before.
+/// Whether there is an entry under `other_key`, and it is the other direction of the flow with `key`.
 #[inline(always)]
-fn remove_former<A: Family>(context: &PacketContext<A>, key: &FlowKey<A>) {
-    if let Some(there) = maps::flow(key) {
-        let former = there.answer_key(key);
-        if same_connection(&former, &context.key) && former.scope != context.key.scope {
-            A::remove_entry(&former);
-        }
+fn is_in_place<A: Family>(key: &FlowKey<A>, other_key: &FlowKey<A>) -> bool {
+    match maps::flow(other_key) {
+        Some(other) => is_other(key, other, other_key),
+        None => false,
     }
 }
 
@@ -248,8 +268,8 @@ pub(crate) fn restore<A: Family>(context: &mut PacketContext<A>) -> Result<Verdi
     context.node_gen = maps::node_gen();
     context.route.action = context.flow.action & action::ROUTE;
     route::back(context);
-    let key = context.flow.answer_key(&context.key);
-    let mut other = answer_of(context);
+    answer(context);
+    let (key, other) = (&context.answer_key, &mut context.answer);
     if context.flow.is_reply() {
         // Its route is found by its own next packet, at its own hook.
         other.action = match context.key.from() {
@@ -261,15 +281,15 @@ pub(crate) fn restore<A: Family>(context: &mut PacketContext<A>) -> Result<Verdi
         other.peer = 0;
         other.epoch = context.epoch.wrapping_sub(1);
         other.route_gen = maps::NEVER;
-        translate(&key, &mut other);
-        return match entry::insert(&key, &other) {
+        translate(key, other);
+        return match entry::insert(key, other) {
             // Or another decision of the client's has come first.
             Inserted::Made | Inserted::Exists => Ok(Verdict::OPEN),
             Inserted::Full => Err(Drop::NoFlowEntry),
         };
     }
-    translate(&key, &mut other);
-    Ok(take(context, &key, &other, Life::Alive))
+    translate(key, other);
+    Ok(take(context, Life::Alive))
 }
 
 /// `owner`: the connection itself has the tuple.
@@ -278,7 +298,8 @@ const OURS: u32 = 1 << 8;
 /// How much another connection that has the tuple needs it, as a number (`Life`; `Expired` if none
 /// has it), or `OURS`. Changes nothing.
 #[inline(always)]
-pub(crate) fn owner<A: Family>(context: &PacketContext<A>, key: &FlowKey<A>) -> u32 {
+pub(crate) fn owner<A: Family>(context: &PacketContext<A>) -> u32 {
+    let key = &context.answer_key;
     let Some(there) = maps::flow(key) else {
         return Life::Expired as u32;
     };

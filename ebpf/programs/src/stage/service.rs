@@ -141,7 +141,7 @@ fn connected<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<(),
 #[inline(always)]
 pub(crate) fn refused<A: Family>(
     skb: &Skb,
-    context: &PacketContext<A>,
+    context: &mut PacketContext<A>,
     reason: Drop,
 ) -> Result<Verdict, Drop> {
     let hook = context.hook();
@@ -162,9 +162,9 @@ pub(crate) fn refused<A: Family>(
         return Err(reason);
     }
     let written = if context.packet.protocol == protocol::TCP {
-        A::write_reset(skb.raw(), &context.packet)
+        A::write_reset(skb.raw(), context)
     } else {
-        A::write_unreachable(skb.raw(), &context.packet)
+        A::write_unreachable(skb.raw(), context)
     };
     if written == 0 {
         return Err(Drop::RewriteFailed);

@@ -1,4 +1,5 @@
-//! Packets without ports that could be translated: ICMP, other protocols, fragments.
+//! Packets without ports that could be translated: ICMP, other protocols, fragments, and what has
+//! extension headers.
 //!
 //! They go where their addresses say, without a flow.
 
@@ -30,7 +31,7 @@ pub(crate) fn forward_other<A: Family>(
     let hook = context.hook();
     if matches!(hook, Hook::ToNetdev) || maps::network(packet.dst) == network::SERVICES {
         return Err(if fragment {
-            Drop::Fragment
+            untranslatable(packet.fragment)
         } else if packet.protocol == A::ICMP && A::is_error(packet.icmp_type) {
             Drop::IcmpNoFlow
         } else {
@@ -49,22 +50,32 @@ pub(crate) fn forward_other<A: Family>(
     Ok(Verdict::goes(send::out(skb, &context.flow)))
 }
 
+/// Why a packet is not translated.
+#[inline(always)]
+const fn untranslatable(fragment: Fragment) -> Drop {
+    if matches!(fragment, Fragment::Extended) {
+        Drop::IpOptions
+    } else {
+        Drop::Fragment
+    }
+}
+
 /// The first fragment shows whether the datagram would have to be translated; the later ones
 /// cannot be, so none of it goes.
 #[inline(always)]
 fn untranslated<A: Family>(context: &PacketContext<A>) -> Result<(), Drop> {
     let packet = &context.packet;
     let ported = packet.protocol == protocol::TCP || packet.protocol == protocol::UDP;
-    if !ported || !matches!(packet.fragment, Fragment::First) {
+    if !ported || matches!(packet.fragment, Fragment::Later) {
         return Ok(());
     }
     if let Some(flow) = maps::flow(&context.key)
         && flow.translates()
     {
-        return Err(Drop::Fragment);
+        return Err(untranslatable(packet.fragment));
     }
     if service::frontend_of(packet).is_some() {
-        return Err(Drop::Fragment);
+        return Err(untranslatable(packet.fragment));
     }
     Ok(())
 }
