@@ -2,8 +2,6 @@
 //!
 //! Called by `family/v6.rs`, which copies the headers out of the packet one by one.
 
-use crate::parse::Fragment;
-
 /// Headers that are walked over; a packet with more of them is dropped.
 pub const MOST: u32 = 6;
 /// Bytes of a header that `step` looks at, and the least that any has.
@@ -19,6 +17,20 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 /// Destination options.
 const DESTINATION: u8 = 60;
+
+/// What part of a datagram the packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fragment {
+    /// All of it.
+    Whole,
+    /// Its beginning, with the ports.
+    First,
+    /// Something behind that, without ports.
+    Later,
+    /// All of it, but behind IPv6 extension headers, where no translation looks for ports.
+    Extended,
+}
 
 /// How far the walk has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! what is not. Called by `family/v4.rs`, which copies the headers out of the packet.
 
 use crate::extension::Chain;
+pub use crate::extension::Fragment;
 use ebpf_common::address::Address;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::{Addr, Be16, Be32, protocol};
@@ -42,20 +43,6 @@ pub mod flag {
     pub const RST: u8 = 0x04;
     /// The acknowledgement number is valid.
     pub const ACK: u8 = 0x10;
-}
-
-/// What part of a datagram the packet is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Fragment {
-    /// All of it.
-    Whole,
-    /// Its beginning, with the ports.
-    First,
-    /// Something behind that, without ports.
-    Later,
-    /// All of it, but behind IPv6 extension headers, where no translation looks for ports.
-    Extended,
 }
 
 /// A packet that is what it says.

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balance;
+pub mod balance6;
 pub mod connection;
 pub mod node;
 pub mod packet;

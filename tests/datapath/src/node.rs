@@ -243,7 +243,7 @@ impl Node {
         let hairpin = HAIRPIN.to_string();
         netns.ip(&["route", "add", &hairpin, "dev", "foil0", "src", &own]);
         if settings.ipv6 {
-            six::prepare(&netns, addr);
+            six::prepare(&netns, addr, SERVICE_NET);
         }
         let (uplink, _) = link(&netns, "eth0");
         let (service, mac) = link(&netns, "foil0");
@@ -276,7 +276,7 @@ impl Node {
                 .expect("put network");
         }
         if settings.ipv6 {
-            six::put_networks(&datapath);
+            six::put_networks(&datapath, [(POD_NET, PODS), (SERVICE_NET, SERVICES)]);
         }
         let mut this = Self {
             pods: Vec::new(),
@@ -385,7 +385,8 @@ impl Node {
         ]);
         let ipv6 = self.settings.ipv6;
         if ipv6 {
-            six::add_pod(&self.netns, &pod, &host, addr, self.addr);
+            let macs = [host_mac, pod_mac];
+            six::add_pod((&self.netns, self.addr), (&pod, addr), &host, macs);
         }
         let endpoint = Endpoint {
             addr: addr.into(),
