@@ -9,6 +9,7 @@ use agent_plan::pressure::NodeNote;
 use agent_plan::time::Monotonic;
 use agent_sys::bpf::Datapath;
 use agent_sys::maps::{FlowShare, Maps, MapsError};
+use ebpf_common::maps::{FLOW_BYTES, FLOW_BYTES6};
 
 use crate::drops;
 
@@ -23,18 +24,22 @@ const LEAST_ENTRIES: u64 = 65_536;
 /// Part of the node's memory that the flow map may take.
 const PART_OF_MEMORY: u64 = 32;
 
-/// Size of the flow map of a node with this much memory, in bytes.
-pub(crate) fn entries_for(memory: u64) -> u32 {
-    let entries = memory / PART_OF_MEMORY / ebpf_common::maps::FLOW_BYTES;
+/// Size of the flow map, of that of each family if IPv6 is in use, of a node with this much memory,
+/// in bytes.
+pub(crate) fn entries_for(memory: u64, ipv6: bool) -> u32 {
+    let each = FLOW_BYTES + if ipv6 { FLOW_BYTES6 } else { 0 };
+    let entries = memory / PART_OF_MEMORY / each;
     entries.clamp(LEAST_ENTRIES, MOST_ENTRIES) as u32
 }
+
+/// Family, and name of who has the entries; the whole map has none.
+type Near = (&'static str, String);
 
 /// When the next piece is due, and what was said about the last pass.
 #[derive(Debug)]
 pub(crate) struct Flows {
     due: Monotonic,
-    /// By name; the whole map has none.
-    near: BTreeMap<String, FlowShare>,
+    near: BTreeMap<Near, FlowShare>,
 }
 
 impl Flows {
@@ -80,40 +85,41 @@ impl Flows {
     }
 
     /// Events about those that were not near their limit after the pass before.
-    fn said(&mut self, near: BTreeMap<String, FlowShare>) -> Vec<NodeNote> {
+    fn said(&mut self, near: BTreeMap<Near, FlowShare>) -> Vec<NodeNote> {
         let new = near
             .iter()
             .filter(|(name, _)| !self.near.contains_key(*name));
-        let notes = new.map(|(name, share)| note(name, *share)).collect();
+        let notes = new.map(|(near, share)| note(near, *share)).collect();
         self.near = near;
         notes
     }
 }
 
-fn note(name: &str, share: FlowShare) -> NodeNote {
+fn note((family, name): &Near, share: FlowShare) -> NodeNote {
     let FlowShare { used, most } = share;
     NodeNote {
         reason: "FlowTablePressure",
         warning: true,
         message: if name.is_empty() {
-            format!("{used} of {most} flow entries are in use; flow_entries is the size of the map")
+            format!(
+                "{used} of {most} {family} flow entries are in use; flow_entries is the size of the \
+                 map"
+            )
         } else {
             format!(
-                "{name} has {used} flow entries of {most} that it may have now; connections above \
-                 that are refused (FLOW_QUOTA)"
+                "{name} has {used} {family} flow entries of {most} that it may have now; connections \
+                 above that are refused (FLOW_QUOTA)"
             )
         },
     }
 }
 
 /// What is nearly used up.
-fn near(maps: &Maps) -> Result<BTreeMap<String, FlowShare>, MapsError> {
+fn near(maps: &Maps) -> Result<BTreeMap<Near, FlowShare>, MapsError> {
     let mut near = BTreeMap::new();
-    if let Some(all) = maps.flows_nearly_full()? {
-        near.insert(String::new(), all);
-    }
-    for (id, share) in maps.flow_shares_nearly_used()? {
-        near.insert(maps.endpoint_name(id)?, share);
+    for one in maps.flows_nearly_used()? {
+        let name = one.owner.map(|id| maps.endpoint_name(id)).transpose()?;
+        near.insert((one.family, name.unwrap_or_default()), one.share);
     }
     Ok(near)
 }
@@ -132,8 +138,15 @@ mod tests {
             (8 * GI, 1_000_000),
             (1024 * GI, 1_000_000),
         ] {
-            assert_eq!(entries_for(memory), entries, "{memory}");
+            assert_eq!(entries_for(memory, false), entries, "{memory}");
         }
+        // Both maps together.
+        let entries = u64::from(entries_for(GI, true));
+        let bytes = entries * (FLOW_BYTES + FLOW_BYTES6);
+        assert!(
+            bytes <= GI / PART_OF_MEMORY && entries > 233_016 / 3,
+            "{entries}"
+        );
     }
 
     /// A pod that stays near its limit is one event, until it was below it.
@@ -142,7 +155,7 @@ mod tests {
         let mut flows = Flows::new(Monotonic::default());
         let share = FlowShare { used: 8, most: 10 };
         let near = |names: &[&str]| {
-            let names = names.iter().map(|name| (name.to_string(), share));
+            let names = names.iter().map(|name| (("IPv4", name.to_string()), share));
             names.collect::<BTreeMap<_, _>>()
         };
         for (names, events) in [
@@ -154,9 +167,10 @@ mod tests {
         ] {
             assert_eq!(flows.said(near(names)).len(), events, "{names:?}");
         }
-        let note = note("a/b", share);
+        let note = note(&("IPv6", "a/b".to_owned()), share);
         assert!(
-            note.message.starts_with("a/b has 8 flow entries of 10"),
+            note.message
+                .starts_with("a/b has 8 IPv6 flow entries of 10"),
             "{note:?}"
         );
     }

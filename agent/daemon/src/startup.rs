@@ -413,7 +413,7 @@ pub(crate) async fn open(
 
 /// A size that follows from the memory is that of a new map only: another size of a map with
 /// connections in it would be refused.
-fn flow_entries(config: &Config) -> Result<FlowEntries, StartError> {
+fn flow_entries(config: &Config, ipv6: bool) -> Result<FlowEntries, StartError> {
     if let Some(entries) = config.flow_entries {
         return Ok(FlowEntries::Exactly(entries));
     }
@@ -421,7 +421,10 @@ fn flow_entries(config: &Config) -> Result<FlowEntries, StartError> {
         path: "/proc/meminfo",
         source,
     })?;
-    Ok(FlowEntries::IfNew(flows::entries_for(memory.capacity)))
+    Ok(FlowEntries::IfNew(flows::entries_for(
+        memory.capacity,
+        ipv6,
+    )))
 }
 
 /// The folder of the group whose connections are translated at `connect`, if any are to be.
@@ -451,7 +454,7 @@ fn open_datapath(
     Ok(Datapath::open(&BpfConfig {
         object,
         folder: config.bpffs.clone(),
-        flow_entries: flow_entries(config)?,
+        flow_entries: flow_entries(config, node.address6.is_some())?,
         node,
     })?)
 }

@@ -6,8 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use ebpf_common::endpoint::FIRST_POD;
-use ebpf_common::maps::MAX_ENDPOINTS;
+use ebpf_common::endpoint::{FIRST_POD, MAX_ENDPOINTS};
 use ebpf_common::net::{Addr, MacAddr};
 
 pub use ebpf_common::endpoint::Endpoint;

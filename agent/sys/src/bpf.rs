@@ -26,7 +26,7 @@ pub use run::Ran;
 pub use socket::SocketAttachment;
 pub use sweep::Swept;
 
-use crate::maps::{Maps, MapsError};
+use crate::maps::{Maps, MapsError, unpin_flows6};
 use ebpf_common::counter::Hook;
 use std::collections::BTreeMap;
 use std::io;
@@ -190,16 +190,16 @@ impl Datapath {
         }
         bpffs::ensure(&config.folder)?;
         let loaded = load::load(config)?;
+        if config.node.address6.is_none() {
+            unpin_flows6(&config.folder)?;
+        }
         let this = Self {
             maps: Maps::adopt(&config.folder)?,
             folder: config.folder.clone(),
             drain: Mutex::new(loaded.drain),
             programs: loaded.programs,
             verified: loaded.verified,
-            sweep: Mutex::new(Sweep::new(
-                loaded.jiffies_per_second,
-                config.node.address6.is_some(),
-            )),
+            sweep: Mutex::new(Sweep::new(loaded.jiffies_per_second)),
         };
         link::swap_all(&this.folder, &this.programs)?;
         socket::swap_all(&this.folder, &this.programs)?;

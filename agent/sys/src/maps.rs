@@ -13,9 +13,9 @@ mod service;
 mod table;
 
 pub use event::EventReader;
-pub use flow::FlowShare;
+pub use flow::{FlowShare, NearlyUsed};
 pub use pins::FlowEntries;
-pub(crate) use pins::check_pins;
+pub(crate) use pins::{check_pins, is_pinned, unpin_flows6};
 pub use service::ChoiceTable;
 pub(crate) use table::Raw;
 
@@ -114,7 +114,8 @@ pub struct Maps {
     backend_lost: Table<u32, u64>,
     affinity: Table<AffinityKey, Affinity>,
     flows: Table<FlowKey4, Flow4>,
-    flows6: Table<FlowKey6, Flow6>,
+    /// While IPv6 is in use.
+    flows6: Option<Table<FlowKey6, Flow6>>,
     flow_usage: Table<u32, FlowUsage>,
     counters: Table<u32, Count>,
     names: Table<NameKey, Name>,
@@ -229,7 +230,11 @@ impl Maps {
             backend_lost: Table::open(folder, map::BACKEND_LOST)?,
             affinity: Table::open(folder, map::AFFINITY)?,
             flows: Table::open(folder, map::FLOWS)?,
-            flows6: Table::open(folder, map::FLOWS6)?,
+            flows6: if folder.join(map::FLOWS6).exists() {
+                Some(Table::open(folder, map::FLOWS6)?)
+            } else {
+                None
+            },
             flow_usage: Table::open(folder, map::FLOW_USAGE)?,
             counters: Table::open(folder, map::COUNTERS)?,
             names: Table::open(folder, map::NAMES)?,

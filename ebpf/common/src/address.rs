@@ -4,6 +4,7 @@
 //! `Addr`, in which an IPv4 address is mapped.
 
 use crate::abi::MapType;
+use crate::endpoint::MAX_ENDPOINTS;
 use crate::net::{Addr, Be32, protocol};
 use core::fmt::Debug;
 use core::hash::Hash;
@@ -16,6 +17,10 @@ pub trait Address: MapType + Debug + Default + Eq + Ord + Hash {
     const IP_HEADER: usize;
     /// IP protocol of the family's ICMP.
     const ICMP: u8;
+    /// Name for people.
+    const NAME: &'static str;
+    /// Added to an index into `flow_usage`: each family has counts of its own.
+    const USAGE: u32;
     /// Named padding of a `Flow`, whose size must be a multiple of eight.
     type FlowPad: MapType + Debug + Default + Eq;
 
@@ -36,6 +41,8 @@ impl Address for Be32 {
     const UNSPECIFIED: Self = Self { be: 0 };
     const IP_HEADER: usize = 20;
     const ICMP: u8 = protocol::ICMP;
+    const NAME: &'static str = "IPv4";
+    const USAGE: u32 = 0;
     type FlowPad = [u32; 0];
 
     #[inline(always)]
@@ -65,6 +72,8 @@ impl Address for Addr {
     };
     const IP_HEADER: usize = 40;
     const ICMP: u8 = protocol::ICMPV6;
+    const NAME: &'static str = "IPv6";
+    const USAGE: u32 = MAX_ENDPOINTS as u32;
     type FlowPad = [u32; 1];
 
     #[inline(always)]

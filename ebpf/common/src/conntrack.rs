@@ -100,7 +100,7 @@ pub type Flow4 = Flow<Be32>;
 pub type Flow6 = Flow<Addr>;
 
 map_abi! {
-    /// Entries of the flow map that are counted for one owner, see `ebpf_logic::quota`. The first
+    /// Entries of a flow map that are counted for one owner, see `ebpf_logic::quota`. The first
     /// two numbers only go up.
     #[derive(Default)]
     pub struct FlowUsage {
@@ -108,7 +108,8 @@ map_abi! {
         pub made: u64,
         /// Entries that were removed.
         pub removed: u64,
-        /// Low 32 bits of jiffies at the end of the sweep's last pass; of `ALL_FLOWS` only.
+        /// Low 32 bits of jiffies at the end of the sweep's last pass; of `ALL_FLOWS` only, for
+        /// both families.
         pub swept: u64,
     }
 }
@@ -144,7 +145,8 @@ const _: () = assert!(
 /// In place of the owner of a `SweepHead`: all entries were looked at, and the counts are right.
 pub const PASS_IS_OVER: u32 = u32::MAX;
 
-/// Index into `flow_usage` of the count of all entries; others are endpoint ids.
+/// Index into `flow_usage` of the count of all entries; others are endpoint ids. Of IPv6 with
+/// `Address::USAGE` added.
 pub const ALL_FLOWS: u32 = 0;
 
 const _: () = assert!(size_of::<FlowKey4>() == 16 && size_of::<Flow4>() == 64);

@@ -5,6 +5,8 @@ use crate::{
     net::{Addr, MacAddr},
 };
 
+/// Network interfaces that are endpoints, at most; ids are below.
+pub const MAX_ENDPOINTS: usize = 4096;
 /// Endpoint id: traffic that came in from a network device. Never in a map.
 pub const FROM_NETDEV: u16 = 0;
 /// Endpoint id: the node itself. Never in a map.

@@ -30,4 +30,4 @@ pub mod socket;
 ///
 /// Written into each object (`config::NODE_CONFIG`) and next to the pins; the agent refuses to
 /// adopt maps of another version.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

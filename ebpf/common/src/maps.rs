@@ -6,7 +6,7 @@
 use crate::{
     conntrack::{Flow4, Flow6, FlowKey4, FlowKey6, FlowUsage},
     counter::{COUNTERS, Count},
-    endpoint::Endpoint,
+    endpoint::{Endpoint, MAX_ENDPOINTS},
     name::{Name, NameKey},
     net::Addr,
     network::{Network, NetworkKey},
@@ -16,8 +16,6 @@ use crate::{
     socket::TranslatedSocket,
 };
 
-/// Network interfaces that are endpoints, at most.
-pub const MAX_ENDPOINTS: usize = 4096;
 /// (address, port, protocol) that are services, at most.
 pub const MAX_FRONTENDS: usize = 65_536;
 /// Source ranges of all services, at most.
@@ -29,6 +27,9 @@ pub const MAX_BACKENDS: usize = 131_072;
 pub const FLOWS: usize = 1_000_000;
 /// Memory of a flow entry with its part of the hash table, bytes.
 pub const FLOW_BYTES: u64 = 144;
+/// The same of IPv6.
+pub const FLOW_BYTES6: u64 =
+    FLOW_BYTES + (size_of::<(FlowKey6, Flow6)>() - size_of::<(FlowKey4, Flow4)>()) as u64;
 /// Address blocks of the cluster, at most.
 pub const MAX_NETWORKS: usize = 1024;
 /// Names that tools print, at most.
@@ -160,7 +161,7 @@ pub mod name {
     pub const FLOWS: &str = "flows";
     /// `FlowKey6` -> `Flow6`
     pub const FLOWS6: &str = "flows6";
-    /// endpoint id -> `FlowUsage`
+    /// endpoint id -> `FlowUsage`; behind those of IPv4 the ones of IPv6
     pub const FLOW_USAGE: &str = "flow_usage";
     /// socket -> `TranslatedSocket`
     pub const SOCKETS: &str = "sockets";
@@ -184,7 +185,7 @@ pub const MAPS: [Shape; 21] = [
     shape::<Addr, Endpoint>(
         name::LOCAL_ADDRS,
         Kind::Hash,
-        MAX_ENDPOINTS,
+        2 * MAX_ENDPOINTS,
         NO_PREALLOC,
         "agent writes; which pod of this node has an address",
     ),
@@ -289,7 +290,7 @@ pub const MAPS: [Shape; 21] = [
     shape::<u32, FlowUsage>(
         name::FLOW_USAGE,
         Kind::Array,
-        MAX_ENDPOINTS,
+        2 * MAX_ENDPOINTS,
         0,
         "programs write; how many flow entries each endpoint has",
     ),

@@ -115,8 +115,10 @@ impl Addr {
     #[inline(always)]
     pub const fn is_unspecified(self) -> bool {
         let [first, second, third, last] = self.words;
-        let mapped_or_zero = third.be == 0 || third.be == Self::MAPPED.be;
-        first.be == 0 && second.be == 0 && mapped_or_zero && last.be == 0
+        // One branch: the verifier walks what follows once for each.
+        let mapped = third.be ^ Self::MAPPED.be;
+        (first.be | second.be | last.be | third.be) == 0
+            || (first.be | second.be | last.be | mapped) == 0
     }
 
     /// From 16 bytes in network order.
@@ -215,5 +217,11 @@ mod tests {
         assert_eq!(IpAddr::from(Addr::from(v4)), v4);
         assert_eq!(IpAddr::from(Addr::from(v6)), v6);
         assert_eq!(Addr::from(v6).as_v4(), None);
+        assert!(!Addr::from(v4).is_unspecified() && !Addr::from(v6).is_unspecified());
+        let none = [IpAddr::from(Ipv4Addr::UNSPECIFIED), "::".parse().unwrap()];
+        assert!(
+            none.into_iter()
+                .all(|none| Addr::from(none).is_unspecified())
+        );
     }
 }

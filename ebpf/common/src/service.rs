@@ -62,6 +62,10 @@ pub const LOCAL_ONLY: u32 = 2;
 
 /// `FrontendKey::addr` of node ports: any address of the node.
 pub const NODE_PORTS: Addr = Addr::v4(Be32 { be: 0 });
+/// The same of IPv6.
+pub const NODE_PORTS6: Addr = Addr {
+    words: [Be32 { be: 0 }; 4],
+};
 
 impl SourceRangeKey {
     /// Clients of a service; `prefix_len` as people write it (0..=32 for IPv4). Bits behind the

@@ -2,7 +2,7 @@
 //!
 //! Called by `stage/icmp.rs` and `family/v6.rs`.
 
-use ebpf_common::net::Addr;
+use ebpf_common::net::{Addr, Be32, MacAddr};
 
 /// Bytes of an ICMP header; the packet that an error is about begins behind it.
 pub const HEADER: usize = 8;
@@ -43,6 +43,20 @@ pub const fn is_of_link(kind: u8, dst: Addr) -> bool {
     link_scope && matches!(kind, 130..=136 | 143)
 }
 
+/// The link-local address that an interface with this Ethernet address has (RFC 4291, appendix A).
+#[inline(always)]
+pub const fn link_local(mac: MacAddr) -> Addr {
+    let [a, b, c, d, e, f] = mac.bytes;
+    Addr {
+        words: [
+            Be32::from_octets([0xfe, 0x80, 0, 0]),
+            Be32 { be: 0 },
+            Be32::from_octets([a ^ 2, b, c, 0xff]),
+            Be32::from_octets([0xfe, d, e, f]),
+        ],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,10 +68,18 @@ mod tests {
     }
 
     #[test]
+    fn a_link_local_address_is_made_of_the_ethernet_address() {
+        let bytes = [0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde];
+        let found = link_local(MacAddr { bytes });
+        let wanted: core::net::IpAddr = "fe80::3656:78ff:fe9a:bcde".parse().unwrap();
+        assert_eq!(core::net::IpAddr::from(found), wanted);
+    }
+
+    #[test]
     fn what_is_of_a_link() {
         let addr = |first: u32| {
             let mut addr = Addr::default();
-            addr.words[0] = ebpf_common::net::Be32::new(first);
+            addr.words[0] = Be32::new(first);
             addr
         };
         for (kind, first, wanted) in [

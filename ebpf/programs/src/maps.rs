@@ -17,11 +17,11 @@ use ebpf_common::ABI_VERSION;
 use ebpf_common::address::Address;
 use ebpf_common::config::{IPV6, NodeConfig};
 use ebpf_common::counter::{COUNTERS as COUNTER_COUNT, Count};
-use ebpf_common::endpoint::Endpoint;
+use ebpf_common::endpoint::{Endpoint, MAX_ENDPOINTS};
 use ebpf_common::event::Event;
 use ebpf_common::maps::{
     EVENT_BYTES, FLOWS as FLOW_COUNT, INNER_MAP, MAX_AFFINITY, MAX_BACKENDS, MAX_CHOICES,
-    MAX_ENDPOINTS, MAX_FRONTENDS, MAX_NAMES, MAX_NETWORKS, MAX_SOURCE_RANGES, NO_PREALLOC,
+    MAX_FRONTENDS, MAX_NAMES, MAX_NETWORKS, MAX_SOURCE_RANGES, NO_PREALLOC,
 };
 use ebpf_common::name::{Name, NameKey};
 use ebpf_common::net::{Addr, Be32};
@@ -98,7 +98,7 @@ fn node_v4() -> Be32 {
 #[btf_map(name = "endpoints")]
 static ENDPOINTS: HashMap<u32, Endpoint, MAX_ENDPOINTS, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "local_addrs")]
-static LOCAL_ADDRS: HashMap<Addr, Endpoint, MAX_ENDPOINTS, NO_PREALLOC> = HashMap::new();
+static LOCAL_ADDRS: HashMap<Addr, Endpoint, { 2 * MAX_ENDPOINTS }, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "endpoint_gens")]
 static ENDPOINT_GENS: Array<u32, MAX_ENDPOINTS> = Array::new();
 #[btf_map(name = "networks")]

@@ -6,9 +6,6 @@ use ebpf_logic::parse::ETHERNET;
 
 /// `BPF_F_PSEUDO_HDR`
 const PSEUDO_HEADER: u64 = 0x10;
-/// `BPF_F_IPV6`: a sum over the whole packet that the device has made stays what it was, because
-/// there is no IP checksum that the addresses change as well.
-pub(crate) const NO_IP_CHECKSUM: u64 = 0x80;
 
 /// A family of addresses outside of maps.
 pub(crate) trait Wire: Address {
@@ -18,6 +15,8 @@ pub(crate) trait Wire: Address {
     const ETHER_TYPE: u16;
     /// Flags of `bpf_l4_csum_replace` for a difference that the addresses make.
     const CHECKSUM: u64;
+    /// Whether the helper, with these flags, changes a partial checksum as well.
+    const CHANGES_PARTIAL: bool = Self::CHECKSUM & PSEUDO_HEADER != 0;
     /// Offset of what follows an IP header without options.
     const L4: usize = ETHERNET + Self::IP_HEADER;
 
@@ -47,7 +46,10 @@ impl Wire for Be32 {
 impl Wire for Addr {
     const AF: u32 = 10;
     const ETHER_TYPE: u16 = 0x86ddu16.to_be();
-    const CHECKSUM: u64 = PSEUDO_HEADER | NO_IP_CHECKSUM;
+    /// The device's sum over the whole packet stays the same, because the checksum makes up for
+    /// the addresses. With `PSEUDO_HEADER` the helper would change it, as is right for IPv4, whose
+    /// own checksum covers them too; `BPF_F_IPV6` against that is there from Linux 6.16 on.
+    const CHECKSUM: u64 = 0;
 
     #[inline(always)]
     fn words(self) -> [u32; 4] {

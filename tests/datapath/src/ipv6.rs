@@ -1,15 +1,17 @@
 //! What IPv6 packets become: services, refusals, ICMPv6, extension headers, hostile packets.
 
-use crate::node::{Node, OTHER_VIP, PORT, TCP, UDP, VIP, dropped};
+use crate::node::{Node, OTHER_VIP, PORT, TCP, UDP, VIP, dropped, link};
 use crate::packet::{NEXT, REDIRECT, SHOT, at, tcp};
 use crate::packet6::{At6, Seen6, at6, error6, extended, icmp6, see_error6, see6, tcp6, udp6};
 use crate::six::{HAIRPIN6, six};
 use agent_sys::bpf::Program;
 use agent_sys::maps::Counted;
+use ebpf_common::address::Address as _;
 use ebpf_common::conntrack::{ALL_FLOWS, FlowKey6, scope, state};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
-use ebpf_common::net::Be16;
+use ebpf_common::net::{Addr, Be16, MacAddr};
+use ebpf_logic::icmp;
 use ebpf_logic::parse::flag::{ACK, RST, SYN};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -315,11 +317,15 @@ fn hostile_packets_of_a_pod() {
     }
 }
 
-/// What neighbours say to each other goes to the stack, from any of their addresses.
+/// What neighbours say to each other goes to the stack, from the addresses of their interface: each
+/// source would be a neighbour of the host, of which there are a thousand at most.
 #[test]
 fn neighbours_of_a_link_are_heard() {
     let node = node();
-    let link_local = "fe80::5".parse().unwrap();
+    let (_, bytes) = link(&node.pods[0].netns, "eth0");
+    let IpAddr::V6(link_local) = icmp::link_local(MacAddr { bytes }).into() else {
+        panic!("an IPv4 address");
+    };
     let groups: Ipv6Addr = "ff02::16".parse().unwrap();
     for (src, dst, kind) in [
         (
@@ -329,6 +335,7 @@ fn neighbours_of_a_link_are_heard() {
         ),
         (link_local, "fe80::a9fe:101".parse().unwrap(), 136),
         (link_local, "ff02::2".parse().unwrap(), 133),
+        (six(CLIENT), "fe80::a9fe:101".parse().unwrap(), 135),
         (link_local, groups, 143),
     ] {
         let packet = icmp6(src, dst, kind);
@@ -342,9 +349,19 @@ fn neighbours_of_a_link_are_heard() {
     );
     assert_eq!(node.from_pod(0, &report).verdict, NEXT);
     assert!(drops(&node).is_empty(), "{:?}", drops(&node));
-    // To an address that is routed they need a source of their own.
-    let ran = node.from_pod(0, &icmp6(link_local, six(SERVER), 136));
-    assert_eq!(ran.verdict, SHOT);
+    // To an address that is routed they need one that is.
+    for (src, dst) in [
+        (link_local, six(SERVER)),
+        ("fe80::5".parse().unwrap(), groups),
+        (six(SERVER), groups),
+    ] {
+        let ran = node.from_pod(0, &icmp6(src, dst, 135));
+        assert_eq!(ran.verdict, SHOT, "{src} {dst}");
+    }
+    assert_eq!(
+        drops(&node),
+        [dropped(Drop::SpoofedSource, Hook::FromPod, 3)]
+    );
 }
 
 #[test]
@@ -414,17 +431,21 @@ fn a_backend_that_is_gone() {
     assert_eq!(node.datapath.maps().flows6().expect("flows").len(), 0);
 }
 
-/// Flows of both families are counted together, and swept together.
+/// Flows of each family have a map and counts of their own; a pass of the sweep is over both.
 #[test]
-fn both_families_share_a_count_and_a_sweep() {
+fn each_family_has_its_counts_and_both_one_sweep() {
     let node = node();
     node.put_service6(VIP, 1, TCP, &[(3, SERVER, 8080)], 0);
     open(&node, 40_000);
     let syn = tcp(at(CLIENT, 40_000), at(SERVER, 8080), SYN, b"");
     assert_eq!(node.from_pod(0, &syn).verdict, REDIRECT);
     let maps = node.datapath.maps();
-    let used = |id: u32| maps.flow_usage(id).expect("usage").entries();
-    assert_eq!((used(ALL_FLOWS), used(node.pods[0].id.into())), (4, 4));
+    let used = |index: u32| maps.flow_usage(index).expect("usage").entries();
+    let counts = || {
+        let pod = u32::from(node.pods[0].id);
+        [ALL_FLOWS, pod].map(|id| (used(id), used(Addr::USAGE + id)))
+    };
+    assert_eq!(counts(), [(2, 2), (2, 2)]);
     assert_eq!(node.sweep().removed, 0);
     for (key, mut flow) in maps.flows6().expect("flows") {
         flow.state = state::CLOSED;
@@ -432,7 +453,7 @@ fn both_families_share_a_count_and_a_sweep() {
         maps.put_flows6(&[(key, flow)]).expect("put");
     }
     assert_eq!(node.sweep().removed, 2);
-    assert_eq!((used(ALL_FLOWS), used(node.pods[0].id.into())), (2, 2));
+    assert_eq!(counts(), [(2, 0), (2, 0)]);
     assert_eq!(maps.flows6().expect("flows").len(), 0);
     assert_eq!(maps.flows().expect("flows").len(), 2);
 }

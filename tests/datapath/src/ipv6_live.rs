@@ -5,8 +5,10 @@ use crate::live::{PATIENCE, Raise};
 use crate::node::{Node, OTHER_VIP, PORT, TCP, UDP, VIP};
 use crate::offload::switch_off;
 use crate::six::six;
+use ebpf_common::net::Be16;
+use ebpf_common::service::{Frontend, FrontendKey, NODE_PORTS6};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
 use std::time::Duration;
@@ -225,6 +227,47 @@ fn a_refused_client_is_told_at_once() {
         let error = datagram(netns, (VIP, PORT)).expect_err("a refusal");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     }
+}
+
+/// The unspecified address is the pod itself, and no node port, which has that key.
+#[test]
+fn the_unspecified_address_is_the_pod() {
+    let node = Node::dual(Ipv4Addr::new(172, 31, 0, 11), &[CLIENT, SERVER]);
+    let group = Group::new();
+    node.datapath.attach_group(group.folder()).expect("attach");
+    node.put_service6(VIP, 1, TCP, &[(3, SERVER, 8080)], 0);
+    let key = FrontendKey {
+        addr: NODE_PORTS6,
+        port: Be16::new(8080),
+        protocol: TCP,
+        pad: 0,
+    };
+    let frontend = Frontend {
+        service_port: 1,
+        service: 1,
+        affinity: 0,
+        external: 1,
+        flags: 0,
+    };
+    let maps = node.datapath.maps();
+    let put = maps.put_frontend(&key, &frontend, "test/service:port");
+    put.expect("put frontend");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stop = Raise(&stop);
+        serve(scope, &node.pods[0].netns, &stop);
+        let to = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8080));
+        let mut stream = group.enter(&node.pods[0].netns, || {
+            TcpStream::connect_timeout(&to, PATIENCE).expect("connect")
+        });
+        stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
+        stream.write_all(b"ping").expect("write");
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).expect("answer");
+        let peer = stream.peer_addr().expect("a peer").ip();
+        assert!(peer.is_loopback(), "{peer}");
+        assert_eq!(node.connections(3), 0);
+    });
 }
 
 /// A pod's socket is connected to the backend itself, and says that its peer is the service.

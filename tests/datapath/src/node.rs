@@ -401,11 +401,12 @@ impl Node {
             mac: MacAddr { bytes: pod_mac },
         };
         let datapath = &mut self.datapath;
-        node.enter(|| datapath.attach(ifindex, Role::Pod).expect("attach pod"));
+        // First: with IPv6 the pod's stack sends by itself.
         datapath
             .maps()
             .put_endpoint(&endpoint, &format!("test/pod-{number}"))
             .expect("put endpoint");
+        node.enter(|| datapath.attach(ifindex, Role::Pod).expect("attach pod"));
         self.pods.push(Pod {
             netns: pod,
             addr,

@@ -4,7 +4,10 @@ use crate::node::{Folder, Node};
 use agent_sys::bpf::{BpfError, Config, Datapath, FlowEntries, NodeFacts, remove};
 use agent_sys::maps::{Maps, MapsError};
 use ebpf_common::ABI_VERSION;
-use ebpf_common::maps::MAPS;
+use ebpf_common::abi::MapType as _;
+use ebpf_common::conntrack::{Flow6, FlowKey6};
+use ebpf_common::maps::{MAPS, name as map};
+use ebpf_common::net::Be16;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use tests_harness::{binary, process};
@@ -28,7 +31,7 @@ fn config(folder: &Path) -> Config {
 /// Every map of the table is pinned under its name, with its types.
 #[test]
 fn every_map_is_pinned_and_has_btf() {
-    let node = Node::new(&[CLIENT]);
+    let node = Node::dual(Ipv4Addr::new(172, 31, 0, 11), &[CLIENT]);
     for shape in MAPS {
         let path = node.folder().join(shape.name);
         assert!(path.exists(), "{}", shape.name);
@@ -117,6 +120,36 @@ fn the_flow_map_keeps_its_size() {
     remove(folder.path()).unwrap();
     let datapath = Datapath::open(&config).unwrap();
     assert_eq!(datapath.maps().flow_entries().unwrap(), 8192);
+}
+
+/// The flows of IPv6 have a map of the configured size from when it is switched on, and none from when
+/// it is switched off.
+#[test]
+fn ipv6_may_be_switched_on_and_off() {
+    let folder = Folder::new();
+    let mut config = config(folder.path());
+    let pin = folder.path().join(map::FLOWS6);
+    for _ in 0..2 {
+        config.node.address6 = None;
+        Datapath::open(&config).unwrap();
+        assert!(!pin.exists());
+        assert_eq!(Maps::open(folder.path()).unwrap().flows6().unwrap(), []);
+        config.node.address6 = Some("fd00::1".parse().unwrap());
+        let datapath = Datapath::open(&config).unwrap();
+        assert!(pin.exists());
+        let key = FlowKey6::zeroed();
+        let maps = datapath.maps();
+        for port in 1..=100 {
+            let sport = Be16::new(port);
+            let flow = (FlowKey6 { sport, ..key }, Flow6::zeroed());
+            maps.put_flows6(&[flow]).unwrap();
+        }
+        assert_eq!(maps.flows6().unwrap().len(), 100);
+        // As after a restart of the agent.
+        drop(datapath);
+        let datapath = Datapath::open(&config).unwrap();
+        assert_eq!(datapath.maps().flows6().unwrap().len(), 100);
+    }
 }
 
 /// The same sizes, but fields that mean something else, and a map that the other version does

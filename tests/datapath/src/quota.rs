@@ -209,9 +209,9 @@ fn ended_connections_give_their_entries_back() {
     assert_eq!(entries(&node).len() as u64, all);
     let syn = tcp(at(HOSTILE, 20_000), at(VIP, PORT), SYN, b"");
     assert_eq!(node.from_pod(HOSTILE_POD, &syn).verdict, REDIRECT);
-    let shares = maps.flow_shares_nearly_used().expect("shares");
-    let ids: Vec<u16> = shares.iter().map(|(id, _)| *id).collect();
-    assert_eq!(ids, [node.pods[HOSTILE_POD].id]);
+    let near = maps.flows_nearly_used().expect("shares");
+    let near: Vec<_> = near.iter().map(|near| (near.family, near.owner)).collect();
+    assert_eq!(near, [("IPv4", Some(node.pods[HOSTILE_POD].id))]);
 }
 
 /// The entries of a pod that is removed are removed, and counted for no other pod with its id.

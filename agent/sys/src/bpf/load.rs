@@ -5,7 +5,7 @@
 
 use super::syscall::{self, verified};
 use super::{BpfError, Config, NodeFacts, socket};
-use crate::maps::{Raw, check_pins, check_version};
+use crate::maps::{Raw, check_pins, check_version, is_pinned};
 use aya::programs::{CgroupSockAddr, Program as AyaProgram, ProgramError, SchedClassifier};
 use aya::{EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
@@ -147,7 +147,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BpfError> {
         .override_global(NODE_CONFIG, &facts, true)
         .map_max_entries(name::FLOWS, flow_entries)
         .map_max_entries(name::FLOWS6, if ipv6 { flow_entries } else { 1 });
-    for shape in &MAPS {
+    for shape in MAPS.iter().filter(|shape| is_pinned(shape.name, ipv6)) {
         // Its name in the object is that of its section.
         let symbol = match shape.name {
             name::EPOCH => EPOCH_SECTION,

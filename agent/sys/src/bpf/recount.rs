@@ -6,34 +6,26 @@ use ebpf_common::address::Address;
 use ebpf_common::conntrack::{ALL_FLOWS, Flow, FlowKey, FlowUsage, SCOPE_HOST, SweepHead};
 use ebpf_common::endpoint::HOST;
 use ebpf_logic::quota::{correction, owner};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a pass has seen.
 #[derive(Debug, Default)]
 pub(super) struct Recount {
-    /// By interface, or `SCOPE_HOST`.
-    owners: BTreeMap<u32, Seen>,
-    all: Seen,
+    /// Endpoint ids by interface, or `SCOPE_HOST`.
+    owners: BTreeMap<u32, u32>,
+    /// By index into `flow_usage`.
+    seen: BTreeMap<u32, Seen>,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Seen {
+    /// Endpoint id, or `ALL_FLOWS`.
     id: u32,
     before: FlowUsage,
     entries: u64,
 }
 
-impl Seen {
-    fn of(maps: &Maps, id: u32) -> Result<Self, MapsError> {
-        Ok(Self {
-            id,
-            before: maps.flow_usage(id)?,
-            entries: 0,
-        })
-    }
-}
-
-/// Owners and their index into `flow_usage`.
+/// Owners and their ids.
 fn owners(maps: &Maps) -> Result<BTreeMap<u32, u32>, MapsError> {
     let endpoints = maps.endpoints()?.into_iter();
     let mut owners: BTreeMap<_, _> = endpoints
@@ -46,45 +38,60 @@ fn owners(maps: &Maps) -> Result<BTreeMap<u32, u32>, MapsError> {
 impl Recount {
     /// Notes what is counted before the pass.
     pub(super) fn begin(maps: &Maps) -> Result<Self, MapsError> {
-        let mut this = Self {
-            owners: BTreeMap::new(),
-            all: Seen::of(maps, ALL_FLOWS)?,
-        };
-        for (ifindex, id) in owners(maps)? {
-            this.owners.insert(ifindex, Seen::of(maps, id)?);
+        let owners = owners(maps)?;
+        let mut seen = BTreeMap::new();
+        for (family, _) in maps.flow_families() {
+            for id in owners.values().copied().chain([ALL_FLOWS]) {
+                let index = family + id;
+                let before = maps.flow_usage(index)?;
+                let entries = 0;
+                seen.insert(
+                    index,
+                    Seen {
+                        id,
+                        before,
+                        entries,
+                    },
+                );
+            }
         }
-        Ok(this)
+        Ok(Self { owners, seen })
     }
 
     /// Counts an entry; true if no pod that was there at the beginning owns it.
     pub(super) fn saw_orphan<A: Address>(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
-        self.all.entries += 1;
-        match self.owners.get_mut(&owner(key, flow).ifindex) {
-            Some(seen) => {
+        let id = self.owners.get(&owner(key, flow).ifindex).copied();
+        for id in id.into_iter().chain([ALL_FLOWS]) {
+            if let Some(seen) = self.seen.get_mut(&(A::USAGE + id)) {
                 seen.entries += 1;
-                false
             }
-            None => true,
         }
+        id.is_none()
     }
 
     /// What has to be added so that the counts are right, after a whole pass.
     pub(super) fn corrections(&self, maps: &Maps) -> Result<Vec<SweepHead>, MapsError> {
         let owners = owners(maps)?;
         // An id that another pod has by now has another count.
-        let same = self.owners.iter().filter_map(|(ifindex, seen)| {
-            let id = owners.get(ifindex)?;
-            (*id == seen.id).then_some(seen)
-        });
+        let same: BTreeSet<u32> = self
+            .owners
+            .iter()
+            .filter(|(ifindex, id)| owners.get(ifindex) == Some(id))
+            .map(|(_, id)| *id)
+            .chain([ALL_FLOWS])
+            .collect();
         let mut heads = Vec::new();
-        for seen in same.chain([&self.all]) {
-            let now = maps.flow_usage(seen.id)?;
+        for (index, seen) in &self.seen {
+            if !same.contains(&seen.id) {
+                continue;
+            }
+            let now = maps.flow_usage(*index)?;
             let by = correction(seen.before, now, seen.entries);
             let amount = u32::try_from(by.unsigned_abs()).unwrap_or(u32::MAX);
             let (made, removed) = if by > 0 { (amount, 0) } else { (0, amount) };
             if by != 0 {
                 heads.push(SweepHead {
-                    owner: seen.id,
+                    owner: *index,
                     made,
                     removed,
                 });

@@ -94,7 +94,6 @@ enum Place {
 #[derive(Debug)]
 pub(super) struct Sweep {
     jiffies_per_second: u32,
-    ipv6: bool,
     place: Place,
     recount: Recount,
     portion: Portion,
@@ -107,10 +106,9 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    pub(super) fn new(jiffies_per_second: u32, ipv6: bool) -> Self {
+    pub(super) fn new(jiffies_per_second: u32) -> Self {
         Self {
             jiffies_per_second,
-            ipv6,
             place: Place::Begin,
             recount: Recount::default(),
             portion: Portion::new(BATCH, size_of::<FlowKey4>(), size_of::<Flow4>()),
@@ -141,11 +139,13 @@ impl Sweep {
         place = match place {
             Place::Begin => self.walk4(None, maps, &run, &mut swept)?,
             Place::V4(cursor) => self.walk4(Some(cursor), maps, &run, &mut swept)?,
-            Place::V6(cursor) => {
-                let flows = maps.flow_table6();
-                let cursor = self.pieces::<Addr>(cursor, flows, &run, &mut swept)?;
-                cursor.map_or(Place::Begin, |cursor| Place::V6(Some(cursor)))
-            }
+            Place::V6(cursor) => match maps.flow_table6() {
+                Some(flows) => {
+                    let cursor = self.pieces::<Addr>(cursor, flows, &run, &mut swept)?;
+                    cursor.map_or(Place::Begin, |cursor| Place::V6(Some(cursor)))
+                }
+                None => Place::Begin,
+            },
         };
         swept.complete = matches!(place, Place::Begin);
         if swept.complete {
@@ -173,7 +173,7 @@ impl Sweep {
         let cursor = self.pieces::<Be32>(from, maps.flow_table(), run, swept)?;
         Ok(match cursor {
             Some(cursor) => Place::V4(cursor),
-            None if self.ipv6 => Place::V6(None),
+            None if maps.flow_table6().is_some() => Place::V6(None),
             None => Place::Begin,
         })
     }

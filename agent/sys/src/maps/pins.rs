@@ -57,6 +57,24 @@ pub(super) fn check(
     }
 }
 
+/// Whether a map is pinned: the flows of IPv6 are while it is in use, so that it may be switched on
+/// later, when their map gets its size.
+pub(crate) fn is_pinned(name: &str, ipv6: bool) -> bool {
+    ipv6 || name != name::FLOWS6
+}
+
+/// Removes the pin of the flows of IPv6, which is not in use any more.
+pub(crate) fn unpin_flows6(folder: &Path) -> Result<(), MapsError> {
+    match std::fs::remove_file(folder.join(name::FLOWS6)) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(MapsError::Access {
+            what: "unpin",
+            map: name::FLOWS6,
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Compares all pins of the folder; one that is not there yet is no difference. Returns the size
 /// that the flow map has, or will have; with IPv6 in use that of IPv6 has the same.
 pub(crate) fn check_pins(
@@ -68,12 +86,12 @@ pub(crate) fn check_pins(
         FlowEntries::Exactly(size) => (Some(size), size),
         FlowEntries::IfNew(size) => (None, size),
     };
-    for shape in &MAPS {
+    for shape in MAPS.iter().filter(|shape| is_pinned(shape.name, ipv6)) {
         let path = folder.join(shape.name);
         match syscall::get_pinned(&path) {
             Ok(map) => {
                 let wanted = match shape.name {
-                    name::FLOWS6 => ipv6.then_some(size),
+                    name::FLOWS6 => Some(size),
                     _ => wanted,
                 };
                 let found = check(shape, &path, syscall::fd(&map), wanted)?;

@@ -159,7 +159,9 @@ fn flows(
     let endpoints = maps.endpoints().map_err(BpfError::from)?;
     let backends = maps.backends().map_err(BpfError::from)?;
     let context = bpf_flows::Context::new(&endpoints, &backends, names);
-    let found = filter.apply(maps.flows().map_err(BpfError::from)?, &context);
+    let four = maps.flows().map_err(BpfError::from)?;
+    let six = maps.flows6().map_err(BpfError::from)?;
+    let found = filter.apply(four, six, &context);
     if filter.count {
         return Ok(writeln!(out, "{}", found.len())?);
     }
@@ -181,7 +183,9 @@ fn services(maps: &Maps, names: &Names) -> Result<Vec<Row>, BpfError> {
 }
 
 fn backends(maps: &Maps, names: &Names) -> Result<Vec<Row>, BpfError> {
-    let open = bpf_flows::open_traffic(&maps.flows()?);
+    let mut open = bpf_flows::Traffic::new();
+    bpf_flows::add_open_traffic(&maps.flows()?, &mut open);
+    bpf_flows::add_open_traffic(&maps.flows6()?, &mut open);
     let mut all = Vec::new();
     for (id, backend) in maps.backends()? {
         let mut stats = maps.backend_stats(id)?;
@@ -209,14 +213,18 @@ fn affinities(maps: &Maps, names: &Names) -> Result<Vec<Row>, BpfError> {
 }
 
 fn config(maps: &Maps) -> Result<Vec<Row>, BpfError> {
-    use ebpf_common::maps::{MAX_AFFINITY, MAX_BACKENDS, MAX_ENDPOINTS, MAX_FRONTENDS};
-    let full = [
+    use ebpf_common::endpoint::MAX_ENDPOINTS;
+    use ebpf_common::maps::{MAX_AFFINITY, MAX_BACKENDS, MAX_FRONTENDS};
+    let mut full = vec![
         ("endpoints", maps.endpoints()?.len(), MAX_ENDPOINTS),
         ("frontends", maps.frontends()?.len(), MAX_FRONTENDS),
         ("backends", maps.backends()?.len(), MAX_BACKENDS),
         ("affinity", maps.affinities()?.len(), MAX_AFFINITY),
         ("flows", maps.flows()?.len(), maps.flow_entries()? as usize),
     ];
+    if let Some(most) = maps.flow_entries6()? {
+        full.push(("flows6", maps.flows6()?.len(), most as usize));
+    }
     Ok(bpf_rows::config(&maps.networks()?, &full))
 }
 

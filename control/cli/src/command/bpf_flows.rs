@@ -4,15 +4,23 @@
 //! they are filtered before anything is made of them.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ebpf_common::conntrack::{Flow4, FlowKey4, SCOPE_HOST, SCOPE_NETDEV, action, state};
+use ebpf_common::address::Address;
+use ebpf_common::conntrack::{
+    Flow, Flow4, Flow6, FlowKey, FlowKey4, FlowKey6, FlowPad, SCOPE_HOST, SCOPE_NETDEV, action,
+    state,
+};
 use ebpf_common::endpoint::Endpoint;
 use ebpf_common::name::{BACKEND, ENDPOINT, SERVICE_PORT};
+use ebpf_common::net::Addr;
 use ebpf_common::service::Backend;
 
 use super::bpf_error::BpfError;
 use super::bpf_rows::{Names, Row, protocol_name, row, socket};
+
+/// A flow of either family; addresses of IPv4 are mapped.
+pub(super) type AnyFlow = (FlowKey6, Flow6);
 
 /// States of connections that are over.
 const OVER: [u8; 2] = [state::TIME_WAIT, state::CLOSED];
@@ -85,7 +93,7 @@ impl<'c> Context<'c> {
         pod.unwrap_or_else(|| format!("if{ifindex}"))
     }
 
-    fn from(&self, key: &FlowKey4) -> String {
+    fn from<A: Address>(&self, key: &FlowKey<A>) -> String {
         match key.from() {
             SCOPE_NETDEV => "netdev".to_string(),
             SCOPE_HOST => "host".to_string(),
@@ -93,7 +101,7 @@ impl<'c> Context<'c> {
         }
     }
 
-    fn to(&self, flow: &Flow4) -> String {
+    fn to<A: Address>(&self, flow: &Flow<A>) -> String {
         if flow.action & action::MASK == action::PASS {
             String::new()
         } else {
@@ -110,8 +118,8 @@ impl<'c> Context<'c> {
         }
     }
 
-    fn row(&self, key: &FlowKey4, flow: &Flow4) -> Row {
-        let side = |address, port: u16| socket(IpAddr::V4(Ipv4Addr::from(address)), port);
+    fn row(&self, key: &FlowKey6, flow: &Flow6) -> Row {
+        let side = |address: Addr, port: u16| socket(IpAddr::from(address), port);
         let (source, destination) = (
             side(key.src, key.sport.get()),
             side(key.dst, key.dport.get()),
@@ -144,33 +152,44 @@ impl<'c> Context<'c> {
 }
 
 impl Filter {
-    /// The flows that match, the one that was seen last at the end.
+    /// The flows of both families that match, the one that was seen last at the end.
     pub(super) fn apply(
         &self,
-        mut all: Vec<(FlowKey4, Flow4)>,
+        flows: Vec<(FlowKey4, Flow4)>,
+        flows6: Vec<AnyFlow>,
         context: &Context<'_>,
-    ) -> Vec<(FlowKey4, Flow4)> {
+    ) -> Vec<AnyFlow> {
         let of_service: Option<HashSet<u32>> = self.service.as_deref().map(|wanted| {
             let ids = context.services.iter();
             ids.filter(|(_, name)| is_service(name, wanted))
                 .map(|(id, _)| *id)
                 .collect()
         });
-        all.retain(|(key, flow)| {
-            self.has_state(flow.state)
-                && self.port.is_none_or(|port| has_port(key, flow, port))
-                && of_service
-                    .as_ref()
-                    .is_none_or(|ids| ids.contains(&flow.backend))
-                && self
-                    .pod
-                    .as_deref()
-                    .is_none_or(|pod| has_pod(context, key, flow, pod))
-        });
+        let of_service = of_service.as_ref();
+        let four = flows.into_iter();
+        let four = four.filter(|(key, flow)| self.matches(key, flow, of_service, context));
+        let six = flows6.into_iter();
+        let six = six.filter(|(key, flow)| self.matches(key, flow, of_service, context));
+        let mut all: Vec<AnyFlow> = four.map(|(key, flow)| mapped(&key, &flow)).collect();
+        all.extend(six);
         // The clock wraps: times are compared by their distance to one of them.
         let pivot = all.first().map_or(0, |(_, flow)| flow.last_seen);
         all.sort_by_key(|(key, flow)| (flow.last_seen.wrapping_sub(pivot).cast_signed(), *key));
         all
+    }
+
+    fn matches<A: Address>(
+        &self,
+        key: &FlowKey<A>,
+        flow: &Flow<A>,
+        of_service: Option<&HashSet<u32>>,
+        context: &Context<'_>,
+    ) -> bool {
+        let pod = self.pod.as_deref();
+        self.has_state(flow.state)
+            && self.port.is_none_or(|port| has_port(key, flow, port))
+            && of_service.is_none_or(|ids| ids.contains(&flow.backend))
+            && pod.is_none_or(|pod| has_pod(context, key, flow, pod))
     }
 
     /// An error for a name that nothing on this node has.
@@ -209,10 +228,53 @@ impl Filter {
     }
 }
 
-/// Packets and bytes from clients by backend, of flows that are in the map. The programs add
-/// them to the backend's counters when a flow is removed.
-pub(super) fn open_traffic(flows: &[(FlowKey4, Flow4)]) -> HashMap<u32, (u64, u64)> {
-    let mut all: HashMap<u32, (u64, u64)> = HashMap::new();
+/// The same flow, with mapped addresses.
+fn mapped(key: &FlowKey4, flow: &Flow4) -> AnyFlow {
+    let FlowKey {
+        src,
+        dst,
+        sport,
+        dport,
+        scope,
+    } = *key;
+    let (src, dst) = (src.to_addr(), dst.to_addr());
+    let key = FlowKey {
+        src,
+        dst,
+        sport,
+        dport,
+        scope,
+    };
+    let flow = Flow {
+        epoch: flow.epoch,
+        last_seen: flow.last_seen,
+        packets: flow.packets,
+        bytes: flow.bytes,
+        backend: flow.backend,
+        backend_gen: flow.backend_gen,
+        route_gen: flow.route_gen,
+        ifindex: flow.ifindex,
+        nexthop: flow.nexthop.to_addr(),
+        src: flow.src.to_addr(),
+        dst: flow.dst.to_addr(),
+        sport: flow.sport,
+        dport: flow.dport,
+        peer: flow.peer,
+        addr_delta: flow.addr_delta,
+        port_delta: flow.port_delta,
+        action: flow.action,
+        state: flow.state,
+        pad: FlowPad::default(),
+    };
+    (key, flow)
+}
+
+/// Packets and bytes from clients by backend.
+pub(super) type Traffic = HashMap<u32, (u64, u64)>;
+
+/// Adds those of flows that are in the map. The programs add them to the backend's counters when a
+/// flow is removed.
+pub(super) fn add_open_traffic<A: Address>(flows: &[(FlowKey<A>, Flow<A>)], all: &mut Traffic) {
     for (_, flow) in flows {
         if flow.backend != 0 && !flow.is_reply() {
             let (packets, bytes) = all.entry(flow.backend).or_default();
@@ -220,23 +282,27 @@ pub(super) fn open_traffic(flows: &[(FlowKey4, Flow4)]) -> HashMap<u32, (u64, u6
             *bytes += flow.bytes;
         }
     }
-    all
 }
 
-pub(super) fn rows(flows: &[(FlowKey4, Flow4)], context: &Context<'_>) -> Vec<Row> {
+pub(super) fn rows(flows: &[AnyFlow], context: &Context<'_>) -> Vec<Row> {
     flows
         .iter()
         .map(|(key, flow)| context.row(key, flow))
         .collect()
 }
 
-fn has_port(key: &FlowKey4, flow: &Flow4, port: u16) -> bool {
+fn has_port<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, port: u16) -> bool {
     [key.sport, key.dport, flow.sport, flow.dport]
         .iter()
         .any(|one| one.get() == port)
 }
 
-fn has_pod(context: &Context<'_>, key: &FlowKey4, flow: &Flow4, wanted: &str) -> bool {
+fn has_pod<A: Address>(
+    context: &Context<'_>,
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+    wanted: &str,
+) -> bool {
     [
         context.from(key),
         context.to(flow),
@@ -259,9 +325,10 @@ fn is_service(name: &str, wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use ebpf_common::conntrack::{FlowPad, scope};
+    use ebpf_common::abi::MapType as _;
+    use ebpf_common::conntrack::scope;
     use ebpf_common::name::{Name, NameKey};
-    use ebpf_common::net::{Addr, Be16, Be32, MacAddr, protocol};
+    use ebpf_common::net::{Be16, Be32, MacAddr, protocol};
     use ebpf_common::service::ACTIVE;
 
     use super::*;
@@ -338,11 +405,52 @@ mod tests {
         (key, flow)
     }
 
+    /// Both families in one list, by time, each with its own addresses.
+    #[test]
+    fn flows_of_both_families() {
+        let names = names();
+        let context = Context::new(&[endpoint()], &[(3, backend())], &names);
+        let old = flow(1, 3, state::ESTABLISHED, 10);
+        let new = flow(3, 3, state::ESTABLISHED, 30);
+        let between = (
+            FlowKey6 {
+                src: ip("fd00::4"),
+                dst: ip("fd00:96::9"),
+                sport: Be16::new(2),
+                dport: Be16::new(80),
+                scope: scope(12, protocol::TCP),
+            },
+            Flow6 {
+                last_seen: 20,
+                state: state::ESTABLISHED,
+                src: ip("fd00::4"),
+                dst: ip("fd00::5"),
+                sport: Be16::new(2),
+                dport: Be16::new(8080),
+                backend: 3,
+                ..Flow6::zeroed()
+            },
+        );
+        let filter = Filter {
+            service: Some("web".to_owned()),
+            pod: Some("client".to_owned()),
+            ..Filter::default()
+        };
+        let found = filter.apply(vec![old, new], vec![between], &context);
+        let ports: Vec<u16> = found.iter().map(|(key, _)| key.sport.get()).collect();
+        assert_eq!(ports, [1, 2, 3]);
+        let rows = rows(&found, &context);
+        let text = |row: usize, cell: usize| rows[row].cells[cell].text.as_str();
+        assert_eq!(text(0, 2), "10.244.1.4:1");
+        assert_eq!(text(1, 2), "[fd00::4]:2");
+        assert_eq!(text(1, 4), "-> [fd00::5]:8080");
+    }
+
     /// Source ports of what passes the filter.
     fn ports(filter: &Filter, all: Vec<(FlowKey4, Flow4)>) -> Vec<u16> {
         let names = names();
         let context = Context::new(&[endpoint()], &[(3, backend())], &names);
-        let found = filter.apply(all, &context);
+        let found = filter.apply(all, Vec::new(), &context);
         found.iter().map(|(key, _)| key.sport.get()).collect()
     }
 
@@ -356,14 +464,18 @@ mod tests {
             (key, reply),
             flow(40003, 0, state::ESTABLISHED, 0),
         ];
-        assert_eq!(open_traffic(&flows), HashMap::from([(3, (12, 1000))]));
+        let mut all = Traffic::new();
+        add_open_traffic(&flows, &mut all);
+        assert_eq!(all, HashMap::from([(3, (12, 1000))]));
     }
 
     #[test]
     fn a_row_has_the_names() {
         let names = names();
         let context = Context::new(&[endpoint()], &[(3, backend())], &names);
-        let rows = rows(&[flow(40000, 3, state::ESTABLISHED, 0)], &context);
+        let one = vec![flow(40000, 3, state::ESTABLISHED, 0)];
+        let found = Filter::default().apply(one, Vec::new(), &context);
+        let rows = rows(&found, &context);
         let texts: Vec<&str> = rows[0]
             .cells
             .iter()

@@ -31,6 +31,9 @@ pub(crate) trait Family: Wire + Maps + Functions<Self> {
     /// Reads the headers of a packet of any length.
     fn read(skb: &Skb, context: &mut PacketContext<Self>) -> Result<Verdict, Drop>;
 
+    /// Whether it is a message between neighbours on a link.
+    fn is_of_link(packet: &Packet<Self>) -> bool;
+
     /// Whether an ICMP message of this type is an error, which quotes a packet.
     fn is_error(icmp_type: u8) -> bool;
 

@@ -97,6 +97,12 @@ impl Family for Be32 {
         }
     }
 
+    /// They are ARP's, and no IPv4 packets.
+    #[inline(always)]
+    fn is_of_link(_packet: &Packet<Self>) -> bool {
+        false
+    }
+
     #[inline(always)]
     fn is_error(icmp_type: u8) -> bool {
         icmp::is_error(icmp_type)

@@ -129,11 +129,16 @@ impl Family for Addr {
         if matches!(context.hook(), Hook::FromPod) && is_router_message(packet.icmp_type) {
             return Err(Drop::RouterMessage);
         }
-        // The stack answers for its neighbours, from any address of the link.
-        if is_of_link(packet.icmp_type, packet.dst) {
+        // Whether a pod may send it is judged next, by `stage::origin`.
+        if !matches!(context.hook(), Hook::FromPod) && Self::is_of_link(&packet) {
             return Ok(Verdict::goes(NEXT));
         }
         Ok(Verdict::OPEN)
+    }
+
+    #[inline(always)]
+    fn is_of_link(packet: &Packet<Self>) -> bool {
+        packet.protocol == protocol::ICMPV6 && is_of_link(packet.icmp_type, packet.dst)
     }
 
     #[inline(always)]

@@ -6,7 +6,8 @@ use aya_ebpf::btf_maps::{Array, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use ebpf_common::address::Address;
 use ebpf_common::conntrack::{ALL_FLOWS, Flow, FlowKey, FlowUsage};
-use ebpf_common::maps::{FLOWS as FLOW_COUNT, MAX_ENDPOINTS};
+use ebpf_common::endpoint::MAX_ENDPOINTS;
+use ebpf_common::maps::FLOWS as FLOW_COUNT;
 use ebpf_common::net::{Addr, Be32};
 use ebpf_logic::conntrack::is_copy_of;
 
@@ -15,7 +16,7 @@ static FLOWS: Flows<Be32> = LruHashMap::new();
 #[btf_map(name = "flows6")]
 static FLOWS6: Flows<Addr> = LruHashMap::new();
 #[btf_map(name = "flow_usage")]
-static FLOW_USAGE: Array<FlowUsage, MAX_ENDPOINTS> = Array::new();
+static FLOW_USAGE: Array<FlowUsage, { 2 * MAX_ENDPOINTS }> = Array::new();
 /// Not pinned, as the next: each load of the object has its own.
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<PacketContext<Be32>, 1> = PerCpuArray::new();
@@ -161,10 +162,10 @@ pub(crate) fn remove_flow<A: Maps>(key: &FlowKey<A>) -> bool {
     A::flows().remove(key).is_ok()
 }
 
-/// How many entries an endpoint has; `ALL_FLOWS`: all.
+/// How many entries an owner has, by its index into the map.
 #[inline(always)]
-pub(crate) fn flow_usage(id: u32) -> u64 {
-    match FLOW_USAGE.get_ptr(id) {
+pub(crate) fn flow_usage(index: u32) -> u64 {
+    match FLOW_USAGE.get_ptr(index) {
         // SAFETY: an array's element; the two numbers need not be of one moment.
         Some(at) => unsafe { at.read_volatile() }.entries(),
         None => 0,
@@ -192,10 +193,10 @@ pub(crate) fn set_swept(now: u32) {
     }
 }
 
-/// Counts entries of an endpoint, atomically.
+/// Counts entries of an owner, atomically.
 #[inline(always)]
-pub(crate) fn count_flows(id: u32, made: u64, removed: u64) {
-    if let Some(at) = FLOW_USAGE.get_ptr_mut(id) {
+pub(crate) fn count_flows(index: u32, made: u64, removed: u64) {
+    if let Some(at) = FLOW_USAGE.get_ptr_mut(index) {
         if made != 0 {
             // SAFETY: a field of an array's element.
             add(unsafe { &raw mut (*at).made }, made);

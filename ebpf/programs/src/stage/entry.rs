@@ -7,28 +7,29 @@ use ebpf_common::conntrack::{ALL_FLOWS, Flow, FlowKey, SCOPE_HOST};
 use ebpf_common::endpoint::HOST;
 use ebpf_logic::quota::{Share, is_swept, owner, share_left};
 
-/// Endpoint id that an entry is counted for. Without one, because its pod is not known any more,
-/// it is in the count of all entries only.
+/// Index into `flow_usage` that an entry is counted at. Without one, because its pod is not known
+/// any more, it is in the count of all entries of its family only.
 #[inline(always)]
-fn owner_id<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> u32 {
+fn owner_index<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> u32 {
     let owner = owner(key, flow);
     if owner.ifindex == SCOPE_HOST {
-        return HOST as u32;
+        return A::USAGE + HOST as u32;
     }
     match maps::endpoint(owner.ifindex) {
-        Some(endpoint) => endpoint.id as u32,
-        None => NO_ID,
+        Some(endpoint) => A::USAGE + endpoint.id as u32,
+        None => NONE,
     }
 }
 
-/// No endpoint has this id, and `flow_usage` no such element.
-const NO_ID: u32 = u32::MAX;
+/// `flow_usage` has no such element.
+const NONE: u32 = u32::MAX;
 
 /// Which entries the owner of a flow may still have. All if it has this one already.
 #[inline(always)]
 pub(crate) fn share<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> Share {
-    let used = maps::flow_usage(owner_id(key, flow));
-    let share = share_left(used, maps::flow_usage(ALL_FLOWS), maps::flow_entries());
+    let used = maps::flow_usage(owner_index(key, flow));
+    let all = maps::flow_usage(A::USAGE + ALL_FLOWS);
+    let share = share_left(used, all, maps::flow_entries());
     if share == Share::All
         || !is_swept(packet::jiffies(), maps::swept(), maps::jiffies_per_second())
         || maps::flow(key).is_some()
@@ -54,8 +55,8 @@ pub(crate) fn is_orphan<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
 pub(crate) fn insert<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> Inserted {
     let inserted = maps::insert_flow(key, flow);
     if matches!(inserted, Inserted::Made) {
-        maps::count_flows(owner_id(key, flow), 1, 0);
-        maps::count_flows(ALL_FLOWS, 1, 0);
+        maps::count_flows(owner_index(key, flow), 1, 0);
+        maps::count_flows(A::USAGE + ALL_FLOWS, 1, 0);
     }
     inserted
 }
@@ -68,9 +69,9 @@ pub(crate) fn put<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
         Inserted::Full => return false,
         Inserted::Exists => {}
     }
-    let now = owner_id(key, flow);
+    let now = owner_index(key, flow);
     let before = match maps::flow(key) {
-        Some(there) => owner_id(key, there),
+        Some(there) => owner_index(key, there),
         None => now,
     };
     if !maps::replace_flow(key, flow) {
@@ -89,11 +90,11 @@ pub(crate) fn remove<A: Family>(key: &FlowKey<A>) -> bool {
     let Some(there) = maps::flow(key) else {
         return false;
     };
-    let owner = owner_id(key, there);
+    let owner = owner_index(key, there);
     if !maps::remove_flow(key) {
         return false;
     }
     maps::count_flows(owner, 0, 1);
-    maps::count_flows(ALL_FLOWS, 0, 1);
+    maps::count_flows(A::USAGE + ALL_FLOWS, 0, 1);
     true
 }

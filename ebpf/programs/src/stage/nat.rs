@@ -3,12 +3,12 @@
 //! A packet that was made on this machine is CHECKSUM_PARTIAL: its field holds the sum of the
 //! pseudo header only, and the device adds the rest, if one is on its path. A whole checksum changes by
 //! the addresses and by the ports, a partial one by the addresses alone and in the other
-//! direction. One helper call tells which it is: after a pseudo header difference d the field
-//! is c + d if partial and c - d otherwise, and these differ unless d is zero.
+//! direction. One helper call tells which it is: after a difference d of the addresses a whole one
+//! is c - d. A partial one is c + d for IPv4, and still c for IPv6 (`Wire::CHECKSUM`); these differ
+//! unless d is zero.
 
 use crate::family::Family;
 use crate::packet::{MANGLED_ZERO, Skb};
-use crate::wire::NO_IP_CHECKSUM;
 use ebpf_common::conntrack::Flow;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::protocol;
@@ -44,10 +44,7 @@ pub(crate) fn rewrite<A: Family>(skb: &Skb, flow: &Flow<A>, protocol: u8) -> Res
 #[inline(always)]
 fn replace<A: Family>(skb: &Skb, at: usize, delta: u16, flags: u64) -> Result<(), Drop> {
     let at = (A::L4 + at) as u32;
-    // Kernels before 6.16 do not know the second flag, and do without it.
-    let known = skb.l4_checksum(at, delta, flags)
-        || flags & NO_IP_CHECKSUM != 0 && skb.l4_checksum(at, delta, flags & !NO_IP_CHECKSUM);
-    if known {
+    if skb.l4_checksum(at, delta, flags) {
         Ok(())
     } else {
         Err(Drop::RewriteFailed)
@@ -74,6 +71,8 @@ fn check<A: Family, const AT: usize, const END: usize>(
         let check = apply(now, flow.port_delta);
         // For UDP zero means "no checksum"; all ones is the same number (RFC 768).
         head.set_l4_u16::<AT>(if udp && check == 0 { 0xffff } else { check });
+    } else if !A::CHANGES_PARTIAL {
+        head.set_l4_u16::<AT>(add(before, flow.addr_delta));
     }
     Ok(())
 }
@@ -87,7 +86,13 @@ fn zero<A: Family>(skb: &Skb, flow: &Flow<A>) -> Result<(), Drop> {
     }
     replace::<A>(skb, UDP_AT, flow.addr_delta, A::CHECKSUM)?;
     let head = skb.headers::<A, UDP_END>().ok_or(Drop::RewriteFailed)?;
-    if head.l4_u16::<UDP_AT>() == add(0, flow.addr_delta) {
+    let now = head.l4_u16::<UDP_AT>();
+    if !A::CHANGES_PARTIAL {
+        let whole = now == apply(0, flow.addr_delta);
+        head.set_l4_u16::<UDP_AT>(if whole { 0 } else { add(0, flow.addr_delta) });
+        return Ok(());
+    }
+    if now == add(0, flow.addr_delta) {
         return Ok(());
     }
     replace::<A>(skb, UDP_AT, !flow.addr_delta, A::CHECKSUM)?;
