@@ -135,6 +135,10 @@ impl Apply {
                 images::pull(sys, instance, image, secrets.clone());
                 Applied::Later
             }
+            Action::CancelPull { instance } => {
+                sys.pulls.cancel(instance);
+                Applied::Done
+            }
             Action::CreateContainer {
                 instance,
                 image,

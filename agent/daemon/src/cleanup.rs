@@ -119,6 +119,7 @@ async fn pods(layout: &Layout, groups: &Groups, netlink: &Netlink, removed: &mut
         netlink: netlink.clone(),
         images,
         host: Default::default(),
+        pulls: Default::default(),
         endpoints: Vec::new(),
         shim: Default::default(),
         resolv_conf: Default::default(),

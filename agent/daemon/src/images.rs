@@ -91,6 +91,8 @@ fn signal(text: &str) -> i32 {
 
 /// Looks into the store.
 pub(crate) fn find(sys: &Arc<Sys>, instance: &Instance, image: &str) {
+    // The container has another image now.
+    sys.pulls.cancel(instance);
     let (sys, instance, image) = (sys.clone(), instance.clone(), image.to_owned());
     tokio::spawn(async move {
         let named = image.clone();
@@ -116,10 +118,11 @@ pub(crate) fn find(sys: &Arc<Sys>, instance: &Instance, image: &str) {
     });
 }
 
-/// Asks the registry.
+/// Asks the registry, until it is cancelled.
 pub(crate) fn pull(sys: &Arc<Sys>, instance: &Instance, image: &str, secrets: Vec<v1::PullSecret>) {
-    let (sys, instance, image) = (sys.clone(), instance.clone(), image.to_owned());
-    tokio::spawn(async move {
+    let (of, instance, image) = (sys.clone(), instance.clone(), image.to_owned());
+    sys.pulls.spawn(instance.clone(), async move {
+        let sys = of;
         let began = clock::now();
         let pulled = match Reference::parse(&image) {
             Ok(reference) => sys.images.pull(&reference, &sys.endpoints, &secrets).await,
@@ -127,6 +130,7 @@ pub(crate) fn pull(sys: &Arc<Sys>, instance: &Instance, image: &str, secrets: Ve
         };
         let took_ms = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
         let result = pulled.map(|i| facts(&sys, i)).map_err(|e| failure(&e));
+        sys.pulls.ended(&instance);
         sys.tell(Outcome::ImagePulled {
             instance,
             image,

@@ -35,6 +35,7 @@ mod node;
 mod observe;
 mod preflight;
 mod probes;
+mod pulls;
 mod pushed;
 mod pushed_file;
 mod record;

@@ -26,6 +26,7 @@ use crate::alone::{self, AloneError};
 use crate::config::{Config, SwapBehavior};
 use crate::event::Event;
 use crate::flows;
+use crate::pulls::Pulls;
 use crate::record_queue::Queue;
 
 /// The file that is written to see that the disk takes it.
@@ -129,6 +130,8 @@ pub(crate) struct Sys {
     pub(crate) images: ImageStore,
     /// Calls for paths that pods name.
     pub(crate) host: HostCalls,
+    /// Pulls under way.
+    pub(crate) pulls: Pulls,
     /// Where to ask for which registry's images.
     pub(crate) endpoints: Vec<image::Endpoint>,
     /// The shim's program.
@@ -397,6 +400,7 @@ pub(crate) async fn open(
         netlink,
         images,
         host: HostCalls::default(),
+        pulls: Pulls::default(),
         endpoints,
         shim,
         resolv_conf: config.resolv_conf.clone(),

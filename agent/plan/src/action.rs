@@ -188,6 +188,11 @@ pub enum Action {
         /// Credentials by registry.
         secrets: Vec<v1::PullSecret>,
     },
+    /// Stop asking the registry: the container will not run.
+    CancelPull {
+        /// For which.
+        instance: Instance,
+    },
     /// Mount the root and have the shim make the container.
     CreateContainer {
         /// Which.

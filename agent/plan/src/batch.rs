@@ -83,6 +83,7 @@ impl Sorted {
             | Action::MakeVolumes { .. }
             | Action::FindImage { .. }
             | Action::PullImage { .. }
+            | Action::CancelPull { .. }
             | Action::CreateContainer { .. }
             | Action::StartContainer { .. }
             | Action::Signal { .. }

@@ -157,6 +157,9 @@ impl Observed {
                     c.image = Image::Pulling;
                 });
             }
+            Action::CancelPull { instance } => {
+                self.with_container(instance, |c| c.image = Image::Unknown);
+            }
             Action::CreateContainer {
                 instance, image, ..
             } => {

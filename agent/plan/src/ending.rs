@@ -12,9 +12,9 @@ use crate::link;
 use crate::restart::{self, Role};
 use crate::settings::Settings;
 use crate::step::Step;
-use crate::steps::Steps;
+use crate::steps::{Steps, instance};
 use crate::time::Monotonic;
-use crate::world::{Contact, Container, Finished, Life, Observed, Pod, Stop};
+use crate::world::{Contact, Container, Finished, Image, Life, Observed, Pod, Stop};
 
 /// The least grace of a pod, seconds; kubelet's calculateEffectiveGracePeriod has it
 /// "no matter what".
@@ -31,6 +31,14 @@ pub fn plan(
     steps: &mut Steps,
 ) {
     let uid = || pod.spec.uid.clone();
+    // Whoever else waits for the image asks for it, too.
+    let pulling = pod.containers.iter();
+    let pulling = pulling.filter(|(_, container)| container.image == Image::Pulling);
+    steps
+        .actions
+        .extend(pulling.map(|(name, container)| Action::CancelPull {
+            instance: instance(pod, name, container),
+        }));
     if pod.teardown.sandbox != Step::Ready {
         let until = until(pod, now);
         if pod.contact == Contact::Heard {

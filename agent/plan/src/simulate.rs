@@ -116,6 +116,7 @@ pub fn success(action: &Action, now: Moment) -> Option<Outcome> {
         | Action::RefuseImage { .. }
         | Action::RefuseConfig { .. }
         | Action::AskShim { .. }
+        | Action::CancelPull { .. }
         | Action::ReportGone { .. }
         | Action::Forget { .. } => None,
         Action::DeleteContainer { instance } => Some(Outcome::Deleted {

@@ -4,13 +4,16 @@
 //! `blobs/sha256/`), beside it each layer unpacked once (`layers/sha256/`).
 //! Which image a node should have, and when, is decided in `agent-plan`; the
 //! caller is `agent/daemon/src/apply.rs`.
-//! Reading order: `reference`, `manifest`, `store`, `lock`, `blob`, `registry`, `pull`,
-//! `import`, `collect`; `archive`, `unpack`, `attributes`; `rootfs`, `user`.
+//! Reading order: `reference`, `manifest`, `store`, `lock`, `blob`, `answer`, `token`,
+//! `distribution`, `registry`, `pull`, `import`, `collect`; `archive`, `unpack`, `attributes`;
+//! `rootfs`, `user`.
 
+mod answer;
 mod archive;
 mod attributes;
 mod blob;
 mod collect;
+mod distribution;
 mod import;
 mod lock;
 mod manifest;
@@ -19,6 +22,7 @@ pub mod reference;
 mod registry;
 pub mod rootfs;
 mod store;
+mod token;
 pub mod unpack;
 pub mod user;
 
@@ -90,15 +94,15 @@ pub enum ImageError {
     InvalidName { name: String, why: String },
     #[error("image {reference:?} is not present with pull policy of Never")]
     NotPresent { reference: String },
-    #[error("failed to pull image {reference:?}: {endpoint}: not found")]
+    #[error("{reference} at {endpoint}: not found")]
     NotFound { reference: String, endpoint: String },
-    #[error("failed to pull image {reference:?}: {endpoint}: authorization failed: {why}")]
+    #[error("{reference} at {endpoint}: authorization failed: {why}")]
     Unauthorized {
         reference: String,
         endpoint: String,
         why: String,
     },
-    #[error("failed to pull image {reference:?}: {endpoint}: {why}")]
+    #[error("{reference} at {endpoint}: {why}")]
     Registry {
         reference: String,
         endpoint: String,

@@ -2,6 +2,8 @@
 //! agent's death in the middle of it, and what cannot be had.
 
 use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use proto::v1;
@@ -386,4 +388,33 @@ fn only_the_logs_of_two_instances_are_kept() {
     };
     let logs = node.control.open("previous", What::Logs(previous));
     assert_eq!(String::from_utf8_lossy(&logs.output), "said\n");
+}
+
+/// A registry that does not answer holds nothing once the pod is deleted.
+#[test]
+fn the_pull_of_a_deleted_pod_is_cancelled() {
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    let silent = node.netns.enter(|| TcpListener::bind("127.0.0.1:0"));
+    let silent = silent.expect("a port");
+    silent.set_nonblocking(true).expect("a socket");
+    let mut spec = pod("pulls", 5, "true");
+    let address = silent.local_addr().expect("an address");
+    spec.containers[0].image = format!("{address}/app:1");
+    node.control.push(vec![Change::Pod(spec.clone())]);
+    let mut asked = wait_until("a request to the registry", || {
+        silent.accept().map_err(|error| error.to_string())
+    })
+    .0;
+    asked.set_nonblocking(true).expect("a socket");
+    node.control.push(vec![stopped(spec, 1)]);
+    wait_until("the end of the request", || {
+        match asked.read(&mut [0; 4096]) {
+            Ok(0) => Ok(()),
+            Ok(count) => Err(format!("{count} bytes of it")),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    node.control.gone("pulls");
 }

@@ -56,6 +56,25 @@ fn no_container_starts_before_its_address_is_live() {
     }
 }
 
+#[test]
+fn pulls_of_a_pod_that_ends_are_cancelled() {
+    let mut node = Node::new();
+    node.want(pod_spec("u", 2));
+    let pulls = begin_all(&mut node, |a| matches!(a, Action::PullImage { .. }));
+    assert_eq!(pulls.len(), 2);
+    node.desired.pods.clear();
+    let held = begin_all(&mut node, removes);
+    assert_eq!(held.len(), 1);
+    let cancelled = |a: &Action| matches!(a, Action::CancelPull { .. });
+    assert_eq!(node.places(cancelled).len(), 2);
+    // One of them had ended just before.
+    node.take(success(&pulls[0], node.moment()).unwrap());
+    node.take(success(&held[0], node.moment()).unwrap());
+    node.settle();
+    assert_eq!(node.places(cancelled).len(), 2, "once each");
+    assert!(node.observed.pods.is_empty());
+}
+
 fn is_ready(node: &Node) -> bool {
     let status = node.status("u");
     let mut conditions = status.conditions.iter();

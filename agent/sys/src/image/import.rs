@@ -6,6 +6,7 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -48,7 +49,7 @@ impl ImageStore {
         path: &Path,
         name: Option<&Reference>,
     ) -> Result<Vec<Image>, ImageError> {
-        let _adding = self.adding().await?;
+        let adding = Arc::new(self.adding().await?);
         let (store, source, name) = (self.clone(), path.to_owned(), name.cloned());
         let found = blocking("import", move || store.take_in(&source, name.as_ref())).await?;
         let mut images = Vec::new();
@@ -56,7 +57,7 @@ impl ImageStore {
             let (_, manifest, config) = self
                 .resolve(&top.digest)?
                 .ok_or_else(|| invalid(path, format!("{} is not all there", top.digest)))?;
-            self.unpack_layers(&manifest, &config).await?;
+            self.unpack_layers(&manifest, &config, &adding).await?;
             images.push(self.name(&top, &names)?);
         }
         Ok(images)

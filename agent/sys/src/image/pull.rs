@@ -3,17 +3,17 @@
 //! Manifest, configuration, layers, in this order; each blob is verified while
 //! it streams to the disk. What is in the store already is not fetched.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::{StreamExt, TryStreamExt};
-use oci_client::errors::OciDistributionError;
-use oci_client::manifest::OciDescriptor;
 use proto::v1::PullSecret;
 
+use super::answer::Blob;
 use super::blob::BlobWriter;
+use super::lock::FileLock;
 use super::manifest::{
-    self, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, MAX_DOCUMENT_BYTES, MAX_INDEX_DEPTH,
-    Manifest, OCI_INDEX, OCI_MANIFEST,
+    self, Descriptor, Document, MAX_INDEX_DEPTH, Manifest, OCI_INDEX, OCI_MANIFEST,
 };
 use super::reference::Version;
 use super::registry::{Source, pull_key, urls};
@@ -22,6 +22,8 @@ use super::{Endpoint, Image, ImageError, Reference};
 
 /// Layers fetched at the same time.
 const PARALLEL: usize = 3;
+/// Bytes of a blob that are written at once, at least.
+const PIECE: usize = 1 << 20;
 
 /// Whether a registry is asked for what is here by its digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,8 @@ impl ImageStore {
     /// a loopback address, as elsewhere). Each is sent the secret that names its
     /// own host, and no other.
     ///
+    /// Dropped before its end, it asks for nothing more; blobs that have arrived are kept.
+    ///
     /// # Errors
     /// See [`ImageError`]. Nothing half-made is kept.
     pub async fn pull(
@@ -48,7 +52,7 @@ impl ImageStore {
         endpoints: &[Endpoint],
         secrets: &[PullSecret],
     ) -> Result<Image, ImageError> {
-        let _adding = self.adding().await?;
+        let adding = Arc::new(self.adding().await?);
         // Who waits here for a pull that began after it asked need not ask again.
         let turn = || self.inner.turn.fetch_add(1, Ordering::Relaxed);
         let urls = urls(&reference.registry, endpoints);
@@ -60,7 +64,9 @@ impl ImageStore {
             return Ok(image);
         }
         let began = turn();
-        let image = self.pull_from_any(reference, &urls, secrets).await?;
+        let image = self
+            .pull_from_any(reference, &urls, secrets, &adding)
+            .await?;
         *last_began = began;
         Ok(image)
     }
@@ -70,11 +76,12 @@ impl ImageStore {
         reference: &Reference,
         urls: &[String],
         secrets: &[PullSecret],
+        adding: &Arc<FileLock>,
     ) -> Result<Image, ImageError> {
         let mut answer = None;
         for url in urls {
             let tried = match Source::new(&self.inner.clients, reference, url, secrets) {
-                Ok(source) => self.pull_from(reference, &source).await,
+                Ok(source) => self.pull_from(reference, &source, adding).await,
                 Err(error) => Err(error),
             };
             match tried {
@@ -92,7 +99,12 @@ impl ImageStore {
         }))
     }
 
-    async fn pull_from(&self, reference: &Reference, source: &Source) -> Result<Image, ImageError> {
+    async fn pull_from(
+        &self,
+        reference: &Reference,
+        source: &Source,
+        adding: &Arc<FileLock>,
+    ) -> Result<Image, ImageError> {
         let (top, manifest) = self.fetch_manifest(reference, source).await?;
         self.fetch_blob(source, &manifest.config).await?;
         let bytes = self.read_blob(&manifest.config.digest)?.unwrap_or_default();
@@ -103,8 +115,16 @@ impl ImageStore {
             .buffer_unordered(PARALLEL)
             .try_collect::<()>()
             .await?;
-        self.unpack_layers(&manifest, &config).await?;
-        self.name(&top, &[reference.to_string()])
+        self.unpack_layers(&manifest, &config, adding).await?;
+        // Waits for who else changes the index, and for the disk.
+        let (store, names, adding) = (self.clone(), [reference.to_string()], adding.clone());
+        blocking("name", move || {
+            let named = store.name(&top, &names);
+            // Up to here, also if the caller has gone away.
+            drop(adding);
+            named
+        })
+        .await
     }
 
     /// What the name stands for, and this machine's manifest in it.
@@ -154,28 +174,13 @@ impl ImageStore {
             && let Some(bytes) = self.read_blob(digest)?
         {
             if ask == Ask::Always {
-                // A request without a body: whether it is there for these credentials.
-                source
-                    .client
-                    .fetch_manifest_digest(&source.reference(version), &source.auth)
-                    .await
-                    .map_err(|error| source.failed(error))?;
+                let found = source.client.find_manifest(&source.repository, version);
+                found.await.map_err(|error| source.failed(&error))?;
             }
             return Ok((digest.clone(), bytes));
         }
-        let accepted = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST];
-        let (bytes, _) = source
-            .client
-            .pull_manifest_raw(&source.reference(version), &source.auth, &accepted)
-            .await
-            .map_err(|error| source.failed(error))?;
-        if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
-            return Err(ImageError::InvalidManifest {
-                what: "manifest",
-                digest: source.wanted.clone(),
-                why: format!("{} bytes are too many", bytes.len()),
-            });
-        }
+        let bytes = source.client.manifest(&source.repository, version).await;
+        let bytes = bytes.map_err(|error| source.failed(&error))?;
         let digest = sha256(&bytes);
         if let Version::Digest(expected) = version
             && *expected != digest
@@ -185,80 +190,86 @@ impl ImageStore {
                 actual: digest,
             });
         }
-        let bytes = bytes.to_vec();
         if !self.has_blob(&digest) {
-            let mut writer = BlobWriter::create(self)?;
-            writer.write(&bytes)?;
-            writer.finish(self, Some((&digest, bytes.len() as u64)))?;
+            let (store, digest, bytes) = (self.clone(), digest.clone(), bytes.clone());
+            blocking("manifest", move || {
+                let mut writer = BlobWriter::create(&store)?;
+                writer.write(&bytes)?;
+                let expected = Some((digest.as_str(), bytes.len() as u64));
+                writer.finish(&store, expected).map(drop)
+            })
+            .await?;
         }
         Ok((digest, bytes))
     }
 
-    /// A configuration or a layer, streamed to the disk.
-    async fn fetch_blob(&self, source: &Source, blob: &Descriptor) -> Result<(), ImageError> {
-        let _one = self.lock(&format!("blob {}", blob.digest)).await;
+    /// A configuration or a layer, streamed to the disk. What another registry sends of it
+    /// meanwhile is not waited for: that one may be slow, on purpose or not.
+    pub(super) async fn fetch_blob(
+        &self,
+        source: &Source,
+        blob: &Descriptor,
+    ) -> Result<(), ImageError> {
+        let key = format!("blob {} {}", source.url, blob.digest);
+        let _one = self.lock(&key).await;
         if self.has_blob(&blob.digest) {
             return Ok(());
         }
-        let wanted = OciDescriptor {
-            digest: blob.digest.clone(),
-            size: blob.size.cast_signed(),
-            ..OciDescriptor::default()
+        let body = source.client.blob(&source.repository, &blob.digest).await;
+        let body = body.map_err(|error| source.failed(&error))?;
+        // Hashing and writing block: on a thread for that, a piece at a time, while the next
+        // one is read. None waits for the registry.
+        let store = self.clone();
+        let mut writer = blocking("blob", move || BlobWriter::create(&store)).await?;
+        let mut incoming = Incoming {
+            source,
+            blob,
+            body,
+            length: 0,
         };
-        source
-            .client
-            .store_auth_if_needed(&source.host, &source.auth)
-            .await;
-        let reference = source.reference(&Version::Digest(blob.digest.clone()));
-        let mut stream = source
-            .client
-            .pull_blob_stream(&reference, &wanted)
-            .await
-            .map_err(|error| source.failed(error))?
-            .stream;
-
-        // Hashing and writing block: on a thread for that, a few chunks behind.
-        let (sender, mut chunks) = tokio::sync::mpsc::channel::<Option<bytes::Bytes>>(8);
-        let (store, digest, size) = (self.clone(), blob.digest.clone(), blob.size);
-        let writing = tokio::spawn(blocking("blob", move || {
-            let mut writer = BlobWriter::create(&store)?;
-            // None is the end; a sender that is dropped gave up.
-            while let Some(chunk) = chunks.blocking_recv() {
-                let Some(chunk) = chunk else {
-                    return writer.finish(&store, Some((&digest, size))).map(drop);
-                };
-                writer.write(&chunk)?;
-                if writer.written() > size {
-                    let actual = writer.written();
-                    return Err(ImageError::SizeMismatch {
-                        digest,
-                        expected: size,
-                        actual,
-                    });
-                }
+        let mut piece = incoming.next().await?;
+        while !piece.is_empty() {
+            if self.has_blob(&blob.digest) {
+                // From elsewhere.
+                return Ok(());
             }
-            Err(ImageError::Interrupted { reference: digest })
-        }));
-        let mut failure = None;
-        loop {
-            let chunk = match stream.next().await {
-                Some(Err(error)) => {
-                    failure = Some(source.failed(OciDistributionError::IoError(error)));
-                    break;
-                }
-                Some(Ok(chunk)) => Some(chunk),
-                None => None,
-            };
-            let end = chunk.is_none();
-            if sender.send(chunk).await.is_err() || end {
-                break;
-            }
+            let written = blocking("blob", move || {
+                writer.write(&piece)?;
+                Ok(writer)
+            });
+            (writer, piece) = futures::try_join!(written, incoming.next())?;
         }
-        drop(sender);
-        let written = writing.await.map_err(|_gone| ImageError::Interrupted {
-            reference: source.wanted.clone(),
-        })?;
-        failure.map_or(written, Err)
+        let (store, digest, size) = (self.clone(), blob.digest.clone(), blob.size);
+        blocking("blob", move || {
+            writer.finish(&store, Some((&digest, size))).map(drop)
+        })
+        .await
+    }
+}
+
+/// A blob as a registry sends it.
+struct Incoming<'a> {
+    source: &'a Source,
+    blob: &'a Descriptor,
+    body: Blob,
+    /// Bytes that came.
+    length: u64,
+}
+
+impl Incoming<'_> {
+    /// The next piece; empty at the end.
+    async fn next(&mut self) -> Result<Vec<u8>, ImageError> {
+        let piece = self.body.next(PIECE).await;
+        let piece = piece.map_err(|error| self.source.failed(&error))?;
+        self.length += piece.len() as u64;
+        if self.length > self.blob.size {
+            return Err(ImageError::SizeMismatch {
+                digest: self.blob.digest.clone(),
+                expected: self.blob.size,
+                actual: self.length,
+            });
+        }
+        Ok(piece)
     }
 }
 

@@ -40,9 +40,9 @@ impl Reference {
                 "invalid repository name, cannot be a 64-byte hexadecimal string".to_owned(),
             ));
         }
-        let parsed: oci_client::Reference = name
+        let parsed: oci_spec::distribution::Reference = name
             .parse()
-            .map_err(|error: oci_client::ParseError| invalid(error.to_string()))?;
+            .map_err(|error: oci_spec::distribution::ParseError| invalid(error.to_string()))?;
         // The parser looks at the whole name only, where "UPPER/x" might begin with a host.
         if parsed.repository().bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(invalid(

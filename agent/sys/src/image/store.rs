@@ -189,6 +189,7 @@ impl ImageStore {
         &self,
         manifest: &Manifest,
         config: &ConfigFile,
+        adding: &Arc<FileLock>,
     ) -> Result<(), ImageError> {
         let ids = chain_ids(&config.rootfs.diff_ids);
         for (at, id) in ids.iter().enumerate() {
@@ -208,11 +209,11 @@ impl ImageStore {
                     .collect(),
                 path,
             };
-            let store = self.clone();
+            let (store, adding) = (self.clone(), adding.clone());
             blocking(&job.digest.clone(), move || {
                 let done = store.unpack_layer(&job);
-                // Up to here, also if the caller has gone away.
-                drop(guard);
+                // Up to here, also if the caller has gone away: the layers below stay, too.
+                drop((guard, adding));
                 done
             })
             .await?;
