@@ -21,6 +21,7 @@ mod event;
 mod exec;
 mod facts;
 mod failpoint;
+mod firewall;
 mod flows;
 mod health;
 mod health_check;
@@ -61,6 +62,7 @@ use std::time::Duration;
 
 use agent_sys::bpf::Datapath;
 use agent_sys::link::Monitor;
+use agent_sys::notify;
 use agent_sys::state::Layout;
 use agent_sys::tmpfs::InMemory;
 use anyhow::Context;
@@ -103,8 +105,9 @@ enum Command {
     /// by type, replies by code, and what the cache and upstream servers had of them.
     Dns,
     /// Checks whether the agent could start here: configuration, folders, cgroups,
-    /// network, kernel, BPF programs, control plane and certificate. Changes nothing.
-    /// Prints a line for each, with the cure; exit code 1 if one is not ok.
+    /// network, firewall, kernel, BPF programs, control plane and certificate. Changes
+    /// nothing. Prints a line for each, with the cure; exit code 1 if one is not ok. Of
+    /// the firewall it warns only.
     Check,
 }
 
@@ -335,12 +338,22 @@ async fn serve(config: Config, inherited: Vec<(String, OwnedFd)>) -> anyhow::Res
     tokio::spawn(kernel::listen(sys.clone(), monitor));
     let speak = tokio::spawn(speak(config, sys.clone(), said, calls, idle));
     let run = tokio::spawn(node.run(queue));
+    // What was found is adopted, the programs are loaded, DNS is answered. Joining may wait for
+    // the control plane, and those that wait for this node for nothing of it.
+    tell(notify::ready());
     tokio::select! {
         ended = run => {
+            tell(notify::stopping());
             record::flush(&sys).await;
             Ok(ended.context("event loop")??)
         }
         refused = speak => refused.context("connection to the control plane")?,
+    }
+}
+
+fn tell(told: std::io::Result<()>) {
+    if let Err(error) = told {
+        tracing::warn!(%error, "the service manager cannot be told");
     }
 }
 

@@ -21,7 +21,7 @@ use tonic::Code;
 
 use crate::config::Config;
 use crate::startup::{self, StartError};
-use crate::{clock, join, record, renew, tls};
+use crate::{clock, firewall, join, record, renew, tls};
 
 /// Free space below which no pod can be started, bytes.
 const LEAST_SPACE: u64 = 1 << 20;
@@ -33,22 +33,30 @@ const FLOW_ENTRIES: u32 = 16;
 pub(crate) struct Check {
     /// "kernel", "cgroups", ...
     what: String,
-    /// What was found; or what is wrong, and what to do about it.
-    found: Result<String, (String, String)>,
+    found: Finding,
+}
+
+#[derive(Debug)]
+enum Finding {
+    Good(String),
+    /// It may stop pods, and not the agent: what was found, and what to do about it.
+    Doubtful(String, String),
+    /// What is wrong, and what to do about it.
+    Bad(String, String),
 }
 
 impl Check {
     fn ok(what: impl Into<String>, found: impl Into<String>) -> Self {
         Self {
             what: what.into(),
-            found: Ok(found.into()),
+            found: Finding::Good(found.into()),
         }
     }
 
     fn bad(what: impl Into<String>, wrong: impl Into<String>, cure: impl Into<String>) -> Self {
         Self {
             what: what.into(),
-            found: Err((wrong.into(), cure.into())),
+            found: Finding::Bad(wrong.into(), cure.into()),
         }
     }
 
@@ -66,15 +74,20 @@ impl Check {
 
     /// True if the agent would start as far as this goes.
     pub(crate) fn is_ok(&self) -> bool {
-        self.found.is_ok()
+        !matches!(self.found, Finding::Bad(..))
     }
 }
 
 impl std::fmt::Display for Check {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.found {
-            Ok(found) => write!(f, "ok      {}: {found}", self.what),
-            Err((wrong, cure)) => write!(f, "not ok  {}: {wrong}\n        {cure}", self.what),
+            Finding::Good(found) => write!(f, "ok      {}: {found}", self.what),
+            Finding::Doubtful(found, cure) => {
+                write!(f, "warning {}: {found}\n        {cure}", self.what)
+            }
+            Finding::Bad(wrong, cure) => {
+                write!(f, "not ok  {}: {wrong}\n        {cure}", self.what)
+            }
         }
     }
 }
@@ -92,6 +105,7 @@ pub(crate) async fn run(config: &Config) -> Vec<Check> {
         capacity(config),
     ];
     checks.extend(network(config).await);
+    checks.push(firewall());
     checks.push(kernel());
     if checks
         .iter()
@@ -229,6 +243,26 @@ async fn network(config: &Config) -> Vec<Check> {
             checks
         }
     }
+}
+
+/// Whether it accepts the pods' packets by rules is not known: the pod range is the control
+/// plane's to tell.
+fn firewall() -> Check {
+    let firewall = firewall::read();
+    let what = "firewall".to_owned();
+    let found = if !firewall.dropping.is_empty() {
+        let found = format!("policy drop in {}", firewall.dropping.join(", "));
+        let cure = "Accept packets from and to the pods there: README.md, \"Firewall\".";
+        Finding::Doubtful(found, cure.to_owned())
+    } else if firewall.asked.is_empty() {
+        Finding::Good(format!("not checked: {}", firewall.failed.join("; ")))
+    } else {
+        let asked = firewall.asked.join(", ");
+        Finding::Good(format!(
+            "no policy of drop for forwarded and incoming packets ({asked})"
+        ))
+    };
+    Check { what, found }
 }
 
 fn kernel() -> Check {

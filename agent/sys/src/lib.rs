@@ -17,6 +17,7 @@ pub mod link;
 pub mod maps;
 pub mod mounts;
 pub mod netns;
+pub mod notify;
 pub mod process;
 mod removal;
 pub mod resources;

@@ -15,6 +15,7 @@ use control_server::pki::Pki;
 use control_server::token::{Scope, Tokens};
 use control_server::{Config, start};
 use jiff::{SignedDuration, Timestamp};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -172,11 +173,20 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut running = start(&config).await?;
+    tell(NotifyState::Ready);
     tokio::select! {
         ended = running.wait() => return Ok(ended?),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     tracing::info!("ending on a signal");
+    tell(NotifyState::Stopping);
     Ok(running.stop().await?)
+}
+
+/// Tells the service manager, if there is one (sd_notify(3)).
+fn tell(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
 }

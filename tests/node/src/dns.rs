@@ -60,8 +60,21 @@ fn queued(netns: &NetNs) -> u64 {
     rows.sum()
 }
 
-/// Waits until the agent has asked for sockets to be kept; how many.
+/// Waits until the agent is ready and has asked for sockets to be kept; how many.
 fn kept(manager: &UnixDatagram) -> usize {
+    let (mut ready, mut count) = (false, 0);
+    while !ready || count == 0 {
+        let (text, sockets) = told(manager);
+        ready |= text == "READY=1\n";
+        let is_kept = text.contains("FDSTORE=1\n") && text.contains("FDNAME=dns\n");
+        assert!(sockets == 0 || is_kept, "{text}");
+        count += sockets;
+    }
+    count
+}
+
+/// The agent's next message, and how many descriptors came with it.
+fn told(manager: &UnixDatagram) -> (String, usize) {
     // A time-out of the socket would be EINTR whenever the process is stopped.
     let mut readable = [PollFd::new(manager.as_fd(), PollFlags::POLLIN)];
     let ready = retry_on_intr(|| Ok(poll(&mut readable, PollTimeout::from(PATIENCE_MS))?));
@@ -81,12 +94,10 @@ fn kept(manager: &UnixDatagram) -> usize {
         }
     }
     let length = message.bytes;
-    let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
-    assert!(
-        text.contains("FDSTORE=1\n") && text.contains("FDNAME=dns\n"),
-        "{text}"
-    );
-    count
+    (
+        String::from_utf8_lossy(&bytes[..length]).into_owned(),
+        count,
+    )
 }
 
 #[test]

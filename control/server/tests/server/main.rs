@@ -6,6 +6,7 @@ mod advertise;
 mod behind;
 mod join;
 mod nodes;
+mod notify;
 mod objects;
 mod owners;
 mod unreadable;
