@@ -11,6 +11,7 @@
 pub mod balance;
 pub mod balance6;
 pub mod connection;
+pub mod folder;
 pub mod node;
 pub mod packet;
 pub mod packet6;

@@ -3,6 +3,7 @@
 //!
 //! The same shape that the agent makes, made here with `ip`, so that this tier needs no agent.
 
+pub use crate::folder::Folder;
 use crate::six;
 use agent_sys::bpf::{Config, Datapath, FlowEntries, NodeFacts, Program, Ran, Role};
 use agent_sys::maps::Counted;
@@ -15,7 +16,7 @@ use ebpf_common::network::{NetworkKey, PODS, SERVICES};
 use ebpf_common::service::FrontendKey;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use tests_harness::{NetNs, binary, unique_name};
+use tests_harness::{NetNs, binary};
 
 /// Block of all pods.
 pub const POD_NET: (Ipv4Addr, u32) = (Ipv4Addr::new(10, 244, 0, 0), 16);
@@ -75,40 +76,6 @@ impl Settings {
             flow_events: true,
             flow_entries: 1 << 16,
             ipv6: false,
-        }
-    }
-}
-
-/// A folder for pins, removed with all that is in it.
-pub struct Folder {
-    path: PathBuf,
-}
-
-impl Folder {
-    /// A unique name; the folder is made by the first that pins into it.
-    pub fn new() -> Self {
-        Self {
-            path: std::env::temp_dir().join(format!("{}-pins", unique_name())),
-        }
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Default for Folder {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        match agent_sys::bpf::remove(&self.path) {
-            Err(error) if std::thread::panicking() => eprintln!("pins stay: {error}"),
-            removed => removed.expect("remove all pins"),
         }
     }
 }
@@ -204,6 +171,18 @@ impl Node {
             flow_events: false,
             flow_entries,
             ipv6: false,
+        };
+        let addr = Ipv4Addr::new(172, 31, 0, 11);
+        Self::build(addr, pods, Folder::new(), settings)
+    }
+
+    /// The same of both families.
+    pub fn measured_dual(pods: &[Ipv4Addr], object: &Path, flow_entries: u32) -> Self {
+        let settings = Settings {
+            object: object.to_owned(),
+            flow_events: false,
+            flow_entries,
+            ipv6: true,
         };
         let addr = Ipv4Addr::new(172, 31, 0, 11);
         Self::build(addr, pods, Folder::new(), settings)

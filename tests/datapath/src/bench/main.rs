@@ -13,6 +13,7 @@
 mod memory;
 mod row;
 mod services;
+mod six;
 
 use agent_sys::bpf::Program;
 use agent_sys::clock::thread_cpu;
@@ -64,6 +65,8 @@ const EXPIRED_SINCE: u32 = 2 * 86_400 * 1_000;
 /// A node to measure on.
 struct Case {
     object: usize,
+    /// 4 or 6; with 6 the node is one of both.
+    family: u8,
     services: u32,
     flows: u32,
     node: Node,
@@ -75,10 +78,29 @@ impl Case {
             id,
             unit: "ns",
             object: self.object,
+            family: self.family,
             services: self.services,
             flows: self.flows,
             repeat,
             samples: Vec::new(),
+        }
+    }
+
+    /// A packet of a connection that is open.
+    fn established(&self) -> Vec<u8> {
+        if self.family == 6 {
+            six::established()
+        } else {
+            tcp(at(CLIENT, 40_000), at(CYCLE[0].0, CYCLE[0].1), ACK, b"")
+        }
+    }
+
+    /// The first packet of a connection.
+    fn first(&self, port: u16) -> Vec<u8> {
+        if self.family == 6 {
+            six::first(port)
+        } else {
+            tcp(at(CLIENT, port), at(service(0), 80), SYN, b"")
         }
     }
 }
@@ -107,11 +129,22 @@ fn main() {
             }
             cases.push(Case {
                 object: number,
+                family: 4,
                 services,
                 flows,
                 node,
             });
         }
+    }
+    for (number, object) in objects.iter().enumerate() {
+        eprintln!("a node of both families");
+        cases.push(Case {
+            object: number,
+            family: 6,
+            services: 1,
+            flows: 1,
+            node: six::node(object, 1 << 19),
+        });
     }
     let mut rows = Vec::new();
     for case in &cases {
@@ -128,10 +161,11 @@ fn main() {
             eprintln!("round {round} of {ROUNDS}");
         }
         let mut rows = rows.iter_mut();
-        for Case { flows, node, .. } in &cases {
+        for case in &cases {
+            let Case { flows, node, .. } = case;
             let mut next = || rows.next().expect("a row for each measurement");
             let (empty, established) = (next(), next());
-            let packet = tcp(at(CLIENT, 40_000), at(CYCLE[0].0, CYCLE[0].1), ACK, b"");
+            let packet = case.established();
             pinned(node, || {
                 empty.push(run(node, Program::Empty, &packet, REPEAT, 0));
                 let slow = node.slow();
@@ -146,7 +180,7 @@ fn main() {
                 let slow = node.slow();
                 for _ in 0..FIRST {
                     port = if port == 60_000 { 10_000 } else { port + 1 };
-                    let packet = tcp(at(CLIENT, port), at(service(0), 80), SYN, b"");
+                    let packet = case.first(port);
                     empty.push(run(node, Program::Empty, &packet, 1, 0));
                     first.push(run(node, Program::FromPod, &packet, 1, REDIRECT));
                 }
@@ -188,6 +222,7 @@ fn creations((number, object): (usize, &PathBuf)) -> Row {
     services.put(&node);
     let case = Case {
         object: number,
+        family: 4,
         services: CREATED,
         flows: CREATED,
         node,
@@ -222,6 +257,7 @@ fn sweeps((number, object): (usize, &PathBuf)) -> Vec<Row> {
         crowd(&node, flows, 0);
         let case = Case {
             object: number,
+            family: 4,
             services: 1,
             flows,
             node,

@@ -8,6 +8,8 @@ pub(crate) struct Row {
     pub(crate) id: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) object: usize,
+    /// 4 or 6; 0 where it says nothing.
+    pub(crate) family: u8,
     pub(crate) services: u32,
     pub(crate) flows: u32,
     pub(crate) repeat: u32,
@@ -44,6 +46,9 @@ impl Row {
             "repeat": self.repeat,
             "marked": marked,
         });
+        if self.family != 0 {
+            line["family"] = self.family.into();
+        }
         if objects.len() > 1 {
             line["object"] = objects[self.object].display().to_string().into();
         }
