@@ -106,7 +106,7 @@ mod tests {
             protocol: protocol::TCP,
             state: ACTIVE,
             weight,
-            pad: 0,
+            ..Backend::default()
         }
     }
 

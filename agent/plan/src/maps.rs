@@ -40,6 +40,10 @@ pub struct Maps {
     backends: BTreeMap<u32, Backend>,
     pub(crate) numbers: BTreeMap<BackendKey, u32>,
     of_service: BTreeMap<u32, BTreeSet<FrontendKey>>,
+    /// (service, choice table): what its frontends led to, until the table is deleted, as
+    /// another service may take a frontend.
+    led_to: BTreeSet<(u32, u32)>,
+    service_of_table: BTreeMap<u32, u32>,
     source_ranges: BTreeMap<u32, BTreeSet<SourceRangeKey>>,
     free: BTreeSet<u32>,
     top: u32,
@@ -77,12 +81,24 @@ impl Maps {
     /// Records that a choice table is gone.
     pub fn delete_table(&mut self, port_id: u32) {
         self.tables.remove(&port_id);
+        if let Some(service) = self.service_of_table.remove(&port_id) {
+            self.led_to.remove(&(service, port_id));
+        }
     }
 
     /// Takes in a frontend.
     pub fn put_frontend(&mut self, key: FrontendKey, frontend: Frontend) {
         self.delete_frontend(&key);
         self.frontends.insert(key, frontend);
+        for table in [frontend.service_port, frontend.external] {
+            if table == 0 {
+                continue;
+            }
+            if let Some(before) = self.service_of_table.insert(table, frontend.service) {
+                self.led_to.remove(&(before, table));
+            }
+            self.led_to.insert((frontend.service, table));
+        }
         self.of_service
             .entry(frontend.service)
             .or_default()
@@ -148,6 +164,12 @@ impl Maps {
     /// Frontends of a service, by its id.
     pub(crate) fn of_service(&self, id: u32) -> impl Iterator<Item = &FrontendKey> {
         self.of_service.get(&id).into_iter().flatten()
+    }
+
+    /// Choice tables that frontends of a service lead to, or did.
+    pub(crate) fn tables_of(&self, id: u32) -> impl Iterator<Item = u32> + '_ {
+        let range = self.led_to.range((id, 0)..=(id, u32::MAX));
+        range.map(|(_, table)| *table)
     }
 
     /// Number of a backend, if it is in the map.

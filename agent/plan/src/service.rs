@@ -41,13 +41,14 @@ fn weight_of(weight: u32) -> u16 {
     u16::try_from(weight).unwrap_or(u16::MAX).max(1)
 }
 
-/// One choice table of a service port as the maps shall have it, with the frontends that
-/// have the same number.
+/// A service port as the maps shall have it.
 struct Wanted {
     name: String,
     /// `ebpf_common::service::algorithm::*`
     algorithm: u8,
     frontends: BTreeMap<FrontendKey, Frontend>,
+    /// Keys of the choice tables: the port's own, and another one if a frontend leads to it.
+    tables: Vec<u32>,
     /// (backend, its pod's name)
     backends: Vec<(Backend, String)>,
 }
@@ -80,52 +81,71 @@ fn wanted(
             refuse("it has no port number or id");
             continue;
         };
+        if ports.contains_key(&port.id) {
+            refuse("another port of the service has its id");
+            continue;
+        }
         let label = if port.name.is_empty() {
             port.port.to_string()
         } else {
             port.name.clone()
         };
-        let (tables, policies) = frontend::tables(service, port);
-        for (id, policy) in policies {
-            let mut backends = Vec::with_capacity(port.backends.len());
-            let chosen = choice::chosen(policy, &port.backends, place);
-            for (backend, is_chosen) in port.backends.iter().zip(chosen) {
-                let (Ok(address), Some(target)) =
-                    (backend.address.parse::<Ipv4Addr>(), port_of(backend.port))
-                else {
-                    refuse("a backend has no IPv4 address or no port");
-                    continue;
-                };
-                let state = if is_chosen { ACTIVE } else { TERMINATING };
-                let value = Backend {
-                    addr: address.into(),
-                    service_port: id,
-                    port: target,
-                    protocol,
-                    state,
-                    weight: weight_of(backend.weight),
-                    pad: 0,
-                };
-                backends.push((value, backend.pod_name.clone()));
+        let (tables, mut policies) = frontend::tables(service, port);
+        let frontends = frontend::frontends(service, port, (number, protocol), tables);
+        // A second table without a frontend would have no use, and nothing to find it by.
+        let leads = |table: u32| frontends.values().any(|f| leads_to(f, table));
+        policies.retain(|(table, _)| *table == port.id || leads(*table));
+        let chosen: Vec<Vec<bool>> = policies
+            .iter()
+            .map(|(_, policy)| choice::chosen(*policy, &port.backends, place))
+            .collect();
+        let state_in = |table: usize, index: usize| {
+            let chosen = chosen.get(table)?.get(index)?;
+            Some(if *chosen { ACTIVE } else { TERMINATING })
+        };
+        let mut backends = Vec::with_capacity(port.backends.len());
+        let mut places = BTreeSet::new();
+        for (index, backend) in port.backends.iter().enumerate() {
+            let (Ok(address), Some(target)) =
+                (backend.address.parse::<Ipv4Addr>(), port_of(backend.port))
+            else {
+                refuse("a backend has no IPv4 address or no port");
+                continue;
+            };
+            if !places.insert((address, target)) {
+                continue;
             }
-            if backends.len() > table::MOST {
-                refuse("it has more backends than a choice table holds");
-                backends.truncate(table::MOST);
-            }
-            let entry = ports.entry(id).or_insert_with(|| Wanted {
-                name: format!("{name}:{label}"),
-                algorithm: table::algorithm_of(service.algorithm()),
-                frontends: BTreeMap::new(),
-                backends: Vec::new(),
-            });
-            entry.backends.extend(backends);
+            let value = Backend {
+                addr: address.into(),
+                service_port: port.id,
+                second_port: policies.get(1).map_or(0, |(table, _)| *table),
+                port: target,
+                protocol,
+                state: state_in(0, index).unwrap_or(TERMINATING),
+                weight: weight_of(backend.weight),
+                second_state: state_in(1, index).unwrap_or(0),
+                pad: 0,
+            };
+            backends.push((value, backend.pod_name.clone()));
         }
-        let reached = frontend::frontends(service, port, (number, protocol), tables);
-        if let Some(entry) = ports.get_mut(&port.id) {
-            entry.frontends.extend(reached);
+        if backends.len() > table::MOST {
+            refuse("it has more backends than a choice table holds");
+            backends.truncate(table::MOST);
         }
+        let entry = Wanted {
+            name: format!("{name}:{label}"),
+            algorithm: table::algorithm_of(service.algorithm()),
+            frontends,
+            tables: policies.into_iter().map(|(table, _)| table).collect(),
+            backends,
+        };
+        ports.insert(port.id, entry);
     }
     ports
+}
+
+fn leads_to(frontend: &Frontend, table: u32) -> bool {
+    frontend.service_port == table || frontend.external == table
 }
 
 /// What brings the maps to what one service is now on the node at `place`; `None`: it
@@ -157,7 +177,7 @@ pub fn plan(
     actions.extend(fresh.map(|range| Action::PutSourceRange { range: *range }));
     for (port_id, port) in &ports {
         let mut kept = BTreeSet::new();
-        let mut active = Vec::with_capacity(port.backends.len());
+        let mut numbered = Vec::with_capacity(port.backends.len());
         for (backend, name) in &port.backends {
             let slot = match maps.number(backend) {
                 Some(slot) => slot,
@@ -172,9 +192,7 @@ pub fn plan(
                     }
                 },
             };
-            if !kept.insert(slot) {
-                continue;
-            }
+            kept.insert(slot);
             if maps.backends().get(&slot) != Some(backend) {
                 let name = name.clone();
                 actions.push(Action::PutBackend {
@@ -183,16 +201,17 @@ pub fn plan(
                     name,
                 });
             }
-            if backend.state == ACTIVE {
-                active.push((slot, *backend));
-            }
+            numbered.push((slot, *backend));
         }
-        let table = table::build(port.algorithm, active);
-        if maps.tables().get(port_id) != Some(&table) {
-            actions.push(Action::PutTable {
-                port_id: *port_id,
-                table,
-            });
+        for key in &port.tables {
+            let active = numbered.iter().filter(|(_, one)| one.takes_new(*key));
+            let table = table::build(port.algorithm, active.copied().collect());
+            if maps.tables().get(key) != Some(&table) {
+                actions.push(Action::PutTable {
+                    port_id: *key,
+                    table,
+                });
+            }
         }
         for (key, frontend) in &port.frontends {
             keys.insert(*key);
@@ -210,17 +229,11 @@ pub fn plan(
                 .filter(|s| !kept.contains(s)),
         );
     }
-    let mut gone_ports = BTreeSet::new();
-    for key in maps.of_service(id) {
-        if let Some(before) = maps.frontends().get(key) {
-            let tables = [before.service_port, before.external].into_iter();
-            gone_ports.extend(tables.filter(|id| *id != 0 && !ports.contains_key(id)));
-        }
-        if !keys.contains(key) {
-            actions.push(Action::DeleteFrontend { key: *key });
-        }
+    for key in maps.of_service(id).filter(|key| !keys.contains(key)) {
+        actions.push(Action::DeleteFrontend { key: *key });
     }
-    for port_id in gone_ports {
+    let tables: BTreeSet<u32> = ports.values().flat_map(|p| &p.tables).copied().collect();
+    for port_id in maps.tables_of(id).filter(|table| !tables.contains(table)) {
         actions.push(Action::DeleteTable { port_id });
         removals.extend(maps.of_port(port_id).map(|(_, slot)| slot));
     }
@@ -236,28 +249,33 @@ pub fn plan(
 /// that died between two writes, or by a cluster that the node was in before.
 pub fn sweep(desired: &Desired, maps: &Maps) -> Vec<Action> {
     let services: BTreeSet<u32> = desired.services.values().map(|s| s.id).collect();
-    let ports: BTreeSet<u32> = desired
-        .services
-        .values()
-        .flat_map(|s| &s.ports)
-        .flat_map(|p| [p.id, p.external_id])
-        .collect();
+    let ports = || desired.services.values().flat_map(|s| &s.ports);
+    let first: BTreeSet<u32> = ports().map(|p| p.id).collect();
+    let second: BTreeSet<u32> = ports().map(|p| p.external_id).collect();
     let mut actions = Vec::new();
-    let stray = |f: &Frontend| {
+    let is_stray = |f: &Frontend| {
         let tables = [f.service_port, f.external];
         let mut tables = tables.iter().filter(|id| **id != 0);
-        !services.contains(&f.service) || tables.any(|id| !ports.contains(id))
+        !services.contains(&f.service)
+            || tables.any(|id| !first.contains(id) && !second.contains(id))
     };
-    for (key, _) in maps.frontends().iter().filter(|(_, f)| stray(f)) {
-        actions.push(Action::DeleteFrontend { key: *key });
+    let mut named = BTreeSet::new();
+    for (key, frontend) in maps.frontends() {
+        if is_stray(frontend) {
+            actions.push(Action::DeleteFrontend { key: *key });
+        } else {
+            named.extend([frontend.service_port, frontend.external]);
+        }
     }
-    for port_id in maps.tables().keys().filter(|p| !ports.contains(p)) {
+    // Another service may have taken all addresses of a port, which keeps its own table.
+    let keeps = |table| first.contains(table) || (second.contains(table) && named.contains(table));
+    for port_id in maps.tables().keys().filter(|table| !keeps(table)) {
         actions.push(Action::DeleteTable { port_id: *port_id });
     }
     for (id, _) in maps
         .backends()
         .iter()
-        .filter(|(_, b)| !ports.contains(&b.service_port))
+        .filter(|(_, b)| !first.contains(&b.service_port))
     {
         actions.push(Action::DeleteBackend { id: *id });
     }
@@ -448,40 +466,132 @@ mod tests {
         assert_eq!(actions.len(), 3);
     }
 
-    /// A service that is reached from outside by backends of its node alone has a table, and
-    /// backends, for each policy; when it is not any more, only the first.
-    #[test]
-    fn policies_that_differ_have_a_table_each() {
-        let mut observed = Observed::default();
+    /// What is planned for service 1, and the maps after it.
+    fn step(observed: &mut Observed, wanted: Option<&v1::Service>) -> Vec<Action> {
+        let place = Place {
+            node: "here",
+            ..Place::default()
+        };
+        let (actions, problems) = plan(1, wanted, place, &observed.maps);
+        assert_eq!(problems, []);
+        for action in &actions {
+            simulate::simulate(observed, action, Moment::default());
+        }
+        assert_eq!(plan(1, wanted, place, &observed.maps).0, []);
+        actions
+    }
+
+    /// Service 1 with a pod on this node and one on another, for clients outside by those of the
+    /// node alone.
+    fn local_outside() -> v1::Service {
         let mut outside = service(1, vec![active(1), active(2)]);
         outside.ports[0].node_port = 30_080;
         outside.ports[0].external_id = 19;
         outside.ports[0].backends[0].node = "here".into();
         outside.set_external_traffic_policy(v1::TrafficPolicy::Local);
+        outside
+    }
+
+    fn tables(observed: &Observed) -> Vec<(u32, Vec<u32>)> {
+        let all = observed.maps.tables().iter();
+        all.map(|(id, table)| (*id, table.entries.clone()))
+            .collect()
+    }
+
+    /// A service that is reached from outside by backends of its node alone has a table for each
+    /// policy, of the same backends; when it is not any more, only the first.
+    #[test]
+    fn policies_that_differ_have_a_table_each() {
+        let mut observed = Observed::default();
+        let mut outside = local_outside();
         outside.load_balancer_ips = vec!["198.51.100.1".into()];
         outside.source_ranges = vec!["203.0.113.0/24".into()];
-        let place = Place {
-            node: "here",
-            ..Place::default()
-        };
-        let mut apply = |wanted: Option<&v1::Service>| {
-            let (actions, problems) = plan(1, wanted, place, &observed.maps);
-            assert_eq!(problems, []);
-            for action in &actions {
-                simulate::simulate(&mut observed, action, Moment::default());
-            }
-            assert_eq!(plan(1, wanted, place, &observed.maps).0, []);
+        let counts = |observed: &Observed| {
             let maps = &observed.maps;
-            let counts = maps.tables().iter().map(|(id, t)| (*id, t.entries.len()));
-            let ranges = maps.all_source_ranges().count();
-            (counts.collect::<Vec<_>>(), maps.frontends().len(), ranges)
+            (maps.frontends().len(), maps.all_source_ranges().count())
         };
-        assert_eq!(apply(Some(&outside)), (vec![(10, 2), (19, 1)], 3, 1));
+        step(&mut observed, Some(&outside));
+        assert_eq!(tables(&observed), [(10, vec![1, 2]), (19, vec![1])]);
+        assert_eq!(counts(&observed), (3, 1));
+        let takes = |slot, table| observed.maps.backends()[&slot].takes_new(table);
+        assert_eq!([takes(1, 10), takes(2, 10)], [true, true]);
+        assert_eq!([takes(1, 19), takes(2, 19)], [true, false]);
         outside.ports[0].external_id = 0;
         outside.set_external_traffic_policy(v1::TrafficPolicy::Cluster);
         outside.source_ranges.clear();
-        assert_eq!(apply(Some(&outside)), (vec![(10, 2)], 3, 0));
-        assert_eq!(apply(None), (vec![], 0, 0));
+        step(&mut observed, Some(&outside));
+        assert_eq!(tables(&observed), [(10, vec![1, 2])]);
+        assert_eq!(counts(&observed), (3, 0));
+        step(&mut observed, None);
+        assert_eq!(tables(&observed), []);
+        assert_eq!(counts(&observed), (0, 0));
+        assert!(observed.maps.backends().is_empty());
+    }
+
+    /// A traffic policy is for new connections: no backend of a pod that stays is given up.
+    #[test]
+    fn another_policy_ends_no_connection() {
+        use v1::TrafficPolicy::{Cluster, Local};
+        let mut observed = Observed::default();
+        for (internal, external) in [
+            (Cluster, Cluster),
+            (Cluster, Local),
+            (Cluster, Cluster),
+            (Local, Cluster),
+            (Cluster, Local),
+            (Local, Local),
+            (Cluster, Cluster),
+        ] {
+            let mut wanted = local_outside();
+            wanted.set_internal_traffic_policy(internal);
+            wanted.set_external_traffic_policy(external);
+            if internal == Cluster && external == Cluster {
+                wanted.ports[0].external_id = 0;
+            }
+            let actions = step(&mut observed, Some(&wanted));
+            let freed = actions
+                .iter()
+                .any(|action| matches!(action, Action::DeleteBackend { .. }));
+            assert!(!freed, "{internal:?} {external:?}: {actions:?}");
+            assert_eq!(observed.maps.backends().len(), 2);
+        }
+    }
+
+    /// No client is led to the second table of a load balancer that has no address and no node
+    /// port: it is there only when there is one, and leaves with it.
+    #[test]
+    fn a_table_without_a_frontend_is_not_kept() {
+        let mut observed = Observed::default();
+        let mut wanted = local_outside();
+        wanted.ports[0].node_port = 0;
+        step(&mut observed, Some(&wanted));
+        assert_eq!(tables(&observed), [(10, vec![1, 2])]);
+        wanted.load_balancer_ips = vec!["198.51.100.1".into()];
+        step(&mut observed, Some(&wanted));
+        assert_eq!(tables(&observed), [(10, vec![1, 2]), (19, vec![1])]);
+        wanted.load_balancer_ips.clear();
+        step(&mut observed, Some(&wanted));
+        assert_eq!(tables(&observed), [(10, vec![1, 2])]);
+        wanted.load_balancer_ips = vec!["198.51.100.1".into()];
+        step(&mut observed, Some(&wanted));
+        // Another service has taken the address.
+        let key = *observed
+            .maps
+            .of_service(1)
+            .find(|key| {
+                key.port == Be16::new(80) && key.addr != Addr::from(Ipv4Addr::new(10, 96, 0, 1))
+            })
+            .unwrap();
+        let other = Frontend {
+            service_port: 20,
+            external: 0,
+            service: 2,
+            affinity: 0,
+            flags: 0,
+        };
+        observed.maps.put_frontend(key, other);
+        step(&mut observed, None);
+        assert_eq!(tables(&observed), []);
         assert!(observed.maps.backends().is_empty());
     }
 

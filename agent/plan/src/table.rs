@@ -77,7 +77,7 @@ mod tests {
                 protocol: 6,
                 state: ACTIVE,
                 weight: *weight,
-                pad: 0,
+                ..Backend::default()
             };
             (number, backend)
         };

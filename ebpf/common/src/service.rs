@@ -60,6 +60,30 @@ pub const SOURCE_RANGES: u32 = 1;
 /// `Frontend::flags`: `external` has backends of this node only, who see the client's address.
 pub const LOCAL_ONLY: u32 = 2;
 
+impl Backend {
+    /// Whether both are one place of one service port, so that the one's connections are the
+    /// other's: they may differ in what decides about new connections.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.addr == other.addr
+            && self.service_port == other.service_port
+            && self.port == other.port
+            && self.protocol == other.protocol
+    }
+
+    /// Whether it is, or was, in this choice table.
+    #[inline(always)]
+    pub const fn is_of(&self, table: u32) -> bool {
+        table != 0 && (self.service_port == table || self.second_port == table)
+    }
+
+    /// Whether it takes new connections out of this choice table.
+    #[inline(always)]
+    pub const fn takes_new(&self, table: u32) -> bool {
+        (self.service_port == table && self.state == ACTIVE)
+            || (self.second_port == table && self.second_state == ACTIVE && table != 0)
+    }
+}
+
 /// `FrontendKey::addr` of node ports: any address of the node.
 pub const NODE_PORTS: Addr = Addr::v4(Be32 { be: 0 });
 /// The same of IPv6.
@@ -136,23 +160,28 @@ map_abi! {
         pub range: SourceRange,
     }
 
-    /// Where a connection goes: one per (service port, address, port).
-    #[derive(Hash, PartialOrd, Ord)]
+    /// Where a connection goes: one per (service port, address, port), also if the service port has
+    /// two choice tables, so that a connection stays when it would now come through the other.
+    #[derive(Default, Hash, PartialOrd, Ord)]
     pub struct Backend {
         /// Pod or node address.
         pub addr: Addr,
-        /// The service port that it serves.
+        /// The service port that it serves: key of its first choice table.
         pub service_port: u32,
+        /// Key of its second one, for the other traffic policy; 0: there is none.
+        pub second_port: u32,
         /// Port on it.
         pub port: Be16,
         /// TCP or UDP.
         pub protocol: u8,
-        /// `FREE`, `ACTIVE`, `TERMINATING`.
+        /// `FREE`, `ACTIVE`, `TERMINATING`; of two tables in the first one.
         pub state: u8,
         /// Share of new connections, relative to the others'; at least 1.
         pub weight: u16,
+        /// `ACTIVE`, `TERMINATING`: in the second table; 0 if there is none.
+        pub second_state: u8,
         /// Named padding, zero.
-        pub pad: u16,
+        pub pad: u8,
     }
 
     /// What went to a backend from this node.

@@ -44,7 +44,7 @@ impl Node {
             protocol,
             state: ACTIVE,
             weight,
-            pad: 0,
+            ..Backend::default()
         };
         let maps = self.datapath.maps();
         maps.put_backend(id, &value, &format!("test/backend-{id}"))

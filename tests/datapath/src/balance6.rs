@@ -29,7 +29,7 @@ impl Node {
                 protocol,
                 state: ACTIVE,
                 weight: 1,
-                pad: 0,
+                ..Backend::default()
             };
             maps.put_backend(*backend, &value, &format!("test/backend-{backend}"))
                 .expect("put backend");

@@ -152,7 +152,7 @@ fn a_backend_that_is_replaced_under_traffic() {
                 protocol: UDP,
                 state: ACTIVE,
                 weight: 1,
-                pad: 0,
+                ..Backend::default()
             };
             maps.put_backend(3, &anew, "test/backend-3").unwrap();
         },

@@ -207,20 +207,14 @@ impl Maps {
     /// Writes a backend; `pod` is "namespace/name".
     ///
     /// When the number stood for another backend, its generation moves and its statistics begin
-    /// anew; when only its state or weight changes, both stay, and with them its connections.
+    /// anew; when only its tables, states or weight change, both stay, and with them its
+    /// connections.
     ///
     /// # Errors
     /// When the kernel refuses, or the id does not fit.
     pub fn put_backend(&self, id: u32, backend: &Backend, pod: &str) -> Result<(), MapsError> {
         let old = self.backends.get(&id)?;
-        let same = old.is_some_and(|old| {
-            Backend {
-                state: backend.state,
-                weight: backend.weight,
-                ..old
-            } == *backend
-                && old.state != FREE
-        });
+        let same = old.is_some_and(|old| old.state != FREE && old.is_same_place(backend));
         self.put_name(name::BACKEND, id, pod)?;
         if same {
             return self.backends.put(&id, backend);

@@ -121,7 +121,7 @@ mod tests {
             protocol: 6,
             state: ACTIVE,
             weight: 1,
-            pad: 0,
+            ..Backend::default()
         };
         vec![(3, backend)]
     }

@@ -367,7 +367,7 @@ mod tests {
             protocol: protocol::TCP,
             state: ACTIVE,
             weight: 1,
-            pad: 0,
+            ..Backend::default()
         }
     }
 

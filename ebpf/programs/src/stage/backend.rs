@@ -8,7 +8,7 @@ use crate::packet;
 use ebpf_common::address::Address;
 use ebpf_common::conntrack::FlowKey;
 use ebpf_common::net::{Addr, Be16, Be32};
-use ebpf_common::service::{ACTIVE, Affinity, AffinityKey, FREE, algorithm};
+use ebpf_common::service::{Affinity, AffinityKey, FREE, algorithm};
 use ebpf_logic::service::{
     candidates, choice_key, choose, hash, keeps_affinity, open, second_is_less_loaded,
 };
@@ -88,9 +88,7 @@ pub(crate) fn pick<A: Address>(
 fn kept<A: Address>(client: &AffinityKey, id: u32, generation: u32) -> Option<Picked<A>> {
     let picked = usable(id)?;
     let backend = maps::backend(id)?;
-    let keeps = picked.generation == generation
-        && backend.state == ACTIVE
-        && backend.service_port == client.service_port;
+    let keeps = picked.generation == generation && backend.takes_new(client.service_port);
     keeps.then_some(picked)
 }
 

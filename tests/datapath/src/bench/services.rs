@@ -51,7 +51,7 @@ impl Services {
                 protocol: TCP,
                 state: ACTIVE,
                 weight: 1,
-                pad: 0,
+                ..Backend::default()
             };
             self.backends.push((self.backend, backend));
             ids.push(self.backend);
