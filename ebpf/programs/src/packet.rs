@@ -15,6 +15,10 @@ use ebpf_common::net::Be16;
 
 /// `BPF_F_MARK_MANGLED_0`
 pub(crate) const MANGLED_ZERO: u64 = 0x20;
+/// `PACKET_HOST`: for this machine.
+pub(crate) const PACKET_HOST: u32 = 0;
+/// `PACKET_OTHERHOST`: for another machine, whose frames this one sees.
+pub(crate) const PACKET_OTHERHOST: u32 = 3;
 /// `BPF_F_INGRESS`
 const INGRESS: u64 = 1;
 
@@ -67,6 +71,14 @@ impl Skb {
     pub(crate) fn ifindex(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.raw).ifindex }
+    }
+
+    /// Whom its link layer address is, of `PACKET_*`; as the kernel has found it at a device's
+    /// ingress.
+    #[inline(always)]
+    pub(crate) fn pkt_type(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.raw).pkt_type }
     }
 
     #[inline(always)]

@@ -53,6 +53,8 @@ pub struct Node {
     pub addr: Ipv4Addr,
     /// The uplink's ifindex, 0 without a wire.
     pub uplink: u32,
+    /// Its Ethernet address.
+    pub uplink_mac: [u8; 6],
     /// The service device's.
     pub service: u32,
     /// Programs and maps.
@@ -224,7 +226,7 @@ impl Node {
         if settings.ipv6 {
             six::prepare(&netns, addr, SERVICE_NET);
         }
-        let (uplink, _) = link(&netns, "eth0");
+        let (uplink, uplink_mac) = link(&netns, "eth0");
         let (service, mac) = link(&netns, "foil0");
         let config = Config {
             object: settings.object.clone(),
@@ -262,6 +264,7 @@ impl Node {
             netns,
             addr,
             uplink,
+            uplink_mac,
             service,
             datapath,
             folder,
@@ -394,14 +397,36 @@ impl Node {
         });
     }
 
-    /// Runs the program of a hook on a packet as if it were on `ifindex`.
+    /// Runs the program of a hook on a packet as if it were on `ifindex`. One from the network is
+    /// for the uplink's Ethernet address.
     ///
     /// # Panics
     /// If the kernel does not run it.
     pub fn run(&self, program: Program, ifindex: u32, packet: &[u8]) -> Ran {
+        let mut frame = packet.to_vec();
+        let original = match frame.first_chunk_mut::<6>() {
+            Some(receiver) if program == Program::FromNetdev && ifindex == self.uplink => {
+                Some(std::mem::replace(receiver, self.uplink_mac))
+            }
+            Some(_) | None => None,
+        };
+        let mut ran = self.run_frame(program, ifindex, &frame);
+        if let (Some(original), Some(receiver)) = (original, ran.packet.first_chunk_mut())
+            && *receiver == self.uplink_mac
+        {
+            *receiver = original;
+        }
+        ran
+    }
+
+    /// The same with the frame's own Ethernet addresses.
+    ///
+    /// # Panics
+    /// If the kernel does not run it.
+    pub fn run_frame(&self, program: Program, ifindex: u32, frame: &[u8]) -> Ran {
         self.netns.enter(|| {
             self.datapath
-                .test_run(program, packet, ifindex, 0, 1)
+                .test_run(program, frame, ifindex, 0, 1)
                 .expect("test_run")
         })
     }

@@ -3,7 +3,7 @@
 use crate::family::Family;
 use crate::flow::{NEXT, PacketContext, Verdict};
 use crate::maps;
-use crate::packet::Skb;
+use crate::packet::{PACKET_HOST, Skb};
 use ebpf_common::address::Address as _;
 use ebpf_common::conntrack::{SCOPE_HOST, SCOPE_NETDEV};
 use ebpf_common::counter::Hook;
@@ -38,6 +38,10 @@ pub(crate) fn find<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Resu
         Hook::FromNetdev => {
             if let Some(reason) = spoofed(context.packet.src) {
                 return Err(reason);
+            }
+            if skb.pkt_type() != PACKET_HOST {
+                // A broadcast or multicast frame is not forwarded (RFC 1812, 5.3.4).
+                return Ok(Verdict::goes(NEXT));
             }
             context.set_key(SCOPE_NETDEV);
         }
