@@ -118,16 +118,22 @@ pub fn is_copy_of<A: Address>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     }
 }
 
-/// Seconds of silence after which an entry in this state expires.
+/// Datagrams of one direction by which it is a stream: a question, also one for two kinds of
+/// records (A and AAAA), has fewer.
+const STREAM: u64 = 3;
+
+/// Seconds of silence after which an entry in this state, of so many packets, expires.
 ///
 /// Netfilter's defaults, but a day for established connections as kube-proxy sets it, an hour
-/// for half closed ones as well, and less after the end: the ends themselves wait.
+/// for half closed ones as well, and less after the end: the ends themselves wait. A question and
+/// its answer hold their ports for 30 seconds, a stream of datagrams for 120.
 #[inline(always)]
-pub const fn timeout(state: u8) -> u32 {
+pub const fn timeout(state: u8, packets: u64) -> u32 {
     match state {
         state::ESTABLISHED => 86_400,
         state::FIN_SENT | state::FIN_RECEIVED => 3_600,
         state::TIME_WAIT | state::CLOSED => 30,
+        state::STATELESS if packets < STREAM => 30,
         state::STATELESS => 120,
         _ => 60,
     }
@@ -161,7 +167,7 @@ pub const fn is_quiet(now: u32, last_seen: u32) -> bool {
 #[inline(always)]
 pub const fn is_expired<A: Address>(flow: &Flow<A>, now: u32, jiffies_per_second: u32) -> bool {
     let silent = elapsed(now, flow.last_seen) as u64;
-    silent >= timeout(flow.state) as u64 * jiffies_per_second as u64
+    silent >= timeout(flow.state, flow.packets) as u64 * jiffies_per_second as u64
 }
 
 #[cfg(test)]
@@ -243,7 +249,7 @@ mod tests {
                 let step = first(protocol::TCP, begin);
                 let step = next(step.own, more);
                 let step = next(step.own, ACK);
-                assert!(timeout(step.own) <= 60 && timeout(step.other) <= 60);
+                assert!(timeout(step.own, 9) <= 60 && timeout(step.other, 9) <= 60);
                 assert_eq!((step.own | step.other) & state::FAST, 0);
             }
         }
@@ -379,6 +385,20 @@ mod tests {
         };
         assert!(!is_expired(&flow, 7_000, 250));
         assert!(is_expired(&flow, 7_500, 250));
+    }
+
+    /// One question and its answer, or two, need their ports for less long than a stream does.
+    #[test]
+    fn questions_expire_before_streams() {
+        for (packets, seconds) in [(0, 30), (1, 30), (2, 30), (3, 120), (u64::MAX, 120)] {
+            let flow = Flow4 {
+                state: state::STATELESS,
+                packets,
+                ..Flow4::zeroed()
+            };
+            assert!(!is_expired(&flow, seconds * 250 - 1, 250), "{packets}");
+            assert!(is_expired(&flow, seconds * 250, 250), "{packets}");
+        }
     }
 
     /// Another CPU has seen the flow after this one has read its clock.

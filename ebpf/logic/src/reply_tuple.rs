@@ -118,6 +118,7 @@ mod tests {
         Flow4 {
             state,
             last_seen: AT.now.wrapping_sub(silent * AT.jiffies_per_second),
+            packets: 9,
             backend_gen: AT.backend_gen,
             ..Flow4::zeroed()
         }

@@ -14,7 +14,7 @@ use ebpf_common::service::{Frontend, LOCAL_ONLY, SOURCE_RANGES};
 
 /// Spreads the bits of a word over all of it (the finaliser of MurmurHash3).
 #[inline(always)]
-const fn mix(mut word: u32) -> u32 {
+pub(crate) const fn mix(mut word: u32) -> u32 {
     word ^= word >> 16;
     word = word.wrapping_mul(0x85eb_ca6b);
     word ^= word >> 13;

@@ -19,16 +19,16 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tests_harness::{NetNs, retry_on_intr};
 
-const CLIENT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
-const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 6);
-const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
-const BALANCED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-const NODE_PORT: u16 = 30_080;
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 6);
+pub(crate) const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
+pub(crate) const BALANCED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+pub(crate) const NODE_PORT: u16 = 30_080;
 /// Of node ports.
-const ANY: At = At::new(Ipv4Addr::UNSPECIFIED, NODE_PORT);
+pub(crate) const ANY: At = At::new(Ipv4Addr::UNSPECIFIED, NODE_PORT);
 
 /// A node with a pod, routes to the outside and to the other node's pods.
-fn node() -> Node {
+pub(crate) fn node() -> Node {
     let node = Node::new(&[SERVER]);
     for (block, via) in [("default", "172.31.0.1"), ("10.244.2.0/24", "172.31.0.12")] {
         node.netns
@@ -39,7 +39,7 @@ fn node() -> Node {
 }
 
 impl Node {
-    fn netdev(&self, packet: &[u8]) -> agent_sys::bpf::Ran {
+    pub(crate) fn netdev(&self, packet: &[u8]) -> agent_sys::bpf::Ran {
         self.run(Program::FromNetdev, self.uplink, packet)
     }
 }
@@ -151,91 +151,6 @@ fn a_pod_of_another_node_sees_this_node() {
         action::NEIGH | action::NAT | action::ANSWERS_NETDEV
     );
     assert_eq!(node.connections(3), 200);
-}
-
-/// One of the two entries is lost: the other one has all that it takes to write it again, with the
-/// port that the connection has.
-#[test]
-fn an_entry_that_is_lost_is_written_again() {
-    let node = node();
-    node.put_external(ANY, TCP, external(1), &[(3, REMOTE, 8080)]);
-    let (client, asked) = (at(CLIENT, 40_000), at(node.addr, NODE_PORT));
-    let server = at(REMOTE, 8080);
-    let taken = see(&node.netdev(&tcp(client, asked, SYN, b"")).packet).from;
-    for (from, to, flags) in [(server, taken, SYN | ACK), (client, asked, ACK)] {
-        node.netdev(&tcp(from, to, flags, b""));
-    }
-    let forward = key(SCOPE_NETDEV, TCP, client, asked);
-    let maps = node.datapath.maps();
-    let reverse = maps.flow(&forward).unwrap().unwrap().answer_key(&forward);
-    for lost in [forward, reverse] {
-        maps.delete_flow(&lost).unwrap();
-        for _ in 0..2 {
-            // What is left is quiet for longer than the look for the other direction takes.
-            for (key, flow) in maps.flows().unwrap() {
-                let mut flow = flow;
-                flow.last_seen = flow.last_seen.wrapping_sub(1 << 13);
-                maps.put_flows(&[(key, flow)]).unwrap();
-            }
-            let order = [
-                (server, taken, (asked, client)),
-                (client, asked, (taken, server)),
-            ];
-            let first = usize::from(lost == reverse);
-            for (from, to, wanted) in [order[first], order[1 - first]] {
-                let out = node.netdev(&tcp(from, to, ACK, b"x"));
-                let found = see(&out.packet);
-                assert_eq!(
-                    (out.verdict, found.from, found.to),
-                    (REDIRECT, wanted.0, wanted.1)
-                );
-            }
-        }
-        assert!(maps.flow(&forward).unwrap().is_some());
-        assert!(maps.flow(&reverse).unwrap().is_some());
-    }
-}
-
-/// All ports of the node towards one backend are in use: named, and usable again when
-/// connections end.
-#[test]
-fn ports_that_are_used_up() {
-    let node = node();
-    node.put_external(ANY, UDP, external(1), &[(3, REMOTE, 8080)]);
-    node.put_external(at(BALANCED, 53), UDP, external(2), &[(4, REMOTE, 8081)]);
-    let asked = at(node.addr, NODE_PORT);
-    let (mut ports, mut refused) = (BTreeSet::new(), 0);
-    for number in 0..6_000 {
-        let out = node.netdev(&udp(at(CLIENT, 1_024 + number), asked, b""));
-        if out.verdict == SHOT {
-            refused += 1;
-        } else {
-            assert!(ports.insert(see(&out.packet).from.port()));
-        }
-    }
-    assert!(
-        ports.len() > 4_000 && ports.len() <= 4_536,
-        "{}",
-        ports.len()
-    );
-    assert_eq!(refused, 6_000 - ports.len());
-    let counters = node.counters();
-    for one in [
-        decided(Hook::FromNetdev, ports.len() as u64),
-        dropped(Drop::SnatPorts, Hook::FromNetdev, refused as u64),
-    ] {
-        assert!(counters.contains(&one), "{counters:?}");
-    }
-    // Another backend's are free.
-    let out = node.netdev(&udp(at(CLIENT, 1_024), at(BALANCED, 53), b""));
-    assert_eq!(out.verdict, REDIRECT);
-    for (key, mut flow) in node.datapath.maps().flows().unwrap() {
-        flow.last_seen = flow.last_seen.wrapping_sub(1 << 20);
-        node.datapath.maps().put_flows(&[(key, flow)]).unwrap();
-    }
-    node.sweep();
-    let out = node.netdev(&udp(at(CLIENT, 9), asked, b""));
-    assert_eq!(out.verdict, REDIRECT);
 }
 
 /// A backend in the node's own host network, and in another node's.

@@ -16,7 +16,7 @@ use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::{Be16, protocol};
 use ebpf_logic::generation::route_gen;
-use ebpf_logic::nat::{OWN, SNAT, pick_port};
+use ebpf_logic::nat::{ATTEMPTS_LATER, OWN, SNAT, pick_port};
 use ebpf_logic::reply_tuple::{Life, Moment, is_other, life, same_connection};
 use ebpf_logic::service::hash;
 
@@ -181,7 +181,12 @@ pub(crate) fn find_port<A: Family>(context: &mut PacketContext<A>) -> u32 {
     let start = hash(&context.key, maps::seed());
     let mut free = 0;
     let mut attempt = 0;
-    while attempt < ports.attempts {
+    let attempts = if begins || !snat {
+        ports.attempts
+    } else {
+        ATTEMPTS_LATER
+    };
+    while attempt < attempts {
         context.answer_key.dport = Be16::new(pick_port(ports, start, attempt));
         let port = context.answer_key.dport.be as u32;
         let life = A::life_of_owner(context);
