@@ -24,7 +24,7 @@ use ebpf_common::conntrack::{Flow4, Flow6, FlowKey4, FlowKey6, FlowUsage};
 use ebpf_common::counter::{COUNTERS, Count, EVENT_SHED, Hook, index};
 use ebpf_common::drop::{Drop as Reason, REASONS};
 use ebpf_common::endpoint::Endpoint;
-use ebpf_common::maps::name as map;
+use ebpf_common::maps::{FRONTENDS, ROUTES, name as map};
 use ebpf_common::name::{self, Name, NameKey};
 use ebpf_common::net::Addr;
 use ebpf_common::network::{Network, NetworkKey};
@@ -63,7 +63,9 @@ pub enum MapsError {
         wanted: u32,
     },
     /// The maps were made by a build to which their fields mean something else.
-    #[error("the maps pinned at {path} have ABI version {found}, this build needs {wanted}")]
+    #[error(
+        "the maps pinned at {path} have ABI version {found}, this build needs {wanted}: drain the node, then remove that folder or reboot"
+    )]
     AbiVersion {
         /// Folder.
         path: PathBuf,
@@ -203,11 +205,13 @@ impl Maps {
     }
 
     /// Opens them and, if they are new, writes into them which version made them. Every flow
-    /// finds its route anew: an agent may have died after a change and before the generation.
+    /// finds its route, and datagrams their frontend, anew: an agent may have
+    /// died after a change and before the generation.
     pub(crate) fn adopt(folder: &Path) -> Result<Self, MapsError> {
         let this = Self::open(folder)?;
         this.put_name(name::ABI, 0, abi_version().as_str())?;
         this.bump_node_generation()?;
+        this.bump(&this.node_gen, FRONTENDS)?;
         Ok(this)
     }
 
@@ -350,7 +354,15 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn bump_node_generation(&self) -> Result<(), MapsError> {
-        self.bump(&self.node_gen, 0)
+        self.bump(&self.node_gen, ROUTES)
+    }
+
+    /// Runs a change of frontends, or of who may use them: datagrams look theirs up again.
+    fn around_frontends(
+        &self,
+        change: impl FnOnce() -> Result<(), MapsError>,
+    ) -> Result<(), MapsError> {
+        self.around(&self.node_gen, FRONTENDS, change)
     }
 
     /// Moves a generation on, and then the epoch.

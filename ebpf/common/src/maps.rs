@@ -127,6 +127,13 @@ const fn shape<K, V>(
     }
 }
 
+/// Index into `node_gen`: the node's routes.
+pub const ROUTES: u32 = 0;
+/// Index into `node_gen`: all frontends, of which datagrams follow changes.
+pub const FRONTENDS: u32 = 1;
+/// Elements of `node_gen`.
+pub const NODE_GENS: usize = 2;
+
 /// Names of the maps: pins in the folder, and what `bpftool map` prints.
 pub mod name {
     /// ifindex -> `Endpoint`
@@ -137,7 +144,7 @@ pub mod name {
     pub const ENDPOINT_GENS: &str = "endpoint_gens";
     /// address block -> `Network`
     pub const NETWORKS: &str = "networks";
-    /// 0 -> generation of the node's routing
+    /// `ROUTES`, `FRONTENDS` -> generation
     pub const NODE_GEN: &str = "node_gen";
     /// 0 -> epoch
     pub const EPOCH: &str = "epoch";
@@ -206,9 +213,9 @@ pub const MAPS: [Shape; 21] = [
     shape::<u32, u32>(
         name::NODE_GEN,
         Kind::Array,
-        1,
+        NODE_GENS,
         0,
-        "agent writes; moves when the node's routes change",
+        "agent writes; moves when the node's routes change, or frontends",
     ),
     shape::<u32, u32>(
         name::EPOCH,

@@ -11,7 +11,7 @@
 //! the order in which a CPU's stores reach another one, which is that of the program on x86.
 
 use ebpf_common::address::Address;
-use ebpf_common::conntrack::Flow;
+use ebpf_common::conntrack::{Flow, state};
 
 /// The numbers as they are now. Each call is one read of memory that others write.
 pub trait Current {
@@ -23,6 +23,8 @@ pub trait Current {
     fn endpoint_gen(&self, id: u16) -> u32;
     /// Of the node's routes.
     fn node_gen(&self) -> u32;
+    /// Of all frontends together.
+    fn frontend_gen(&self) -> u32;
 }
 
 /// All that a route depends on as one number. Generations only go up, so their sum is the same
@@ -32,6 +34,23 @@ pub const fn route_gen(endpoint_gen: u32, node_gen: u32) -> u32 {
     endpoint_gen.wrapping_add(node_gen)
 }
 
+/// Whether the flow's frontend is looked up again when one has changed: datagrams to a service,
+/// which have no end by which they would leave it. A TCP connection stays where it is.
+#[inline(always)]
+pub const fn follows_frontend<A: Address>(flow: &Flow<A>) -> bool {
+    flow.state == state::STATELESS && flow.backend != 0 && !flow.is_reply()
+}
+
+/// What `Flow::route_gen` is of a flow whose route depends on `route_gen`.
+#[inline(always)]
+pub const fn flow_gen<A: Address>(flow: &Flow<A>, route_gen: u32, frontend_gen: u32) -> u32 {
+    if follows_frontend(flow) {
+        route_gen.wrapping_add(frontend_gen)
+    } else {
+        route_gen
+    }
+}
+
 /// Whether nothing has changed since the flow was decided. Stamps it.
 #[inline(always)]
 pub fn stands<A: Address>(flow: &mut Flow<A>, now: &impl Current) -> bool {
@@ -39,8 +58,10 @@ pub fn stands<A: Address>(flow: &mut Flow<A>, now: &impl Current) -> bool {
     if flow.epoch == epoch {
         return true;
     }
-    let stands = flow.backend_gen == now.backend_gen(flow.backend)
-        && flow.route_gen == route_gen(now.endpoint_gen(flow.peer), now.node_gen());
+    let stands = flow.backend_gen == now.backend_gen(flow.backend) && {
+        let route = route_gen(now.endpoint_gen(flow.peer), now.node_gen());
+        flow.route_gen == flow_gen(flow, route, now.frontend_gen())
+    };
     if stands {
         flow.epoch = epoch;
     }
@@ -53,7 +74,7 @@ mod tests {
     extern crate std;
     use core::cell::Cell;
     use ebpf_common::abi::MapType as _;
-    use ebpf_common::conntrack::Flow4;
+    use ebpf_common::conntrack::{Flow4, action};
     use proptest::prelude::*;
     use std::vec::Vec;
 
@@ -74,8 +95,9 @@ mod tests {
         Backend,
         Endpoint,
         Node,
+        Frontend,
     }
-    const ALL: [Of; 3] = [Of::Backend, Of::Endpoint, Of::Node];
+    const ALL: [Of; 4] = [Of::Backend, Of::Endpoint, Of::Node, Of::Frontend];
 
     /// As `Maps` changes an entry.
     const fn change(of: Of) -> [Write; 5] {
@@ -124,6 +146,9 @@ mod tests {
         fn node_gen(&self) -> u32 {
             self.read(Generation(Of::Node))
         }
+        fn frontend_gen(&self) -> u32 {
+            self.read(Generation(Of::Frontend))
+        }
     }
 
     /// Most reads of one packet.
@@ -152,37 +177,47 @@ mod tests {
     }
 
     /// The first packet of a flow, as `stage/service.rs` and `stage/route.rs` decide it; the
-    /// backend that it found is `dst`, the route `nexthop`.
+    /// frontend that it found is `src`, the backend `dst`, the route `nexthop`.
     fn decide(memory: &Memory<'_>) -> Flow4 {
         let mut flow = Flow4::zeroed();
+        (flow.state, flow.backend) = (state::STATELESS, 1);
         flow.epoch = memory.epoch();
+        let frontend_gen = memory.frontend_gen();
+        flow.src.be = memory.read(Entry(Of::Frontend));
         flow.backend_gen = memory.backend_gen(0);
         flow.dst.be = memory.read(Entry(Of::Backend));
-        find_route(&mut flow, memory);
+        find_route(&mut flow, frontend_gen, memory);
         flow
     }
 
-    fn find_route(flow: &mut Flow4, memory: &Memory<'_>) {
+    fn find_route(flow: &mut Flow4, frontend_gen: u32, memory: &Memory<'_>) {
         let node_gen = memory.node_gen();
-        flow.route_gen = route_gen(memory.endpoint_gen(0), node_gen);
+        let route = route_gen(memory.endpoint_gen(0), node_gen);
+        flow.route_gen = flow_gen(flow, route, frontend_gen);
         flow.nexthop.be = memory.route();
     }
 
-    /// A later packet on the slow path, as in `stage/follow.rs`; false if its backend was removed.
+    /// A later packet on the slow path, as in `stage/follow.rs`; false if its backend was removed,
+    /// or it has another frontend.
     fn follow(flow: &mut Flow4, memory: &Memory<'_>) -> bool {
         let epoch = memory.epoch();
+        let frontend_gen = memory.frontend_gen();
         if flow.backend_gen != memory.backend_gen(0) {
             return false;
         }
-        if flow.route_gen != route_gen(memory.endpoint_gen(0), memory.node_gen()) {
-            find_route(flow, memory);
+        let route = route_gen(memory.endpoint_gen(0), memory.node_gen());
+        if flow.route_gen != flow_gen(flow, route, frontend_gen) {
+            if flow.src.be != memory.read(Entry(Of::Frontend)) {
+                return false;
+            }
+            find_route(flow, frontend_gen, memory);
         }
         flow.epoch = epoch;
         true
     }
-    const DECIDE_READS: usize = 7;
-    const FOLLOW_READS: usize = 8;
-    const STANDS_READS: usize = 4;
+    const DECIDE_READS: usize = 9;
+    const FOLLOW_READS: usize = 10;
+    const STANDS_READS: usize = 5;
 
     /// Every flow that can be there when all is written: decided at any moment, and then seen by
     /// `packet` at any moment. The packets of two CPUs may have read an entry before the other one
@@ -215,6 +250,7 @@ mod tests {
         let end = [writes.len(); READS];
         let all = Memory::new(writes, &end);
         let (backend, route) = (all.read(Entry(Of::Backend)), all.route());
+        let frontend = all.read(Entry(Of::Frontend));
         let fast = outcomes(writes, STANDS_READS, |flow, memory| {
             let _stands = stands(flow, memory);
         });
@@ -222,7 +258,8 @@ mod tests {
             let _followed = follow(flow, memory);
         });
         fast.into_iter().chain(slow).any(|mut flow| {
-            let stale = flow.dst.be != backend || flow.nexthop.be != route;
+            let stale =
+                flow.src.be != frontend || flow.dst.be != backend || flow.nexthop.be != route;
             stale && stands(&mut flow, &Memory::new(writes, &end))
         })
     }
@@ -267,10 +304,49 @@ mod tests {
     fn a_flow_that_stands_is_stamped() {
         let writes = [Epoch];
         let mut flow = Flow4::zeroed();
-        assert!(stands(&mut flow, &Memory::new(&writes, &[1; 4])));
-        let again = Memory::new(&writes, &[1; 4]);
+        let schedule = [1; STANDS_READS];
+        assert!(stands(&mut flow, &Memory::new(&writes, &schedule)));
+        let again = Memory::new(&writes, &schedule);
         assert!(stands(&mut flow, &again));
         assert_eq!(again.reads.get(), 1);
+    }
+
+    /// A change of a frontend moves datagrams of services, and nothing else.
+    #[test]
+    fn frontends_are_of_no_concern_to_connections() {
+        let service = Flow4 {
+            backend: 3,
+            state: state::STATELESS,
+            ..Flow4::zeroed()
+        };
+        for (flow, follows) in [
+            (service, true),
+            (
+                Flow4 {
+                    state: state::ESTABLISHED,
+                    ..service
+                },
+                false,
+            ),
+            (
+                Flow4 {
+                    backend: 0,
+                    ..service
+                },
+                false,
+            ),
+            (
+                Flow4 {
+                    action: action::REPLY,
+                    ..service
+                },
+                false,
+            ),
+        ] {
+            assert_eq!(follows_frontend(&flow), follows, "{flow:?}");
+            let now = flow_gen(&flow, 40, 2);
+            assert_eq!(now, if follows { 42 } else { 40 });
+        }
     }
 
     proptest! {

@@ -159,6 +159,10 @@ pub(crate) struct PacketContext<A: Address> {
     pub(crate) route_gen: u32,
     /// Generation of the node's routes, read likewise.
     pub(crate) node_gen: u32,
+    /// Generation of the frontends, read before one was looked up.
+    pub(crate) frontend_gen: u32,
+    /// Named padding.
+    pub(crate) pad: u32,
 }
 
 const fn has_no_padding<A: Address>() -> bool {
@@ -168,7 +172,7 @@ const fn has_no_padding<A: Address>() -> bool {
         + REFUSAL
         + size_of::<Target<A>>()
         + 2 * size_of::<Route<A>>();
-    size_of::<PacketContext<A>>() == parts + 24
+    size_of::<PacketContext<A>>() == parts + 32
 }
 const _: () = assert!(has_no_padding::<Be32>() && has_no_padding::<Addr>());
 

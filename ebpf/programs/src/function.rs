@@ -87,6 +87,14 @@ functions! {
         run(skb, context, stage::follow::follow)
     }
 
+    /// Whether the datagrams of a known flow have another frontend, see `stage::follow`.
+    fn has_other_frontend(context: *const PacketContext<A>) {
+        match borrowed(context) {
+            Some(context) => stage::follow::has_other_frontend(context) as u32,
+            None => 0,
+        }
+    }
+
     /// Chooses the backend.
     fn choose_target choose_target6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
         run(skb, context, stage::service::target)

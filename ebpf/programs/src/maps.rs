@@ -21,7 +21,7 @@ use ebpf_common::endpoint::{Endpoint, MAX_ENDPOINTS};
 use ebpf_common::event::Event;
 use ebpf_common::maps::{
     EVENT_BYTES, FLOWS as FLOW_COUNT, INNER_MAP, MAX_AFFINITY, MAX_BACKENDS, MAX_CHOICES,
-    MAX_FRONTENDS, MAX_NAMES, MAX_NETWORKS, MAX_SOURCE_RANGES, NO_PREALLOC,
+    MAX_FRONTENDS, MAX_NAMES, MAX_NETWORKS, MAX_SOURCE_RANGES, NO_PREALLOC, NODE_GENS, ROUTES,
 };
 use ebpf_common::name::{Name, NameKey};
 use ebpf_common::net::{Addr, Be32};
@@ -104,7 +104,7 @@ static ENDPOINT_GENS: Array<u32, MAX_ENDPOINTS> = Array::new();
 #[btf_map(name = "networks")]
 static NETWORKS: LpmTrie<Addr, Network, MAX_NETWORKS> = LpmTrie::new();
 #[btf_map(name = "node_gen")]
-static NODE_GEN: Array<u32, 1> = Array::new();
+static NODE_GEN: Array<u32, NODE_GENS> = Array::new();
 #[btf_map(name = "frontends")]
 static FRONTENDS: HashMap<FrontendKey, Frontend, MAX_FRONTENDS, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "source_ranges")]
@@ -279,7 +279,12 @@ pub(crate) fn endpoint_gen(id: u16) -> u32 {
 
 #[inline(always)]
 pub(crate) fn node_gen() -> u32 {
-    generation(NODE_GEN.get_ptr(0))
+    generation(NODE_GEN.get_ptr(ROUTES))
+}
+
+#[inline(always)]
+pub(crate) fn frontend_gen() -> u32 {
+    generation(NODE_GEN.get_ptr(ebpf_common::maps::FRONTENDS))
 }
 
 /// To be read before the generations that a decision is stamped with.
@@ -309,6 +314,10 @@ impl Current for Now {
     #[inline(always)]
     fn node_gen(&self) -> u32 {
         node_gen()
+    }
+    #[inline(always)]
+    fn frontend_gen(&self) -> u32 {
+        frontend_gen()
     }
 }
 

@@ -6,11 +6,13 @@
 use super::{Maps, MapsError};
 use crate::bpf::syscall;
 use ebpf_common::abi::MapType as _;
+use ebpf_common::address::Address as _;
 use ebpf_common::maps::{INNER_MAP, Kind, MAX_CHOICES};
 use ebpf_common::name;
+use ebpf_common::net::{Addr, protocol};
 use ebpf_common::service::{
-    Affinity, AffinityKey, Backend, BackendStats, FREE, Frontend, FrontendKey, SourceRangeKey,
-    table_algorithm, table_entries, table_head,
+    Affinity, AffinityKey, Backend, BackendStats, FREE, Frontend, FrontendKey, NODE_PORTS,
+    SourceRangeKey, table_algorithm, table_entries, table_head,
 };
 use ebpf_logic::service::open;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,7 +62,25 @@ impl Maps {
         service: &str,
     ) -> Result<(), MapsError> {
         self.put_name(name::SERVICE_PORT, frontend.service_port, service)?;
-        self.frontends.put(key, frontend)
+        if key.protocol == protocol::UDP && self.takes_datagrams(key, frontend)? {
+            self.around_frontends(|| self.frontends.put(key, frontend))
+        } else {
+            self.frontends.put(key, frontend)
+        }
+    }
+
+    /// Whether datagrams have come by another frontend so far: the one in its place, or the node
+    /// port, if this is an address of the node.
+    fn takes_datagrams(&self, key: &FrontendKey, frontend: &Frontend) -> Result<bool, MapsError> {
+        if let Some(before) = self.frontends.get(key)? {
+            return Ok(before != *frontend);
+        }
+        let addr = match key.addr.as_v4() {
+            Some(_) => NODE_PORTS,
+            None => Addr::UNSPECIFIED,
+        };
+        let node_port = FrontendKey { addr, ..*key };
+        Ok(self.frontends.get(&node_port)?.is_some())
     }
 
     /// Many at once.
@@ -77,7 +97,11 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn delete_frontend(&self, key: &FrontendKey) -> Result<(), MapsError> {
-        self.frontends.delete(key)
+        if key.protocol == protocol::UDP {
+            self.around_frontends(|| self.frontends.delete(key))
+        } else {
+            self.frontends.delete(key)
+        }
     }
 
     /// The clients that may use the load balancer addresses of services.
@@ -102,7 +126,7 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn delete_source_range(&self, range: &SourceRangeKey) -> Result<(), MapsError> {
-        self.source_ranges.delete(range)
+        self.around_frontends(|| self.source_ranges.delete(range))
     }
 
     /// All choice tables, by service port.

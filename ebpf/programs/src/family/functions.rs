@@ -23,6 +23,9 @@ pub(crate) trait Functions<A: Address> {
     /// Forwards a packet of a known flow.
     fn follow_flow(skb: *mut __sk_buff, context: *mut PacketContext<A>) -> u32;
 
+    /// Whether the datagrams of a known flow have another frontend, see `stage::follow`.
+    fn has_other_frontend(context: *const PacketContext<A>) -> u32;
+
     /// Chooses the backend.
     fn choose_target(skb: *mut __sk_buff, context: *mut PacketContext<A>) -> u32;
 

@@ -35,6 +35,7 @@ fn slow_path_of<A: Family>(skb: &Skb, hook: u32) -> i32 {
     };
     packet::clear(context);
     context.epoch = maps::epoch();
+    context.frontend_gen = maps::frontend_gen();
     context.hook = hook as u8;
     context.ifindex = skb.ifindex();
     let verdict = decide(skb, context);

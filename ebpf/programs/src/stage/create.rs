@@ -12,6 +12,7 @@ use ebpf_common::drop::Drop;
 use ebpf_common::event::DECIDED;
 use ebpf_logic::checksum::{addr_delta, port_delta};
 use ebpf_logic::conntrack::{Step, first};
+use ebpf_logic::generation::flow_gen;
 use ebpf_logic::quota::Share;
 
 /// Makes the entry of the packet's own direction.
@@ -41,6 +42,7 @@ pub(crate) fn begin<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Res
         state: own,
         pad: FlowPad::default(),
     };
+    context.flow.route_gen = flow_gen(&context.flow, context.route_gen, context.frontend_gen);
     match entry::share(&context.key, &context.flow) {
         Share::All => Ok(Verdict::OPEN),
         Share::Needed | Share::None if needs_no_entry(context) => Ok(Verdict::goes(NEXT)),

@@ -9,7 +9,7 @@ use ebpf_common::conntrack::{Flow, action, state};
 use ebpf_common::drop::Drop;
 use ebpf_common::net::protocol;
 use ebpf_logic::conntrack::{Step, is_over, next};
-use ebpf_logic::generation::route_gen;
+use ebpf_logic::generation::{flow_gen, follows_frontend, route_gen};
 use ebpf_logic::parse::ETHERNET;
 
 /// Forwards a packet by its flow's entry, or refuses it because the backend was removed. Open:
@@ -30,6 +30,10 @@ pub(crate) fn follow<A: Family>(
     }
     if removed {
         return backend_removed(skb, context);
+    }
+    if follows_frontend(&context.flow) && A::has_other_frontend(context) != 0 {
+        forget(context);
+        return Ok(Verdict::OPEN);
     }
     seen(skb, entry);
     seen(skb, &mut context.flow);
@@ -84,6 +88,36 @@ fn continues<A: Family>(context: &mut PacketContext<A>, removed: bool) -> bool {
     }
 }
 
+/// Whether the datagrams of the flow would not come to its backend by their frontend any more: it
+/// belongs to another service, is closed, or not for this client.
+#[inline(always)]
+pub(crate) fn has_other_frontend<A: Family>(context: &PacketContext<A>) -> bool {
+    let flow = &context.flow;
+    let route = route_gen(maps::endpoint_gen(flow.peer), maps::node_gen());
+    if flow.route_gen == flow_gen(flow, route, context.frontend_gen) {
+        return false;
+    }
+    let Some(frontend) = service::frontend_of(&context.packet) else {
+        return true;
+    };
+    match (
+        service::table_of(context, frontend),
+        maps::backend(flow.backend),
+    ) {
+        (Ok(table), Some(backend)) => !backend.is_of(table),
+        (Ok(_) | Err(_), _) => true,
+    }
+}
+
+/// Removes both entries; the packet begins a flow.
+#[inline(always)]
+fn forget<A: Family>(context: &mut PacketContext<A>) {
+    if reply_tuple::other(&context.key, &context.flow).is_some() {
+        A::remove_entry(&context.flow.answer_key(&context.key));
+    }
+    A::remove_entry(&context.key);
+}
+
 /// A TCP sender is told at once, UDP goes to another backend.
 #[inline(always)]
 fn backend_removed<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<Verdict, Drop> {
@@ -112,13 +146,14 @@ fn current<A: Family>(
     context: &mut PacketContext<A>,
     entry: &mut Flow<A>,
 ) -> Result<Verdict, Drop> {
-    let now = route_gen(maps::endpoint_gen(context.flow.peer), maps::node_gen());
+    let route = route_gen(maps::endpoint_gen(context.flow.peer), maps::node_gen());
+    let now = flow_gen(&context.flow, route, context.frontend_gen);
     // The service device needs no route.
     let needs_route = context.flow.action & action::MASK != action::SERVICE;
     if context.flow.route_gen != now && needs_route {
         return reroute(skb, context, entry);
     }
-    context.route_gen = now;
+    context.route_gen = route;
     stamp(context, entry);
     Ok(Verdict::OPEN)
 }
@@ -128,10 +163,10 @@ fn current<A: Family>(
 /// is left alone.
 #[inline(always)]
 fn stamp<A: Family>(context: &mut PacketContext<A>, entry: &mut Flow<A>) {
-    context.flow.route_gen = context.route_gen;
+    context.flow.route_gen = flow_gen(&context.flow, context.route_gen, context.frontend_gen);
     context.flow.epoch = context.epoch;
     if maps::is_entry(&context.key, entry) {
-        entry.route_gen = context.route_gen;
+        entry.route_gen = context.flow.route_gen;
         entry.epoch = context.epoch;
     }
 }
@@ -171,7 +206,7 @@ fn reroute<A: Family>(
     flow.ifindex = route.ifindex;
     flow.nexthop = route.nexthop;
     flow.peer = route.peer;
-    flow.route_gen = context.route_gen;
+    flow.route_gen = flow_gen(flow, context.route_gen, context.frontend_gen);
     flow.epoch = context.epoch;
     // If that fails the old entry stays outdated, and the next packet tries again.
     A::put_entry(&context.key, &context.flow);

@@ -86,16 +86,9 @@ fn choose<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<(), Dr
             connected(skb, context)
         };
     };
-    let from_network = matches!(hook, Hook::FromNetdev);
-    let from_pod = from_network && route::is_pod(packet.src);
-    let table = table_for(frontend, from_network, from_pod);
-    if table == 0 {
-        return Err(Drop::ExternalService);
-    }
-    if frontend.flags & SOURCE_RANGES != 0 && !maps::in_source_ranges(frontend.service, packet.src)
-    {
-        return Err(Drop::SourceRange);
-    }
+    let table = table_of(context, frontend)?;
+    let packet = &context.packet;
+    let out = &mut context.target;
     let Some(picked) = backend::pick(table, frontend.affinity, &context.key) else {
         return Err(no_backend(frontend, table));
     };
@@ -108,6 +101,26 @@ fn choose<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<(), Dr
     out.backend = picked.id;
     out.backend_gen = picked.generation;
     Ok(())
+}
+
+/// The choice table that the packet's sender gets at a frontend.
+#[inline(always)]
+pub(crate) fn table_of<A: Family>(
+    context: &PacketContext<A>,
+    frontend: &Frontend,
+) -> Result<u32, Drop> {
+    let src = context.packet.src;
+    let from_network = matches!(context.hook(), Hook::FromNetdev);
+    let from_pod = from_network && route::is_pod(src);
+    let table = table_for(frontend, from_network, from_pod);
+    if table == 0 {
+        Err(Drop::ExternalService)
+    } else if frontend.flags & SOURCE_RANGES != 0 && !maps::in_source_ranges(frontend.service, src)
+    {
+        Err(Drop::SourceRange)
+    } else {
+        Ok(table)
+    }
 }
 
 /// A connection that a pod's socket made to a service, and that `sock_connect` has given its
