@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::mem::discriminant;
 
 use ebpf_common::config::HAIRPIN;
-use ebpf_common::network::{LOCAL, NODE, PODS, SERVICES};
+use ebpf_common::network::{EXTERNAL, LOCAL, NODE, PODS, SERVICES};
 
 use crate::action::{Action, Problem};
 use crate::link::{Cidr, Hop, Network, Route, SERVICE_LINK};
@@ -113,6 +113,8 @@ fn blocks(desired: &Desired, network: &Network) -> BTreeMap<Cidr, u32> {
         address: *address,
         bits: 32,
     });
+    // An address of the node's own may be one of a pool.
+    blocks.extend(of(&desired.config.load_balancer_pools, EXTERNAL));
     blocks.extend(own.map(|address| (address, NODE)));
     blocks.extend(of(&desired.config.pod_cidrs, PODS));
     blocks.extend(of(&desired.config.service_cidrs, SERVICES));

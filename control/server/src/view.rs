@@ -196,6 +196,12 @@ impl Views {
                 first: world.settings.node_ports.first.into(),
                 last: world.settings.node_ports.last.into(),
             }),
+            load_balancer_pools: world
+                .settings
+                .load_balancer_pools
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
         }
     }
 

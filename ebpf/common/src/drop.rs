@@ -98,10 +98,12 @@ reasons! {
     MappedAddress = 29, "MAPPED_ADDRESS";
     /// IPv6 extension headers that are too many, or end before their length.
     ExtensionHeaders = 30, "EXTENSION_HEADERS";
+    /// The packet was to be forwarded to another machine, and had no hop left (time to live).
+    HopLimit = 31, "HOP_LIMIT";
 }
 
 /// One more than the largest number that a counter may stand for.
-pub const REASONS: usize = 32;
+pub const REASONS: usize = 64;
 
 // 0 and the last are no reasons, see `counter`.
 const _: () = assert!((Drop::ALL[Drop::ALL.len() - 1] as usize) < REASONS - 1);

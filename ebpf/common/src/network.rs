@@ -10,6 +10,9 @@ pub const SERVICES: u32 = 2;
 pub const LOCAL: u32 = 3;
 /// `Network::kind`: an address of this node, at which node ports are reached.
 pub const NODE: u32 = 4;
+/// `Network::kind`: addresses of services outside of the cluster's ranges, which the network
+/// brings to the nodes; what has no frontend there is refused.
+pub const EXTERNAL: u32 = 5;
 
 map_abi! {
     /// Key of the LPM trie.
@@ -23,7 +26,7 @@ map_abi! {
 
     /// What the block is.
     pub struct Network {
-        /// `PODS`, `SERVICES`, `LOCAL` or `NODE`.
+        /// `PODS`, `SERVICES`, `LOCAL`, `NODE` or `EXTERNAL`.
         pub kind: u32,
     }
 }

@@ -1,5 +1,5 @@
-//! The packet that tells a sender no: TCP RST (RFC 9293 3.5.2) or ICMP port unreachable
-//! (RFC 792), written from the packet that is refused.
+//! The packet that tells a sender no: TCP RST (RFC 9293 3.5.2) or an ICMP error (RFC 792), written
+//! from the packet that is refused.
 //!
 //! Called by `stage/service.rs`, which puts it in the refused packet's place.
 
@@ -135,23 +135,38 @@ fn segment<A: Address, const AT: usize, const N: usize>(
     (out[AT + 16], out[AT + 17]) = (first, second);
 }
 
-/// The ICMP error that answers a UDP packet, whose IP and UDP headers are in `out` already,
-/// behind `IPV4 + UDP` bytes of zeros.
+/// An ICMP error: no server has the port.
+pub const PORT_UNREACHABLE: u32 = 0;
+/// An ICMP error: the packet has no hop left.
+pub const TIME_EXCEEDED: u32 = 1;
+/// An ICMP error: no machine has the address.
+pub const HOST_UNREACHABLE: u32 = 2;
+
+/// The ICMP error that answers a packet, whose IP header and eight more bytes are in `out` already,
+/// behind `IPV4 + UDP` bytes of zeros. It comes from the packet's destination.
 #[inline(always)]
-pub fn port_unreachable(packet: &Packet<Be32>, out: &mut [u8; UNREACHABLE]) {
+pub fn icmp_error(packet: &Packet<Be32>, error: u32, out: &mut [u8; UNREACHABLE]) {
     ip_header(out, packet, protocol::ICMP);
-    // Destination unreachable, port.
-    (out[20], out[21]) = (3, 3);
+    (out[20], out[21]) = match error {
+        // In transit.
+        TIME_EXCEEDED => (11, 0),
+        HOST_UNREACHABLE => (3, 1),
+        _ => (3, 3),
+    };
     let [first, second] = (!checksum::fold(sum(out, IPV4))).to_ne_bytes();
     (out[22], out[23]) = (first, second);
 }
 
-/// The ICMPv6 error that answers a UDP packet, as above, behind `IPV6 + UDP` bytes of zeros.
+/// The ICMPv6 error, as above, behind `IPV6 + UDP` bytes of zeros.
 #[inline(always)]
-pub fn port_unreachable6(packet: &Packet<Addr>, out: &mut [u8; UNREACHABLE6]) {
+pub fn icmp_error6(packet: &Packet<Addr>, error: u32, out: &mut [u8; UNREACHABLE6]) {
     ip6_header(out, packet, protocol::ICMPV6);
-    // Destination unreachable, port (RFC 4443, 3.1).
-    (out[40], out[41]) = (1, 4);
+    // RFC 4443, 3.1 and 3.3.
+    (out[40], out[41]) = match error {
+        TIME_EXCEEDED => (3, 0),
+        HOST_UNREACHABLE => (1, 3),
+        _ => (1, 4),
+    };
     let mut total = sum(out, 8);
     let length = (UNREACHABLE6 - IPV6) as u16;
     total += (protocol::ICMPV6 as u16).to_be() as u32 + length.to_be() as u32;
@@ -222,7 +237,7 @@ mod tests {
             *byte = at as u8;
         }
         out[28..].copy_from_slice(&quoted);
-        port_unreachable(&packet(protocol::UDP, 0), &mut out);
+        icmp_error(&packet(protocol::UDP, 0), PORT_UNREACHABLE, &mut out);
         assert!(is_valid(&[&out[..20]]) && is_valid(&[&out[20..]]));
         assert_eq!(out[20..22], [3, 3]);
         assert_eq!(out[28..], quoted);
@@ -261,7 +276,7 @@ mod tests {
         assert!(is_valid(&[&out[8..], &[0, 6, 0, 20]]));
         let mut out = [0; UNREACHABLE6];
         out[48] = 0x60;
-        port_unreachable6(&packet6(protocol::UDP, 0), &mut out);
+        icmp_error6(&packet6(protocol::UDP, 0), PORT_UNREACHABLE, &mut out);
         assert_eq!(out[40..42], [1, 4]);
         assert!(is_valid(&[&out[8..], &[0, 58, 0, 56]]));
     }

@@ -88,7 +88,7 @@ functions! {
     }
 
     /// Whether the datagrams of a known flow have another frontend, see `stage::follow`.
-    fn has_other_frontend(context: *const PacketContext<A>) {
+    fn has_other_frontend has_other_frontend6(context: *const PacketContext<A>) {
         match borrowed(context) {
             Some(context) => stage::follow::has_other_frontend(context) as u32,
             None => 0,
@@ -103,6 +103,11 @@ functions! {
     /// Finds the route to it.
     fn find_route find_route6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
         run(skb, context, stage::route::find)
+    }
+
+    /// Takes a hop from what is forwarded.
+    fn spend_hop spend_hop6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
+        run(skb, context, stage::hop::take)
     }
 
     /// Makes the flow's entry.
@@ -188,9 +193,13 @@ functions! {
     }
 
     /// Puts an ICMP error in the place of the packet that is refused; 0 if that failed.
-    fn write_unreachable write_unreachable6(skb: *mut __sk_buff, context: *mut PacketContext<A>) {
+    fn write_icmp_error write_icmp_error6(
+        skb: *mut __sk_buff,
+        context: *mut PacketContext<A>,
+        error: u32
+    ) {
         match borrowed_mut(context) {
-            Some(context) => A::unreachable(&Skb::new(skb), context) as u32,
+            Some(context) => A::icmp_error(&Skb::new(skb), context, error) as u32,
             None => 0,
         }
     }

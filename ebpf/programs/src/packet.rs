@@ -162,6 +162,13 @@ impl Skb {
         unsafe { helpers::bpf_skb_load_bytes(self.raw.cast(), from, to, N as u32) == 0 }
     }
 
+    /// Adds a difference to the sum that the device has made over the whole packet, if it has.
+    #[inline(always)]
+    pub(crate) fn add_to_sum(&self, delta: u16) {
+        // SAFETY: `raw` is the context that the kernel gave to the program.
+        unsafe { helpers::bpf_csum_update(self.raw, delta as u32) };
+    }
+
     /// A value that is in the packet at `at`; `None` when the packet ends before.
     #[inline(always)]
     pub(crate) fn load_value<T: MapType>(&self, at: u32) -> Option<T> {

@@ -1,7 +1,7 @@
 //! Traffic without a service: pod to pod, pod and node, ICMP, and who may send as whom.
 
 use crate::node::{HAIRPIN, Node, OTHER_VIP, PORT, TCP, VIP, decided, dropped};
-use crate::packet::{NEXT, REDIRECT, SHOT, at, echo, key, see, tcp, udp};
+use crate::packet::{NEXT, REDIRECT, SHOT, at, echo, key, see, see_error, tcp, udp};
 use agent_sys::bpf::Program;
 use agent_sys::maps::Counted;
 use ebpf_common::conntrack::{SCOPE_HOST, SCOPE_NETDEV, action, state};
@@ -255,12 +255,15 @@ fn icmp_is_not_translated() {
         (CLIENT, SERVER, REDIRECT),
         (CLIENT, node.addr, NEXT),
         (CLIENT, REMOTE, NEXT),
-        (CLIENT, VIP, SHOT),
     ] {
         let packet = echo(from, to);
         let ran = node.from_pod(0, &packet);
         assert_eq!((ran.verdict, &ran.packet), (verdict, &packet), "{to}");
     }
+    // A service's address is no machine's, which its sender is told.
+    let ran = node.from_pod(0, &echo(CLIENT, VIP));
+    let (from, to, ..) = see_error(&ran.packet);
+    assert_eq!((ran.verdict, from, to), (REDIRECT, VIP, CLIENT));
     let ran = node.run(Program::FromNetdev, node.uplink, &echo(REMOTE, CLIENT));
     assert_eq!(ran.verdict, REDIRECT);
     let ran = node.run(

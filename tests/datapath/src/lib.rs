@@ -30,6 +30,8 @@ mod direct;
 #[cfg(test)]
 mod firewall;
 #[cfg(test)]
+mod frontend;
+#[cfg(test)]
 mod generation;
 #[cfg(test)]
 mod group;
@@ -69,6 +71,8 @@ mod reuse;
 mod route;
 #[cfg(test)]
 mod service;
+#[cfg(test)]
+mod snat;
 #[cfg(test)]
 mod socket;
 #[cfg(test)]

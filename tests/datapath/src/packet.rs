@@ -63,6 +63,23 @@ pub fn udp(from: At, to: At, payload: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The packet with so many hops left.
+///
+/// # Panics
+/// If it is not IPv4.
+pub fn with_hops(mut frame: Vec<u8>, hops: u8) -> Vec<u8> {
+    let (mut header, _) = Ipv4Header::from_slice(&frame[14..]).expect("an IPv4 header");
+    header.time_to_live = hops;
+    header.header_checksum = header.calc_header_checksum();
+    frame[14..34].copy_from_slice(&header.to_bytes());
+    frame
+}
+
+/// The hops that a packet has left.
+pub fn hops(frame: &[u8]) -> u8 {
+    frame[22]
+}
+
 /// An ICMP echo request.
 ///
 /// # Panics

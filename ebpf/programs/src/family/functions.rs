@@ -32,6 +32,9 @@ pub(crate) trait Functions<A: Address> {
     /// Finds the route to it.
     fn find_route(skb: *mut __sk_buff, context: *mut PacketContext<A>) -> u32;
 
+    /// Takes a hop from what is forwarded.
+    fn spend_hop(skb: *mut __sk_buff, context: *mut PacketContext<A>) -> u32;
+
     /// Makes the flow's entry.
     fn begin_flow(skb: *mut __sk_buff, context: *mut PacketContext<A>) -> u32;
 
@@ -66,7 +69,7 @@ pub(crate) trait Functions<A: Address> {
     fn write_reset(skb: *mut __sk_buff, context: *mut PacketContext<A>) -> u32;
 
     /// Puts an ICMP error in the place of the packet that is refused; 0 if that failed.
-    fn write_unreachable(skb: *mut __sk_buff, context: *mut PacketContext<A>) -> u32;
+    fn write_icmp_error(skb: *mut __sk_buff, context: *mut PacketContext<A>, error: u32) -> u32;
 
     /// Puts an event into the ring.
     fn report_event(

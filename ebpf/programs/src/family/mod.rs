@@ -34,6 +34,9 @@ pub(crate) trait Family: Wire + Maps + Functions<Self> {
     /// Whether it is a message between neighbours on a link.
     fn is_of_link(packet: &Packet<Self>) -> bool;
 
+    /// Type of the ICMP message that asks for an echo.
+    const ECHO: u8;
+
     /// Whether an ICMP message of this type is an error, which quotes a packet.
     fn is_error(icmp_type: u8) -> bool;
 
@@ -47,8 +50,11 @@ pub(crate) trait Family: Wire + Maps + Functions<Self> {
     /// Puts a TCP reset in the packet's place.
     fn reset(skb: &Skb, context: &mut PacketContext<Self>) -> bool;
 
-    /// Puts an ICMP error in the packet's place.
-    fn unreachable(skb: &Skb, context: &mut PacketContext<Self>) -> bool;
+    /// Puts an ICMP error in the packet's place: `refuse::PORT_UNREACHABLE` or `TIME_EXCEEDED`.
+    fn icmp_error(skb: &Skb, context: &mut PacketContext<Self>, error: u32) -> bool;
+
+    /// Takes a hop from the packet; false if it has none left, or cannot be read.
+    fn take_hop(skb: &Skb) -> bool;
 
     /// Logs a drop that should not happen on a node that is set up right.
     fn log(skb: &TcContext, packet: &Packet<Self>, reason: u32);

@@ -11,7 +11,7 @@ use ebpf_common::conntrack::{Flow4, FlowKey4};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::{Be32, protocol};
-use ebpf_logic::checksum::{address_delta, apply};
+use ebpf_logic::checksum::{add, address_delta, apply};
 use ebpf_logic::parse::{ETHERNET, HEADERS, L4, Packet, Parsed, TCP, UDP, parse};
 use ebpf_logic::{icmp, refuse};
 
@@ -21,6 +21,7 @@ const FRAGMENT: u16 = 0xbfffu16.to_be();
 /// Offsets in the frame.
 const LENGTH: usize = 16;
 const FRAGMENTS: usize = 20;
+const TTL: usize = 22;
 const PROTOCOL: usize = 23;
 const CHECK: usize = 24;
 const SRC: usize = 26;
@@ -38,6 +39,8 @@ const QUOTED_PORTS: usize = 62;
 const QUOTED_END: usize = 66;
 
 impl Family for Be32 {
+    const ECHO: u8 = 8;
+
     #[inline(always)]
     fn plain<const N: usize>(head: &Headers<'_, Self, N>) -> Option<(u8, u32)> {
         if head.u8::<ETHERNET>() != 0x45 || head.u16::<FRAGMENTS>() & FRAGMENT != 0 {
@@ -164,7 +167,23 @@ impl Family for Be32 {
     }
 
     #[inline(always)]
-    fn unreachable(skb: &Skb, context: &mut PacketContext<Self>) -> bool {
+    fn take_hop(skb: &Skb) -> bool {
+        let Some(head) = skb.headers::<Self, 0>() else {
+            return false;
+        };
+        let hops = head.u8::<TTL>();
+        if hops <= 1 {
+            return false;
+        }
+        let before = head.u16::<TTL>();
+        let after = u16::from_ne_bytes([hops - 1, head.u8::<PROTOCOL>()]);
+        head.set_u16::<TTL>(after);
+        head.set_u16::<CHECK>(apply(head.u16::<CHECK>(), add(after, !before)));
+        true
+    }
+
+    #[inline(always)]
+    fn icmp_error(skb: &Skb, context: &mut PacketContext<Self>, error: u32) -> bool {
         const QUOTE: usize = refuse::UNREACHABLE - refuse::QUOTED;
         let Some(bytes) = context.refusal.first_chunk_mut::<{ refuse::UNREACHABLE }>() else {
             return false;
@@ -172,7 +191,7 @@ impl Family for Be32 {
         if !skb.load::<ETHERNET, QUOTE, { refuse::QUOTED }, _>(bytes) {
             return false;
         }
-        refuse::port_unreachable(&context.packet, bytes);
+        refuse::icmp_error(&context.packet, error, bytes);
         let len = (ETHERNET + refuse::UNREACHABLE) as u32;
         skb.resize(len) && skb.store(ETHERNET as u32, bytes)
     }

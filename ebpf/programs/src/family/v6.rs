@@ -15,7 +15,7 @@ use ebpf_common::conntrack::{Flow6, FlowKey6};
 use ebpf_common::counter::Hook;
 use ebpf_common::drop::Drop;
 use ebpf_common::net::{Addr, protocol};
-use ebpf_logic::checksum::{address_delta, apply};
+use ebpf_logic::checksum::{add, address_delta, apply};
 use ebpf_logic::extension::{Chain, HEAD, MOST};
 use ebpf_logic::icmp::{is_error6, is_of_link, is_router_message};
 use ebpf_logic::parse::{ETHERNET, HEADERS6, IPV6, L4_6 as L4, Packet, TCP, UDP, addr6, parse6};
@@ -24,6 +24,7 @@ use ebpf_logic::refuse;
 /// Offsets in the frame.
 const LENGTH: usize = 18;
 const NEXT_HEADER: usize = 20;
+const HOP_LIMIT: usize = 21;
 const SRC: usize = 22;
 const DST: usize = 38;
 const PORTS: usize = 54;
@@ -60,6 +61,8 @@ macro_rules! put_address {
 }
 
 impl Family for Addr {
+    const ECHO: u8 = 128;
+
     #[inline(always)]
     fn plain<const N: usize>(head: &Headers<'_, Self, N>) -> Option<(u8, u32)> {
         if head.u8::<ETHERNET>() >> 4 != 6 {
@@ -197,7 +200,24 @@ impl Family for Addr {
     }
 
     #[inline(always)]
-    fn unreachable(skb: &Skb, context: &mut PacketContext<Self>) -> bool {
+    fn take_hop(skb: &Skb) -> bool {
+        let Some(head) = skb.headers::<Self, 0>() else {
+            return false;
+        };
+        let hops = head.u8::<HOP_LIMIT>();
+        if hops <= 1 {
+            return false;
+        }
+        let before = head.u16::<NEXT_HEADER>();
+        let after = u16::from_ne_bytes([head.u8::<NEXT_HEADER>(), hops - 1]);
+        head.set_u16::<NEXT_HEADER>(after);
+        // No checksum in the packet makes up for it in that of the device.
+        skb.add_to_sum(add(after, !before));
+        true
+    }
+
+    #[inline(always)]
+    fn icmp_error(skb: &Skb, context: &mut PacketContext<Self>, error: u32) -> bool {
         const QUOTE: usize = refuse::UNREACHABLE6 - refuse::QUOTED6;
         let Some(bytes) = context
             .refusal
@@ -208,7 +228,7 @@ impl Family for Addr {
         if !skb.load::<ETHERNET, QUOTE, { refuse::QUOTED6 }, _>(bytes) {
             return false;
         }
-        refuse::port_unreachable6(&context.packet, bytes);
+        refuse::icmp_error6(&context.packet, error, bytes);
         let len = (ETHERNET + refuse::UNREACHABLE6) as u32;
         skb.resize(len) && skb.store(ETHERNET as u32, bytes)
     }

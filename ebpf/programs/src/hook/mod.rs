@@ -55,6 +55,7 @@ fn decide<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Verdict {
         A::follow_flow,
         A::choose_target,
         A::find_route,
+        A::spend_hop,
         A::begin_flow,
         A::write_answers,
         A::write_flow,

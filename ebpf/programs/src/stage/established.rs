@@ -8,7 +8,7 @@ use crate::family::Family;
 use crate::flow::NEXT;
 use crate::maps;
 use crate::packet::{self, Skb};
-use crate::stage::{nat, origin, reply_tuple, route, send, service};
+use crate::stage::{hop, nat, origin, reply_tuple, route, send, service};
 use ebpf_common::conntrack::{FlowKey, scope, state};
 use ebpf_common::counter::Hook;
 use ebpf_common::net::{Addr, Be32, protocol};
@@ -92,6 +92,9 @@ fn known<A: Family>(skb: &Skb, from: u32, hook: Hook) -> Option<i32> {
         if quiet && reply_tuple::has_other(flow, hook) && reply_tuple::other(&key, flow).is_none() {
             return None;
         }
+    }
+    if hop::is_forwarded(hook, flow.action) && !A::take_hop(skb) {
+        return None;
     }
     flow.packets += 1;
     flow.bytes += (len - ETHERNET as u32) as u64;

@@ -54,6 +54,11 @@ pub(crate) fn follow<A: Family>(
             return Ok(advanced);
         }
     }
+    context.route.action = context.flow.action & action::ROUTE;
+    let hop = Verdict::from_number(A::spend_hop(skb.raw(), context));
+    if hop != Verdict::OPEN {
+        return Ok(hop);
+    }
     let protocol = context.packet.protocol as u32;
     Ok(Verdict::from_number(A::send_packet(
         skb.raw(),

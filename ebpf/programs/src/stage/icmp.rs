@@ -62,12 +62,5 @@ pub(crate) fn translate<A: Family>(
     context.target.src = flow.src;
     context.target.dst = flow.dst;
     context.target.backend = flow.backend;
-    let found = Verdict::from_number(A::find_route(skb.raw(), context));
-    if found != Verdict::OPEN {
-        return Ok(found);
-    }
-    context.flow.action = context.route.action;
-    context.flow.ifindex = context.route.ifindex;
-    context.flow.nexthop = context.route.nexthop;
-    Ok(Verdict::goes(send::out(skb, &context.flow)))
+    send::by_route(skb, context)
 }

@@ -6,6 +6,7 @@ pub(crate) mod create;
 pub(crate) mod entry;
 pub(crate) mod established;
 pub(crate) mod follow;
+pub(crate) mod hop;
 pub(crate) mod icmp;
 pub(crate) mod nat;
 pub(crate) mod origin;

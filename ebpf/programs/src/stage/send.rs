@@ -1,7 +1,7 @@
 //! Sends a packet where its flow says.
 
 use crate::family::Family;
-use crate::flow::{NEXT, Verdict};
+use crate::flow::{NEXT, PacketContext, Verdict};
 use crate::maps;
 use crate::packet::Skb;
 use crate::stage::nat;
@@ -37,6 +37,22 @@ pub(crate) fn translated<A: Family>(
         nat::rewrite(skb, flow, protocol)?;
     }
     Ok(Verdict::goes(out(skb, flow)))
+}
+
+/// Sends the packet by the route to `target.dst`, without a flow.
+#[inline(always)]
+pub(crate) fn by_route<A: Family>(
+    skb: &Skb,
+    context: &mut PacketContext<A>,
+) -> Result<Verdict, Drop> {
+    let found = Verdict::from_number(A::find_route(skb.raw(), context));
+    if found != Verdict::OPEN {
+        return Ok(found);
+    }
+    context.flow.action = context.route.action;
+    context.flow.ifindex = context.route.ifindex;
+    context.flow.nexthop = context.route.nexthop;
+    Ok(Verdict::goes(out(skb, &context.flow)))
 }
 
 /// Back to the sender: the host, the pod behind the interface, or by it to the network.

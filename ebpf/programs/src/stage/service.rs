@@ -14,6 +14,7 @@ use ebpf_common::net::{Be16, protocol};
 use ebpf_common::network;
 use ebpf_common::service::{Frontend, FrontendKey, SOURCE_RANGES};
 use ebpf_logic::parse::{Packet, flag};
+use ebpf_logic::refuse::{HOST_UNREACHABLE, PORT_UNREACHABLE, TIME_EXCEEDED};
 use ebpf_logic::service::{no_backend, table_for};
 
 /// The frontend that a packet is for: that of its address, else that of its port on any address of
@@ -78,6 +79,7 @@ fn choose<A: Family>(skb: &Skb, context: &mut PacketContext<A>) -> Result<(), Dr
         let kind = maps::network(packet.dst);
         let nowhere = matches!(hook, Hook::ToNetdev)
             || kind == network::SERVICES
+            || kind == network::EXTERNAL
             // It answers its own pods only.
             || (kind == network::LOCAL && matches!(hook, Hook::FromNetdev));
         return if nowhere {
@@ -165,7 +167,12 @@ pub(crate) fn refused<A: Family>(
         ),
         // Not the backend, if these are its answers.
         Hook::FromNetdev => {
-            matches!(reason, Drop::NoBackend | Drop::BackendGone) && !context.flow.is_reply()
+            matches!(reason, Drop::HopLimit)
+                || matches!(reason, Drop::NoBackend | Drop::BackendGone)
+                    && !context.flow.is_reply()
+                // The network brings all that is for the address to a node.
+                || matches!(reason, Drop::NoFrontend)
+                    && maps::network(context.packet.dst) == network::EXTERNAL
         }
         Hook::ToPod => false,
     };
@@ -174,10 +181,17 @@ pub(crate) fn refused<A: Family>(
     if !told || !answerable {
         return Err(reason);
     }
-    let written = if context.packet.protocol == protocol::TCP {
+    let written = if matches!(reason, Drop::HopLimit) {
+        A::write_icmp_error(skb.raw(), context, TIME_EXCEEDED)
+    } else if context.packet.protocol == protocol::TCP {
         A::write_reset(skb.raw(), context)
     } else {
-        A::write_unreachable(skb.raw(), context)
+        let error = if context.packet.protocol == protocol::UDP {
+            PORT_UNREACHABLE
+        } else {
+            HOST_UNREACHABLE
+        };
+        A::write_icmp_error(skb.raw(), context, error)
     };
     if written == 0 {
         return Err(Drop::RewriteFailed);

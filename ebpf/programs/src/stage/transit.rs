@@ -29,25 +29,28 @@ pub(crate) fn forward_other<A: Family>(
         untranslated(context)?;
     }
     let hook = context.hook();
-    if matches!(hook, Hook::ToNetdev) || maps::network(packet.dst) == network::SERVICES {
-        return Err(if fragment {
-            untranslatable(packet.fragment)
-        } else if packet.protocol == A::ICMP && A::is_error(packet.icmp_type) {
-            Drop::IcmpNoFlow
+    let of_services = matches!(
+        maps::network(packet.dst),
+        network::SERVICES | network::EXTERNAL
+    );
+    if matches!(hook, Hook::ToNetdev) || of_services {
+        let icmp = packet.protocol == A::ICMP;
+        if fragment {
+            return Err(untranslatable(packet.fragment));
+        }
+        if icmp && A::is_error(packet.icmp_type) {
+            return Err(Drop::IcmpNoFlow);
+        }
+        // No pod has the address: who asks for it is told so.
+        return if icmp && packet.icmp_type == A::ECHO {
+            service::refused(skb, context, Drop::NoFrontend)
         } else {
-            Drop::NoFrontend
-        });
+            Err(Drop::NoFrontend)
+        };
     }
     context.target.src = packet.src;
     context.target.dst = packet.dst;
-    let found = Verdict::from_number(A::find_route(skb.raw(), context));
-    if found != Verdict::OPEN {
-        return Ok(found);
-    }
-    context.flow.action = context.route.action;
-    context.flow.ifindex = context.route.ifindex;
-    context.flow.nexthop = context.route.nexthop;
-    Ok(Verdict::goes(send::out(skb, &context.flow)))
+    send::by_route(skb, context)
 }
 
 /// Why a packet is not translated.
