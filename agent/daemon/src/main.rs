@@ -14,6 +14,7 @@ mod check;
 mod cleanup;
 mod clock;
 mod config;
+mod credentials;
 mod devices;
 mod dns;
 mod drops;
@@ -73,6 +74,7 @@ use tokio::sync::{mpsc, watch as channel};
 use crate::alone::{Alone, Missing};
 use crate::apply::Apply;
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::dns::Dns;
 use crate::event::Event;
 use crate::health::Health;
@@ -365,23 +367,22 @@ async fn speak(
     calls: channel::Sender<Option<tonic::transport::Channel>>,
     idle: bool,
 ) -> anyhow::Result<()> {
-    let identity = match join::kept(&config)? {
+    let (identity, is_new) = match join::kept(&config)? {
         // It was away too long for a renewal.
         Some(identity) if config.join.is_some() && renew::is_over(&identity) => {
             tracing::warn!("the node's certificate has expired: joining again");
-            joined(&config).await?
+            (joined(&config).await?, true)
         }
-        Some(identity) => identity,
-        None => joined(&config).await?,
+        Some(identity) => (identity, false),
+        None => (joined(&config).await?, true),
     };
     let control = config.control.clone();
     let folder = identity.folder.clone();
-    let (swap, tls) = channel::channel(tls::mutual(&identity)?);
-    let node = config.node_name.clone();
-    tokio::spawn(renew::run(identity, node, calls.subscribe(), swap));
+    let (credentials, tls) = Credentials::new(config, identity, is_new, calls.subscribe())?;
     watch::run(watch::Watch {
         control,
         tls,
+        credentials,
         hello,
         calls,
         folder,

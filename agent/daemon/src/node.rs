@@ -32,7 +32,7 @@ use crate::pushed::{self, Pushed};
 use crate::report::Report;
 use crate::serve;
 use crate::services::Services;
-use crate::watch::Calls;
+use crate::tls::Calls;
 
 /// Plans of one pod in a row; more would be a plan that does not converge.
 const ROUNDS: usize = 64;

@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use crate::join::{self, JoinError};
+use crate::tls::Calls;
 use crate::tls::{self, Identity, TlsError};
-use crate::watch::Calls;
 
 /// The longest sleep: the clock may be set meanwhile.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);

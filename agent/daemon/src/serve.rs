@@ -17,7 +17,7 @@ use crate::attach::{Refusal, Upward};
 use crate::exec;
 use crate::logs;
 use crate::startup::Sys;
-use crate::watch::Calls;
+use crate::tls::Calls;
 
 /// How long the other side may take to read what was sent.
 const LINGER: Duration = Duration::from_secs(30);

@@ -25,6 +25,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::config::ControlAddress;
 
+/// A channel for calls beside the stream (`Attach`, `Renew`); `None` while there is none.
+pub(crate) type Calls = tokio::sync::watch::Receiver<Option<Channel>>;
+
 /// Why there is no channel.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {

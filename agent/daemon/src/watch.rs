@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::transport::Channel;
 
 use crate::config::ControlAddress;
+use crate::credentials::Credentials;
 use crate::event::Event;
 use crate::startup::Sys;
 use crate::tls::{self, Handshake, TlsError};
@@ -69,15 +70,14 @@ fn call_failed(status: &tonic::Status, handshake: &Handshake) -> StreamError {
     }
 }
 
-/// A channel for calls beside the stream (`Attach`); `None` while there is none.
-pub(crate) type Calls = watch::Receiver<Option<Channel>>;
-
 /// What the task needs.
 pub(crate) struct Watch {
     /// Where the control plane listens.
     pub(crate) control: ControlAddress,
     /// The node's certificate; replaced when it is renewed.
     pub(crate) tls: watch::Receiver<Arc<ClientConfig>>,
+    /// Asked when the certificate is refused.
+    pub(crate) credentials: Credentials,
     /// What the node has: the first message of each stream.
     pub(crate) hello: watch::Receiver<v1::Hello>,
     /// Where the channel is told.
@@ -120,6 +120,9 @@ pub(crate) async fn run(mut watch: Watch) -> Result<(), Refused> {
         if matches!(error, StreamError::Renewed) {
             continue;
         }
+        if is_refusal(&error) && watch.credentials.replace().await {
+            continue;
+        }
         let reason = error.to_string();
         let news = reason != last;
         last.clone_from(&reason);
@@ -128,7 +131,7 @@ pub(crate) async fn run(mut watch: Watch) -> Result<(), Refused> {
                 reason,
                 folder: watch.folder.clone(),
             };
-            if !ever && watch.idle {
+            if !ever && watch.idle && !watch.credentials.may_replace() {
                 return Err(refused);
             }
             if news {

@@ -53,7 +53,7 @@ pub enum JoinError {
     /// The Node object was deleted, and the token or certificate is older than that.
     #[error(
         "node {node:?} is not part of the cluster: its Node object was deleted. To join again, \
-         this machine needs a new join token, and its old certificate removed"
+         this machine needs a new join token"
     )]
     Deleted {
         /// The name.
@@ -62,7 +62,7 @@ pub enum JoinError {
     /// The Node object names no key.
     #[error(
         "node {node:?} has no key yet: the Node object was not made by joining. This machine \
-         needs a new join token, and its old certificate removed"
+         needs a new join token"
     )]
     NoKey {
         /// The name.

@@ -355,6 +355,8 @@ impl Controllers {
         self.hub.set_revision(self.revision);
         let touched = std::mem::take(&mut self.touched);
         self.views.push(touched, &self.world, &self.hub);
+        let notices = std::mem::take(&mut self.views.notices);
+        self.recorder.record(notices);
         self.hub.complete();
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use control_plan::usage::Usage;
-use control_plan::{Name, Object, World, identity, ipam, node, object};
+use control_plan::{Key, Name, Notice, Object, Severity, World, identity, ipam, node, object};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use proto::convert::input::{NodeFacts, PodInput};
@@ -49,6 +49,10 @@ pub struct Views {
     sources: HashMap<Name, Vec<Source>>,
     /// uids of pods that are to stop now.
     pub stopping: HashSet<String>,
+    /// Services that are too long for a message.
+    shortened: BTreeSet<Name>,
+    /// What is to be told of them.
+    pub notices: Vec<Notice>,
 }
 
 impl Views {
@@ -60,6 +64,8 @@ impl Views {
             users: BTreeMap::new(),
             sources: HashMap::new(),
             stopping: HashSet::new(),
+            shortened: BTreeSet::new(),
+            notices: Vec::new(),
         }
     }
 
@@ -118,6 +124,13 @@ impl Views {
             let service = world.services.get(&name);
             let service = service.filter(|s| !object::deleting(&s.metadata));
             let mut message = service.and_then(|s| service_message(world, s));
+            let left_out = message.as_ref().map_or(0, |m| m.left_out);
+            if left_out == 0 {
+                self.shortened.remove(&name);
+            } else if self.shortened.insert(name.clone()) {
+                self.notices
+                    .extend(service.map(|s| over_capacity(s, left_out)));
+            }
             if let Some(message) = &mut message {
                 message.node_local = message.cluster_ips.contains(&self.facts.dns_address);
             }
@@ -285,6 +298,22 @@ fn route(name: &str, node: &k8s_openapi::api::core::v1::Node) -> Option<v1::Node
         pod_cidrs,
         node_ips: node_addresses(node),
     })
+}
+
+/// For the users of a service of which nodes do not get all endpoints.
+fn over_capacity(service: &Service, left_out: u32) -> Notice {
+    Notice {
+        about: Key::new("", "Service", Name::of(&service.metadata)),
+        uid: object::uid(&service.metadata).to_owned(),
+        severity: Severity::Warning,
+        reason: "EndpointsOverCapacity",
+        message: format!(
+            "The service has more endpoints than fit into a message to a node: {left_out} of \
+             them get no connections"
+        ),
+        component: "foil-control",
+        write: None,
+    }
 }
 
 fn service_message(world: &World, service: &Service) -> Option<v1::Service> {

@@ -141,12 +141,17 @@ fn load_balancer_ips(service: &Service) -> Vec<String> {
 }
 
 /// Leaves out backends, the same part of each port, until the message has at most
-/// `most` bytes. Kubernetes likewise cuts its Endpoints at 1,000 addresses.
+/// `most` bytes, and counts them. Kubernetes likewise cuts its Endpoints at 1,000 addresses.
 fn bounded(mut service: v1::Service, most: usize) -> v1::Service {
+    let count = |service: &v1::Service| {
+        let backends: usize = service.ports.iter().map(|p| p.backends.len()).sum();
+        backends + service.endpoints.len()
+    };
+    let all = count(&service);
     loop {
         let length = service.encoded_len();
-        let left: usize = service.ports.iter().map(|p| p.backends.len()).sum();
-        if length <= most || left + service.endpoints.len() == 0 {
+        let left = count(&service);
+        if length <= most || left == 0 {
             return service;
         }
         let keep = |count: usize| count * most / (length + 1);
@@ -154,6 +159,7 @@ fn bounded(mut service: v1::Service, most: usize) -> v1::Service {
             port.backends.truncate(keep(port.backends.len()));
         }
         service.endpoints.truncate(keep(service.endpoints.len()));
+        service.left_out = u32::try_from(all - count(&service)).unwrap_or(u32::MAX);
     }
 }
 
@@ -213,7 +219,10 @@ mod tests {
         let counts = |most: usize| -> Vec<usize> {
             let sent = bounded(service.clone(), most);
             assert!(sent.encoded_len() <= most, "{most}");
-            sent.ports.iter().map(|p| p.backends.len()).collect()
+            let counts: Vec<usize> = sent.ports.iter().map(|p| p.backends.len()).collect();
+            let left_out = usize::try_from(sent.left_out).unwrap();
+            assert_eq!(counts.iter().sum::<usize>() + left_out, 1010, "{most}");
+            counts
         };
         assert_eq!(counts(1 << 20), [1000, 10, 0]);
         let half = counts(service.encoded_len() / 2);
@@ -221,6 +230,6 @@ mod tests {
             (400..=500).contains(&half[0]) && (4..=5).contains(&half[1]),
             "{half:?}"
         );
-        assert_eq!(counts(20), [1, 0, 0]);
+        assert_eq!(counts(24), [1, 0, 0]);
     }
 }

@@ -102,6 +102,42 @@ fn a_certificate_is_renewed_before_it_ends_and_no_pod_notices() {
     assert_eq!(after.containers[0].restart_count, 0);
 }
 
+/// Its Node object was deleted, and an operator put another token into the configuration.
+#[test]
+fn a_refused_certificate_is_replaced_with_the_token_and_no_pod_notices() {
+    let mut node = Node::new();
+    node.start();
+    node.push_config();
+    let spec = pod("stays", 5, "while :; do sleep 0.1; done");
+    node.control.push(vec![Change::Pod(spec)]);
+    let before = node.control.status("stays", ready);
+    node.kill();
+    node.configure("not a token", &node.control.ca_hash);
+    let count = node.control.hellos();
+    node.start();
+    node.control.hello(count + 1);
+    let count = node.control.hellos();
+    // The token is refused as well: it goes on asking, and its pods run.
+    node.control.refuse_certificates();
+    wait_until("the agent to say so", || {
+        let log = fs::read_to_string(node.log()).unwrap();
+        if log.contains("and the join token is: ") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+    node.kill();
+    node.configure(TOKEN, &node.control.ca_hash);
+    node.start();
+    node.control.hello(count + 1);
+    let revision = node.control.push(Vec::new());
+    node.control.acknowledged(revision);
+    let after = node.control.status("stays", ready);
+    assert_eq!(started_ms(&after), started_ms(&before));
+    assert_eq!(after.containers[0].restart_count, 0);
+}
+
 /// The host's end of a pod's link, by the first ten digits of the uid's hash.
 pub(crate) fn agent_link(uid: &str) -> String {
     use sha2::{Digest, Sha256};

@@ -38,6 +38,8 @@ struct State {
     changes: BTreeMap<String, Change>,
     streams: Vec<mpsc::Sender<Result<v1::NodeDown, Status>>>,
     hellos: Vec<v1::Hello>,
+    /// Of before the next join.
+    refuses_certificates: bool,
     acknowledged: u64,
     failures: Vec<v1::Failure>,
     statuses: BTreeMap<String, v1::PodStatus>,
@@ -161,6 +163,12 @@ impl Control {
         locked(&self.state).certificate_life = Some(life);
     }
 
+    /// Refuses the certificates that were made so far, and ends all streams.
+    pub(crate) fn refuse_certificates(&self) {
+        locked(&self.state).refuses_certificates = true;
+        self.hang_up();
+    }
+
     /// Certificates that were renewed so far.
     pub(crate) fn renewals(&self) -> usize {
         locked(&self.state).renewals
@@ -206,9 +214,8 @@ impl Control {
             })),
         };
         for stream in std::mem::take(&mut locked(&self.state).streams) {
-            stream
-                .try_send(Ok(goodbye.clone()))
-                .expect("a stream that takes messages");
+            // The stream of an agent that was killed takes no more.
+            drop(stream.try_send(Ok(goodbye.clone())));
         }
     }
 
@@ -347,6 +354,7 @@ impl Node for Service {
         if request.token != TOKEN {
             return Err(Status::permission_denied("the join token is not known"));
         }
+        locked(&self.state).refuses_certificates = false;
         Ok(Response::new(v1::JoinResponse {
             certificate_pem: self.sign(&request.csr_pem)?,
             ca_pem: self.ca_pem.clone(),
@@ -373,6 +381,9 @@ impl Node for Service {
         request: Request<Streaming<v1::NodeUp>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         certified(&request)?;
+        if locked(&self.state).refuses_certificates {
+            return Err(Status::permission_denied("it needs a new join token"));
+        }
         let mut up = request.into_inner();
         let (sender, down) = mpsc::channel(1024);
         let state = self.state.clone();
