@@ -3,12 +3,13 @@
 //! Plain messages always; gRPC clients and servers with the feature `grpc`;
 //! Kubernetes objects to node specs with the feature `convert`. Beside the messages,
 //! what processes on both sides of a wire have to do alike and no other crate is
-//! below all of them: [`bounds`], [`file`], [`socket`], [`error`], [`limits`],
-//! [`protocol`], [`service_change`].
+//! below all of them: [`bounds`], [`bucket`], [`file`], [`socket`], [`error`],
+//! [`limits`], [`protocol`], [`service_change`].
 
 #![forbid(unsafe_code)]
 
 pub mod bounds;
+pub mod bucket;
 #[cfg(feature = "convert")]
 pub mod convert;
 pub mod error;

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::pushed::Touched;
-use crate::pushed_file::Kept;
+use crate::pushed_file::Found;
 
 /// Under which the service manager keeps the sockets.
 const KEPT: &str = "dns";
@@ -48,7 +48,7 @@ impl Dns {
     /// has kept. Needs a tokio runtime.
     pub(crate) fn start(
         config: &Config,
-        kept: Option<&Kept>,
+        kept: Option<&Found>,
         inherited: Vec<(String, OwnedFd)>,
     ) -> Dns {
         let inherited = inherited.into_iter().filter(|(name, _)| name == KEPT);

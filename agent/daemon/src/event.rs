@@ -16,6 +16,8 @@ use crate::pushed_file::NotSaved;
 pub(crate) enum Event {
     /// Slow work ended, or a container did something.
     Outcome(Box<Outcome>),
+    /// A stream is about to be opened: what the node has, all updates before this included.
+    Greet(oneshot::Sender<v1::Hello>),
     /// The control plane is reachable: where reports go from here on.
     Connected(mpsc::Sender<v1::NodeUp>),
     /// It is not any more.

@@ -309,7 +309,7 @@ async fn serve(config: Config, inherited: Vec<(String, OwnedFd)>) -> anyhow::Res
     tracing::info!(
         pods = found.observed.pods.len(),
         services = found.desired.services.len(),
-        revision = found.head.revision,
+        revision = found.kept.head.revision,
         "adopted"
     );
     tokio::spawn(record::run(sys.clone()));
@@ -317,13 +317,10 @@ async fn serve(config: Config, inherited: Vec<(String, OwnedFd)>) -> anyhow::Res
     let hello = v1::Hello {
         node_name: config.node_name.clone(),
         agent_version: pushed::VERSION.into(),
-        cluster_id: found.head.cluster_id.clone(),
-        revision: found.head.revision,
-        digest: found.head.digest.clone(),
         service_changes: true,
         status: Some(health.status()),
+        ..v1::Hello::default()
     };
-    let (hello, said) = channel::channel(hello);
     let (calls, callable) = channel::channel(None);
     let idle = found.observed.pods.is_empty();
     let node = Node::new(
@@ -338,7 +335,7 @@ async fn serve(config: Config, inherited: Vec<(String, OwnedFd)>) -> anyhow::Res
         now.monotonic,
     );
     tokio::spawn(kernel::listen(sys.clone(), monitor));
-    let speak = tokio::spawn(speak(config, sys.clone(), said, calls, idle));
+    let speak = tokio::spawn(speak(config, sys.clone(), calls, idle));
     let run = tokio::spawn(node.run(queue));
     // What was found is adopted, the programs are loaded, DNS is answered. Joining may wait for
     // the control plane, and those that wait for this node for nothing of it.
@@ -363,7 +360,6 @@ fn tell(told: std::io::Result<()>) {
 async fn speak(
     config: Config,
     sys: Arc<Sys>,
-    hello: channel::Receiver<v1::Hello>,
     calls: channel::Sender<Option<tonic::transport::Channel>>,
     idle: bool,
 ) -> anyhow::Result<()> {
@@ -383,7 +379,6 @@ async fn speak(
         control,
         tls,
         credentials,
-        hello,
         calls,
         folder,
         idle,

@@ -16,7 +16,7 @@ use agent_plan::world::Observed;
 use agent_plan::{device, event as notes, pod, route, status, stray};
 use proto::v1;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::answer;
 use crate::apply::{Applied, Apply, WriteError};
@@ -58,7 +58,8 @@ pub(crate) struct Node {
     observed: Observed,
     services: Services,
     report: Report,
-    hello: watch::Sender<v1::Hello>,
+    /// What the node says first in each stream, but for what was pushed to it.
+    hello: v1::Hello,
     calls: Calls,
     /// Pods to plan.
     pods: BTreeSet<String>,
@@ -82,7 +83,7 @@ impl Node {
     pub(crate) fn new(
         apply: Apply,
         found: Found,
-        hello: watch::Sender<v1::Hello>,
+        hello: v1::Hello,
         calls: Calls,
         (health, dns): (Health, Dns),
         now: Monotonic,
@@ -90,7 +91,7 @@ impl Node {
         let Found {
             observed,
             desired,
-            head,
+            kept,
             journal,
         } = found;
         let pods = observed.pods.keys().cloned().collect();
@@ -99,7 +100,7 @@ impl Node {
         due.sweep();
         Node {
             apply,
-            pushed: Pushed::new(desired, head, journal),
+            pushed: Pushed::new(desired, kept, journal),
             observed,
             services: due,
             health,
@@ -172,6 +173,12 @@ impl Node {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Outcome(outcome) => self.outcome(*outcome),
+            Event::Greet(answer) => {
+                let mut hello = self.hello.clone();
+                self.pushed.greet(&mut hello);
+                // Who asked may have ended.
+                drop(answer.send(hello));
+            }
             Event::Connected(stream) => self.report.connected(stream),
             Event::Disconnected => {
                 self.report.disconnected();
@@ -192,8 +199,7 @@ impl Node {
                 self.keeps_secrets();
                 let now = clock::moment();
                 if let Some(status) = self.health.measured(&measured, now) {
-                    let said = status.clone();
-                    self.hello.send_modify(|hello| hello.status = Some(said));
+                    self.hello.status = Some(status.clone());
                     self.report.node(status);
                 }
                 let node = &self.apply.sys.settings.node_name;
@@ -223,21 +229,20 @@ impl Node {
             self.pods.extend(self.observed.gone.iter().cloned());
             self.services.sweep();
         }
-        let Some(end) = step.end else {
+        for gone in step.gone {
+            if !self.observed.pods.contains_key(&gone.uid) {
+                self.act(&Action::ReportGone { gone }, clock::moment());
+            }
+        }
+        let Some(mut ack) = step.end else {
             return;
         };
         self.hold_until = None;
-        let mut ack = end.ack;
         // Failures of an earlier step that was not acknowledged yet.
         if let Some(before) = self.unacknowledged.take() {
             ack.failures.splice(0..0, before.failures);
         }
         self.unacknowledged = Some(ack);
-        self.hello.send_modify(|hello| {
-            hello.cluster_id = end.resume.cluster_id;
-            hello.digest = end.resume.digest;
-            hello.revision = end.resume.revision;
-        });
     }
 
     /// Flows ask for their way again.

@@ -21,7 +21,6 @@ use agent_sys::link::{Hop, LinkError, Observed as Links};
 use agent_sys::maps::MapsError;
 use agent_sys::{netns, state};
 use ebpf_common::counter::Hook;
-use proto::v1;
 use proto::v1::change::Change;
 
 use crate::kernel;
@@ -57,15 +56,15 @@ pub(crate) struct Found {
     pub(crate) observed: Observed,
     /// What was last wanted, as far as it is on disk.
     pub(crate) desired: Desired,
-    /// Where this came from. Revision 0: all of it is to be sent again.
-    pub(crate) head: v1::NodeRecord,
+    /// Where this came from.
+    pub(crate) kept: Kept,
 }
 
 /// Looks at everything that is ours; the journal and what it kept of the pushed state are given.
 pub(crate) async fn observe(
     sys: &Arc<Sys>,
     datapath: &Datapath,
-    (journal, kept): (pushed_file::Shared, Option<Kept>),
+    (journal, before): (pushed_file::Shared, Option<pushed_file::Found>),
     now: Moment,
 ) -> Result<Found, ObserveError> {
     let links = sys.netlink.observe().await?;
@@ -80,14 +79,14 @@ pub(crate) async fn observe(
         journal,
         observed: Observed::default(),
         desired: Desired::default(),
-        head: v1::NodeRecord::default(),
+        kept: Kept::default(),
     };
     let mut wanted = BTreeSet::new();
-    if let Some(Kept { head, changes }) = kept {
-        found.head = head;
-        if found.head.agent_version != pushed::VERSION {
+    if let Some(pushed_file::Found { kept, changes }) = before {
+        found.kept = kept;
+        if found.kept.head.agent_version != pushed::VERSION {
             // The other release may not have known all fields, and kept what it knew.
-            found.head.revision = 0;
+            found.kept.forget_all();
         }
         for change in changes {
             if let Change::Pod(spec) = change {
@@ -110,11 +109,11 @@ pub(crate) async fn observe(
         found.observed.pods.insert(pod.spec.uid.clone(), pod);
     }
     if is_behind(&wanted, &found.observed.pods) {
-        found.head.revision = 0;
+        found.kept.forget_pods();
     }
     if found.observed.pods.values().any(|pod| pod.withheld) {
         // After a reboot: what was not kept on the disk is to be sent again.
-        found.head.revision = 0;
+        found.kept.forget_pods();
     }
     strays(sys, &mut found.observed, &links, &groups);
     let seen = kernel::seen(&links, &sys.settings, datapath)?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use agent_plan::time::Monotonic;
 use agent_plan::world::Desired;
 use agent_sys::journal::Changes;
+use proto::bucket::{self, Digests, Replacing};
 use proto::service_change;
 use proto::v1;
 use proto::v1::change::Change;
@@ -17,7 +18,7 @@ use proto::{DecodeError, Message as _};
 
 use crate::check;
 use crate::event::Event;
-use crate::pushed_file::{self, NotSaved, Work};
+use crate::pushed_file::{self, Kept, NotSaved, Work};
 use crate::startup::Sys;
 
 /// Of this agent.
@@ -49,17 +50,26 @@ pub(crate) struct Touched {
 pub(crate) struct Step {
     /// What has to be planned.
     pub(crate) touched: Touched,
-    /// `None`: more parts of the step follow.
-    pub(crate) end: Option<End>,
+    /// At its end: its revision, and what of it cannot be put in force. `None`: more parts
+    /// of the step follow.
+    pub(crate) end: Option<v1::Ack>,
+    /// Pods that are to stop and were refused: there is nothing of them, unless they were
+    /// taken before.
+    pub(crate) gone: Vec<v1::PodGone>,
 }
 
-/// The end of a step.
-#[derive(Debug)]
-pub(crate) struct End {
-    /// From where the node asks on with its next stream.
-    pub(crate) resume: v1::NodeRecord,
-    /// Its revision, and what of it cannot be put in force.
-    pub(crate) ack: v1::Ack,
+/// What a step has and the node does not take.
+#[derive(Debug, Default)]
+struct Unfit {
+    failures: Vec<v1::Failure>,
+    gone: Vec<v1::PodGone>,
+}
+
+/// A snapshot, part by part.
+#[derive(Debug, Default)]
+struct Snapshot {
+    desired: Desired,
+    refused: BTreeSet<String>,
 }
 
 /// What was pushed last, and how much of it is on disk.
@@ -67,11 +77,13 @@ pub(crate) struct End {
 pub(crate) struct Pushed {
     /// The state that is in force.
     pub(crate) desired: Desired,
-    head: v1::NodeRecord,
-    snapshot: Option<Desired>,
-    failures: Vec<v1::Failure>,
+    kept: Kept,
+    snapshot: Option<Snapshot>,
+    /// The step under way replaces buckets.
+    replacing: Option<Replacing>,
+    unfit: Unfit,
     /// Services whose last message was refused: what is in force is older, and changes of it
-    /// cannot be applied. All is asked for again with the next stream.
+    /// cannot be applied. They are asked for again with the next stream.
     refused: BTreeSet<String>,
     journal: pushed_file::Shared,
     /// What of it is not on the disk.
@@ -84,17 +96,13 @@ pub(crate) struct Pushed {
 
 impl Pushed {
     /// As it was found on disk.
-    pub(crate) fn new(
-        desired: Desired,
-        head: v1::NodeRecord,
-        journal: pushed_file::Shared,
-    ) -> Pushed {
-        let (snapshot, failures) = (None, Vec::new());
+    pub(crate) fn new(desired: Desired, kept: Kept, journal: pushed_file::Shared) -> Pushed {
         Pushed {
             desired,
-            head,
-            snapshot,
-            failures,
+            kept,
+            snapshot: None,
+            replacing: None,
+            unfit: Unfit::default(),
             refused: BTreeSet::new(),
             journal,
             unsaved: Changes::new(),
@@ -107,7 +115,8 @@ impl Pushed {
     /// The stream broke: half a snapshot is none.
     pub(crate) fn disconnected(&mut self) {
         self.snapshot = None;
-        self.failures.clear();
+        self.replacing = None;
+        self.unfit = Unfit::default();
     }
 
     /// When it is to be written.
@@ -148,18 +157,44 @@ impl Pushed {
 
     /// From where the node asks on.
     fn resume(&self) -> v1::NodeRecord {
-        let mut head = self.head.clone();
+        let mut head = self.kept.head.clone();
         if !self.refused.is_empty() {
-            head.revision = 0;
+            // By digests, then.
+            (head.revision, head.source) = (0, 0);
         }
         head
+    }
+
+    /// Says what the node has.
+    pub(crate) fn greet(&self, hello: &mut v1::Hello) {
+        let resume = self.resume();
+        hello.cluster_id = resume.cluster_id;
+        hello.revision = resume.revision;
+        hello.source = resume.source;
+        hello.buckets = bucket::COUNT;
+        hello.digests = self.kept.digests.list();
+    }
+
+    /// What is in the bucket is not what the control plane said it is.
+    fn forget(&mut self, bucket: u32) {
+        self.kept.digests.forget(bucket);
+        self.save_digest(v1::BucketDigest {
+            bucket,
+            digest: Vec::new(),
+        });
+    }
+
+    fn save_digest(&mut self, digest: v1::BucketDigest) {
+        let (key, value) = pushed_file::digest(&digest);
+        self.unsaved.insert(key, Some(value));
     }
 
     /// What is to be written; it counts as written until [`Pushed::saved`] says otherwise.
     fn work(&mut self) -> Work {
         let mut changes = std::mem::take(&mut self.unsaved);
         if std::mem::take(&mut self.rewrite) || pushed_file::wants_rewrite(&self.journal) {
-            let all = pushed_file::entries(&self.desired, &self.resume());
+            let digests = self.kept.digests.list();
+            let all = pushed_file::entries(&self.desired, &self.resume(), &digests);
             return Work::Rewrite(all);
         }
         let (key, head) = pushed_file::head(&self.resume());
@@ -188,15 +223,20 @@ impl Pushed {
     /// follows.
     pub(crate) fn update(&mut self, update: v1::Update, now: Monotonic) -> Option<Step> {
         if update.snapshot_begin {
-            self.snapshot = Some(Desired::default());
-            self.failures.clear();
-            self.refused.clear();
+            self.snapshot = Some(Snapshot::default());
+            self.replacing = None;
+            self.unfit = Unfit::default();
+        }
+        if !update.replaced.is_empty() {
+            let replacing = Replacing::new(update.replaced);
+            replacing.buckets().for_each(|bucket| self.forget(bucket));
+            self.replacing = Some(replacing);
         }
         let decoded = |bytes| match v1::Change::decode(bytes) {
             // `None`: of a newer control plane.
             Ok(change) => change.change,
             Err(error) => {
-                self.failures.push(undecoded(&error));
+                self.unfit.failures.push(undecoded(&error));
                 None
             }
         };
@@ -204,39 +244,61 @@ impl Pushed {
         let mut touched = Touched::default();
         if let Some(mut fresh) = self.snapshot.take() {
             for change in changes {
-                self.put(&mut fresh, change);
+                let Snapshot { desired, refused } = &mut fresh;
+                take(desired, refused, &mut self.unfit, change);
             }
             if !update.snapshot_end {
                 self.snapshot = Some(fresh);
                 return None;
             }
-            fresh.complete = true;
-            self.replace(fresh, &mut touched);
+            fresh.desired.complete = true;
+            self.refused = fresh.refused;
+            self.replace(fresh.desired, &mut touched);
+            self.kept.digests = unknown(&self.desired);
             self.unsaved.clear();
             self.rewrite = true;
         } else {
             for change in changes {
-                self.touch(&change, &mut touched);
-                let kept = pushed_file::kept(&change, &self.desired.services);
-                let mut desired = std::mem::take(&mut self.desired);
-                if self.put(&mut desired, change) {
-                    self.unsaved.extend(kept);
+                self.change(change, &mut touched);
+            }
+            if update.revision != 0
+                && let Some(replacing) = self.replacing.take()
+            {
+                let Desired {
+                    services,
+                    routes,
+                    pods,
+                    ..
+                } = &self.desired;
+                for change in replacing.removals(services.keys(), routes.keys(), pods.keys()) {
+                    self.change(change, &mut touched);
                 }
-                self.desired = desired;
             }
         }
         if update.revision == 0 {
             // Were the stream to break now, the step would come again.
-            return Some(Step { touched, end: None });
+            return Some(Step {
+                touched,
+                end: None,
+                gone: std::mem::take(&mut self.unfit.gone),
+            });
         }
         self.save_at.get_or_insert(now + SAVE_MS);
-        self.head = v1::NodeRecord {
+        self.kept.head = v1::NodeRecord {
             cluster_id: update.cluster_id,
             revision: update.revision,
-            digest: update.digest,
+            source: update.source,
             agent_version: VERSION.into(),
         };
-        let failures = std::mem::take(&mut self.failures);
+        for digest in update.digests {
+            self.save_digest(digest.clone());
+            self.kept.digests.note(digest);
+        }
+        let refused = self.refused.iter().map(|name| bucket::of_service(name));
+        for bucket in refused.collect::<BTreeSet<_>>() {
+            self.forget(bucket);
+        }
+        let Unfit { failures, gone } = std::mem::take(&mut self.unfit);
         for failure in &failures {
             tracing::error!(
                 kind = failure.kind,
@@ -245,45 +307,28 @@ impl Pushed {
                 failure.message
             );
         }
-        let end = End {
-            resume: self.resume(),
-            ack: v1::Ack {
-                revision: self.head.revision,
-                failures,
-            },
-        };
+        let revision = self.kept.head.revision;
         Some(Step {
             touched,
-            end: Some(end),
+            end: Some(v1::Ack { revision, failures }),
+            gone,
         })
     }
 
-    /// Takes a change into a state. False: it is refused, and stays out of it.
-    fn put(&mut self, desired: &mut Desired, change: Change) -> bool {
-        let mut of = None;
-        if let Change::Service(service) = &change {
-            let name = pushed_file::name(&service.namespace, &service.name);
-            self.refused.remove(&name);
-            of = Some(name);
-        } else if let Change::ServiceChange(change) = &change {
-            of = Some(pushed_file::name(&change.namespace, &change.name));
-        } else if let Change::ServiceRemoved(name) = &change {
-            self.refused.remove(name);
+    /// Takes in a change of what is in force.
+    fn change(&mut self, change: Change, touched: &mut Touched) {
+        self.touch(&change, touched);
+        if let Some(replacing) = &mut self.replacing {
+            replacing.note(&change);
         }
-        let before = of.as_ref().filter(|name| self.refused.contains(*name));
-        let result = match before {
-            Some(name) => {
-                let message = "the message before it was refused".to_owned();
-                Err(failure("Service", name.clone(), message))
-            }
-            None => put(desired, change),
-        };
-        let Err(failure) = result else {
-            return true;
-        };
-        self.failures.push(failure);
-        self.refused.extend(of);
-        false
+        if let Some(bucket) = bucket::of(&change) {
+            self.forget(bucket);
+        }
+        let kept = pushed_file::kept(&change, &self.desired.services);
+        let (desired, refused) = (&mut self.desired, &mut self.refused);
+        if take(desired, refused, &mut self.unfit, change) {
+            self.unsaved.extend(kept);
+        }
     }
 
     /// Adds what a delta touches; before it is taken in.
@@ -344,6 +389,69 @@ impl Pushed {
         touched.network = true;
         touched.all = true;
     }
+}
+
+/// Takes a change into a state, unless it is refused: false. Then it stays out of it.
+fn take(
+    desired: &mut Desired,
+    refused: &mut BTreeSet<String>,
+    unfit: &mut Unfit,
+    change: Change,
+) -> bool {
+    let mut of = None;
+    let mut stop = None;
+    if let Change::Service(service) = &change {
+        let name = pushed_file::name(&service.namespace, &service.name);
+        refused.remove(&name);
+        of = Some(name);
+    } else if let Change::ServiceChange(change) = &change {
+        of = Some(pushed_file::name(&change.namespace, &change.name));
+    } else if let Change::ServiceRemoved(name) = &change {
+        refused.remove(name);
+    } else if let Change::Pod(spec) = &change {
+        stop = spec.stop_grace_seconds.map(|grace_s| {
+            let (uid, namespace) = (spec.uid.clone(), spec.namespace.clone());
+            let name = spec.name.clone();
+            let gone = v1::PodGone {
+                uid,
+                namespace,
+                name,
+            };
+            (gone, grace_s)
+        });
+    }
+    let before = of.as_ref().filter(|name| refused.contains(*name));
+    let result = match before {
+        Some(name) => {
+            let message = "the message before it was refused".to_owned();
+            Err(failure("Service", name.clone(), message))
+        }
+        None => put(desired, change),
+    };
+    let Err(failure) = result else {
+        return true;
+    };
+    unfit.failures.push(failure);
+    refused.extend(of);
+    if let Some((gone, grace_s)) = stop {
+        match desired.pods.get_mut(&gone.uid) {
+            // What was taken before ends all the same.
+            Some(spec) => Arc::make_mut(spec).stop_grace_seconds = Some(grace_s),
+            None => unfit.gone.push(gone),
+        }
+    }
+    false
+}
+
+/// Digests of a state of which nothing was said.
+fn unknown(desired: &Desired) -> Digests {
+    let services = desired.services.keys().map(|name| bucket::of_service(name));
+    let routes = desired.routes.keys().map(|node| bucket::of_route(node));
+    let pods = desired.pods.keys().map(|uid| bucket::of_pod(uid));
+    let mut digests = Digests::default();
+    let all: BTreeSet<u32> = services.chain(routes).chain(pods).collect();
+    all.into_iter().for_each(|bucket| digests.forget(bucket));
+    digests
 }
 
 /// True when the backends that a node uses may depend on its zone.
@@ -461,20 +569,24 @@ mod tests {
             revision,
             ..v1::NodeRecord::default()
         };
-        let pushed = Pushed::new(Desired::default(), head, journal);
+        let kept = Kept {
+            head,
+            ..Kept::default()
+        };
+        let pushed = Pushed::new(Desired::default(), kept, journal);
         (pushed, layout, folder)
     }
 
     /// The state on the disk, and its revision.
     fn on_disk(layout: &Layout) -> (Desired, u64) {
-        let (_, kept) = pushed_file::open(layout).unwrap();
-        let kept = kept.unwrap();
+        let (_, found) = pushed_file::open(layout).unwrap();
+        let found = found.unwrap();
         let mut desired = Desired::default();
-        for change in kept.changes {
+        for change in found.changes {
             // Of a pod the uid alone is there, which is no whole spec.
             drop(put(&mut desired, change));
         }
-        (desired, kept.head.revision)
+        (desired, found.kept.head.revision)
     }
 
     fn save(pushed: &mut Pushed) {
@@ -584,10 +696,10 @@ mod tests {
             .unwrap();
         assert!(step.end.is_none() && !step.touched.services.is_empty());
         // Were the stream to break here, the node would ask from 7 on.
-        assert_eq!(pushed.head.revision, 7);
+        assert_eq!(pushed.kept.head.revision, 7);
         let step = pushed.update(part(9, vec![service("b")]), now).unwrap();
-        let ack = step.end.unwrap().ack;
-        assert_eq!((ack.revision, pushed.head.revision), (9, 9));
+        let ack = step.end.unwrap();
+        assert_eq!((ack.revision, pushed.kept.head.revision), (9, 9));
         assert_eq!(ack.failures.len(), 1, "of all parts: {:?}", ack.failures);
         assert_eq!(pushed.desired.services.len(), 2);
     }
@@ -706,32 +818,190 @@ mod tests {
     fn a_change_of_a_service_that_was_refused_or_not_sent_is_refused() {
         let (mut pushed, layout, _folder) = pushed(0);
         let now = crate::clock::monotonic();
-        let end = |step: Option<Step>| {
-            let end = step.unwrap().end.unwrap();
-            (end.resume.revision, end.ack.failures.len())
+        let end = |pushed: &mut Pushed, update| {
+            let ack = pushed.update(update, now).unwrap().end.unwrap();
+            let mut hello = v1::Hello::default();
+            pushed.greet(&mut hello);
+            let web = bucket::of_service("default/web");
+            let digest = hello.digests.into_iter().find(|d| d.bucket == web);
+            let known = !digest.unwrap().digest.is_empty();
+            (hello.revision, known, ack.failures.len())
+        };
+        // The control plane has taken it for granted that the node takes it.
+        let delta = |revision, change| v1::Update {
+            digests: vec![v1::BucketDigest {
+                bucket: bucket::of_service("default/web"),
+                digest: vec![1],
+            }],
+            ..delta(revision, change)
         };
         let web = backed(3);
         let change = || Change::ServiceChange(swapped(&web, 1));
-        assert_eq!(end(pushed.update(delta(1, change()), now)), (0, 1));
+        assert_eq!(end(&mut pushed, delta(1, change())), (0, false, 1));
         let whole = |service: &v1::Service| Change::Service(service.clone());
-        assert_eq!(end(pushed.update(delta(2, whole(&web)), now)), (2, 0));
+        assert_eq!(end(&mut pushed, delta(2, whole(&web))), (2, true, 0));
         let bad = v1::Service {
             id: 0,
             cluster_ips: vec!["10.96.0.1".into()],
             ..web.clone()
         };
-        assert_eq!(end(pushed.update(delta(3, whole(&bad)), now)), (0, 1));
+        assert_eq!(end(&mut pushed, delta(3, whole(&bad))), (0, false, 1));
         // What is in force is not what the change is about.
-        assert_eq!(end(pushed.update(delta(4, change()), now)), (0, 1));
+        assert_eq!(end(&mut pushed, delta(4, change())), (0, false, 1));
         assert_eq!(pushed.desired.services["default/web"], web);
         save(&mut pushed);
-        assert_eq!(on_disk(&layout).1, 0, "all of it is asked for");
-        assert_eq!(end(pushed.update(delta(5, whole(&web)), now)), (5, 0));
-        assert_eq!(end(pushed.update(delta(6, change()), now)), (6, 0));
+        assert_eq!(on_disk(&layout).1, 0, "it is asked for");
+        assert_eq!(end(&mut pushed, delta(5, whole(&web))), (5, true, 0));
+        assert_eq!(end(&mut pushed, delta(6, change())), (6, true, 0));
         let mut beyond = swapped(&web, 1);
         beyond.ports[0].index = 1;
         let beyond = Change::ServiceChange(beyond);
-        assert_eq!(end(pushed.update(delta(7, beyond), now)), (0, 1));
+        assert_eq!(end(&mut pushed, delta(7, beyond)), (0, false, 1));
+    }
+
+    fn digest(bucket: u32, digest: u8) -> v1::BucketDigest {
+        let digest = vec![digest];
+        v1::BucketDigest { bucket, digest }
+    }
+
+    /// What is said in the next hello, and after a restart of the agent.
+    #[test]
+    fn digests_are_those_of_what_is_in_force_also_on_the_disk() {
+        let (mut pushed, layout, _folder) = pushed(0);
+        let now = crate::clock::monotonic();
+        let of = |n: usize| bucket::of_service(&format!("default/service-{n}"));
+        let snapshot = v1::Update {
+            snapshot_begin: true,
+            snapshot_end: true,
+            source: 5,
+            digests: vec![digest(of(1), 1), digest(of(2), 2)],
+            ..delta(1, named(1, 1))
+        };
+        pushed.update(snapshot, now);
+        let said = |pushed: &Pushed| {
+            let mut hello = v1::Hello::default();
+            pushed.greet(&mut hello);
+            let digests = hello.digests.into_iter();
+            let digests = digests.map(|d| (d.bucket, d.digest));
+            (hello.source, digests.collect::<BTreeMap<_, _>>())
+        };
+        let agree = |pushed: &mut Pushed, expected: [(u32, Vec<u8>); 2]| {
+            let expected = (5, expected.into());
+            assert_eq!(said(pushed), expected);
+            save(pushed);
+            let kept = pushed_file::open(&layout).unwrap().1.unwrap().kept;
+            let journal = pushed.journal.clone();
+            assert_eq!(
+                said(&Pushed::new(Desired::default(), kept, journal)),
+                expected
+            );
+        };
+        agree(&mut pushed, [(of(1), vec![1]), (of(2), vec![2])]);
+        // A part of a step, whose end does not come.
+        pushed.update(delta(0, named(2, 7)), now);
+        pushed.disconnected();
+        agree(&mut pushed, [(of(1), vec![1]), (of(2), vec![])]);
+        let end = v1::Update {
+            source: 5,
+            digests: vec![digest(of(2), 3)],
+            ..delta(2, named(2, 8))
+        };
+        pushed.update(end, now);
+        agree(&mut pushed, [(of(1), vec![1]), (of(2), vec![3])]);
+        let mut kept = std::mem::take(&mut pushed.kept);
+        kept.forget_pods();
+        assert_eq!(kept.head.source, 0);
+        let digests = kept.digests.list();
+        assert_eq!(digests.len(), 66);
+        kept.forget_all();
+        assert!(kept.digests.list().iter().all(|d| d.digest.is_empty()));
+    }
+
+    /// What was not sent again of a bucket that is replaced is removed with the last part.
+    #[test]
+    fn a_bucket_is_replaced_when_all_of_it_was_sent() {
+        let (mut pushed, layout, _folder) = pushed(0);
+        let now = crate::clock::monotonic();
+        let of = |n: &usize| bucket::of_service(&format!("default/service-{n}"));
+        let of_seven = of(&7);
+        let same: Vec<usize> = (0..3000).filter(|n| of(n) == of_seven).collect();
+        let [one, two, three, ..] = same[..] else {
+            panic!("{same:?}")
+        };
+        let other = (0..).find(|n| of(n) != of_seven).unwrap();
+        let pod = v1::PodSpec {
+            uid: "u".into(),
+            namespace: "d".into(),
+            name: "n".into(),
+            ..v1::PodSpec::default()
+        };
+        let all = [one, two, three, other].map(|n| named(n, u32::try_from(n).unwrap()));
+        let snapshot = v1::Update {
+            snapshot_begin: true,
+            snapshot_end: true,
+            changes: encoded([all.to_vec(), vec![Change::Pod(pod)]].concat()),
+            ..delta(1, named(one, 1))
+        };
+        pushed.update(snapshot, now);
+        let begin = || v1::Update {
+            replaced: vec![of_seven, bucket::of_pod("u")],
+            ..delta(0, named(one, 1))
+        };
+        pushed.update(begin(), now).unwrap();
+        assert_eq!(pushed.desired.services.len(), 4);
+        // Its end does not come, and another step has no such end.
+        pushed.disconnected();
+        pushed.update(delta(2, named(other, 4)), now).unwrap();
+        assert_eq!(
+            (pushed.desired.services.len(), pushed.desired.pods.len()),
+            (4, 1)
+        );
+        pushed.update(begin(), now).unwrap();
+        let step = pushed.update(delta(3, named(three, 3)), now).unwrap();
+        let left = [one, three, other].map(|n| format!("default/service-{n}"));
+        assert!(pushed.desired.services.keys().eq(&BTreeSet::from(left)));
+        assert!(pushed.desired.pods.is_empty());
+        let two_id = u32::try_from(two).unwrap();
+        assert_eq!(step.touched.services[&two_id], None);
+        assert!(step.touched.pods.contains("u"));
+        save(&mut pushed);
+        assert_eq!(on_disk(&layout).0.services, pushed.desired.services);
+    }
+
+    #[test]
+    fn a_pod_that_is_refused_is_gone_when_it_is_to_stop() {
+        let (mut pushed, _layout, _folder) = pushed(0);
+        let now = crate::clock::monotonic();
+        let mut pod = v1::PodSpec {
+            uid: "u".into(),
+            namespace: "d".into(),
+            name: "n".into(),
+            ..v1::PodSpec::default()
+        };
+        let good = pod.clone();
+        // No agent mounts there.
+        pod.containers = vec![v1::ContainerSpec {
+            name: "c".into(),
+            mounts: vec![v1::VolumeMount {
+                mount_path: "relative".into(),
+                ..v1::VolumeMount::default()
+            }],
+            ..v1::ContainerSpec::default()
+        }];
+        let mut take = |pod: &v1::PodSpec| {
+            let step = pushed
+                .update(delta(1, Change::Pod(pod.clone())), now)
+                .unwrap();
+            let uids = step.gone.into_iter().map(|gone| gone.uid);
+            let stop = pushed.desired.pods.get("u").map(|p| p.stop_grace_seconds);
+            (uids.collect::<Vec<_>>(), stop)
+        };
+        assert_eq!(take(&pod), (vec![], None));
+        pod.stop_grace_seconds = Some(30);
+        assert_eq!(take(&pod), (vec!["u".to_owned()], None));
+        // One that runs ends as any other.
+        assert_eq!(take(&good), (vec![], Some(None)));
+        assert_eq!(take(&pod), (vec![], Some(Some(30))));
     }
 
     #[test]

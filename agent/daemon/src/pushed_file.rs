@@ -7,6 +7,7 @@
 //! | `config`, `route/NODE` | the `Change` |
 //! | `service/NAMESPACE/NAME` | a `Change` with the service, without backends and endpoints |
 //! | `service/NAMESPACE/NAME/PORT/ADDRESS/NUMBER`, `.../-/ADDRESS/HOSTNAME` | a `ServiceChange` with one backend of the port at this position, or one endpoint |
+//! | `digest/NUMBER` | a `BucketDigest` |
 //! | `pod/UID` | a `Change` with the uid alone: the specs, which hold secrets, have records of their own (`record.rs`) |
 //!
 //! So one backend that changes is all that is written of its service.
@@ -21,6 +22,7 @@ use agent_plan::world::Desired;
 use agent_sys::journal::{Changes, Entries, Journal};
 use agent_sys::state::{Layout, StateError};
 use proto::Message;
+use proto::bucket::{self, Digests};
 use proto::service_change;
 use proto::v1;
 use proto::v1::change::Change;
@@ -30,17 +32,44 @@ const FILE: &str = "pushed";
 /// Key of the revision.
 const HEAD: &str = "";
 
+/// What keys of digests begin with.
+const DIGEST: &str = "digest/";
+
 /// Key of the facts of the cluster.
 const CONFIG: &str = "config";
 
 /// The journal, for the loop and for the thread that writes it, one at a time.
 pub(crate) type Shared = Arc<Mutex<Journal>>;
 
-/// What was found on the disk.
-#[derive(Debug)]
+/// Where what was pushed is from.
+#[derive(Debug, Default)]
 pub(crate) struct Kept {
     /// Cluster and revision.
     pub(crate) head: v1::NodeRecord,
+    /// Of its buckets.
+    pub(crate) digests: Digests,
+}
+
+impl Kept {
+    /// What is there is of no revision: all of it is to be sent again.
+    pub(crate) fn forget_all(&mut self) {
+        (self.head.revision, self.head.source) = (0, 0);
+        (0..bucket::COUNT).for_each(|bucket| self.digests.forget(bucket));
+    }
+
+    /// All pods are to be sent again.
+    pub(crate) fn forget_pods(&mut self) {
+        (self.head.revision, self.head.source) = (0, 0);
+        let pods = (0..bucket::COUNT).filter(|bucket| bucket::has_pods(*bucket));
+        pods.for_each(|bucket| self.digests.forget(bucket));
+    }
+}
+
+/// What was found on the disk.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Where it is from.
+    pub(crate) kept: Kept,
     /// All that was pushed; pods with their uid alone.
     pub(crate) changes: Vec<Change>,
 }
@@ -49,25 +78,33 @@ pub(crate) struct Kept {
 ///
 /// # Errors
 /// The file cannot be read.
-pub(crate) fn open(layout: &Layout) -> Result<(Shared, Option<Kept>), StateError> {
+pub(crate) fn open(layout: &Layout) -> Result<(Shared, Option<Found>), StateError> {
     let (journal, mut entries) = Journal::open(&layout.state(FILE))?;
     let head = entries.remove(HEAD);
     let head = head.and_then(|bytes| v1::NodeRecord::decode(&bytes[..]).ok());
-    let kept = head.map(|head| together(head, &entries));
-    Ok((Arc::new(Mutex::new(journal)), kept))
+    let found = head.map(|head| together(head, &entries));
+    Ok((Arc::new(Mutex::new(journal)), found))
 }
 
 /// What the entries are together. Without one that cannot be used the state is of no
 /// revision, so that all of it is asked for.
-fn together(mut head: v1::NodeRecord, entries: &Entries) -> Kept {
+fn together(head: v1::NodeRecord, entries: &Entries) -> Found {
     let (mut changes, mut services) = (Vec::new(), BTreeMap::new());
     let mut parts: BTreeMap<String, Vec<v1::ServiceChange>> = BTreeMap::new();
+    let (mut digests, mut whole) = (Digests::default(), true);
     for entry in entries {
+        if entry.0.starts_with(DIGEST) {
+            match v1::BucketDigest::decode(&entry.1[..]) {
+                Ok(digest) => digests.note(digest),
+                Err(_) => whole = false,
+            }
+            continue;
+        }
         match decoded(entry) {
             Some(Change::Service(service)) => {
                 if has_entries(&service) {
                     tracing::warn!(key = entry.0, "a whole service, of an earlier agent");
-                    head.revision = 0;
+                    whole = false;
                 }
                 services.insert(name(&service.namespace, &service.name), service);
             }
@@ -76,22 +113,26 @@ fn together(mut head: v1::NodeRecord, entries: &Entries) -> Kept {
                 parts.entry(name).or_default().push(part);
             }
             Some(change) => changes.push(change),
-            None => head.revision = 0,
+            None => whole = false,
         }
     }
     for (name, parts) in parts {
         let Some(service) = services.get_mut(&name) else {
             tracing::error!(name, "backends of a service that was not kept");
-            head.revision = 0;
+            whole = false;
             continue;
         };
         if let Err(error) = service_change::assemble(service, parts) {
             tracing::error!(name, %error, "cannot use the last pushed state");
-            head.revision = 0;
+            whole = false;
         }
     }
     changes.extend(services.into_values().map(Change::Service));
-    Kept { head, changes }
+    let mut kept = Kept { head, digests };
+    if !whole {
+        kept.forget_all();
+    }
+    Found { kept, changes }
 }
 
 fn has_entries(service: &v1::Service) -> bool {
@@ -268,8 +309,17 @@ pub(crate) fn head(head: &v1::NodeRecord) -> (String, Vec<u8>) {
     (HEAD.to_owned(), head.encode_to_vec())
 }
 
+/// Key and value of a digest.
+pub(crate) fn digest(digest: &v1::BucketDigest) -> (String, Vec<u8>) {
+    (format!("{DIGEST}{}", digest.bucket), digest.encode_to_vec())
+}
+
 /// All of it, for a file that is written anew.
-pub(crate) fn entries(desired: &Desired, record: &v1::NodeRecord) -> Entries {
+pub(crate) fn entries(
+    desired: &Desired,
+    record: &v1::NodeRecord,
+    digests: &[v1::BucketDigest],
+) -> Entries {
     let Desired {
         config,
         pods,
@@ -284,7 +334,9 @@ pub(crate) fn entries(desired: &Desired, record: &v1::NodeRecord) -> Entries {
     let others = others.flat_map(|change| kept(&change, &BTreeMap::new()));
     let others = others.filter_map(|(key, value)| Some((key, value?)));
     let head = head(record);
-    std::iter::once(head).chain(pods).chain(others).collect()
+    let digests = digests.iter().map(digest);
+    let all = std::iter::once(head).chain(digests);
+    all.chain(pods).chain(others).collect()
 }
 
 /// What is to be written.

@@ -14,7 +14,7 @@ use proto::v1::node_down::Down;
 use proto::v1::node_up::Up;
 use rand::Rng;
 use rustls::ClientConfig;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::transport::Channel;
 
 use crate::config::ControlAddress;
@@ -78,8 +78,6 @@ pub(crate) struct Watch {
     pub(crate) tls: watch::Receiver<Arc<ClientConfig>>,
     /// Asked when the certificate is refused.
     pub(crate) credentials: Credentials,
-    /// What the node has: the first message of each stream.
-    pub(crate) hello: watch::Receiver<v1::Hello>,
     /// Where the channel is told.
     pub(crate) calls: watch::Sender<Option<Channel>>,
     /// Where the certificate lies, for messages.
@@ -175,7 +173,16 @@ async fn session(watch: &mut Watch, connected: &mut bool) -> Result<(), StreamEr
     let (channel, handshake) = tls::connect(&watch.control, tls).await?;
     let failed = |status: tonic::Status| call_failed(&status, &handshake);
     let (sender, queue) = mpsc::channel(QUEUE);
-    let hello = watch.hello.borrow_and_update().clone();
+    let events = watch.sys.events.clone();
+    let tell = async |event: Event| {
+        events
+            .send(event)
+            .await
+            .map_err(|_gone| StreamError::Ending)
+    };
+    let (answer, hello) = oneshot::channel();
+    tell(Event::Greet(answer)).await?;
+    let hello = hello.await.map_err(|_gone| StreamError::Ending)?;
     let first = v1::NodeUp {
         up: Some(Up::Hello(hello)),
     };
@@ -186,13 +193,6 @@ async fn session(watch: &mut Watch, connected: &mut bool) -> Result<(), StreamEr
     *connected = true;
     tracing::info!("connected to the control plane");
     watch.calls.send_replace(Some(channel));
-    let events = watch.sys.events.clone();
-    let tell = async |event: Event| {
-        events
-            .send(event)
-            .await
-            .map_err(|_gone| StreamError::Ending)
-    };
     tell(Event::Connected(sender)).await?;
     loop {
         let message = tokio::select! {

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use proto::bucket;
 use proto::v1::{self, node_down};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -15,10 +16,10 @@ use tokio::time::Instant;
 use crate::budget::Budget;
 use crate::mailbox::{Item, Mailbox, Rest, Step, Waiting};
 
+use digest::{Buckets, Resume};
 use message::{Content, Message, Pod, Route};
 use service::Served;
 use shared::Shared;
-use start::Start;
 
 pub use addresses::{Rejected, Reported};
 
@@ -32,7 +33,7 @@ struct View {
     config: Option<Message>,
     pods: BTreeMap<Arc<str>, Pod>,
     /// Of the pods.
-    content: Content,
+    buckets: Buckets,
     session: Option<Session>,
     heard: Option<Instant>,
     /// And the key of the machine that said it.
@@ -66,9 +67,12 @@ struct Inner {
     completed: u64,
     services: BTreeMap<Arc<str>, Served>,
     routes: BTreeMap<Arc<str>, Route>,
+    /// Names this process to nodes.
+    source: u64,
     /// Of services and routes.
-    content: Content,
-    start: Start,
+    buckets: Buckets,
+    /// Number of the last change of any message.
+    changes: u64,
     shared: Shared,
     views: HashMap<String, View>,
     /// Which connected node has an address.
@@ -80,7 +84,7 @@ struct Inner {
     sessions: u64,
     /// Who has something new since the revision before was complete.
     posted: Posted,
-    /// A revision that somebody waits for, and how many sessions do not have it.
+    /// A revision that is waited for, and how many sessions do not have it.
     awaited: Option<(u64, usize)>,
 }
 
@@ -131,8 +135,10 @@ impl Hub {
             completed: 0,
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
-            content: Content::default(),
-            start: Start::empty(revision),
+            // 0 stands for none.
+            source: rand::random::<u64>().max(1),
+            buckets: Buckets::default(),
+            changes: 0,
             shared: Shared::default(),
             views: HashMap::new(),
             addresses: HashMap::new(),
@@ -171,7 +177,6 @@ impl Hub {
         let mut inner = self.lock();
         inner.filling = false;
         inner.completed = inner.revision;
-        inner.note_start();
         let posted = std::mem::take(&mut inner.posted);
         let end = inner.shared.end();
         if posted.all {
@@ -195,7 +200,6 @@ impl Hub {
         inner.revision = revision;
         inner.floor = revision;
         inner.completed = 0;
-        inner.start = Start::new(revision);
     }
 
     /// The revision of what is here.
@@ -217,23 +221,28 @@ impl Hub {
         inner.sessions += 1;
         let id = inner.sessions;
         let mailbox = Arc::new(Mailbox::default());
-        let known = hello.cluster_id == self.cluster_id
-            && hello.revision >= inner.floor
-            && hello.revision <= inner.revision
-            && inner.start.agrees(node, hello);
-        let items = known.then(|| inner.since(node, hello.revision));
-        let items = items.filter(|items| !inner.is_too_much(items));
-        let known = items.is_some();
+        let is_ours = hello.cluster_id == self.cluster_id;
+        let resume = is_ours.then(|| inner.resume(node, hello)).flatten();
+        let snapshot = resume.is_none();
+        let acked = resume.as_ref().and_then(|r| r.named).unwrap_or_default();
         {
             let mut waiting = mailbox.lock();
             waiting.seen = inner.shared.end();
-            waiting.snapshot = !known;
             waiting.takes_changes = hello.service_changes;
-            waiting.named = hello.revision;
-            waiting.items = items.unwrap_or_default();
+            waiting.takes_digests = hello.buckets == bucket::COUNT;
+            waiting.snapshot = snapshot;
+            if let Some(Resume {
+                items,
+                replaced,
+                named,
+            }) = resume
+            {
+                waiting.items = items;
+                waiting.replaced = replaced;
+                waiting.named = named;
+            }
         }
         mailbox.wake();
-        let acked = if known { hello.revision } else { 0 };
         let view = inner.views.entry(node.to_owned()).or_default();
         view.heard = Some(Instant::now());
         view.reported = Some((reported, key.to_owned()));
@@ -253,7 +262,7 @@ impl Hub {
         Ok(Connected {
             id,
             mailbox,
-            snapshot: !known,
+            snapshot,
             budget,
         })
     }
@@ -288,7 +297,7 @@ impl Hub {
         let mut messages: Vec<v1::NodeDown> = opens.collect();
         // A step that has begun goes on while the next revision is filled in.
         if waiting.step.is_none() && !inner.filling {
-            inner.begin(node, &mut waiting);
+            inner.begin(&mut waiting);
         } else if waiting.step.is_none() && waiting.is_due(inner.shared.end()) {
             // Its wake-up is used up: it connected, or was slower than the next revision,
             // which may have nothing for it.
@@ -302,7 +311,7 @@ impl Hub {
                 session.sent = session.sent.max(named);
             }
             if step.over {
-                waiting.named = step.revision;
+                waiting.named = Some(step.revision);
             } else {
                 waiting.step = Some(step);
             }
@@ -354,23 +363,44 @@ impl Inner {
 
     /// Begins a node's next step, if there is something for it. Who is too far behind to
     /// know what changed gets all of it.
-    fn begin(&self, node: &str, waiting: &mut Waiting) {
+    fn begin(&self, waiting: &mut Waiting) {
         let items = std::mem::take(&mut waiting.items);
         let news = self.shared.since(waiting.seen);
         waiting.seen = self.shared.end();
         let snapshot = std::mem::take(&mut waiting.snapshot);
+        let replaced = std::mem::take(&mut waiting.replaced);
         let changed = news.filter(|_| !snapshot).map(|mut news| {
             news.extend(items);
             news
         });
-        let rest = match changed.filter(|items| !self.is_too_much(items)) {
-            Some(items) if items.is_empty() => return,
-            Some(items) => Rest::Items(items),
-            None => Rest::All { sent: None },
+        let (rest, replaced) = match changed.filter(|items| !self.is_too_much(items)) {
+            Some(items) if items.is_empty() && replaced.is_empty() => return,
+            Some(items) => (Rest::Items(items), replaced),
+            None => (Rest::All { sent: None }, Vec::new()),
         };
-        let digest = self.digest(node).to_bytes();
-        let since = waiting.takes_changes.then_some(waiting.named);
-        waiting.step = Some(Step::new(self.revision, since, digest, rest));
+        waiting.step = Some(Step {
+            revision: self.revision,
+            since: waiting.named.filter(|_| waiting.takes_changes),
+            changes: self.changes,
+            takes_digests: waiting.takes_digests,
+            replaced,
+            touched: BTreeSet::new(),
+            begun: false,
+            over: false,
+            rest,
+        });
+    }
+
+    /// Numbers a change of a message.
+    fn next_change(&mut self) -> u64 {
+        self.changes += 1;
+        self.changes
+    }
+
+    /// A message for all nodes was `old`, and is `new`.
+    fn note_shared(&mut self, bucket: u32, old: Content, new: Content) {
+        let number = self.next_change();
+        self.buckets.change(bucket, old, new, number);
     }
 
     /// The revision that a change counts for. Not all changes are the store's (a
@@ -398,12 +428,12 @@ impl Inner {
 
 mod addresses;
 mod awaited;
+mod digest;
 mod hearing;
 mod items;
 mod message;
 mod put;
 mod service;
 mod shared;
-mod start;
 #[cfg(test)]
 mod tests;

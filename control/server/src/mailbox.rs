@@ -39,8 +39,13 @@ pub(crate) struct Waiting {
     pub(crate) seen: u64,
     /// The node takes changes of services, not only whole ones.
     pub(crate) takes_changes: bool,
-    /// All up to this revision was sent, or the node had it when it connected.
-    pub(crate) named: u64,
+    /// The node keeps digests of buckets.
+    pub(crate) takes_digests: bool,
+    /// Buckets that it has otherwise, until the first step.
+    pub(crate) replaced: Vec<u32>,
+    /// All up to this revision was sent, or the node had it of this process when it
+    /// connected.
+    pub(crate) named: Option<u64>,
     /// The step that is being sent, part by part.
     pub(crate) step: Option<Step>,
     pub(crate) opens: VecDeque<v1::Open>,
@@ -52,9 +57,15 @@ pub(crate) struct Step {
     /// Named by the last part.
     pub(crate) revision: u64,
     /// The revision that the node has before it, if it takes changes of services.
-    since: Option<u64>,
-    /// Of what the node has then; with the last part.
-    pub(crate) digest: Vec<u8>,
+    pub(crate) since: Option<u64>,
+    /// Number of the last change of a message before the step began.
+    pub(crate) changes: u64,
+    /// The node keeps digests of buckets.
+    pub(crate) takes_digests: bool,
+    /// Buckets of which all is sent; until the first part.
+    pub(crate) replaced: Vec<u32>,
+    /// Buckets of what was sent, unless it is a snapshot.
+    pub(crate) touched: BTreeSet<u32>,
     /// A part was made already.
     pub(crate) begun: bool,
     /// Its last part was made.
@@ -73,17 +84,6 @@ pub(crate) enum Rest {
 }
 
 impl Step {
-    pub(crate) fn new(revision: u64, since: Option<u64>, digest: Vec<u8>, rest: Rest) -> Self {
-        Self {
-            revision,
-            since,
-            digest,
-            begun: false,
-            over: false,
-            rest,
-        }
-    }
-
     /// The revision from which on services may be sent as changes; `None`: they are sent
     /// whole.
     pub(crate) fn since(&self) -> Option<u64> {
@@ -108,7 +108,8 @@ impl Waiting {
     /// True when something of the hub's is to be sent. `end`: what changed for all
     /// nodes goes so far.
     pub(crate) fn is_due(&self, end: u64) -> bool {
-        self.snapshot || self.seen < end || !self.items.is_empty()
+        let own = self.snapshot || !self.items.is_empty() || !self.replaced.is_empty();
+        own || self.seen < end
     }
 }
 

@@ -192,8 +192,8 @@ impl Controllers {
         Ok(unreadable)
     }
 
-    /// Watches the store from where the world is. Whoever is so far behind that
-    /// the store has forgotten what came in between reads everything again.
+    /// Watches the store from where the world is. When it is so far behind
+    /// that the store has dropped the history in between, reads everything again.
     async fn follow(&mut self) -> Result<Watch, RunError> {
         let store = self.objects.store().clone();
         loop {
@@ -393,7 +393,7 @@ impl Controllers {
         }
     }
 
-    /// Plans what is due and free, until nothing is.
+    /// Plans all tasks that are due and not busy.
     fn dispatch(&mut self) {
         let due = self.world.take_due();
         for task in self.agenda.ready(due, self.revision, Instant::now()) {

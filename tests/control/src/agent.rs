@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use proto::Message as _;
+use proto::bucket::{self, Digests, Replacing};
 use proto::v1::node_client::NodeClient;
 use proto::v1::{self, change, node_down, node_up};
 use tokio::sync::{mpsc, watch};
@@ -19,16 +20,38 @@ use crate::wait::PATIENCE;
 pub struct Told {
     pub revision: u64,
     pub cluster_id: String,
-    pub digest: Vec<u8>,
+    pub source: u64,
+    pub digests: Digests,
+    replacing: Option<Replacing>,
     pub config: Option<v1::ClusterConfig>,
     pub pods: BTreeMap<String, v1::PodSpec>,
     pub services: BTreeMap<String, v1::Service>,
     pub routes: BTreeMap<String, v1::NodeRoute>,
     pub snapshots: u32,
     pub messages: usize,
+    /// In the messages, together.
+    pub changes: usize,
+    pub bytes: usize,
     pub goodbye: bool,
     /// What was told, in order: "pod", "stop web-1", "terminating 10.0.0.1", ...
     pub story: Vec<String>,
+}
+
+impl Told {
+    /// What an agent that comes back begins with: what it has, and nothing told yet.
+    fn again(&self) -> Self {
+        Self {
+            config: None,
+            snapshots: 0,
+            messages: 0,
+            changes: 0,
+            bytes: 0,
+            goodbye: false,
+            story: Vec::new(),
+            replacing: None,
+            ..self.clone()
+        }
+    }
 }
 
 /// What an agent does.
@@ -87,7 +110,9 @@ impl Agent {
             agent_version: "test".to_owned(),
             cluster_id: options.from.cluster_id.clone(),
             revision: options.from.revision,
-            digest: options.from.digest.clone(),
+            source: options.from.source,
+            buckets: bucket::COUNT,
+            digests: options.from.digests.list(),
             service_changes: true,
             status: Some(v1::NodeStatus {
                 addresses: vec![format!("172.31.0.{}", 10 + number)],
@@ -105,7 +130,7 @@ impl Agent {
             .await
             .unwrap()
             .into_inner();
-        let (told, receiver) = watch::channel(Told::default());
+        let (told, receiver) = watch::channel(options.from.again());
         let (open_sender, opens) = mpsc::channel(16);
         let task = tokio::spawn(follow(down, told, sender.clone(), open_sender, options));
         let opens = Arc::new(Mutex::new(opens));
@@ -191,17 +216,40 @@ fn take(
     refuses: fn(&change::Change) -> bool,
 ) -> Vec<v1::Failure> {
     let mut failures = Vec::new();
+    told.bytes += update.encoded_len();
     if update.snapshot_begin {
         *told = Told {
             snapshots: told.snapshots + 1,
             messages: told.messages,
+            changes: told.changes,
+            bytes: told.bytes,
             story: std::mem::take(&mut told.story),
             ..Told::default()
         };
     }
-    for change in update.changes {
-        let change = v1::Change::decode(change).unwrap();
-        let change = change.change.unwrap();
+    if !update.replaced.is_empty() {
+        let replacing = Replacing::new(update.replaced);
+        replacing
+            .buckets()
+            .for_each(|bucket| told.digests.forget(bucket));
+        told.replacing = Some(replacing);
+    }
+    let decoded = |change| v1::Change::decode(change).unwrap().change.unwrap();
+    let mut changes: Vec<change::Change> = update.changes.into_iter().map(decoded).collect();
+    if let Some(replacing) = &mut told.replacing {
+        changes.iter().for_each(|change| replacing.note(change));
+    }
+    if update.revision > 0
+        && let Some(replacing) = told.replacing.take()
+    {
+        let (services, routes) = (told.services.keys(), told.routes.keys());
+        changes.extend(replacing.removals(services, routes, told.pods.keys()));
+    }
+    for change in changes {
+        told.changes += 1;
+        if let Some(bucket) = bucket::of(&change) {
+            told.digests.forget(bucket);
+        }
         if refuses(&change) {
             failures.push(failure(&change));
             continue;
@@ -237,7 +285,10 @@ fn take(
     }
     told.messages += 1;
     if update.revision > 0 {
-        told.digest = update.digest;
+        told.source = update.source;
+    }
+    for digest in update.digests {
+        told.digests.note(digest);
     }
     told.revision = told.revision.max(update.revision);
     told.cluster_id = update.cluster_id;

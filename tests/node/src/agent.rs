@@ -159,6 +159,8 @@ fn what_cannot_run_says_why_in_kubernetes_words() {
     let mut once = pod("once", 10, "echo last words > /dev/termination-log; exit 4");
     once.restart_policy = "Never".into();
     let bad = pod("../etc", 11, "true");
+    let mut stopped = bad.clone();
+    stopped.stop_grace_seconds = Some(30);
     let limited = |uid, last, command, bytes| {
         let mut spec = pod(uid, last, command);
         spec.restart_policy = "Never".into();
@@ -177,6 +179,9 @@ fn what_cannot_run_says_why_in_kubernetes_words() {
         .push(pods.into_iter().map(Change::Pod).collect());
     node.control.acknowledged(revision);
     assert_eq!(node.control.failures()[0].key, "../etc");
+    // There is nothing of it: an ordinary deletion comes to its end.
+    node.control.push(vec![Change::Pod(stopped)]);
+    node.control.gone("../etc");
 
     let status = node
         .control

@@ -69,17 +69,20 @@ impl Inner {
             }
             length += longer;
             changes.extend(picked);
+            step.touch(&item);
             step.rest.pass(item);
         };
         let first = !std::mem::replace(&mut step.begun, true);
         let snapshot = matches!(step.rest, Rest::All { .. });
-        if first && step.over && changes.is_empty() && !snapshot {
+        let replaced = std::mem::take(&mut step.replaced);
+        if first && step.over && changes.is_empty() && replaced.is_empty() && !snapshot {
             return None;
         }
-        let (revision, digest) = if step.over {
-            (step.revision, std::mem::take(&mut step.digest))
+        step.touched.extend(&replaced);
+        let (revision, digests, source) = if step.over {
+            (step.revision, self.digests(node, step), self.source)
         } else {
-            (0, Vec::new())
+            (0, Vec::new(), 0)
         };
         Some(v1::Update {
             cluster_id: String::new(),
@@ -87,7 +90,9 @@ impl Inner {
             snapshot_begin: snapshot && first,
             snapshot_end: snapshot && step.over,
             changes,
-            digest,
+            replaced,
+            digests,
+            source,
         })
     }
 

@@ -1,7 +1,5 @@
 //! What is sent of one thing: encoded once, and shared by all sessions that send it.
-//!
-//! Also the digest of what a node has: the sum of its messages' hashes, which follows each
-//! change at the same cost for any number of messages.
+//! Also its hash, of which digests are made (`digest.rs`).
 
 use bytes::Bytes;
 use proto::Message as _;
@@ -14,6 +12,8 @@ pub(super) struct Message {
     pub(super) bytes: Bytes,
     /// Hash of the change without its generation.
     pub(super) content: Content,
+    /// See `proto::bucket`; of facts of the cluster, which are in none, it is not used.
+    pub(super) bucket: u32,
     pub(super) revision: u64,
 }
 
@@ -54,10 +54,16 @@ pub(super) fn encoded(change: change::Change) -> Vec<u8> {
 }
 
 impl Message {
-    pub(super) fn new(change: change::Change, content: Content, revision: u64) -> Self {
+    pub(super) fn new(
+        change: change::Change,
+        content: Content,
+        bucket: u32,
+        revision: u64,
+    ) -> Self {
         Self {
             bytes: encoded(change).into(),
             content,
+            bucket,
             revision,
         }
     }
@@ -86,14 +92,21 @@ pub(super) struct Described {
     stop_grace_seconds: Option<i64>,
 }
 
+fn content(pod: v1::PodSpec) -> Content {
+    Content::of(change::Change::Pod(v1::PodSpec {
+        generation: 0,
+        stop_grace_seconds: None,
+        ..pod
+    }))
+}
+
 impl Described {
-    pub(super) fn new(mut spec: v1::PodSpec) -> Self {
-        spec.generation = 0;
-        let stop_grace_seconds = spec.stop_grace_seconds.take();
+    /// `lasting`: what of the spec makes it another one, where that is not all of it.
+    pub(super) fn new(spec: v1::PodSpec, lasting: Option<v1::PodSpec>) -> Self {
         Self {
-            content: Content::of(change::Change::Pod(spec.clone())),
+            content: content(lasting.unwrap_or_else(|| spec.clone())),
+            stop_grace_seconds: spec.stop_grace_seconds,
             spec,
-            stop_grace_seconds,
         }
     }
 
@@ -103,19 +116,18 @@ impl Described {
     }
 
     /// With the generation that it has from now on.
-    pub(super) fn into_pod(self, generation: u64, revision: u64) -> Pod {
+    pub(super) fn into_pod(self, generation: u64, bucket: u32, revision: u64) -> Pod {
         let Self {
             mut spec,
             content,
             stop_grace_seconds,
         } = self;
         spec.generation = generation;
-        spec.stop_grace_seconds = stop_grace_seconds;
         Pod {
             namespace: spec.namespace.clone(),
             name: spec.name.clone(),
             stop_grace_seconds,
-            message: Message::new(change::Change::Pod(spec), content, revision),
+            message: Message::new(change::Change::Pod(spec), content, bucket, revision),
         }
     }
 }

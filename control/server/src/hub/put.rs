@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use proto::bucket;
 use proto::v1::{self, change};
 
 use super::Hub;
@@ -29,15 +30,16 @@ impl Hub {
         let name: Arc<str> = name.into();
         let old = inner.services.get(&name).map(|old| old.message.content);
         let item = Item::Service(name.clone());
+        let (bucket, mut now) = (bucket::of_service(&name), Content::default());
         match service {
             Some((content, _)) if old == Some(content) => return,
             Some((content, mut service)) => {
                 service.generation = inner.revision;
-                inner.content.add(content);
+                now = content;
                 match inner.services.get_mut(&name) {
                     Some(served) => served.put(service, content, stamp),
                     None => {
-                        let served = Served::new(service, content, stamp);
+                        let served = Served::new(service, content, bucket, stamp);
                         inner.services.insert(name, served);
                     }
                 }
@@ -48,7 +50,7 @@ impl Hub {
                 inner.remember(None, item.clone());
             }
         }
-        inner.content.remove(old.unwrap_or_default());
+        inner.note_shared(bucket, old.unwrap_or_default(), now);
         inner.post_all(item);
     }
 
@@ -59,6 +61,7 @@ impl Hub {
         let node: Arc<str> = node.into();
         let old = inner.routes.get(&node).map(|old| old.message.content);
         let item = Item::Route(node.clone());
+        let (bucket, mut now) = (bucket::of_route(&node), Content::default());
         match route {
             Some(route) => {
                 let address = route.node_ips.first().cloned();
@@ -67,8 +70,8 @@ impl Hub {
                 if old == Some(content) {
                     return;
                 }
-                let message = Message::new(change, content, stamp);
-                inner.content.add(content);
+                let message = Message::new(change, content, bucket, stamp);
+                now = content;
                 inner.routes.insert(node, Route { message, address });
             }
             None if old.is_none() => return,
@@ -77,7 +80,7 @@ impl Hub {
                 inner.remember(None, item.clone());
             }
         }
-        inner.content.remove(old.unwrap_or_default());
+        inner.note_shared(bucket, old.unwrap_or_default(), now);
         inner.post_all(item);
     }
 
@@ -91,36 +94,47 @@ impl Hub {
         if view.config.as_ref().is_some_and(|o| o.content == content) {
             return;
         }
-        view.config = Some(Message::new(change, content, stamp));
+        view.config = Some(Message::new(change, content, bucket::COUNT, stamp));
         view.post(&Item::Config);
         inner.posted.nodes.insert(node.to_owned());
     }
 
     /// A pod for one node; `None`: the node is not to have it any more.
     pub fn put_pod(&self, node: &str, uid: &str, pod: Option<v1::PodSpec>) {
-        let pod = pod.map(Described::new);
+        self.put_described(node, uid, pod.map(|spec| Described::new(spec, None)));
+    }
+
+    /// A pod for one node. It is sent again only where `lasting` has changed, which is the
+    /// spec without what is as old as the message: variables of services that were there.
+    pub fn put_lasting_pod(&self, node: &str, uid: &str, pod: v1::PodSpec, lasting: v1::PodSpec) {
+        self.put_described(node, uid, Some(Described::new(pod, Some(lasting))));
+    }
+
+    fn put_described(&self, node: &str, uid: &str, pod: Option<Described>) {
         let mut inner = self.lock();
         let (revision, stamp) = (inner.revision, inner.stamp());
         if pod.is_none() && !inner.views.contains_key(node) {
             return;
         }
+        let number = inner.next_change();
         let view = inner.views.entry(node.to_owned()).or_default();
         let uid: Arc<str> = uid.into();
         let item = Item::Pod(uid.clone());
+        let bucket = bucket::of_pod(&uid);
         let old = view.pods.get(&uid);
         let before = old.map(|old| old.message.content).unwrap_or_default();
         match pod {
             Some(pod) if old.is_some_and(|old| pod.is(old)) => return,
             Some(pod) => {
-                view.content.add(pod.content);
-                view.pods.insert(uid, pod.into_pod(revision, stamp));
-                view.content.remove(before);
+                view.buckets.change(bucket, before, pod.content, number);
+                view.pods.insert(uid, pod.into_pod(revision, bucket, stamp));
                 view.post(&item);
             }
             None if old.is_none() => return,
             None => {
                 view.pods.remove(&uid);
-                view.content.remove(before);
+                view.buckets
+                    .change(bucket, before, Content::default(), number);
                 view.post(&item);
                 inner.forget_unused(node);
                 inner.remember(Some(node), item);

@@ -27,9 +27,9 @@ pub(super) struct Served {
 
 impl Served {
     /// A service that nodes do not have yet.
-    pub(super) fn new(service: v1::Service, content: Content, stamp: u64) -> Self {
+    pub(super) fn new(service: v1::Service, content: Content, bucket: u32, stamp: u64) -> Self {
         Self {
-            message: Message::new(change::Change::Service(service), content, stamp),
+            message: Message::new(change::Change::Service(service), content, bucket, stamp),
             changes: VecDeque::new(),
             length: 0,
             since: stamp,
@@ -38,16 +38,17 @@ impl Served {
 
     /// Takes in what the service is now.
     pub(super) fn put(&mut self, service: v1::Service, content: Content, stamp: u64) {
+        let bucket = self.message.bucket;
         let old = v1::Change::decode(self.message.bytes.clone()).ok();
         let changed = match old.and_then(|old| old.change) {
             Some(change::Change::Service(old)) => service_change::between(&old, &service),
             _ => None,
         };
         let Some(changed) = changed else {
-            *self = Self::new(service, content, stamp);
+            *self = Self::new(service, content, bucket, stamp);
             return;
         };
-        self.message = Message::new(change::Change::Service(service), content, stamp);
+        self.message = Message::new(change::Change::Service(service), content, bucket, stamp);
         let changed = Bytes::from(encoded(change::Change::ServiceChange(changed)));
         self.length += changed.len();
         self.changes.push_back((stamp, changed));

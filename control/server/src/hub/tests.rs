@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use proto::Message as _;
+use proto::bucket::{Digests, Replacing};
 use proto::limits::PART_BYTES;
 use proto::v1::change;
 
@@ -12,8 +13,7 @@ fn hello(cluster: &str, revision: u64) -> v1::Hello {
     v1::Hello {
         cluster_id,
         revision,
-        // Of nothing.
-        digest: vec![0; 16],
+        buckets: bucket::COUNT,
         ..v1::Hello::default()
     }
 }
@@ -30,8 +30,17 @@ fn service(id: u32) -> v1::Service {
     }
 }
 
+/// Of a node that has the revision of this hub, unless its hello says of which.
 fn connect(hub: &Hub, node: &str, hello: &v1::Hello) -> Connected {
-    hub.connect(node, "k", hello, Reported::default()).unwrap()
+    let source = match hello.source {
+        0 => hub.lock().source,
+        source => source,
+    };
+    let hello = v1::Hello {
+        source,
+        ..hello.clone()
+    };
+    hub.connect(node, "k", &hello, Reported::default()).unwrap()
 }
 
 fn at(address: &str) -> Reported {
@@ -102,8 +111,12 @@ fn changes_are_coalesced_and_deltas_resume() {
     let removed = change::Change::ServiceRemoved("d/web".to_owned());
     assert_eq!(got[0].changes.len(), 1);
     assert_eq!(change(&got[0].changes[0]), removed);
-    // From before this hub's time: everything.
-    assert!(connect(&hub, "n1", &hello("c", 9)).snapshot);
+    // From before this hub's time: everything, unless it says what it has.
+    let older = v1::Hello {
+        buckets: 0,
+        ..hello("c", 9)
+    };
+    assert!(connect(&hub, "n1", &older).snapshot);
 }
 
 #[test]
@@ -152,6 +165,7 @@ fn a_revision_is_named_only_when_all_of_it_is_sent() {
 /// A service whose message has about so many bytes.
 fn long(name: &str, bytes: usize) -> v1::Service {
     v1::Service {
+        namespace: "d".to_owned(),
         name: name.to_owned(),
         cluster_ips: vec!["x".repeat(bytes)],
         ..v1::Service::default()
@@ -403,8 +417,9 @@ fn a_node_that_missed_nothing_gets_the_config_again() {
     hub.put_service("d/web", Some(service(1)));
     hub.complete();
     let has_all = v1::Hello {
-        digest: hub.lock().digest("n1").to_bytes(),
-        ..hello("c", 10)
+        source: 1,
+        digests: vec![digest(&hub, "n1", bucket::of_service("d/web"))],
+        ..hello("c", 4)
     };
     let connected = connect(&hub, "n1", &has_all);
     assert!(!connected.snapshot);
@@ -415,33 +430,57 @@ fn a_node_that_missed_nothing_gets_the_config_again() {
     assert_eq!(got[0].revision, 10);
 }
 
-/// A hub as it is after a start at revision 10, with the services of these ids.
-fn started(ids: &[u32], pod: &v1::PodSpec) -> Hub {
+/// What a node has that was told all of the bucket by this hub.
+fn digest(hub: &Hub, node: &str, bucket: u32) -> v1::BucketDigest {
+    let inner = hub.lock();
+    let all = Step {
+        revision: 0,
+        since: None,
+        changes: u64::MAX,
+        takes_digests: true,
+        replaced: Vec::new(),
+        touched: BTreeSet::from([bucket]),
+        begun: false,
+        over: false,
+        rest: Rest::Items(BTreeSet::new()),
+    };
+    inner.digests(node, &all).remove(0)
+}
+
+/// A process that begins with these services at this revision, and one pod for n1.
+fn started(revision: u64, services: &[(u32, u32)], pod: &v1::PodSpec) -> Hub {
     let hub = Hub::new("c".to_owned(), 0);
-    hub.restart(10);
-    hub.set_revision(10);
-    for id in ids {
-        hub.put_service(&format!("d/{id}"), Some(service(*id)));
+    hub.restart(revision);
+    hub.set_revision(revision);
+    for (name, id) in services {
+        let service = v1::Service {
+            namespace: "d".to_owned(),
+            name: name.to_string(),
+            ..service(*id)
+        };
+        hub.put_service(&format!("d/{name}"), Some(service));
     }
-    hub.put_pod("n1", "u", Some(pod.clone()));
+    hub.put_pod("n1", &pod.uid, Some(pod.clone()));
     let route = v1::NodeRoute {
         node: "n1".to_owned(),
         ..v1::NodeRoute::default()
     };
     hub.put_route("n1", Some(route));
+    hub.put_config("n1", v1::ClusterConfig::default());
     hub.complete();
     hub
 }
 
-/// An upgrade: the store is the same, its messages are not.
+/// The store has moved on, or the release is another one: what is not otherwise is not sent.
 #[test]
-fn what_another_release_makes_otherwise_is_sent_again() {
+fn who_comes_back_to_another_process_is_sent_what_differs() {
     let pod = v1::PodSpec {
         uid: "u".to_owned(),
         labels: (0..20).map(|n| (n.to_string(), String::new())).collect(),
         ..v1::PodSpec::default()
     };
-    let before = started(&[1, 2], &pod);
+    let all: Vec<(u32, u32)> = (0..1000).map(|n| (n, n)).collect();
+    let before = started(10, &all, &pod);
     // What it is told beside the store is forgotten by a restart.
     let stopping = v1::PodSpec {
         stop_grace_seconds: Some(3),
@@ -449,42 +488,141 @@ fn what_another_release_makes_otherwise_is_sent_again() {
     };
     before.put_pod("n1", "u", Some(stopping));
     let session = connect(&before, "n1", &hello("", 0));
-    let last = updates(&before, "n1", &session.mailbox).pop().unwrap();
-    let back = |revision| v1::Hello {
-        digest: last.digest.clone(),
-        ..hello("c", revision)
-    };
+    let mut has = Applied::default();
+    for update in updates(&before, "n1", &session.mailbox) {
+        has.take(update);
+    }
     let otherwise = v1::PodSpec {
         hostname: "h".to_owned(),
         ..pod.clone()
     };
-    for (after, node, snapshot) in [
-        (started(&[1, 2], &pod), "n1", false),
-        (started(&[2, 1], &pod), "n1", false),
-        // Other pods, and the route to n1.
-        (started(&[1, 2], &pod), "n2", true),
-        (started(&[1, 2], &otherwise), "n1", true),
-        (started(&[1, 3], &pod), "n1", true),
-        (started(&[1], &pod), "n1", true),
+    let reversed: Vec<(u32, u32)> = all.iter().rev().copied().collect();
+    let mut changed = all.clone();
+    changed[7].1 = 1007;
+    // The services of one of 256 buckets.
+    let few = 12;
+    for (after, most, what) in [
+        (started(10, &all, &pod), 1, "nothing happened"),
+        (started(99, &reversed, &pod), 1, "the store moved on"),
+        (started(4, &all, &pod), 1, "the store is one of before"),
+        (
+            started(10, &all, &otherwise),
+            2,
+            "the pod is made otherwise",
+        ),
+        (started(99, &changed, &pod), few, "a service changed"),
+        (started(99, &all[1..], &pod), few, "a service was removed"),
+        (started(99, &all[..999], &otherwise), few + 1, "both"),
     ] {
-        // Also when the store has moved on since.
-        for revision in [10, 11] {
-            after.set_revision(revision);
-            after.put_service(
-                &format!("d/new{revision}"),
-                Some(service(u32::try_from(revision).unwrap())),
-            );
+        // Also when it has moved on since.
+        for more in [0, 1] {
+            let new = v1::Service {
+                namespace: "d".to_owned(),
+                name: format!("new{more}"),
+                ..service(more)
+            };
+            after.set_revision(200 + u64::from(more));
+            after.put_service(&format!("d/new{more}"), Some(new));
             after.complete();
-            assert_eq!(connect(&after, node, &back(10)).snapshot, snapshot);
+            let most = most + (1 + usize::try_from(more).unwrap()) * few;
+            let mut now = has.clone();
+            let again = connect(&after, "n1", &now.hello());
+            assert!(!again.snapshot, "{what}");
+            let got = updates(&after, "n1", &again.mailbox);
+            let count: usize = got.iter().map(|update| update.changes.len()).sum();
+            let bytes: usize = got.iter().map(proto::Message::encoded_len).sum();
+            assert!(got.len() == 1 && count <= most, "{what}: {count} changes");
+            assert!(bytes < 200 + 80 * most, "{what}: {bytes} bytes");
+            got.into_iter().for_each(|update| now.take(update));
+            now.agrees(&after, what);
+            // From now on it is known to this process.
+            let again = connect(&after, "n1", &now.hello());
+            let got = updates(&after, "n1", &again.mailbox);
+            assert_eq!(got[0].changes.len(), 1, "{what}: the config");
         }
-        // Of that revision it has messages of this process.
-        assert!(!connect(&after, node, &back(11)).snapshot);
     }
+    let after = started(10, &all, &pod);
     let older = v1::Hello {
-        digest: Vec::new(),
-        ..back(10)
+        buckets: 0,
+        ..has.hello()
     };
-    assert!(connect(&started(&[1, 2], &pod), "n1", &older).snapshot);
+    assert!(connect(&after, "n1", &older).snapshot);
+    let knows_nothing = v1::Hello {
+        digests: (0..bucket::COUNT)
+            .map(|bucket| v1::BucketDigest {
+                bucket,
+                digest: Vec::new(),
+            })
+            .collect(),
+        ..has.hello()
+    };
+    assert!(connect(&after, "n1", &knows_nothing).snapshot);
+}
+
+/// Variables of services are as old as the message that has them.
+#[test]
+fn a_pod_is_not_sent_again_for_what_does_not_last() {
+    let pod = |hostname: &str| v1::PodSpec {
+        uid: "u".to_owned(),
+        hostname: hostname.to_owned(),
+        ..v1::PodSpec::default()
+    };
+    let hub = Hub::new("c".to_owned(), 10);
+    let session = connect(&hub, "n1", &hello("c", 10));
+    let put = |revision, links: &str, lasting: &str| {
+        hub.set_revision(revision);
+        hub.put_lasting_pod("n1", "u", pod(links), pod(lasting));
+        updates(&hub, "n1", &session.mailbox).len()
+    };
+    assert_eq!(put(11, "one", "a"), 1);
+    assert_eq!(put(12, "two", "a"), 0);
+    assert_eq!(put(13, "two", "b"), 1);
+    let after = Hub::new("c".to_owned(), 20);
+    after.put_lasting_pod("n1", "u", pod("three"), pod("b"));
+    let pods = bucket::of_pod("u");
+    assert_eq!(digest(&hub, "n1", pods), digest(&after, "n1", pods));
+}
+
+/// What changed after a step began may be in it or not: the digest of its bucket is not
+/// told before the next step.
+#[test]
+fn a_digest_is_that_of_what_was_sent() {
+    let hub = Hub::new("c".to_owned(), 10);
+    let mut has = Applied::default();
+    let session = connect(&hub, "n1", &has.hello());
+    hub.set_revision(11);
+    for n in 0..3 {
+        hub.put_service(&format!("d/{n}"), Some(long(&n.to_string(), PART_BYTES)));
+    }
+    hub.complete();
+    let part = |has: &mut Applied| {
+        for message in hub.collect("n1", &session.mailbox).messages {
+            if let Some(node_down::Down::Update(update)) = message.down {
+                has.take(update);
+            }
+        }
+    };
+    part(&mut has);
+    hub.set_revision(12);
+    hub.put_service("d/2", Some(long("2", 1)));
+    part(&mut has);
+    part(&mut has);
+    assert_eq!(
+        (has.revision, has.services["d/2"].cluster_ips[0].len()),
+        (11, 1)
+    );
+    let said = |has: &Applied, name: &str| {
+        let bucket = bucket::of_service(name);
+        let digests = has.digests.list().into_iter();
+        let mut digests = digests.filter(|d| d.bucket == bucket);
+        digests.next().unwrap().digest
+    };
+    assert!(said(&has, "d/2").is_empty());
+    assert_eq!(said(&has, "d/1").len(), 16);
+    hub.complete();
+    part(&mut has);
+    assert_eq!(has.revision, 12);
+    has.agrees(&hub, "after the next step");
 }
 
 /// Snapshots of many sessions at once hold the same bytes, and no keys.
@@ -667,35 +805,111 @@ fn an_endpoint_that_changes_is_sent_without_its_service() {
 }
 
 /// What an agent has that applies what it is sent.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Applied {
     services: BTreeMap<String, v1::Service>,
+    pods: BTreeMap<String, v1::PodSpec>,
     revision: u64,
+    source: u64,
+    digests: Digests,
+    replacing: Option<Replacing>,
 }
 
 impl Applied {
+    fn hello(&self) -> v1::Hello {
+        v1::Hello {
+            service_changes: true,
+            source: self.source,
+            digests: self.digests.list(),
+            ..hello("c", self.revision)
+        }
+    }
+
     fn take(&mut self, update: v1::Update) {
         if update.snapshot_begin {
-            self.services.clear();
+            *self = Self::default();
         }
-        for change in update.changes {
-            match self::change(&change) {
-                change::Change::Service(service) => {
-                    self.services.insert(service.name.clone(), service);
-                }
-                change::Change::ServiceChange(changed) => {
-                    let service = self.services.get_mut(&changed.name).unwrap();
-                    proto::service_change::apply(service, changed).unwrap();
-                }
-                change::Change::ServiceRemoved(name) => drop(self.services.remove(&name)),
-                change::Change::Config(_)
-                | change::Change::Pod(_)
-                | change::Change::PodRemoved(_)
-                | change::Change::Route(_)
-                | change::Change::RouteRemoved(_) => panic!("no change of a service"),
+        if !update.replaced.is_empty() {
+            let replacing = Replacing::new(update.replaced);
+            replacing.buckets().for_each(|b| self.digests.forget(b));
+            self.replacing = Some(replacing);
+        }
+        for bytes in update.changes {
+            let change = change(&bytes);
+            if let Some(replacing) = &mut self.replacing {
+                replacing.note(&change);
             }
+            self.apply(change);
         }
-        self.revision = self.revision.max(update.revision);
+        if update.revision == 0 {
+            return;
+        }
+        if let Some(replacing) = self.replacing.take() {
+            let (services, pods) = (self.services.keys(), self.pods.keys());
+            let removals = replacing.removals(services, std::iter::empty(), pods);
+            removals.into_iter().for_each(|change| self.apply(change));
+        }
+        self.revision = update.revision;
+        self.source = update.source;
+        update
+            .digests
+            .into_iter()
+            .for_each(|d| self.digests.note(d));
+    }
+
+    fn apply(&mut self, change: change::Change) {
+        if let Some(bucket) = bucket::of(&change) {
+            self.digests.forget(bucket);
+        }
+        match change {
+            change::Change::Service(service) => {
+                let name = format!("{}/{}", service.namespace, service.name);
+                self.services.insert(name, service);
+            }
+            change::Change::ServiceChange(changed) => {
+                let name = format!("{}/{}", changed.namespace, changed.name);
+                let service = self.services.get_mut(&name).unwrap();
+                proto::service_change::apply(service, changed).unwrap();
+            }
+            change::Change::ServiceRemoved(name) => drop(self.services.remove(&name)),
+            change::Change::Pod(pod) => drop(self.pods.insert(pod.uid.clone(), pod)),
+            change::Change::PodRemoved(uid) => drop(self.pods.remove(&uid)),
+            change::Change::Config(_) => {}
+            change::Change::Route(_) | change::Change::RouteRemoved(_) => panic!("no route"),
+        }
+    }
+
+    /// It has what a node is to have; generations aside, which other processes have given.
+    fn agrees(&self, hub: &Hub, what: &str) {
+        let whole = |bytes: &Bytes| {
+            let change::Change::Service(service) = change(bytes) else {
+                panic!("no service");
+            };
+            service
+        };
+        let inner = hub.lock();
+        let there = inner.services.iter();
+        let there = there.map(|(name, served)| (name.to_string(), whole(&served.message.bytes)));
+        let same = |services: BTreeMap<String, v1::Service>| -> BTreeMap<_, _> {
+            let services = services.into_iter();
+            let same = services.map(|(name, s)| (name, v1::Service { generation: 0, ..s }));
+            same.collect()
+        };
+        assert!(
+            same(there.collect()) == same(self.services.clone()),
+            "{what}"
+        );
+        let pods = inner.views.get("n1").map(|view| view.pods.keys());
+        assert!(
+            pods.into_iter().flatten().eq(self
+                .pods
+                .keys()
+                .map(String::as_str)
+                .map(Arc::<str>::from)
+                .collect::<Vec<_>>()
+                .iter()),
+            "{what}"
+        );
     }
 }
 
@@ -707,16 +921,19 @@ fn who_applies_what_is_sent_has_the_same_services() {
     use rand::{Rng as _, SeedableRng as _};
 
     let (mut changes, mut wholes) = (0, 0);
+    let (mut resumed, mut snapshots) = (0, 0);
     for seed in 0..60 {
         let mut random = rand::rngs::StdRng::seed_from_u64(seed);
-        let hub = Hub::new("c".to_owned(), 1);
+        let mut hub = Hub::new("c".to_owned(), 1);
         hub.complete();
         let mut revision = 1;
+        let mut there: BTreeMap<String, v1::Service> = BTreeMap::new();
         let mut nodes: Vec<(String, Applied, Connected)> = Vec::new();
         for n in 0..3 {
             let node = format!("n{n}");
-            let connected = connect(&hub, &node, &takes_changes(0));
-            nodes.push((node, Applied::default(), connected));
+            let applied = Applied::default();
+            let connected = connect(&hub, &node, &applied.hello());
+            nodes.push((node, applied, connected));
         }
         let mut lists: BTreeMap<&str, Vec<(u32, u32)>> = BTreeMap::new();
         for _ in 0..60 {
@@ -726,11 +943,15 @@ fn who_applies_what_is_sent_has_the_same_services() {
                 revision += 1;
                 hub.set_revision(revision);
             }
-            let name = *["a", "b", "c"].choose(&mut random).unwrap();
+            let name = *["a", "b", "c", "e", "f"].choose(&mut random).unwrap();
+            let key = format!("d/{name}");
             let list = lists.entry(name).or_default();
             let count = random.random_range(0..200);
             match random.random_range(0..10) {
-                0 => hub.put_service(name, None),
+                0 => {
+                    there.remove(&key);
+                    hub.put_service(&key, None);
+                }
                 kind => {
                     if kind == 1 {
                         *list = (0..count).map(|n| (n, 0)).collect();
@@ -742,10 +963,12 @@ fn who_applies_what_is_sent_has_the_same_services() {
                         list.insert(at, (count, random.random_range(0..3)));
                     }
                     let mut service = backed(list, random.random_bool(0.5));
+                    service.namespace = "d".to_owned();
                     service.name = name.to_owned();
                     service.external_name =
                         ["", "x"][usize::from(random.random_bool(0.05))].to_owned();
-                    hub.put_service(name, Some(service));
+                    there.insert(key.clone(), service.clone());
+                    hub.put_service(&key, Some(service));
                 }
             }
             if random.random_bool(0.5) {
@@ -766,7 +989,27 @@ fn who_applies_what_is_sent_has_the_same_services() {
                 }
             }
             if random.random_bool(0.2) {
-                *connected = connect(&hub, node, &takes_changes(applied.revision));
+                applied.replacing = None;
+                *connected = connect(&hub, node, &applied.hello());
+            }
+            if random.random_bool(0.05) {
+                // Another process, which may make other messages of the same.
+                hub = Hub::new("c".to_owned(), 0);
+                hub.restart(revision);
+                hub.set_revision(revision);
+                for (name, service) in &there {
+                    hub.put_service(name, Some(service.clone()));
+                }
+                hub.complete();
+                for (node, applied, connected) in &mut nodes {
+                    applied.replacing = None;
+                    *connected = connect(&hub, node, &applied.hello());
+                    *(if connected.snapshot {
+                        &mut snapshots
+                    } else {
+                        &mut resumed
+                    }) += 1;
+                }
             }
         }
         hub.complete();
@@ -774,18 +1017,9 @@ fn who_applies_what_is_sent_has_the_same_services() {
             for update in updates(&hub, node, &connected.mailbox) {
                 applied.take(update);
             }
-            let inner = hub.lock();
-            let there = inner.services.iter();
-            let there: BTreeMap<String, v1::Service> = there
-                .map(|(name, served)| {
-                    let change::Change::Service(service) = change(&served.message.bytes) else {
-                        panic!("no service");
-                    };
-                    (name.to_string(), service)
-                })
-                .collect();
-            assert_eq!(applied.services, there, "seed {seed}");
+            applied.agrees(&hub, &format!("seed {seed}"));
         }
     }
     assert!(changes > 200 && wholes > 200, "{changes} {wholes}");
+    assert!(resumed > 100 && snapshots < 5, "{resumed} {snapshots}");
 }

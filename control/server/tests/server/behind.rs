@@ -79,10 +79,10 @@ async fn controllers_that_fell_behind_read_everything_again() {
         hub.connect(name, "k", &hello, Reported::default()).unwrap()
     });
     // Neither node has a pod or a route: n1 would have been told the same.
-    let mut digest = Vec::new();
+    let mut source = 0;
     for message in hub.collect("n3", &n3.mailbox).messages {
         if let Some(node_down::Down::Update(update)) = message.down {
-            digest = update.digest;
+            source = update.source;
         }
     }
 
@@ -119,7 +119,7 @@ async fn controllers_that_fell_behind_read_everything_again() {
     let hello = Hello {
         cluster_id: store.id(),
         revision: loaded,
-        digest,
+        source,
         ..Hello::default()
     };
     let session = hub.connect("n1", "k", &hello, Reported::default()).unwrap();

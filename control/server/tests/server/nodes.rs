@@ -399,7 +399,7 @@ async fn a_restart_keeps_everything_and_resumes() {
             t.services.contains_key("default/other")
         })
         .await;
-    assert_eq!((told.snapshots, told.pods.len()), (0, 0));
+    assert_eq!((told.snapshots, told.changes), (0, 2), "and its config");
     // And the controllers go on.
     server
         .client
@@ -426,33 +426,82 @@ async fn a_node_that_missed_no_revision_gets_what_is_made_otherwise_now() {
     server
         .until("pods", "", "a ready pod", |p| all_ready(p, 1))
         .await;
-    let mut told = n1.until("the pod", |told| told.pods.len() == 1).await;
-    // Until a start finds nothing to write, so that the node has the start's revision.
-    for extra in ["", "", "cluster_domain = \"other.example\""] {
+    let told = n1.until("the pod", |told| told.pods.len() == 1).await;
+    n1.kill();
+    server.running.take().unwrap().stop().await.unwrap();
+    server.run_with("cluster_domain = \"other.example\"").await;
+    let options = Options {
+        from: told,
+        runs: false,
+        ..Options::default()
+    };
+    n1 = server.agent_with("n1", options).await;
+    let searches = |told: &Told| {
+        let pod = told.pods.values().next().unwrap();
+        pod.dns.as_ref().unwrap().searches.clone()
+    };
+    let is_other = |domain: &String| domain.ends_with("other.example");
+    let told = n1
+        .until("the domain", |t| searches(t).iter().any(is_other))
+        .await;
+    assert_eq!((told.snapshots, told.pods.len()), (0, 1));
+}
+
+/// Its agent may have been told nothing for as long as it likes, while others were: after a
+/// restart of the control plane it gets what has changed for it, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_the_control_plane_sends_only_what_differs() {
+    const SERVICES: usize = 200;
+    let mut server = server_with("").await;
+    let names: Vec<String> = (0..SERVICES).map(|n| format!("s{n}")).collect();
+    // The pod's environment names those that are there when it starts.
+    server.apply(&service(&names[0])).await;
+    let mut n1 = server.agent("n1").await;
+    server.apply(&pod("p")).await;
+    server
+        .until("pods", "", "a ready pod", |p| all_ready(p, 1))
+        .await;
+    for name in &names[1..] {
+        server.apply(&service(name)).await;
+    }
+    let has_all = |told: &Told| told.services.len() >= SERVICES && told.pods.len() == 1;
+    let mut told = n1.until("all services", has_all).await;
+    let (whole, count) = (told.bytes, told.services.len());
+    for changed in [false, false, true] {
+        // The store goes on, with what is for no node.
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": if changed { "a" } else { "b" }}});
+        server.apply(&map).await;
         n1.kill();
+        if changed {
+            // All while no node is connected.
+            let mut other = pod("q");
+            // Else its message is as long as those of the services.
+            other["spec"]["enableServiceLinks"] = json!(false);
+            server.apply(&other).await;
+            server.delete("service", &names[7]).await;
+        }
         server.running.take().unwrap().stop().await.unwrap();
-        server.run_with(extra).await;
+        server.run_with("").await;
         let options = Options {
             from: told.clone(),
-            runs: false,
             ..Options::default()
         };
         n1 = server.agent_with("n1", options).await;
-        let next = n1.until("its config", |t| t.config.is_some()).await;
-        if next.snapshots > 0 {
-            told = n1.until("the pod", |told| told.pods.len() == 1).await;
-        } else {
-            told.revision = next.revision;
+        told = n1.until("its config", |t| t.config.is_some()).await;
+        if !changed {
+            assert_eq!((told.snapshots, told.messages, told.changes), (0, 1, 1));
+            assert!(told.bytes < 250, "{} bytes", told.bytes);
+            continue;
         }
+        let is_gone = |told: &Told| {
+            told.pods.len() == 2 && !told.services.contains_key(&format!("default/{}", names[7]))
+        };
+        let told = n1.until("what has changed", is_gone).await;
+        assert_eq!((told.snapshots, told.services.len()), (0, count - 1));
+        assert!(told.changes < 20, "{} changes", told.changes);
+        assert!(told.bytes < whole / 4, "{} of {whole} bytes", told.bytes);
     }
-    let pod = told.pods.values().next().unwrap();
-    let searches = &pod.dns.as_ref().unwrap().searches;
-    assert!(
-        searches
-            .iter()
-            .any(|domain| domain.ends_with("other.example")),
-        "{searches:?}"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use crate::fixture::web_and_client;
 use crate::objects::running;
 use crate::scene::Scene;
 use crate::{objects, traffic};
+use tests_harness::wait_until;
 
 pub(crate) fn killed_agents_lose_nothing_and_adopt(scene: &mut Scene<'_>) {
     let (_, target) = web_and_client(scene);
@@ -88,6 +89,7 @@ pub(crate) fn killed_control_plane_has_every_object(scene: &mut Scene<'_>) {
     let load = traffic::Load::start(scene.cluster, "load-control", "n1", &target);
     let containers = running(scene.cluster);
     let before = objects::uids(scene.cluster);
+    let logged = scene.cluster.control_log_text().len();
     let pid = scene.cluster.control_pid().unwrap_or_default();
     scene.narrator.command(format!("kill -9 {pid}"));
     scene.cluster.kill_control();
@@ -105,6 +107,21 @@ pub(crate) fn killed_control_plane_has_every_object(scene: &mut Scene<'_>) {
         format!("{after:?}\nbefore: {before:?}"),
     );
     scene.cluster.wait_nodes_ready();
+    let connected = wait_until("both nodes to connect", || {
+        let log = scene.cluster.control_log_text().split_off(logged);
+        let lines = log.lines().filter(|line| line.contains("a node connected"));
+        let lines: Vec<String> = lines.map(str::to_owned).collect();
+        if lines.len() >= 2 {
+            Ok(lines)
+        } else {
+            Err(log)
+        }
+    });
+    scene.check(
+        "the nodes are sent what differs, not everything",
+        connected.iter().all(|line| line.contains("snapshot=false")),
+        connected.join("\n"),
+    );
     scene.foil(&["get", "nodes"]);
     scene.foil(&["get", "pods", "-o", "wide"]);
     scene.check(
