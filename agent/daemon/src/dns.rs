@@ -21,8 +21,8 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
-use crate::pushed::Touched;
 use crate::pushed_file::Found;
+use crate::touched::Touched;
 
 /// Under which the service manager keeps the sockets.
 const KEPT: &str = "dns";

@@ -37,8 +37,10 @@ mod node;
 mod observe;
 mod preflight;
 mod probes;
+mod problems;
 mod pulls;
 mod pushed;
+mod pushed_change;
 mod pushed_file;
 mod record;
 mod record_queue;
@@ -50,6 +52,7 @@ mod services;
 mod shims;
 mod startup;
 mod tls;
+mod touched;
 mod watch;
 mod workload;
 

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use agent_plan::action::{Action, Problem};
+use agent_plan::action::Action;
 use agent_plan::outcome::Outcome;
 use agent_plan::time::{Moment, Monotonic};
 use agent_plan::world::Observed;
@@ -28,11 +28,13 @@ use crate::flows::Flows;
 use crate::health::Health;
 use crate::kernel::Kernel;
 use crate::observe::{self, Found};
-use crate::pushed::{self, Pushed};
+use crate::problems::Problems;
+use crate::pushed::Pushed;
 use crate::report::Report;
 use crate::serve;
 use crate::services::Services;
 use crate::tls::Calls;
+use crate::touched;
 
 /// Plans of one pod in a row; more would be a plan that does not converge.
 const ROUNDS: usize = 64;
@@ -73,7 +75,7 @@ pub(crate) struct Node {
     hold_until: Option<Monotonic>,
     maps_retry: Option<Monotonic>,
     flows: Flows,
-    problems: BTreeSet<Problem>,
+    problems: Problems,
     full: bool,
     failed: Option<NodeError>,
 }
@@ -96,7 +98,7 @@ impl Node {
         } = found;
         let pods = observed.pods.keys().cloned().collect();
         let mut due = Services::default();
-        due.touch(pushed::services(&desired));
+        due.touch(touched::services(&desired));
         due.sweep();
         Node {
             apply,
@@ -117,7 +119,7 @@ impl Node {
             hold_until: Some(now + HOLD_MS),
             maps_retry: None,
             flows: Flows::new(now),
-            problems: BTreeSet::new(),
+            problems: Problems::default(),
             full: false,
             failed: None,
         }
@@ -327,7 +329,7 @@ impl Node {
         let (problems, written) =
             self.services
                 .settle(&self.pushed.desired, &mut self.observed, &mut self.apply);
-        self.complain(problems);
+        self.problems.tell(problems);
         if let Err(error) = written {
             self.write_failed(&error, now);
         }
@@ -341,7 +343,7 @@ impl Node {
             route::plan(&self.pushed.desired, &self.observed.network, settings, now);
         actions.extend(device::plan(&self.observed.network, settings, now));
         actions.extend(stray::plan(&self.pushed.desired, &self.observed, now));
-        self.complain(problems);
+        self.problems.tell(problems);
         for action in actions {
             self.act(&action, moment);
         }
@@ -368,7 +370,7 @@ impl Node {
         for round in 0..ROUNDS {
             let settings = &self.apply.sys.settings;
             let plan = pod::plan(uid, &self.pushed.desired, &self.observed, settings, now);
-            self.complain(plan.problems);
+            self.problems.tell(plan.problems);
             if plan.actions.is_empty() || self.maps_retry.is_some() {
                 if let Some(at) = plan.wake {
                     // What is due and cannot be done must not keep us busy.
@@ -452,7 +454,7 @@ impl Node {
         match observe::maps(&mut self.observed, &self.apply.datapath) {
             Ok(()) => {
                 self.maps_retry = None;
-                self.services.touch(pushed::services(&self.pushed.desired));
+                self.services.touch(touched::services(&self.pushed.desired));
                 self.services.sweep();
                 self.network = true;
                 self.pods.extend(self.observed.pods.keys().cloned());
@@ -460,19 +462,6 @@ impl Node {
             Err(error) => {
                 tracing::error!(%error, "cannot read the maps; retrying");
                 self.maps_retry = Some(now + MAPS_RETRY_MS);
-            }
-        }
-    }
-
-    /// Says each problem once.
-    fn complain(&mut self, problems: Vec<Problem>) {
-        for problem in problems {
-            if self.problems.len() > 1000 {
-                self.problems.clear();
-            }
-            if !self.problems.contains(&problem) {
-                tracing::warn!("{problem}");
-                self.problems.insert(problem);
             }
         }
     }

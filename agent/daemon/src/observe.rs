@@ -25,6 +25,7 @@ use proto::v1::change::Change;
 
 use crate::kernel;
 use crate::pushed;
+use crate::pushed_change;
 use crate::pushed_file::{self, Kept};
 use crate::record;
 use crate::shims;
@@ -93,7 +94,7 @@ pub(crate) async fn observe(
                 // Its spec is in its record.
                 wanted.insert(spec.uid);
             } else {
-                pushed::restore(&mut found.desired, change);
+                pushed_change::restore(&mut found.desired, change);
             }
         }
         found.desired.complete = true;

@@ -4,22 +4,22 @@
 //! as a whole, with its last part; each part of a delta at once. Only the last part
 //! of either names a revision and is acknowledged.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use agent_plan::time::Monotonic;
 use agent_plan::world::Desired;
 use agent_sys::journal::Changes;
+use proto::Message as _;
 use proto::bucket::{self, Digests, Replacing};
-use proto::service_change;
 use proto::v1;
 use proto::v1::change::Change;
-use proto::{DecodeError, Message as _};
 
-use crate::check;
 use crate::event::Event;
+use crate::pushed_change::{Unfit, take, undecoded};
 use crate::pushed_file::{self, Kept, NotSaved, Work};
 use crate::startup::Sys;
+use crate::touched::{self, Touched};
 
 /// Of this agent.
 pub(crate) const VERSION: &str = env!("HYDROFOIL_VERSION");
@@ -27,23 +27,6 @@ pub(crate) const VERSION: &str = env!("HYDROFOIL_VERSION");
 const SAVE_MS: i64 = 200;
 /// After a failed write, milliseconds.
 const RETRY_MS: i64 = 5_000;
-
-/// What an update touches, and so has to be planned.
-#[derive(Debug, Default)]
-pub(crate) struct Touched {
-    /// uids.
-    pub(crate) pods: BTreeSet<String>,
-    /// Services by id: their name if they are wanted.
-    pub(crate) services: BTreeMap<u32, Option<String>>,
-    /// Services by name, "namespace/name", those without an id as well.
-    pub(crate) names: BTreeSet<String>,
-    /// Facts of the cluster.
-    pub(crate) config: bool,
-    /// Links and routes.
-    pub(crate) network: bool,
-    /// It is a whole new state: what is not in it is wanted no more.
-    pub(crate) all: bool,
-}
 
 /// What came of an update.
 #[derive(Debug)]
@@ -56,13 +39,6 @@ pub(crate) struct Step {
     /// Pods that are to stop and were refused: there is nothing of them, unless they were
     /// taken before.
     pub(crate) gone: Vec<v1::PodGone>,
-}
-
-/// What a step has and the node does not take.
-#[derive(Debug, Default)]
-struct Unfit {
-    failures: Vec<v1::Failure>,
-    gone: Vec<v1::PodGone>,
 }
 
 /// A snapshot, part by part.
@@ -317,7 +293,7 @@ impl Pushed {
 
     /// Takes in a change of what is in force.
     fn change(&mut self, change: Change, touched: &mut Touched) {
-        self.touch(&change, touched);
+        touched.add(&change, &self.desired);
         if let Some(replacing) = &mut self.replacing {
             replacing.note(&change);
         }
@@ -331,116 +307,17 @@ impl Pushed {
         }
     }
 
-    /// Adds what a delta touches; before it is taken in.
-    fn touch(&self, change: &Change, touched: &mut Touched) {
-        match change {
-            Change::Config(config) => {
-                if config.zone != self.desired.config.zone {
-                    let all = self.desired.services.iter();
-                    let zoned = all.filter(|(_, service)| has_hints(service));
-                    let zoned = zoned.map(|(name, service)| (service.id, Some(name.clone())));
-                    touched.services.extend(zoned);
-                }
-                touched.network = true;
-                touched.config = true;
-            }
-            Change::Route(_) | Change::RouteRemoved(_) => touched.network = true,
-            Change::Pod(spec) => {
-                touched.pods.insert(spec.uid.clone());
-            }
-            Change::PodRemoved(uid) => {
-                touched.pods.insert(uid.clone());
-            }
-            Change::Service(service) => {
-                let name = pushed_file::name(&service.namespace, &service.name);
-                touched.names.insert(name.clone());
-                // Deleted and made again under the same name: another id.
-                if let Some(before) = self.desired.services.get(&name)
-                    && before.id != service.id
-                {
-                    touched.services.insert(before.id, None);
-                }
-                touched.services.insert(service.id, Some(name));
-            }
-            Change::ServiceChange(change) => {
-                let name = pushed_file::name(&change.namespace, &change.name);
-                touched.names.insert(name.clone());
-                if let Some(service) = self.desired.services.get(&name) {
-                    touched.services.insert(service.id, Some(name));
-                }
-            }
-            Change::ServiceRemoved(name) => {
-                touched.names.insert(name.clone());
-                if let Some(before) = self.desired.services.get(name) {
-                    touched.services.insert(before.id, None);
-                }
-            }
-        }
-    }
-
     /// Puts a whole new state in force.
     fn replace(&mut self, fresh: Desired, touched: &mut Touched) {
         let before = std::mem::replace(&mut self.desired, fresh);
         let gone = before.services.values().map(|s| (s.id, None));
         touched.services.extend(gone);
-        touched.services.extend(services(&self.desired));
+        touched.services.extend(touched::services(&self.desired));
         touched.pods.extend(before.pods.into_keys());
         touched.pods.extend(self.desired.pods.keys().cloned());
         touched.network = true;
         touched.all = true;
     }
-}
-
-/// Takes a change into a state, unless it is refused: false. Then it stays out of it.
-fn take(
-    desired: &mut Desired,
-    refused: &mut BTreeSet<String>,
-    unfit: &mut Unfit,
-    change: Change,
-) -> bool {
-    let mut of = None;
-    let mut stop = None;
-    if let Change::Service(service) = &change {
-        let name = pushed_file::name(&service.namespace, &service.name);
-        refused.remove(&name);
-        of = Some(name);
-    } else if let Change::ServiceChange(change) = &change {
-        of = Some(pushed_file::name(&change.namespace, &change.name));
-    } else if let Change::ServiceRemoved(name) = &change {
-        refused.remove(name);
-    } else if let Change::Pod(spec) = &change {
-        stop = spec.stop_grace_seconds.map(|grace_s| {
-            let (uid, namespace) = (spec.uid.clone(), spec.namespace.clone());
-            let name = spec.name.clone();
-            let gone = v1::PodGone {
-                uid,
-                namespace,
-                name,
-            };
-            (gone, grace_s)
-        });
-    }
-    let before = of.as_ref().filter(|name| refused.contains(*name));
-    let result = match before {
-        Some(name) => {
-            let message = "the message before it was refused".to_owned();
-            Err(failure("Service", name.clone(), message))
-        }
-        None => put(desired, change),
-    };
-    let Err(failure) = result else {
-        return true;
-    };
-    unfit.failures.push(failure);
-    refused.extend(of);
-    if let Some((gone, grace_s)) = stop {
-        match desired.pods.get_mut(&gone.uid) {
-            // What was taken before ends all the same.
-            Some(spec) => Arc::make_mut(spec).stop_grace_seconds = Some(grace_s),
-            None => unfit.gone.push(gone),
-        }
-    }
-    false
 }
 
 /// Digests of a state of which nothing was said.
@@ -454,89 +331,14 @@ fn unknown(desired: &Desired) -> Digests {
     digests
 }
 
-/// True when the backends that a node uses may depend on its zone.
-fn has_hints(service: &v1::Service) -> bool {
-    let mut backends = service.ports.iter().flat_map(|port| &port.backends);
-    backends.any(|backend| !backend.for_zones.is_empty())
-}
-
-fn undecoded(error: &DecodeError) -> v1::Failure {
-    v1::Failure {
-        kind: "Change".into(),
-        key: String::new(),
-        message: format!("a change does not parse: {error}"),
-    }
-}
-
-/// All services of a state: id and name.
-pub(crate) fn services(desired: &Desired) -> impl Iterator<Item = (u32, Option<String>)> {
-    let named = desired.services.iter();
-    named.map(|(name, service)| (service.id, Some(name.clone())))
-}
-
-/// Records what was kept on the disk.
-pub(crate) fn restore(desired: &mut Desired, change: Change) {
-    if let Err(v1::Failure { kind, key, message }) = put(desired, change) {
-        tracing::error!(kind, key, "{message}");
-    }
-}
-
-fn failure(kind: &str, key: String, message: String) -> v1::Failure {
-    v1::Failure {
-        kind: kind.into(),
-        key,
-        message,
-    }
-}
-
-/// Takes a change into a state; what is malformed stays out of it.
-fn put(desired: &mut Desired, change: Change) -> Result<(), v1::Failure> {
-    match change {
-        Change::Config(config) => desired.config = config,
-        Change::Pod(spec) => {
-            check::pod(&spec).map_err(|e| failure("Pod", spec.uid.clone(), e))?;
-            desired.pods.insert(spec.uid.clone(), Arc::new(spec));
-        }
-        Change::PodRemoved(uid) => {
-            desired.pods.remove(&uid);
-        }
-        Change::Service(service) => {
-            let name = pushed_file::name(&service.namespace, &service.name);
-            check::service(&service).map_err(|e| failure("Service", name.clone(), e))?;
-            desired.services.insert(name, service);
-        }
-        Change::ServiceChange(change) => {
-            let name = pushed_file::name(&change.namespace, &change.name);
-            let refused = |e: String| failure("Service", name.clone(), e);
-            let Some(service) = desired.services.get(&name) else {
-                return Err(refused(
-                    "a change of a service that was not sent".to_owned(),
-                ));
-            };
-            let mut changed = service.clone();
-            let applied = service_change::apply(&mut changed, change);
-            applied.map_err(|error| refused(error.to_string()))?;
-            check::service(&changed).map_err(refused)?;
-            desired.services.insert(name, changed);
-        }
-        Change::ServiceRemoved(name) => {
-            desired.services.remove(&name);
-        }
-        Change::Route(route) => {
-            desired.routes.insert(route.node.clone(), route);
-        }
-        Change::RouteRemoved(node) => {
-            desired.routes.remove(&node);
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use agent_sys::state::Layout;
 
     use super::*;
+    use crate::pushed_change::restore;
 
     fn service(name: &str) -> Change {
         Change::Service(v1::Service {
@@ -584,7 +386,7 @@ mod tests {
         let mut desired = Desired::default();
         for change in found.changes {
             // Of a pod the uid alone is there, which is no whole spec.
-            drop(put(&mut desired, change));
+            restore(&mut desired, change);
         }
         (desired, found.kept.head.revision)
     }

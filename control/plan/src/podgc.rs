@@ -37,6 +37,8 @@ pub(crate) fn plan(world: &World, node: &str, now: Timestamp) -> Plan {
     };
     for pod in world.pods_on(node) {
         let created = pod.metadata.creation_timestamp.as_ref();
+        // A pod of the future is from before the clock was set back.
+        let created = created.filter(|t| t.0 <= now);
         let since = created.map_or(*found, |t| t.0.max(*found));
         let until = after(since, world.settings.lost_seconds);
         if until > now {

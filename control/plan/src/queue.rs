@@ -216,6 +216,18 @@ impl Queue {
         });
     }
 
+    /// The clock was set: how long the pods have waited is not known. All are tried again.
+    /// True when any did wait.
+    pub fn release_all(&mut self) -> bool {
+        let backed_off = self.backoff.iter().map(|(_, name)| name);
+        let parked = self.parked.iter().map(|(_, name)| name);
+        let names: Vec<Name> = backed_off.chain(parked).cloned().collect();
+        for name in &names {
+            self.change(name, |entry| entry.stage = Stage::Ready);
+        }
+        !names.is_empty()
+    }
+
     /// Who is to be tried now, `most` pods at most.
     pub fn turn(&self, now: Timestamp, most: usize) -> Turn {
         let long_ago = after(now, -PARKED_AT_MOST);
@@ -288,6 +300,27 @@ mod tests {
             let due = queue.turn(after(now(), seconds), 10);
             assert_eq!((names(&due), due.next), (vec!["p0001"], None));
         }
+    }
+
+    /// Without it they wait for as long as the clock was set back.
+    #[test]
+    fn no_pod_waits_for_a_clock_that_was_set_back() {
+        let mut queue = Queue::default();
+        put(&mut queue, [1, 2, 3]);
+        queue.park(&name(1), "uid", now(), true);
+        queue.park(&name(2), "uid", now(), true);
+        queue.failed(&name(3), "uid", now());
+        queue.wake(&name(2));
+        let earlier = after(now(), -7200);
+        assert_eq!(names(&queue.turn(earlier, 10)), [""; 0]);
+        assert!(queue.release_all());
+        assert_eq!(names(&queue.turn(earlier, 10)), ["p0001", "p0002", "p0003"]);
+        assert!(!queue.release_all());
+        // They are backed off by the new time from then on.
+        queue.park(&name(1), "uid", earlier, true);
+        queue.wake(&name(1));
+        let due = queue.turn(after(earlier, 2), 10);
+        assert!(names(&due).contains(&"p0001"));
     }
 
     #[test]

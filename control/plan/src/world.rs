@@ -143,6 +143,21 @@ impl World {
         self.heard_since = since;
     }
 
+    /// The clock was set, and is `now`: times that were noted before are not after it, so
+    /// that nothing waits for longer than its pause.
+    pub fn clock_set(&mut self, now: Timestamp) {
+        let indexes = &mut self.indexes;
+        for losses in indexes.losses.values_mut() {
+            losses.created = losses.created.min(now);
+        }
+        for found in indexes.absent_nodes.values_mut() {
+            *found = now.min(*found);
+        }
+        if indexes.queue.release_all() {
+            indexes.make_due(Task::Schedule);
+        }
+    }
+
     /// A node that counts as lost is believed to be lost from then on: until then
     /// it has had no time to come back.
     pub fn lost_since(&self) -> Timestamp {

@@ -15,6 +15,15 @@ pub(crate) const LOOK: Duration = Duration::from_secs(1);
 /// further than the time that passed: the process or its clock was tampered with.
 const TOLERANCE: Duration = Duration::from_secs(5);
 
+/// Between two looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Passed {
+    /// More time than a look takes: nothing was heard meanwhile.
+    pub(crate) stalled: bool,
+    /// The wall clock went elsewhere than the time that passed.
+    pub(crate) clock_set: bool,
+}
+
 /// What is to be said of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -50,9 +59,8 @@ impl Hearing {
         heard.is_some_and(|heard| now.duration_since(heard) < self.lost_after)
     }
 
-    /// To be called at each look. True when what was heard before counts for
-    /// nothing: there was a break, or no node is heard of at all.
-    pub(crate) fn interrupted(&mut self, now: Instant, wall: Timestamp, any_heard: bool) -> bool {
+    /// To be called at each look: what became of the time since the one before.
+    pub(crate) fn look(&mut self, now: Instant, wall: Timestamp) -> Passed {
         let passed = now.duration_since(self.last_look);
         let by_wall = wall.duration_since(self.last_wall);
         let expected = jiff::SignedDuration::try_from(passed).unwrap_or_default();
@@ -63,7 +71,10 @@ impl Hearing {
         if stalled {
             self.since = now;
         }
-        stalled || step > TOLERANCE || !any_heard
+        Passed {
+            stalled,
+            clock_set: step > TOLERANCE,
+        }
     }
 
     /// What is to be said of a node that now counts as lost or does not.
@@ -119,22 +130,23 @@ mod tests {
     #[test]
     fn after_a_break_no_node_is_lost_at_once() {
         let start = Instant::now();
-        // (seconds between two looks, by the wall clock, any node heard): broken
+        // (seconds between two looks, by the wall clock): stalled, clock set
         let rows = [
-            (1, 1, true, false),
-            (6, 6, true, false),
-            (60, 60, true, true),
-            (1, 3600, true, true),
-            (1, -3600, true, true),
-            (1, 1, false, true),
+            (1, 1, false, false),
+            (6, 6, false, false),
+            (60, 60, true, false),
+            (1, 3600, false, true),
+            (1, -3600, false, true),
+            (60, 3600, true, true),
         ];
-        for (passed, by_wall, heard, broken) in rows {
+        for (passed, by_wall, stalled, clock_set) in rows {
             let mut hearing = Hearing::new(40 * SECOND, start, wall(0));
             let now = start + 1000 * SECOND;
             hearing.last_look = now;
             let next = now + passed * SECOND;
-            let got = hearing.interrupted(next, wall(by_wall), heard);
-            assert_eq!(got, broken, "{passed} {by_wall} {heard}");
+            let got = hearing.look(next, wall(by_wall));
+            let expected = Passed { stalled, clock_set };
+            assert_eq!(got, expected, "{passed} {by_wall}");
             let lost = hearing.judge(false, Some(start + 950 * SECOND), next);
             // A process that was stopped missed what the nodes said meanwhile.
             let expected = if passed > 6 {
@@ -142,7 +154,7 @@ mod tests {
             } else {
                 Verdict::Lost
             };
-            assert_eq!(lost, expected, "{passed} {by_wall} {heard}");
+            assert_eq!(lost, expected, "{passed} {by_wall}");
         }
     }
 }

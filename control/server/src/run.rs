@@ -6,12 +6,14 @@
 //! (`agenda.rs`), so nothing is done twice. Nothing is kept that the store could
 //! not bring back.
 
+mod lost;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use control_plan::claim::ClaimKey;
-use control_plan::{Key, Notice, Object, Task, World, Write, plan, readiness};
+use control_plan::{Key, Notice, Object, Task, World, Write, plan};
 use control_store::{Event, EventKind, ListRequest, Store, StoreError, Watch};
 use futures::FutureExt as _;
 use jiff::Timestamp;
@@ -22,14 +24,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::agenda::Agenda;
 use crate::carry::{Denied, Done, carry_out};
 use crate::drain::Drain;
-use crate::health::{Hearing, LOOK, Verdict};
+use crate::health::{Hearing, LOOK};
 use crate::hub::Hub;
 use crate::join;
 use crate::load::{self, Record, Unreadable};
 use crate::objects::Objects;
 use crate::record::Recorder;
 use crate::refusal::Refusal;
-use crate::report;
 use crate::stored;
 use crate::view::{ClusterFacts, Touched, Views};
 
@@ -417,71 +418,6 @@ impl Controllers {
             return;
         }
         self.write(task, outcome.writes, outcome.notices);
-    }
-
-    /// Says of nodes that were not heard of for too long that they are lost, and
-    /// of those that are heard of again that they are back.
-    fn look_at_nodes(&mut self) {
-        let (now, wall) = (Instant::now(), Timestamp::now());
-        let heard = self.hub.last_heard(self.world.nodes.keys());
-        let any = heard.iter().any(|at| self.hearing.is_heard(*at, now));
-        if self.hearing.interrupted(now, wall, any) {
-            self.world.hear(wall);
-        }
-        let mut lost = Vec::new();
-        let mut back = Vec::new();
-        for ((name, node), heard) in self.world.nodes.iter().zip(heard) {
-            let verdict = self.hearing.judge(readiness::is_lost(node), heard, now);
-            if verdict == Verdict::Unchanged || self.agenda.is_busy(&Task::Node(name.clone())) {
-                continue;
-            }
-            match verdict {
-                Verdict::Unchanged => {}
-                Verdict::Lost => lost.extend(readiness::unheard(node, wall)),
-                Verdict::Back => back.push(name.clone()),
-            }
-        }
-        for node in lost {
-            let name = node.metadata.name.clone().unwrap_or_default();
-            tracing::warn!(
-                node = name,
-                "the node was not heard of for too long: it is lost"
-            );
-            let write = Write::Put {
-                object: Object::Node(Arc::new(node)),
-                claims: Vec::new(),
-            };
-            self.write(Task::Node(name), vec![write], Vec::new());
-        }
-        for name in back {
-            self.restore(name);
-        }
-    }
-
-    /// Writes again what a node reported last: it counts as lost, but is heard of.
-    fn restore(&mut self, node: String) {
-        tracing::info!(node, "the node is heard of again");
-        let task = Task::Node(node.clone());
-        self.agenda.begin(task.clone());
-        let (objects, hub) = (self.objects.clone(), self.hub.clone());
-        let done = self.done_out.clone();
-        tokio::spawn(async move {
-            let written = report::register(&objects, &hub, &node).await;
-            if let Err(refusal) = &written {
-                tracing::warn!(node, "the node's status was not stored: {refusal}");
-            }
-            let revision = objects.store().revision().await.unwrap_or_default();
-            let finished = Done {
-                task,
-                revision,
-                failed: written.is_err(),
-                unbound: Vec::new(),
-                refused: None,
-            };
-            if done.send(finished).await.is_err() {
-                tracing::debug!("the controllers ended before their writes");
-            }
-        });
     }
 
     fn write(&mut self, task: Task, writes: Vec<Write>, notices: Vec<Notice>) {
