@@ -38,6 +38,8 @@ struct View {
     heard: Option<Instant>,
     /// And the key of the machine that said it.
     reported: Option<(Reported, String)>,
+    /// The newest revision that it acknowledged in any of its sessions.
+    acked: u64,
     budget: Option<Arc<Budget>>,
 }
 
@@ -81,6 +83,8 @@ struct Inner {
     removed: VecDeque<(u64, Option<String>, Item)>,
     /// Changes after this revision are known completely.
     floor: u64,
+    /// Revision of the start: no other process has named a later one.
+    began: u64,
     sessions: u64,
     /// Who has something new since the revision before was complete.
     posted: Posted,
@@ -144,6 +148,7 @@ impl Hub {
             addresses: HashMap::new(),
             removed: VecDeque::new(),
             floor: revision,
+            began: revision,
             sessions: 0,
             posted: Posted::default(),
             awaited: None,
@@ -199,6 +204,7 @@ impl Hub {
         let mut inner = self.lock();
         inner.revision = revision;
         inner.floor = revision;
+        inner.began = revision;
         inner.completed = 0;
     }
 

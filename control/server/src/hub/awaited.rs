@@ -23,6 +23,7 @@ impl Hub {
             && let Some(session) = view.session.as_mut().filter(|s| s.id == id)
         {
             session.acked = session.acked.max(revision);
+            view.acked = view.acked.max(revision);
         }
         self.look_at(inner, node, had);
     }

@@ -64,7 +64,7 @@ pub(super) struct Resume {
 impl Inner {
     /// What a node needs that says what it has; `None`: everything.
     pub(super) fn resume(&self, node: &str, hello: &v1::Hello) -> Option<Resume> {
-        let known = hello.source == self.source
+        let known = self.has_named(node, hello)
             && hello.revision >= self.floor
             && hello.revision <= self.revision;
         let resume = if known {
@@ -82,6 +82,15 @@ impl Inner {
             }
         };
         (!self.is_too_much(&resume.items)).then_some(resume)
+    }
+
+    /// True when this process named the revision that the node has.
+    fn has_named(&self, node: &str, hello: &v1::Hello) -> bool {
+        // An agent of an earlier release does not say whose revision it is.
+        let acked = || self.views.get(node).map_or(0, |view| view.acked);
+        let is_unsaid = hello.source == 0 && hello.buckets == 0;
+        hello.source == self.source
+            || is_unsaid && hello.revision > self.began && hello.revision <= acked()
     }
 
     /// Buckets that the node has otherwise than it would get them now. `None`: all of them,

@@ -119,6 +119,39 @@ fn changes_are_coalesced_and_deltas_resume() {
     assert!(connect(&hub, "n1", &older).snapshot);
 }
 
+/// One that says neither a source nor buckets.
+#[test]
+fn an_agent_of_an_earlier_release_resumes_with_the_same_process() {
+    let hub = Hub::new("c".to_owned(), 10);
+    hub.restart(10);
+    let earlier = |revision| v1::Hello {
+        buckets: 0,
+        ..hello("c", revision)
+    };
+    let connect = |revision| {
+        let hello = earlier(revision);
+        hub.connect("n1", "k", &hello, Reported::default()).unwrap()
+    };
+    let first = connect(10);
+    assert!(first.snapshot, "another process named it");
+    hub.set_revision(12);
+    hub.put_service("d/web", Some(service(1)));
+    assert_eq!(updates(&hub, "n1", &first.mailbox)[0].revision, 12);
+    // Sent is not received: it may still have the revision 12 of another process.
+    let again = connect(12);
+    assert!(again.snapshot);
+    updates(&hub, "n1", &again.mailbox);
+    hub.ack("n1", again.id, 12);
+    hub.disconnect("n1", again.id);
+    hub.set_revision(13);
+    hub.put_service("d/web", Some(service(2)));
+    let again = connect(12);
+    assert!(!again.snapshot);
+    let got = updates(&hub, "n1", &again.mailbox);
+    assert_eq!((got[0].revision, got[0].changes.len()), (13, 1));
+    assert!(connect(10).snapshot);
+}
+
 #[test]
 fn a_newer_stream_takes_over_and_acks_count_for_it_only() {
     let hub = Hub::new("c".to_owned(), 1);
