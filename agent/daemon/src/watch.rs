@@ -118,13 +118,13 @@ pub(crate) async fn run(mut watch: Watch) -> Result<(), Refused> {
         if matches!(error, StreamError::Renewed) {
             continue;
         }
-        if is_refusal(&error) && watch.credentials.replace().await {
+        if refusal(&error) == Some(Refusal::Certificate) && watch.credentials.replace().await {
             continue;
         }
         let reason = error.to_string();
         let news = reason != last;
         last.clone_from(&reason);
-        if is_refusal(&error) {
+        if refusal(&error).is_some() {
             let refused = Refused {
                 reason,
                 folder: watch.folder.clone(),
@@ -148,13 +148,22 @@ pub(crate) async fn run(mut watch: Watch) -> Result<(), Refused> {
     }
 }
 
-fn is_refusal(error: &StreamError) -> bool {
+/// What the control plane refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// The certificate: another one may help.
+    Certificate,
+    /// What the node says of itself: its name, or an address that is another node's.
+    Node,
+}
+
+/// What was refused; `None`: it may go better next time.
+fn refusal(error: &StreamError) -> Option<Refusal> {
     match error {
-        StreamError::Status { code, .. } => matches!(
-            code,
-            tonic::Code::PermissionDenied | tonic::Code::Unauthenticated
-        ),
-        StreamError::Certificate(_) | StreamError::Tls(TlsError::Certificate { .. }) => true,
+        StreamError::Status { code, .. } => refused(*code),
+        StreamError::Certificate(_) | StreamError::Tls(TlsError::Certificate { .. }) => {
+            Some(Refusal::Certificate)
+        }
         StreamError::Tls(
             TlsError::Connect { .. }
             | TlsError::Host { .. }
@@ -164,8 +173,18 @@ fn is_refusal(error: &StreamError) -> bool {
         | StreamError::Goodbye(_)
         | StreamError::Ended
         | StreamError::Renewed
-        | StreamError::Ending => false,
+        | StreamError::Ending => None,
     }
+}
+
+/// As the codes of `Node.Session` are documented (node.proto).
+fn refused(code: tonic::Code) -> Option<Refusal> {
+    let is_of_certificate =
+        code == tonic::Code::PermissionDenied || code == tonic::Code::Unauthenticated;
+    let is_of_node = code == tonic::Code::FailedPrecondition;
+    is_of_certificate
+        .then_some(Refusal::Certificate)
+        .or(is_of_node.then_some(Refusal::Node))
 }
 
 async fn session(watch: &mut Watch, connected: &mut bool) -> Result<(), StreamError> {
@@ -232,4 +251,24 @@ fn upstream(
         proto::bounds::up(&mut message);
         Some((message, (None, queue)))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A join token that is spent on what no certificate can mend is missing later.
+    #[test]
+    fn only_a_refused_certificate_is_to_be_replaced() {
+        use tonic::Code;
+        let of = |code| {
+            let message = String::new();
+            refusal(&StreamError::Status { code, message })
+        };
+        assert_eq!(of(Code::PermissionDenied), Some(Refusal::Certificate));
+        assert_eq!(of(Code::Unauthenticated), Some(Refusal::Certificate));
+        assert_eq!(of(Code::FailedPrecondition), Some(Refusal::Node));
+        assert_eq!(of(Code::Unavailable), None);
+        assert_eq!(of(Code::ResourceExhausted), None);
+    }
 }

@@ -223,7 +223,8 @@ impl Drop for Opening<'_> {
 }
 
 fn rejected(rejected: Rejected) -> Status {
-    Status::permission_denied(rejected.to_string())
+    // No fault of its certificate, as `permission_denied` would be.
+    Status::failed_precondition(rejected.to_string())
 }
 
 fn bound(status: &mut v1::NodeStatus, settings: &Settings) -> Result<(), Status> {
@@ -240,7 +241,7 @@ async fn hello(up: &mut Streaming<v1::NodeUp>, node: &str) -> Result<v1::Hello, 
         ));
     };
     if hello.node_name != node {
-        return Err(Status::permission_denied(format!(
+        return Err(Status::failed_precondition(format!(
             "the certificate is that of node {node:?}, the hello says {:?}",
             hello.node_name
         )));
