@@ -50,8 +50,9 @@ pub struct Views {
     sources: HashMap<Name, Vec<Source>>,
     /// uids of pods that are to stop now.
     pub stopping: HashSet<String>,
-    /// Services that are too long for a message.
-    shortened: BTreeSet<Name>,
+    /// Services that are too long for a message, and the number of addresses left out that
+    /// was told.
+    shortened: BTreeMap<Name, u32>,
     /// What is to be told of them.
     pub notices: Vec<Notice>,
 }
@@ -65,7 +66,7 @@ impl Views {
             users: BTreeMap::new(),
             sources: HashMap::new(),
             stopping: HashSet::new(),
-            shortened: BTreeSet::new(),
+            shortened: BTreeMap::new(),
             notices: Vec::new(),
         }
     }
@@ -128,7 +129,8 @@ impl Views {
             let left_out = message.as_ref().map_or(0, |m| m.left_out);
             if left_out == 0 {
                 self.shortened.remove(&name);
-            } else if self.shortened.insert(name.clone()) {
+            } else if is_news(self.shortened.get(&name), left_out) {
+                self.shortened.insert(name.clone(), left_out);
                 self.notices
                     .extend(service.map(|s| over_capacity(s, left_out)));
             }
@@ -329,6 +331,12 @@ fn route(name: &str, node: &k8s_openapi::api::core::v1::Node) -> Option<v1::Node
 }
 
 /// For the users of a service of which nodes do not get all endpoints.
+/// Whether the number is to be told after the one before: it is another power of two, so that
+/// endpoints that come and go do not make an event each.
+fn is_news(told: Option<&u32>, left_out: u32) -> bool {
+    told.and_then(|told| told.checked_ilog2()) != left_out.checked_ilog2()
+}
+
 fn over_capacity(service: &Service, left_out: u32) -> Notice {
     Notice {
         about: Key::new("", "Service", Name::of(&service.metadata)),
@@ -336,8 +344,8 @@ fn over_capacity(service: &Service, left_out: u32) -> Notice {
         severity: Severity::Warning,
         reason: "EndpointsOverCapacity",
         message: format!(
-            "The service has more endpoints than fit into a message to a node: {left_out} of \
-             them get no connections"
+            "The service has more endpoints than fit into a message to a node: {left_out} \
+             addresses get no connections on some port"
         ),
         component: "foil-control",
         write: None,
