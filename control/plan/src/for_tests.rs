@@ -113,8 +113,15 @@ pub(crate) fn put_pod(world: &mut World, pod: Pod) {
     world.put(Object::Pod(Arc::new(pod)));
 }
 
-/// Puts it in.
+/// Puts it in, with the claims of its ranges.
 pub(crate) fn put_node(world: &mut World, node: Node) {
+    for range in crate::object::pod_cidrs(&node) {
+        let claim = crate::Claim {
+            owner: node.metadata.name.clone().unwrap_or_default(),
+            revision: 1,
+        };
+        world.put_claim(crate::ClaimKey::NodeRange(range), Some(claim));
+    }
     world.put(Object::Node(Arc::new(node)));
 }
 

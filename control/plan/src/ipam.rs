@@ -29,6 +29,9 @@ pub const PORT_IDS: &str = "hydrofoil.dev/port-ids";
 /// these have other endpoints.
 pub const EXTERNAL_PORT_IDS: &str = "hydrofoil.dev/external-port-ids";
 
+/// Of one range that a node was made with, so many are claimed at most.
+const PARTS: usize = 4096;
+
 /// A range of pod addresses for a node. `None`: the cluster's range is used up.
 pub fn node_range(world: &World, node: &str) -> Option<(IpNet, ClaimWrite)> {
     let settings = &world.settings;
@@ -54,11 +57,44 @@ pub fn node_range(world: &World, node: &str) -> Option<(IpNet, ClaimWrite)> {
         }
     }
     let pool = Pool::NodeRanges(settings.pod_cidr, settings.node_prefix);
-    let (key, revision) = world.claims().draw(pool).next()?;
-    let ClaimKey::NodeRange(range) = key else {
-        return None;
+    world.claims().draw(pool).find_map(|(key, revision)| {
+        let ClaimKey::NodeRange(range) = key else {
+            return None;
+        };
+        // A node that was made with it may have no claim yet.
+        let mut others = world
+            .nodes
+            .values()
+            .flat_map(|node| object::pod_cidrs(node));
+        let is_others = others.any(|other| other.contains(&range) || range.contains(&other));
+        taken(range, key, revision).filter(|_| !is_others)
+    })
+}
+
+/// The ranges, as nodes are given them, that these of one node take up; those that are
+/// outside of the cluster's are not given to any node.
+pub(crate) fn parts(
+    settings: &Settings,
+    ranges: impl Iterator<Item = IpNet>,
+) -> impl Iterator<Item = IpNet> {
+    let (all, prefix) = (settings.pod_cidr, settings.node_prefix);
+    let pieces = move |range: IpNet| {
+        let range = range.trunc();
+        let within = all.contains(&range);
+        let whole = (range.prefix_len() > prefix)
+            .then(|| IpNet::new(range.addr(), prefix).ok())
+            .flatten();
+        let pieces = (range.prefix_len() <= prefix)
+            .then(|| range.subnets(prefix).ok())
+            .flatten();
+        let pieces = pieces.into_iter().flatten().take(PARTS);
+        whole
+            .map(|whole| whole.trunc())
+            .into_iter()
+            .chain(pieces)
+            .filter(move |_| within)
     };
-    taken(range, key, revision)
+    ranges.flat_map(pieces)
 }
 
 /// Releases what belonged to objects that are gone, and forgets identities that

@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 
 use crate::action::{Notice, Plan, Severity, Write};
+use crate::claim::{ClaimKey, ClaimWrite};
 use crate::index::{Indexes, Offer};
 use crate::object::{self, Key, Name, zone};
 use crate::pool::Pool;
@@ -41,7 +41,7 @@ impl Watched for Node {
         };
         indexes.nodes.insert(name.name.clone(), offer);
         indexes.absent_nodes.remove(&name.name);
-        for range in ranges(self) {
+        for range in object::pod_cidrs(self) {
             indexes.claims.register(Pool::PodAddresses(range));
         }
         if counts(self) {
@@ -116,12 +116,6 @@ fn same_for_pods(a: &Node, b: &Node) -> bool {
         && Usage::allocatable(a) == Usage::allocatable(b)
 }
 
-/// The ranges that the node's pods have their addresses from.
-pub fn ranges(node: &Node) -> impl Iterator<Item = IpNet> + '_ {
-    let ranges = node.spec.iter().flat_map(|s| s.pod_cidrs.iter().flatten());
-    ranges.filter_map(|range| range.parse().ok())
-}
-
 /// What is due for one node.
 pub fn plan(world: &World, name: &str, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
@@ -155,6 +149,7 @@ pub fn plan(world: &World, name: &str, now: Timestamp) -> Plan {
             }),
         }
     }
+    occupy(world, node, &mut plan);
     readiness::taint(&mut changed);
     if changed != **node {
         plan.writes.push(Write::Put {
@@ -178,6 +173,42 @@ pub fn plan(world: &World, name: &str, now: Timestamp) -> Plan {
         }
     }
     plan
+}
+
+/// Takes the claims of the ranges that the node was made with, so that no other node is
+/// given them (as `occupyCIDRs` of Kubernetes' nodeipam).
+fn occupy(world: &World, node: &Node, plan: &mut Plan) {
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    let settings = &world.settings;
+    let mut free = Vec::new();
+    let mut taken = None;
+    for range in ipam::parts(settings, object::pod_cidrs(node)) {
+        let key = ClaimKey::NodeRange(range);
+        let claim = world.claims().get(&key);
+        match claim.map_or("", |claim| claim.owner.as_str()) {
+            "" => free.push(ClaimWrite {
+                key,
+                revision: claim.map_or(0, |claim| claim.revision),
+                owner: name.to_owned(),
+            }),
+            owner if owner == name => {}
+            owner => taken = Some((range, owner.to_owned())),
+        }
+    }
+    for part in free.chunks(64) {
+        plan.writes.push(Write::Claims(part.to_vec()));
+    }
+    if let Some((range, owner)) = taken {
+        plan.notices.push(Notice {
+            about: Key::new("", "Node", Name::new("", name)),
+            uid: object::uid(&node.metadata).to_owned(),
+            severity: Severity::Warning,
+            reason: "CIDRAssignmentFailed",
+            message: format!("{range} of the node's podCIDRs is in use by node {owner}"),
+            component: COMPONENT,
+            write: None,
+        });
+    }
 }
 
 /// The address that the node is reached by.
@@ -228,13 +259,8 @@ mod tests {
     #[test]
     fn a_new_node_gets_the_next_range() {
         let mut world = world();
-        let taken = crate::ClaimKey::NodeRange("10.244.0.0/24".parse().unwrap());
-        let claim = crate::claim::Claim {
-            owner: "n0".to_owned(),
-            revision: 1,
-        };
         put_node(&mut world, node("n0", 0));
-        world.put_claim(taken, Some(claim));
+        assert!(plan(&world, "n0", now()).writes.is_empty());
         let mut fresh = node("n1", 1);
         fresh.spec = None;
         put_node(&mut world, fresh);
@@ -253,6 +279,57 @@ mod tests {
             Some("10.244.1.0/24")
         );
         assert_eq!(claims.len(), 1);
+    }
+
+    /// One that was exported and applied again, or that an operator made.
+    #[test]
+    fn the_range_that_a_node_was_made_with_is_given_to_no_other() {
+        let mut world = world();
+        let mut made = node("n0", 0);
+        let spec = made.spec.get_or_insert_default();
+        // Larger than what nodes are given, and one that is not the cluster's.
+        let ranges = ["10.244.0.0/23", "192.0.2.0/24"];
+        spec.pod_cidr = Some(ranges[0].to_owned());
+        spec.pod_cidrs = Some(ranges.map(str::to_owned).to_vec());
+        world.put(Object::Node(Arc::new(made.clone())));
+        let mut fresh = node("n1", 1);
+        fresh.spec = None;
+        put_node(&mut world, fresh);
+        // Planned before the claims are there, and after.
+        let given = |world: &World| {
+            let plan = plan(world, "n1", now());
+            let [
+                Write::Put {
+                    object: Object::Node(node),
+                    ..
+                },
+            ] = plan.writes.as_slice()
+            else {
+                panic!("{plan:?}");
+            };
+            node.spec.as_ref().unwrap().pod_cidr.clone().unwrap()
+        };
+        assert_eq!(given(&world), "10.244.2.0/24");
+        let outcome = plan(&world, "n0", now());
+        let [Write::Claims(claims)] = outcome.writes.as_slice() else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(claims.len(), 2);
+        for claim in claims {
+            let (owner, revision) = (claim.owner.clone(), 7);
+            let claimed = crate::claim::Claim { owner, revision };
+            world.put_claim(claim.key.clone(), Some(claimed));
+        }
+        assert_eq!(given(&world), "10.244.2.0/24");
+        let outcome = plan(&world, "n0", now());
+        assert_eq!((outcome.writes, outcome.notices), (vec![], vec![]));
+        // Another one with the same.
+        made.metadata.name = Some("n2".to_owned());
+        made.metadata.uid = Some("n2".to_owned());
+        world.put(Object::Node(Arc::new(made)));
+        let outcome = plan(&world, "n2", now());
+        assert_eq!(outcome.writes, []);
+        assert_eq!(outcome.notices[0].reason, "CIDRAssignmentFailed");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! The objects themselves are in `registry.rs`.
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
@@ -143,6 +144,12 @@ pub fn pod_condition<'a>(
 pub fn pod_finished(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// The ranges that the node's pods have their addresses from.
+pub fn pod_cidrs(node: &Node) -> impl Iterator<Item = IpNet> + '_ {
+    let ranges = node.spec.iter().flat_map(|s| s.pod_cidrs.iter().flatten());
+    ranges.filter_map(|range| range.parse().ok())
 }
 
 /// Name of the node that the pod is bound to, if it is.

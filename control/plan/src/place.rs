@@ -13,7 +13,7 @@ use crate::hostport::HostPorts;
 use crate::pool::{Draw, Pool};
 use crate::usage::Usage;
 use crate::world::World;
-use crate::{node, readiness};
+use crate::{object, readiness};
 
 /// A node during one pass.
 pub(crate) struct Place<'a> {
@@ -81,7 +81,7 @@ impl<'a> Places<'a> {
 
 impl<'a> Place<'a> {
     fn of(world: &'a World, name: &'a str, node: &'a Arc<Node>) -> Self {
-        let pools: Vec<Pool> = node::ranges(node).map(Pool::PodAddresses).collect();
+        let pools: Vec<Pool> = object::pod_cidrs(node).map(Pool::PodAddresses).collect();
         let offer = world.indexes.nodes.get(name);
         Self {
             node,
