@@ -1,6 +1,8 @@
 //! The store on redb: one file, no server, crash-safe. Opening, reading, and the
 //! door to the writer's thread. Called by `control-server`.
 
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
@@ -22,6 +24,8 @@ use crate::writer::{self, Answer, Job};
 
 /// Writes that may wait for the writer before callers have to wait themselves.
 const QUEUE: usize = 4096;
+/// Mode of the file.
+const PRIVATE: u32 = 0o600;
 
 /// How an embedded store behaves. No `Default`: `control-server`'s config has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +56,10 @@ impl Embedded {
         }
         let path: PathBuf = path.to_owned();
         let open = move || {
+            let file = private_file(&path)?;
             Database::builder()
                 .set_cache_size(options.cache_bytes)
-                .create(&path)
+                .create_file(file)
         };
         Self::start(text, Box::new(open), options)
     }
@@ -116,6 +121,25 @@ impl Embedded {
             .await
             .unwrap_or(Err(StoreError::Unknown { reason: gone }))
     }
+}
+
+/// Opens the file, or makes it, so that only its owner may read it: it holds secrets, and
+/// its folder may be one that others may look into.
+fn private_file(path: &Path) -> std::io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(PRIVATE)
+        .open(path)?;
+    let mut permissions = file.metadata()?.permissions();
+    if permissions.mode() & 0o777 & !PRIVATE != 0 {
+        tracing::warn!(path = %path.display(), "other users could read the store: its mode is 0600 now");
+        permissions.set_mode(PRIVATE);
+        file.set_permissions(permissions)?;
+    }
+    Ok(file)
 }
 
 impl Drop for Embedded {

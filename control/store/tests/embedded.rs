@@ -34,6 +34,29 @@ async fn is_a_store() {
     suite::all(make).await;
 }
 
+/// The folder may be one that an operator made.
+#[tokio::test]
+async fn its_file_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let mode = |mode| std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(folder.path(), mode(0o755)).unwrap();
+    let path = folder.path().join("store.redb");
+    let is_private = || {
+        let store = open(&path).unwrap();
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        drop(store);
+    };
+    is_private();
+    // Of an earlier version.
+    std::fs::set_permissions(&path, mode(0o644)).unwrap();
+    is_private();
+}
+
 #[tokio::test]
 async fn keeps_everything_when_it_is_opened_again() {
     let folder = tempfile::tempdir().unwrap();
