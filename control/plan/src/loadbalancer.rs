@@ -74,7 +74,9 @@ pub fn plan(world: &World, name: &Name) -> Plan {
         return plan;
     }
     let asked = asked(service);
-    let keeps = |address: &&IpAddr| asked.is_none_or(|asked| asked == **address);
+    let keeps = |address: &&IpAddr| {
+        is_of_pools(world, **address) && asked.is_none_or(|asked| asked == **address)
+    };
     if let Some(address) = held.iter().find(keeps) {
         // Another one is held still if `loadBalancerIP` has changed.
         let others = held.iter().filter(|other| *other != address);
@@ -85,10 +87,23 @@ pub fn plan(world: &World, name: &Name) -> Plan {
     if let Some(address) = asked {
         match pick(world, address) {
             Ok(revision) => give(world, service, address, revision, &mut plan),
-            Err(reason) => refuse(service, &reason, &mut plan),
+            Err(reason) => {
+                refuse(service, &reason, &mut plan);
+                if !held.iter().any(|address| is_of_pools(world, *address)) {
+                    give_up(world, service, &held, &mut plan);
+                }
+            }
         }
+    } else {
+        // The pools have changed: it waits for another one.
+        give_up(world, service, &held, &mut plan);
     }
     plan
+}
+
+fn is_of_pools(world: &World, address: IpAddr) -> bool {
+    let pools = &world.settings.load_balancer_pools;
+    pools.iter().any(|pool| pool.contains(&address))
 }
 
 /// The address that the service asks for.
@@ -141,8 +156,7 @@ fn held<'a>(world: &'a World, owner: &str) -> impl Iterator<Item = IpAddr> + 'a 
 
 /// The revision of the claim of an address that is free; or why it is not.
 fn pick(world: &World, address: IpAddr) -> Result<u64, String> {
-    let pools = &world.settings.load_balancer_pools;
-    if !pools.iter().any(|pool| pool.contains(&address)) {
+    if !is_of_pools(world, address) {
         return Err(format!(
             "{address} is not an address of load_balancer_pools"
         ));
@@ -352,6 +366,40 @@ mod tests {
         assert_eq!(addresses(&world, "a"), ["203.0.113.2"]);
         let first = ClaimKey::LoadBalancerAddress("203.0.113.0".parse().unwrap());
         assert_eq!(world.claim_owner(&first), None);
+    }
+
+    /// The configuration of a control plane that starts again.
+    #[test]
+    fn an_address_of_no_pool_any_more_is_replaced() {
+        let mut world = world();
+        let none = json!({"loadBalancer": {}});
+        put_service(
+            &mut world,
+            "a",
+            json!({"type": "LoadBalancer"}),
+            none.clone(),
+        );
+        let asks = json!({"type": "LoadBalancer", "loadBalancerIP": "203.0.113.2"});
+        put_service(&mut world, "b", asks, none);
+        settle(&mut world);
+        assert_eq!(addresses(&world, "b"), ["203.0.113.2"]);
+        world.settings.load_balancer_pools = vec!["198.51.100.0/30".parse().unwrap()];
+        for name in ["a", "b"] {
+            let service = world.services[&Name::new("default", name)].clone();
+            world.put(Object::Service(service));
+            world.make_due(Task::LoadBalancer(Name::new("default", name)));
+        }
+        let told = settle(&mut world);
+        assert_eq!(addresses(&world, "a"), ["198.51.100.0"]);
+        assert_eq!(addresses(&world, "b"), [""; 0]);
+        assert!(
+            told.contains(&"b: SyncLoadBalancerFailed".to_owned()),
+            "{told:?}"
+        );
+        for address in ["203.0.113.0", "203.0.113.2"] {
+            let key = ClaimKey::LoadBalancerAddress(address.parse().unwrap());
+            assert_eq!(world.claim_owner(&key), None);
+        }
     }
 
     #[test]

@@ -38,8 +38,8 @@ fn contradicted(settings: &Settings, claim: &ClaimKey) -> Option<&'static str> {
         ClaimKey::NodeRange(range) => {
             (range.prefix_len() != settings.node_prefix).then_some("node_prefix")
         }
-        // Pods have addresses of their nodes' ranges; node ports and load balancers are
-        // given anew.
+        // Pods have addresses of their nodes' ranges; node ports outside of the range stay,
+        // as in Kubernetes; services get other addresses where their pool is gone.
         ClaimKey::PodAddress(_)
         | ClaimKey::ServiceId(_)
         | ClaimKey::PortId(_)
