@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use crate::address::non_special;
 use crate::admit;
 use crate::invalid::{Causes, Field};
 use crate::kind::{Kind, NameRule, Rules, Words};
@@ -103,13 +104,37 @@ fn fits(kind: &str, address: &str) -> Result<(), String> {
     match kind {
         "FQDN" => name::subdomain(address),
         "IPv4" | "IPv6" => match address.parse::<IpAddr>() {
-            Ok(ip) if ip.is_unspecified() => Err("may not be unspecified".to_owned()),
-            Ok(ip) if ip.is_loopback() => Err("may not be in the loopback range".to_owned()),
-            Ok(ip) if ip.is_multicast() => Err("may not be a multicast address".to_owned()),
-            Ok(ip) if ip.is_ipv4() == (kind == "IPv4") => Ok(()),
-            Ok(_) => Err(format!("must be a valid {kind} address")),
-            Err(_not_an_address) => Err(format!("must be a valid {kind} address")),
+            Ok(ip) if ip.is_ipv4() == (kind == "IPv4") => non_special(ip).map_err(str::to_owned),
+            Ok(_) | Err(_) => Err(format!("must be a valid {kind} address")),
         },
         _unknown => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Kubernetes' `ValidateEndpointIP`.
+    #[test]
+    fn addresses_that_no_endpoint_may_have() {
+        for (kind, address, refused) in [
+            ("IPv4", "10.244.0.5", None),
+            ("IPv6", "fd00::5", None),
+            ("IPv4", "0.0.0.0", Some("unspecified")),
+            ("IPv4", "127.0.0.1", Some("loopback")),
+            ("IPv4", "169.254.169.254", Some("link-local")),
+            ("IPv6", "fe80::1", Some("link-local")),
+            ("IPv4", "224.0.0.1", Some("multicast")),
+            ("IPv4", "fd00::5", Some("valid IPv4")),
+        ] {
+            let got = fits(kind, address).err();
+            let fits = match (&got, refused) {
+                (Some(got), Some(refused)) => got.contains(refused),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+            assert!(fits, "{address}: {got:?}");
+        }
     }
 }

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 pub mod admit;
 pub mod apply;
 pub mod bytes;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::address::non_special;
 use crate::invalid::{Causes, Field};
 use crate::service_type::{
     EXTERNAL_NAME, HEADLESS, LOAD_BALANCER, NODE_PORT, externally_accessible, has_node_ports,
@@ -112,25 +113,18 @@ fn validate_node_ports(spec: &ServiceSpec, at: &Field, causes: &mut Causes) {
 fn validate_external_ips(spec: &ServiceSpec, at: &Field, causes: &mut Causes) {
     for (i, text) in spec.external_ips.iter().flatten().enumerate() {
         let at = at.index(i);
-        let detail = match text.parse::<IpAddr>() {
-            Err(_not_an_address) => "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-            Ok(ip) if ip.is_unspecified() => "may not be unspecified",
-            Ok(ip) if ip.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
-            Ok(ip) if is_link_local(ip) => {
-                "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
+        let checked = match text.parse::<IpAddr>() {
+            Err(_not_an_address) => {
+                Err("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
             }
-            Ok(ip) if ip.is_multicast() => "may not be a multicast address",
-            Ok(ip) if !ip.is_ipv4() => "IPv6 is not supported by Hydrofoil yet",
-            Ok(_) => continue,
+            Ok(ip) if ip.is_ipv6() => {
+                non_special(ip).and(Err("IPv6 is not supported by Hydrofoil yet"))
+            }
+            Ok(ip) => non_special(ip),
         };
-        causes.invalid(&at, text, detail);
-    }
-}
-
-fn is_link_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        if let Err(detail) = checked {
+            causes.invalid(&at, text, detail);
+        }
     }
 }
 
