@@ -21,6 +21,7 @@ pub mod effective;
 pub mod equality;
 pub mod fieldset;
 pub mod invalid;
+pub mod json_patch;
 pub mod kind;
 pub mod managed;
 pub mod meta;

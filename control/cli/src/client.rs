@@ -107,11 +107,12 @@ pub(crate) struct Deletion {
     pub(crate) dry_run: bool,
 }
 
-/// Part of an object: by RFC 7386, or with lists merged whose items have keys.
+/// By RFC 7386; with lists merged whose items have keys; or operations (RFC 6902).
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Patch<'a> {
     Merge(&'a Value),
     Strategic(&'a Value),
+    Json(&'a Value),
 }
 
 impl Client {
@@ -317,19 +318,19 @@ impl Client {
         manager: &str,
         dry_run: bool,
     ) -> Result<Value, CallError> {
-        let (merge_patch, strategic_patch) = match patch {
-            Patch::Merge(patch) => (serde_json::to_vec(patch)?, Vec::new()),
-            Patch::Strategic(patch) => (Vec::new(), serde_json::to_vec(patch)?),
-        };
-        let request = v1::PatchRequest {
+        let mut request = v1::PatchRequest {
             kind: Some(kind.reference()),
             namespace: scope(kind, namespace),
             name: name.into(),
-            merge_patch,
-            strategic_patch,
             dry_run,
             field_manager: manager.into(),
+            ..v1::PatchRequest::default()
         };
+        match patch {
+            Patch::Merge(patch) => request.merge_patch = serde_json::to_vec(patch)?,
+            Patch::Strategic(patch) => request.strategic_patch = serde_json::to_vec(patch)?,
+            Patch::Json(patch) => request.json_patch = serde_json::to_vec(patch)?,
+        }
         let answer = self
             .cluster
             .patch(request)

@@ -1,4 +1,4 @@
-//! `foil patch`: part of an object, by a strategic or JSON merge patch.
+//! `foil patch`: part of an object, by a strategic or JSON merge patch, or a JSON patch.
 
 use std::io::Write;
 
@@ -14,12 +14,14 @@ use crate::yaml;
 #[command(after_long_help = "\
 The patch is JSON or YAML. What it names is replaced, null removes. With --type=strategic,
 the default, items of lists such as containers, env, ports and volumes are merged by their
-name or number; with --type=merge lists are replaced as a whole (RFC 7386).
+name or number; with --type=merge lists are replaced as a whole (RFC 7386). With --type=json
+the patch is a list of operations (RFC 6902): add, remove, replace, move, copy and test.
 
 Examples:
   foil patch deploy web -p '{\"spec\":{\"paused\":true}}'
   foil patch pod web -p 'spec: {containers: [{name: main, image: \"nginx:1.27\"}]}'
-  foil patch svc web -p 'spec: {publishNotReadyAddresses: true}'")]
+  foil patch svc web -p 'spec: {publishNotReadyAddresses: true}'
+  foil patch deploy web --type=json -p '[{\"op\":\"remove\",\"path\":\"/spec/paused\"}]'")]
 pub(crate) struct Args {
     /// Object: KIND NAME or KIND/NAME
     #[arg(value_name = "WHAT", required = true)]
@@ -40,6 +42,7 @@ pub(crate) struct Args {
 enum Type {
     Strategic,
     Merge,
+    Json,
 }
 
 pub(crate) async fn run(
@@ -61,6 +64,7 @@ pub(crate) async fn run(
     let patch = match args.kind {
         Type::Strategic => Patch::Strategic(&patch),
         Type::Merge => Patch::Merge(&patch),
+        Type::Json => Patch::Json(&patch),
     };
     let after = client
         .patch(&kind, &namespace, &name, patch, "foil-patch", false)

@@ -285,7 +285,42 @@ fn a_patch_of_an_image_leaves_the_rest_of_the_container() {
         .foil(&["patch", "deploy", "web", "-p", nameless])
         .refused();
     assert!(error.contains("has no \"name\""), "{error}");
-    let json = bench.foil(&["patch", "deploy", "web", "--type=json", "-p", "[]"]);
-    assert_eq!(json.code, 2, "{json:?}");
-    assert!(json.err.contains("strategic, merge"), "{json:?}");
+    let other = bench.foil(&["patch", "deploy", "web", "--type=yaml", "-p", "[]"]);
+    assert_eq!(other.code, 2, "{other:?}");
+    assert!(other.err.contains("strategic, merge, json"), "{other:?}");
+}
+
+/// As kubectl's `--type=json`.
+#[test]
+fn a_json_patch_is_applied_as_a_whole_or_not() {
+    let bench = Bench::new();
+    let map = "{apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {a: \"1\", b: \"2\"}}";
+    bench.foil_with(&["apply", "-f", "-"], map).ok();
+    let patch = |patch| bench.foil(&["patch", "cm", "m", "--type=json", "-p", patch]);
+    let data = || {
+        bench
+            .foil(&["get", "cm", "m", "-o", "jsonpath={.data}"])
+            .ok()
+    };
+    let moved = "[{op: test, path: /data/a, value: \"1\"}, {op: remove, path: /data/b}, \
+                 {op: move, from: /data/a, path: /data/c}]";
+    assert_eq!(patch(moved).ok(), "configmap/m patched\n");
+    assert_eq!(data(), "{\"c\":\"1\"}");
+    assert_eq!(patch("[]").ok(), "configmap/m patched (no change)\n");
+    let half = "[{op: add, path: /data/d, value: x}, {op: test, path: /data/c, value: \"2\"}]";
+    let error = patch(half).refused();
+    assert!(error.contains("operation 1 at \"/data/c\""), "{error}");
+    assert_eq!(data(), "{\"c\":\"1\"}");
+    for (wrong, reason) in [
+        ("{data: {c: x}}", "not a JSON patch"),
+        (
+            "[{op: replace, path: /metadata/name, value: n}]",
+            "metadata.name",
+        ),
+        ("[{op: replace, path: \"\", value: 1}]", "object"),
+    ] {
+        let error = patch(wrong).refused();
+        assert!(error.contains(reason), "{wrong}: {error}");
+    }
+    assert_eq!(data(), "{\"c\":\"1\"}");
 }

@@ -3,7 +3,7 @@
 use control_api::kind::Kind;
 use control_api::namespace::BUILTIN;
 use control_api::{
-    Invalid, Warning, apply as server_side, managed, meta, patch as merge, strategic,
+    Invalid, Warning, apply as server_side, json_patch, managed, meta, patch as merge, strategic,
 };
 use proto::v1;
 use proto::v1::apply_response::Outcome;
@@ -203,6 +203,14 @@ pub(super) async fn update(
     sent(&changed.0)
 }
 
+/// How a patch changes an object.
+#[derive(Clone, Copy)]
+enum Type {
+    Merge,
+    Strategic,
+    Json,
+}
+
 pub(super) async fn patch(
     objects: &Objects,
     request: &v1::PatchRequest,
@@ -210,24 +218,35 @@ pub(super) async fn patch(
 ) -> Result<v1::Object, Refusal> {
     let kind = kind_of(request.kind.as_ref())?;
     let namespace = namespace_of(kind, &request.namespace);
-    let (json, is_strategic) = match (&request.merge_patch[..], &request.strategic_patch[..]) {
-        (merge, []) => (merge, false),
-        ([], strategic) => (strategic, true),
-        _both => return Err(Refusal::BadRequest("two patches at once".to_owned())),
+    let patches = [
+        (&request.merge_patch, Type::Merge),
+        (&request.strategic_patch, Type::Strategic),
+        (&request.json_patch, Type::Json),
+    ];
+    let mut given = patches.into_iter().filter(|(json, _)| !json.is_empty());
+    let (json, form) = match (given.next(), given.next()) {
+        (Some(one), None) => one,
+        (None, _) => return Err(Refusal::BadRequest("a patch is needed".to_owned())),
+        (Some(_), Some(_)) => return Err(Refusal::BadRequest("two patches at once".to_owned())),
     };
     let patch = control_api::unique::from_json(json)
         .map_err(|cause| Refusal::BadRequest(cause.to_string()))?;
-    let Value::Object(fields) = &patch else {
-        return Err(Refusal::BadRequest("a patch must be an object".to_owned()));
-    };
     let writing = Writing::client(owner.named(&request.field_manager)?, request.dry_run);
     let change = |object: &mut Value| {
-        if is_strategic {
-            let merged = strategic::merge(object, fields);
-            return merged.map_err(|error| Refusal::BadRequest(error.to_string()));
+        let refused = |error: &dyn std::error::Error| Refusal::BadRequest(error.to_string());
+        match (form, &patch) {
+            (Type::Json, patch) => json_patch::apply(object, patch).map_err(|e| refused(&e)),
+            (Type::Strategic, Value::Object(fields)) => {
+                strategic::merge(object, fields).map_err(|e| refused(&e))
+            }
+            (Type::Merge, patch @ Value::Object(_)) => {
+                merge::merge(object, patch);
+                Ok(())
+            }
+            (Type::Strategic | Type::Merge, _) => {
+                Err(Refusal::BadRequest("a patch must be an object".to_owned()))
+            }
         }
-        merge::merge(object, &patch);
-        Ok(())
     };
     merged(objects, kind, namespace, &request.name, change, &writing).await
 }
