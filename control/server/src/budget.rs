@@ -16,6 +16,13 @@ const WRITES: Rate = Rate {
     burst: 100.0,
 };
 
+/// Events a second in the long run, and at once: as an event is kept for an hour, a node
+/// has at most 5,100 in the store.
+const EVENTS: Rate = Rate {
+    per_second: 1.0,
+    burst: 1500.0,
+};
+
 /// How often something may be done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rate {
@@ -74,10 +81,12 @@ impl Bucket {
     }
 }
 
-/// Writes of one node.
+/// What one node may write and tell.
 #[derive(Debug)]
 pub struct Budget {
     bucket: Mutex<Bucket>,
+    /// Events, and what is not in force: about all objects together.
+    events: Mutex<Bucket>,
 }
 
 impl Budget {
@@ -85,7 +94,23 @@ impl Budget {
     pub fn new(now: Instant) -> Self {
         Self {
             bucket: Mutex::new(Bucket::new(WRITES, now)),
+            events: Mutex::new(Bucket::new(EVENTS, now)),
         }
+    }
+
+    /// True when one more event may be told; else it is lost, as it would be by a queue that
+    /// is full.
+    pub fn may_tell(&self) -> bool {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.try_take(Instant::now())
+    }
+
+    /// Events that may be told now.
+    #[cfg(test)]
+    pub(crate) fn events_left(&self) -> f64 {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.fill(Instant::now());
+        events.left
     }
 
     /// Waits until one more write may be made.

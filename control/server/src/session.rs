@@ -124,17 +124,7 @@ impl node_server::Node for NodeService {
             %from, node, agent = version, snapshot = connected.snapshot, "a node connected"
         );
         let down = down(self.hub.clone(), node.clone(), connected.mailbox.clone());
-        let listener = Listener {
-            objects: self.objects.clone(),
-            hub: self.hub.clone(),
-            recorder: self.recorder.clone(),
-            attachments: self.attachments.clone(),
-            reports: self.reports.clone(),
-            node,
-            version,
-            ends: caller.ends,
-            last_event: AtomicI64::new(i64::MIN),
-        };
+        let listener = self.listener(node, version, caller.ends);
         tokio::spawn(listener.listen(up, connected));
         Ok(Response::new(Box::pin(down)))
     }
@@ -159,6 +149,20 @@ impl node_server::Node for NodeService {
 }
 
 impl NodeService {
+    fn listener(&self, node: String, version: String, ends: Timestamp) -> Listener {
+        Listener {
+            objects: self.objects.clone(),
+            hub: self.hub.clone(),
+            recorder: self.recorder.clone(),
+            attachments: self.attachments.clone(),
+            reports: self.reports.clone(),
+            node,
+            version,
+            ends,
+            last_event: AtomicI64::new(i64::MIN),
+        }
+    }
+
     /// Begins a node's session with what it says of itself, and the agent's version.
     /// Waits until the node may write: one that connects again and again has no more
     /// writes than another.
@@ -401,6 +405,9 @@ impl Listener {
     /// Something that the node was told is not in force there: its users are told.
     async fn failure(&self, failure: v1::Failure) -> Result<(), Status> {
         let v1::Failure { kind, key, message } = failure;
+        if !self.may_tell() {
+            return Ok(());
+        }
         tracing::warn!(
             node = self.node,
             kind,
@@ -415,7 +422,7 @@ impl Listener {
             ..v1::NodeEvent::default()
         };
         match event.kind.as_str() {
-            "Pod" => self.event(v1::NodeEvent { uid: key, ..event }),
+            "Pod" => self.about_own(v1::NodeEvent { uid: key, ..event }),
             "Service" => {
                 let Some((namespace, name)) = key.split_once('/') else {
                     return Ok(());
@@ -431,14 +438,29 @@ impl Listener {
                     });
                 }
             }
-            "Node" => self.event(event),
+            "Node" => self.about_own(event),
             _ => {}
         }
         Ok(())
     }
 
+    /// Charged before anything is read or kept for it.
+    fn may_tell(&self) -> bool {
+        let may = self.hub.budget(&self.node).may_tell();
+        if !may {
+            tracing::debug!(node = self.node, "more events than a node may tell");
+        }
+        may
+    }
+
+    fn event(&self, event: v1::NodeEvent) {
+        if self.may_tell() {
+            self.about_own(event);
+        }
+    }
+
     /// A node tells of itself and of its own pods.
-    fn event(&self, mut event: v1::NodeEvent) {
+    fn about_own(&self, mut event: v1::NodeEvent) {
         match event.kind.as_str() {
             "Pod" => {
                 let Some(pod) = self.hub.pod(&self.node, &event.uid) else {
@@ -478,7 +500,10 @@ mod tests {
     use futures::FutureExt as _;
     use serde_json::json;
 
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::budget::Budget;
     use crate::delete::DeleteOptions;
     use crate::pki::Pki;
     use crate::writing::{AGENT, Change, Writing};
@@ -526,6 +551,48 @@ mod tests {
             ca_pem: String::new(),
             attachments: Arc::default(),
         }
+    }
+
+    /// About objects that differ each time, which is more than the correlator remembers.
+    #[tokio::test]
+    async fn what_a_node_tells_is_bounded_for_all_objects_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(folder.path());
+        let hub = &service.hub;
+        hub.put_config("n1", v1::ClusterConfig::default());
+        let connect = || {
+            hub.connect("n1", "k", &v1::Hello::default(), Reported::default())
+                .unwrap()
+        };
+        let connected = connect();
+        let full = connected.budget.events_left();
+        let listener = service.listener("n1".to_owned(), String::new(), Timestamp::MAX);
+        let take = async |up| {
+            let message = v1::NodeUp { up: Some(up) };
+            listener.take(message, connected.id).await.unwrap();
+        };
+        for n in 0..100 {
+            let failures = vec![v1::Failure {
+                kind: "Service".to_owned(),
+                key: format!("default/{n}"),
+                message: "x".to_owned(),
+            }];
+            let revision = 1;
+            take(node_up::Up::Ack(v1::Ack { revision, failures })).await;
+            take(node_up::Up::Event(v1::NodeEvent {
+                kind: "Pod".to_owned(),
+                uid: n.to_string(),
+                ..v1::NodeEvent::default()
+            }))
+            .await;
+        }
+        // Of 200, as it fills up again slowly.
+        assert!(connected.budget.events_left() < full - 100.0);
+        assert!(hub.disconnect("n1", connected.id));
+        assert!(connect().budget.events_left() < full - 100.0);
+        let budget = Budget::new(Instant::now());
+        let told = (0..10_000).filter(|_| budget.may_tell()).count();
+        assert!((1500..3000).contains(&told), "{told}");
     }
 
     #[test]
