@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use proto::Message as _;
-use proto::bucket::{Digests, Replacing};
+use proto::bucket::Digests;
 use proto::limits::PART_BYTES;
 use proto::v1::change;
 
@@ -124,6 +124,7 @@ fn changes_are_coalesced_and_deltas_resume() {
 fn an_agent_of_an_earlier_release_resumes_with_the_same_process() {
     let hub = Hub::new("c".to_owned(), 10);
     hub.restart(10);
+    hub.put_config("n1", v1::ClusterConfig::default());
     let earlier = |revision| v1::Hello {
         buckets: 0,
         ..hello("c", revision)
@@ -148,7 +149,8 @@ fn an_agent_of_an_earlier_release_resumes_with_the_same_process() {
     let again = connect(12);
     assert!(!again.snapshot);
     let got = updates(&hub, "n1", &again.mailbox);
-    assert_eq!((got[0].revision, got[0].changes.len()), (13, 1));
+    // The service, and the config as always.
+    assert_eq!((got[0].revision, got[0].changes.len()), (13, 2));
     assert!(connect(10).snapshot);
 }
 
@@ -567,7 +569,7 @@ fn who_comes_back_to_another_process_is_sent_what_differs() {
             assert!(got.len() == 1 && count <= most, "{what}: {count} changes");
             assert!(bytes < 200 + 80 * most, "{what}: {bytes} bytes");
             got.into_iter().for_each(|update| now.take(update));
-            now.agrees(&after, what);
+            now.agrees(&after, "n1", what);
             // From now on it is known to this process.
             let again = connect(&after, "n1", &now.hello());
             let got = updates(&after, "n1", &again.mailbox);
@@ -655,7 +657,7 @@ fn a_digest_is_that_of_what_was_sent() {
     hub.complete();
     part(&mut has);
     assert_eq!(has.revision, 12);
-    has.agrees(&hub, "after the next step");
+    has.agrees(&hub, "n1", "after the next step");
 }
 
 /// Snapshots of many sessions at once hold the same bytes, and no keys.
@@ -841,11 +843,21 @@ fn an_endpoint_that_changes_is_sent_without_its_service() {
 #[derive(Clone, Default)]
 struct Applied {
     services: BTreeMap<String, v1::Service>,
+    routes: BTreeMap<String, v1::NodeRoute>,
     pods: BTreeMap<String, v1::PodSpec>,
     revision: u64,
     source: u64,
     digests: Digests,
-    replacing: Option<Replacing>,
+    replacing: Option<Seen>,
+}
+
+/// Buckets that the step under way replaces, and what of them was there in its parts.
+#[derive(Clone, Default)]
+struct Seen {
+    buckets: BTreeSet<u32>,
+    services: BTreeSet<String>,
+    routes: BTreeSet<String>,
+    pods: BTreeSet<String>,
 }
 
 impl Applied {
@@ -863,24 +875,27 @@ impl Applied {
             *self = Self::default();
         }
         if !update.replaced.is_empty() {
-            let replacing = Replacing::new(update.replaced);
-            replacing.buckets().for_each(|b| self.digests.forget(b));
-            self.replacing = Some(replacing);
+            let buckets: BTreeSet<u32> = update.replaced.into_iter().collect();
+            buckets.iter().for_each(|b| self.digests.forget(*b));
+            self.replacing = Some(Seen {
+                buckets,
+                ..Seen::default()
+            });
         }
         for bytes in update.changes {
-            let change = change(&bytes);
-            if let Some(replacing) = &mut self.replacing {
-                replacing.note(&change);
-            }
-            self.apply(change);
+            self.apply(change(&bytes));
         }
         if update.revision == 0 {
             return;
         }
-        if let Some(replacing) = self.replacing.take() {
-            let (services, pods) = (self.services.keys(), self.pods.keys());
-            let removals = replacing.removals(services, std::iter::empty(), pods);
-            removals.into_iter().for_each(|change| self.apply(change));
+        if let Some(seen) = self.replacing.take() {
+            let kept = |bucket: u32| !seen.buckets.contains(&bucket);
+            self.services
+                .retain(|name, _| seen.services.contains(name) || kept(bucket::of_service(name)));
+            self.routes
+                .retain(|node, _| seen.routes.contains(node) || kept(bucket::of_route(node)));
+            self.pods
+                .retain(|uid, _| seen.pods.contains(uid) || kept(bucket::of_pod(uid)));
         }
         self.revision = update.revision;
         self.source = update.source;
@@ -894,9 +909,11 @@ impl Applied {
         if let Some(bucket) = bucket::of(&change) {
             self.digests.forget(bucket);
         }
+        let mut seen = Seen::default();
         match change {
             change::Change::Service(service) => {
                 let name = format!("{}/{}", service.namespace, service.name);
+                seen.services.insert(name.clone());
                 self.services.insert(name, service);
             }
             change::Change::ServiceChange(changed) => {
@@ -905,62 +922,74 @@ impl Applied {
                 proto::service_change::apply(service, changed).unwrap();
             }
             change::Change::ServiceRemoved(name) => drop(self.services.remove(&name)),
-            change::Change::Pod(pod) => drop(self.pods.insert(pod.uid.clone(), pod)),
+            change::Change::Pod(pod) => {
+                seen.pods.insert(pod.uid.clone());
+                self.pods.insert(pod.uid.clone(), pod);
+            }
             change::Change::PodRemoved(uid) => drop(self.pods.remove(&uid)),
             change::Change::Config(_) => {}
-            change::Change::Route(_) | change::Change::RouteRemoved(_) => panic!("no route"),
+            change::Change::Route(route) => {
+                seen.routes.insert(route.node.clone());
+                self.routes.insert(route.node.clone(), route);
+            }
+            change::Change::RouteRemoved(node) => drop(self.routes.remove(&node)),
+        }
+        if let Some(replacing) = &mut self.replacing {
+            replacing.services.append(&mut seen.services);
+            replacing.routes.append(&mut seen.routes);
+            replacing.pods.append(&mut seen.pods);
         }
     }
 
-    /// It has what a node is to have; generations aside, which other processes have given.
-    fn agrees(&self, hub: &Hub, what: &str) {
-        let whole = |bytes: &Bytes| {
-            let change::Change::Service(service) = change(bytes) else {
-                panic!("no service");
-            };
-            service
-        };
+    /// It has what the node is to have; generations aside, which other processes have given.
+    fn agrees(&self, hub: &Hub, node: &str, what: &str) {
         let inner = hub.lock();
-        let there = inner.services.iter();
-        let there = there.map(|(name, served)| (name.to_string(), whole(&served.message.bytes)));
-        let same = |services: BTreeMap<String, v1::Service>| -> BTreeMap<_, _> {
-            let services = services.into_iter();
-            let same = services.map(|(name, s)| (name, v1::Service { generation: 0, ..s }));
-            same.collect()
-        };
-        assert!(
-            same(there.collect()) == same(self.services.clone()),
-            "{what}"
-        );
-        let pods = inner.views.get("n1").map(|view| view.pods.keys());
-        assert!(
-            pods.into_iter().flatten().eq(self
-                .pods
-                .keys()
-                .map(String::as_str)
-                .map(Arc::<str>::from)
-                .collect::<Vec<_>>()
-                .iter()),
-            "{what}"
-        );
+        let view = inner.views.get(node);
+        let services = inner.services.values().map(|served| &served.message);
+        let routes = inner.routes.iter().filter(|(name, _)| ***name != *node);
+        let routes = routes.map(|(_, route)| &route.message);
+        let pods = view.into_iter().flat_map(|view| view.pods.values());
+        let messages = services.chain(routes).chain(pods.map(|pod| &pod.message));
+        let mut expected = Self::default();
+        messages.for_each(|message| expected.apply(change(&message.bytes)));
+        let mut mine = self.clone();
+        for has in [&mut expected, &mut mine] {
+            has.services.values_mut().for_each(|s| s.generation = 0);
+            has.pods.values_mut().for_each(|p| {
+                (p.generation, p.stop_grace_seconds) = (0, None);
+            });
+        }
+        assert!(expected.services == mine.services, "{what}: services");
+        assert_eq!(expected.routes, mine.routes, "{what}: routes");
+        assert_eq!(expected.pods, mine.pods, "{what}: pods");
     }
 }
 
-/// Services change at random, and streams break at any part of a step: a node that applied
-/// what it was sent has what all others have.
+fn way(node: &str, address: u8) -> v1::NodeRoute {
+    v1::NodeRoute {
+        node: node.to_owned(),
+        node_ips: vec![format!("192.0.2.{address}")],
+        ..v1::NodeRoute::default()
+    }
+}
+
+/// Services, routes and pods change at random, and streams break at any part of a step: a
+/// node that applied what it was sent has what it is to have.
 #[test]
-fn who_applies_what_is_sent_has_the_same_services() {
+fn who_applies_what_is_sent_has_all_that_is_for_it() {
     use rand::seq::{IndexedMutRandom as _, IndexedRandom as _};
     use rand::{Rng as _, SeedableRng as _};
 
     let (mut changes, mut wholes) = (0, 0);
-    let (mut resumed, mut snapshots) = (0, 0);
+    let (mut resumed, mut snapshots, mut parts) = (0, 0, 0);
     for seed in 0..60 {
         let mut random = rand::rngs::StdRng::seed_from_u64(seed);
         let mut hub = Hub::new("c".to_owned(), 1);
         hub.complete();
         let mut revision = 1;
         let mut there: BTreeMap<String, v1::Service> = BTreeMap::new();
+        let mut routes: BTreeMap<&str, u8> = BTreeMap::new();
+        let mut pods: BTreeMap<(&str, &str), v1::PodSpec> = BTreeMap::new();
         let mut nodes: Vec<(String, Applied, Connected)> = Vec::new();
         for n in 0..3 {
             let node = format!("n{n}");
@@ -1004,6 +1033,36 @@ fn who_applies_what_is_sent_has_the_same_services() {
                     hub.put_service(&key, Some(service));
                 }
             }
+            // Also of nodes that are not connected, and of each to itself.
+            let of = *["n0", "n1", "n2", "n3"].choose(&mut random).unwrap();
+            match random.random_range(0..8) {
+                0 => {
+                    routes.remove(of);
+                    hub.put_route(of, None);
+                }
+                1 | 2 => {
+                    let address = random.random();
+                    routes.insert(of, address);
+                    hub.put_route(of, Some(way(of, address)));
+                }
+                kind => {
+                    let uid = *["u", "v", "w"].choose(&mut random).unwrap();
+                    let pod = v1::PodSpec {
+                        uid: uid.to_owned(),
+                        hostname: random.random_range(0..3).to_string(),
+                        // So that steps have several parts.
+                        readiness_gates: vec!["x".repeat(PART_BYTES / 2); kind / 6],
+                        ..v1::PodSpec::default()
+                    };
+                    if kind == 3 {
+                        pods.remove(&(of, uid));
+                        hub.put_pod(of, uid, None);
+                    } else {
+                        pods.insert((of, uid), pod.clone());
+                        hub.put_pod(of, uid, Some(pod));
+                    }
+                }
+            }
             if random.random_bool(0.5) {
                 hub.complete();
             }
@@ -1014,6 +1073,7 @@ fn who_applies_what_is_sent_has_the_same_services() {
                     let Some(node_down::Down::Update(update)) = message.down else {
                         panic!("{message:?}");
                     };
+                    parts += usize::from(update.revision == 0 && applied.replacing.is_some());
                     for change in &update.changes {
                         let is_whole = matches!(self::change(change), change::Change::Service(_));
                         *if is_whole { &mut wholes } else { &mut changes } += 1;
@@ -1033,6 +1093,12 @@ fn who_applies_what_is_sent_has_the_same_services() {
                 for (name, service) in &there {
                     hub.put_service(name, Some(service.clone()));
                 }
+                for (node, address) in &routes {
+                    hub.put_route(node, Some(way(node, *address)));
+                }
+                for ((node, uid), pod) in &pods {
+                    hub.put_pod(node, uid, Some(pod.clone()));
+                }
                 hub.complete();
                 for (node, applied, connected) in &mut nodes {
                     applied.replacing = None;
@@ -1047,12 +1113,16 @@ fn who_applies_what_is_sent_has_the_same_services() {
         }
         hub.complete();
         for (node, applied, connected) in &mut nodes {
-            for update in updates(&hub, node, &connected.mailbox) {
-                applied.take(update);
+            // The rest of the step that is under way, and what came meanwhile.
+            for _ in 0..2 {
+                for update in updates(&hub, node, &connected.mailbox) {
+                    applied.take(update);
+                }
             }
-            applied.agrees(&hub, &format!("seed {seed}"));
+            applied.agrees(&hub, node, &format!("seed {seed}, {node}"));
         }
     }
     assert!(changes > 200 && wholes > 200, "{changes} {wholes}");
     assert!(resumed > 100 && snapshots < 5, "{resumed} {snapshots}");
+    assert!(parts > 10, "replaced buckets in several parts: {parts}");
 }

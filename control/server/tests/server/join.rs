@@ -200,7 +200,7 @@ async fn of_two_nodes_with_one_address_one_is_refused_by_name() {
             (Err(refused), Ok(_)) => (&names[1], refused),
             (Ok(_), Ok(_)) | (Err(_), Err(_)) => panic!("{round}: {a:?} {b:?}"),
         };
-        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert_eq!(refused.code(), Code::FailedPrecondition);
         assert!(refused.message().contains(other.as_str()), "{refused}");
     }
 }
