@@ -44,6 +44,7 @@ mod pushed_change;
 mod pushed_file;
 mod record;
 mod record_queue;
+mod refused;
 mod renew;
 mod report;
 mod sandbox;

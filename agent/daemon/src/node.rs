@@ -30,6 +30,7 @@ use crate::kernel::Kernel;
 use crate::observe::{self, Found};
 use crate::problems::Problems;
 use crate::pushed::Pushed;
+use crate::refused;
 use crate::report::Report;
 use crate::serve;
 use crate::services::Services;
@@ -223,6 +224,8 @@ impl Node {
         };
         let touched = step.touched;
         self.dns.take(&self.pushed.desired, &touched);
+        let (desired, report) = (&self.pushed.desired, &mut self.report);
+        refused::tell(desired, &self.observed, &touched.pods, step.gone, report);
         self.pods.extend(touched.pods);
         self.services.touch(touched.services);
         self.network |= touched.network;
@@ -230,11 +233,6 @@ impl Node {
             self.pods.extend(self.observed.pods.keys().cloned());
             self.pods.extend(self.observed.gone.iter().cloned());
             self.services.sweep();
-        }
-        for gone in step.gone {
-            if !self.observed.pods.contains_key(&gone.uid) {
-                self.act(&Action::ReportGone { gone }, clock::moment());
-            }
         }
         let Some(mut ack) = step.end else {
             return;
