@@ -427,6 +427,13 @@ pub enum Problem {
         /// The pod.
         uid: String,
     },
+    /// A `hostPort` that a service or another pod of the node has.
+    HostPort {
+        /// The pod.
+        uid: String,
+        /// The port.
+        port: u16,
+    },
     /// A service port that the data plane cannot have.
     ServicePort {
         /// "namespace/name"
@@ -452,6 +459,9 @@ impl std::fmt::Display for Problem {
             Problem::NoNextHop { node } => write!(f, "node {node} has no IPv4 address"),
             Problem::NoAddress { uid } => write!(f, "pod {uid} has no IPv4 address"),
             Problem::NoEndpoint { uid } => write!(f, "no endpoint id is free for pod {uid}"),
+            Problem::HostPort { uid, port } => {
+                write!(f, "hostPort {port} of pod {uid} is in use on this node")
+            }
             Problem::ServicePort {
                 service,
                 port,

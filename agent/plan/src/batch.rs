@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::action::{Action, Problem};
 use crate::choice::Place;
+use crate::hostport::Owners;
 use crate::maps::{FrontendKey, Table};
 use crate::outcome::Outcome;
 use crate::service;
@@ -166,7 +167,7 @@ pub fn plan(
         assume(actions, observed);
     }
     if sweep {
-        let actions = service::sweep(desired, &observed.maps);
+        let actions = service::sweep(desired, &Owners::of(observed), &observed.maps);
         assume(actions, observed);
     }
     // Only now: a number that one service frees is not given to another one in the

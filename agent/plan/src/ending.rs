@@ -7,6 +7,7 @@ use proto::v1;
 
 use crate::action::Action;
 use crate::container::alive;
+use crate::hostport;
 use crate::kill;
 use crate::link;
 use crate::restart::{self, Role};
@@ -184,6 +185,8 @@ fn clear(pod: &Pod, observed: &Observed, steps: &mut Steps) {
         // The address may be another pod's by now.
         && pod.ifindex == Some(endpoint.ifindex)
     {
+        let ports = hostport::remove(endpoint, &observed.maps);
+        steps.actions.extend(ports);
         steps.actions.push(Action::DeleteEndpoint {
             endpoint: *endpoint,
         });

@@ -28,6 +28,7 @@ pub mod ending;
 pub mod endpoint;
 pub mod event;
 mod frontend;
+pub mod hostport;
 pub mod image;
 pub mod init;
 pub mod kill;
@@ -66,6 +67,7 @@ use std::collections::BTreeSet;
 
 use action::{Action, Problem};
 use choice::Place;
+use hostport::Owners;
 use settings::Settings;
 use time::Moment;
 use world::{Desired, Observed};
@@ -93,7 +95,11 @@ pub fn plan(
         }
     }
     if desired.complete {
-        actions.extend(service::sweep(desired, &observed.maps));
+        actions.extend(service::sweep(
+            desired,
+            &Owners::of(observed),
+            &observed.maps,
+        ));
     }
     let uids: BTreeSet<&String> = desired
         .pods

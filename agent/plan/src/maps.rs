@@ -5,6 +5,7 @@
 //! `apply.rs` of the daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use ebpf_common::maps::MAX_BACKENDS;
 use ebpf_common::net::{Addr, Be16};
@@ -179,12 +180,14 @@ impl Maps {
 
     /// Numbers of a service port's backends.
     pub(crate) fn of_port(&self, port_id: u32) -> impl Iterator<Item = (&BackendKey, u32)> {
-        let least = Addr::default();
-        let from = (port_id, least, Be16::default(), 0);
-        self.numbers
-            .range(from..)
-            .take_while(move |(k, _)| k.0 == port_id)
-            .map(|(k, id)| (k, *id))
+        self.of_ports(port_id..port_id + 1)
+    }
+
+    /// Numbers of the backends of these service ports.
+    pub(crate) fn of_ports(&self, ports: Range<u32>) -> impl Iterator<Item = (&BackendKey, u32)> {
+        let least = |port_id| (port_id, Addr::default(), Be16::default(), 0);
+        let found = self.numbers.range(least(ports.start)..least(ports.end));
+        found.map(|(key, id)| (key, *id))
     }
 
     /// The next numbers that are free, lowest first.

@@ -15,6 +15,7 @@ use crate::container::{self, Ready, alive};
 use crate::create::{self, role};
 use crate::ending;
 use crate::endpoint;
+use crate::hostport;
 use crate::init;
 use crate::link;
 use crate::restart::{self, Role};
@@ -241,6 +242,13 @@ fn network(
             name,
         });
         return false;
+    }
+    if hostport::has_any(&pod.spec) {
+        let (actions, bad) = hostport::plan(pod, address, &entry, observed);
+        steps.actions.extend(actions);
+        problems.extend(bad);
+        // Services are planned apart, and may take a port, or give one back.
+        steps.wake(now + hostport::AGAIN_MS);
     }
     if pod.programs.due(now) {
         steps.actions.push(Action::AttachPrograms {

@@ -17,6 +17,7 @@ use proto::v1;
 use crate::action::{Action, Problem};
 use crate::choice::{self, Place};
 use crate::frontend;
+use crate::hostport::Owners;
 use crate::maps::{Backend, Frontend, FrontendKey, Maps};
 use crate::table;
 use crate::world::Desired;
@@ -246,18 +247,20 @@ pub fn plan(
 }
 
 /// What is in the maps and belongs to no service that is wanted: left by an agent
-/// that died between two writes, or by a cluster that the node was in before.
-pub fn sweep(desired: &Desired, maps: &Maps) -> Vec<Action> {
+/// that died between two writes, or by a cluster that the node was in before. `owners`:
+/// pods with numbers of the node's own.
+pub fn sweep(desired: &Desired, owners: &Owners, maps: &Maps) -> Vec<Action> {
     let services: BTreeSet<u32> = desired.services.values().map(|s| s.id).collect();
     let ports = || desired.services.values().flat_map(|s| &s.ports);
     let first: BTreeSet<u32> = ports().map(|p| p.id).collect();
     let second: BTreeSet<u32> = ports().map(|p| p.external_id).collect();
+    let is_first = |id: &u32| first.contains(id) || owners.have_table(*id);
     let mut actions = Vec::new();
     let is_stray = |f: &Frontend| {
         let tables = [f.service_port, f.external];
         let mut tables = tables.iter().filter(|id| **id != 0);
-        !services.contains(&f.service)
-            || tables.any(|id| !first.contains(id) && !second.contains(id))
+        !(services.contains(&f.service) || owners.have_service(f.service))
+            || tables.any(|id| !is_first(id) && !second.contains(id))
     };
     let mut named = BTreeSet::new();
     for (key, frontend) in maps.frontends() {
@@ -268,14 +271,14 @@ pub fn sweep(desired: &Desired, maps: &Maps) -> Vec<Action> {
         }
     }
     // Another service may have taken all addresses of a port, which keeps its own table.
-    let keeps = |table| first.contains(table) || (second.contains(table) && named.contains(table));
+    let keeps = |table| is_first(table) || (second.contains(table) && named.contains(table));
     for port_id in maps.tables().keys().filter(|table| !keeps(table)) {
         actions.push(Action::DeleteTable { port_id: *port_id });
     }
     for (id, _) in maps
         .backends()
         .iter()
-        .filter(|(_, b)| !first.contains(&b.service_port))
+        .filter(|(_, b)| !is_first(&b.service_port))
     {
         actions.push(Action::DeleteBackend { id: *id });
     }
@@ -609,10 +612,10 @@ mod tests {
         desired
             .services
             .insert("default/s2".into(), service(2, vec![active(2)]));
-        for action in sweep(&desired, &observed.maps) {
+        for action in sweep(&desired, &Owners::default(), &observed.maps) {
             simulate::simulate(&mut observed, &action, Moment::default());
         }
-        assert_eq!(sweep(&desired, &observed.maps), []);
+        assert_eq!(sweep(&desired, &Owners::default(), &observed.maps), []);
         assert_eq!(observed.maps.backends().len(), 1);
         assert_eq!(observed.maps.tables().len(), 1);
     }

@@ -52,6 +52,7 @@ pub mod service_type;
 // What kinds are built of.
 mod container;
 mod fieldref;
+mod hostport;
 mod lifecycle;
 mod name;
 pub mod podspec;

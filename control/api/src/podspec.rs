@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{Container, PodDNSConfig, PodSecurityContext, PodSpec, Volume};
 
 use crate::invalid::{Causes, Field, Warning};
-use crate::{container, meta, name, resources, security, sysctl, taint, volume};
+use crate::{container, hostport, meta, name, resources, security, sysctl, taint, volume};
 
 pub(crate) fn set_defaults(spec: &mut PodSpec) {
     spec.restart_policy
@@ -47,6 +47,7 @@ pub(crate) fn set_defaults(spec: &mut PodSpec) {
 /// What is filled in for a pod, and not yet for its template.
 pub(crate) fn set_pod_defaults(spec: &mut PodSpec) {
     spec.enable_service_links.get_or_insert(true);
+    hostport::set_defaults(spec);
     for c in spec
         .containers
         .iter_mut()
@@ -168,6 +169,7 @@ pub(crate) fn validate(spec: &PodSpec, at: &Field, causes: &mut Causes) {
     if let Some(context) = &spec.security_context {
         security::validate_pod(context, &at.child("securityContext"), causes);
     }
+    hostport::validate(spec, at, causes);
     sysctl::validate(spec, at, causes);
 }
 

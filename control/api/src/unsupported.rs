@@ -97,8 +97,6 @@ pub const UNSUPPORTED: &[Unsupported] = &[
         "securityContext.seccompProfile.type",
         &["RuntimeDefault", "Unconfined"],
     ),
-    refuse("PodSpec", "containers[*].ports[*].hostPort", &["0"]),
-    refuse("PodSpec", "containers[*].ports[*].hostIP", &[""]),
     warn(
         "PodSpec",
         "containers[*].ports[*].protocol",

@@ -143,7 +143,7 @@ fn templates_and_init_containers_are_checked_too() {
             "selector": {"matchLabels": {"a": "b"}},
             "template": {"metadata": {"labels": {"a": "b"}}, "spec": {
                 "containers": [{"name": "a", "image": "x"}],
-                "initContainers": [{"name": "b", "image": "x", "ports": [{"containerPort": 1, "hostPort": 1}]}],
+                "initContainers": [{"name": "b", "image": "x", "volumeDevices": [{"name": "v", "devicePath": "/dev/v"}]}],
                 "affinity": {}, "automountServiceAccountToken": true,
             }},
         },
@@ -153,7 +153,7 @@ fn templates_and_init_containers_are_checked_too() {
         causes,
         [
             "spec.template.spec.affinity: not supported by Hydrofoil yet",
-            "spec.template.spec.initContainers[0].ports[0].hostPort: \"1\" is not supported by Hydrofoil yet",
+            "spec.template.spec.initContainers[0].volumeDevices: not supported by Hydrofoil yet",
         ]
     );
     let mut deployment = deployment;

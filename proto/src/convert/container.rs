@@ -94,6 +94,11 @@ fn port(port: &k8s_openapi::api::core::v1::ContainerPort) -> v1::ContainerPort {
         name: port.name.clone().unwrap_or_default(),
         container_port: u32::try_from(port.container_port).unwrap_or_default(),
         protocol: port.protocol.clone().unwrap_or_default(),
+        host_port: port
+            .host_port
+            .and_then(|number| u32::try_from(number).ok())
+            .unwrap_or_default(),
+        host_ip: port.host_ip.clone().unwrap_or_default(),
     }
 }
 

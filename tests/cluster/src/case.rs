@@ -45,6 +45,7 @@ pub const CASES: &[Case] = cases![
     service::the_control_plane_is_a_service,
     service::maps_are_read_by_bpftool_and_foil,
     outside::clients_outside_reach_every_backend,
+    outside::host_ports_lead_to_their_pod,
     dns::services_and_pods_have_names,
     dns::pods_ask_whom_their_policy_names,
     dns::other_names_are_forwarded_and_kept,

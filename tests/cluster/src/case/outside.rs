@@ -1,7 +1,7 @@
 //! Clients outside of the cluster: node ports, load balancer and external addresses.
 
-use crate::fixture::web_and_client;
-use crate::objects::Pod;
+use crate::fixture::{delete_pod, web_and_client};
+use crate::objects::{self, Pod};
 use crate::scene::Scene;
 use crate::traffic::{self, Calls};
 use serde_json::Value;
@@ -156,4 +156,57 @@ pub(crate) fn clients_outside_reach_every_backend(scene: &mut Scene<'_>) {
     for (address, _) in routes {
         scene.cluster.wire().ip(&["route", "del", address]);
     }
+}
+
+/// At the addresses of one node alone, for as long as the pod is there.
+pub(crate) fn host_ports_lead_to_their_pod(scene: &mut Scene<'_>) {
+    const PORT: u16 = 18_080;
+    scene.apply("client");
+    let client = objects::ready(scene.cluster, "client");
+    let nodes: Vec<(String, String)> = scene.cluster.nodes()[..2]
+        .iter()
+        .map(|node| (node.name.clone(), node.ip.clone()))
+        .collect();
+    let manifest = |name: &str, node: &str, ip: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\n\
+             spec:\n  nodeName: {node}\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
+             - {{name: app, image: 'foil/app:1', command: [app], args: [serve, --port, '8080'],\n     \
+             ports: [{{containerPort: 8080, hostPort: {PORT}{ip}}}]}}\n"
+        )
+    };
+    // One on each node, with the same port; the second by its node's address.
+    let second = format!(", hostIP: {}", nodes[1].1);
+    for (name, node, ip) in [
+        ("held-a", &nodes[0].0, ""),
+        ("held-b", &nodes[1].0, second.as_str()),
+    ] {
+        scene
+            .apply_text(&manifest(name, node, ip), "a pod with a port of its node")
+            .success();
+        objects::ready(scene.cluster, name);
+    }
+    for (name, (_, ip)) in ["held-a", "held-b"].iter().zip(&nodes) {
+        let target = format!("{ip}:{PORT}");
+        let only = BTreeSet::from([(*name).to_owned()]);
+        answered_by(&target, &only, || {
+            call_from_outside(scene.cluster, &target, 20)
+        });
+        // The client is on one of the two nodes.
+        answered_by(&target, &only, || {
+            traffic::call_from_pod(scene.cluster, &client.name, &target, 20)
+        });
+        scene.check(&format!("{target}, from outside and from a pod"), true, "");
+    }
+    let target = format!("{}:{PORT}", nodes[0].1);
+    delete_pod(scene, "held-a");
+    wait_until("the port of the node is closed", || {
+        let calls = call_from_outside(scene.cluster, &target, 1);
+        if calls.errors.iter().any(|error| error.contains("refused")) {
+            Ok(())
+        } else {
+            Err(format!("{calls:?}"))
+        }
+    });
+    delete_pod(scene, "held-b");
 }
