@@ -26,6 +26,8 @@ mod choice;
 #[cfg(test)]
 mod conntrack;
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
 mod direct;
 #[cfg(test)]
 mod firewall;
@@ -49,6 +51,8 @@ mod kernel;
 mod leftovers;
 #[cfg(test)]
 mod live;
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod nexthop;
 #[cfg(test)]
@@ -77,3 +81,5 @@ mod snat;
 mod socket;
 #[cfg(test)]
 mod verify;
+#[cfg(test)]
+mod world;
