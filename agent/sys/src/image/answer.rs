@@ -10,6 +10,8 @@ use proto::error::chain;
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 
+use super::json::JsonProblem;
+
 /// A request for a document or a token, from the connect to the last byte.
 pub(super) const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long the text of a refusal is waited for.
@@ -49,10 +51,7 @@ pub(super) enum RegistryError {
     #[error("fewer than {} bytes arrived in {} seconds", pace.bytes, pace.within.as_secs_f32())]
     TooSlow { pace: Pace },
     #[error("token server {realm:?}: {source}")]
-    Token {
-        realm: String,
-        source: serde_json::Error,
-    },
+    Token { realm: String, source: JsonProblem },
     #[error("token server {realm:?}: its answer has no token")]
     NoToken { realm: String },
     #[error("token server {realm:?} is not an https address, as the registry is")]

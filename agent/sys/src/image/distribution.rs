@@ -3,13 +3,14 @@
 //! The caller is `pull.rs`. Answers are read by `answer.rs`.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::ACCEPT;
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 
 use super::answer::{Blob, DOCUMENT_TIMEOUT, PACE, Pace, RegistryError, success, whole};
+use super::lookup::Lookup;
 use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MAX_DOCUMENT_BYTES, OCI_INDEX, OCI_MANIFEST};
 use super::reference::Version;
 use super::token::{self, Authorization, Credentials};
@@ -45,6 +46,7 @@ impl Client {
         }
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
+            .dns_resolver(Arc::new(Lookup))
             .read_timeout(READ_TIMEOUT)
             .user_agent("foil-agent")
             .build()?;

@@ -394,6 +394,14 @@ async fn only_a_registrys_own_errors_are_shown() {
         }
     })
     .await;
+    let quoted = Server::new(|head, host| {
+        if head.starts_with("GET /token") {
+            ("200 OK".to_owned(), Body::Whole("\"secret of the node\""))
+        } else {
+            (unauthorized(host), Body::Whole(""))
+        }
+    })
+    .await;
     let denied = r#"{"errors":[{"code":"DENIED","message":"pay\nfirst"}]}"#;
     let other = Server::new(|_, _| ("429 Slow".to_owned(), Body::Whole(denied))).await;
     let dir = tempfile::tempdir().unwrap();
@@ -411,6 +419,11 @@ async fn only_a_registrys_own_errors_are_shown() {
         let text = error.to_string();
         assert_eq!(text, format!("{reference} at {}: {wanted}", server.url()));
     }
+    let reference = Reference::parse(&format!("{}/app:1", quoted.host)).unwrap();
+    let error = store.pull(&reference, &[], &[]).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("value of another type at line 1"), "{text}");
+    assert!(!text.contains("secret"), "{text}");
 }
 
 #[tokio::test]

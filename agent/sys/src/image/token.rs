@@ -9,6 +9,7 @@ use reqwest::{RequestBuilder, Url};
 use serde::Deserialize;
 
 use super::answer::{DOCUMENT_TIMEOUT, RegistryError, success, whole};
+use super::json;
 
 /// A token server's answer of more bytes is refused. A token is sent in a header, and servers
 /// refuse those of more than 8 or 16 KiB.
@@ -101,7 +102,7 @@ pub(super) async fn authorize(
         }
     })?;
     let body = whole(answer, "token", MAX_TOKEN_BYTES).await?;
-    let answer: Answer = serde_json::from_slice(&body).map_err(|source| RegistryError::Token {
+    let answer: Answer = json::parse(&body).map_err(|source| RegistryError::Token {
         realm: realm.clone(),
         source,
     })?;
