@@ -328,7 +328,7 @@ fn pinned_maps(bpffs: &Path) -> Check {
             &what,
             Maps::open(bpffs),
             |_maps| "of this version".to_owned(),
-            "Install the version that made them, or drain the node and run `foil-agent cleanup`.",
+            "Drain the node with the version that made them, then remove that folder or reboot.",
         ),
         Ok(false) => Check::ok(what, "none yet"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Check::ok(what, "none yet"),

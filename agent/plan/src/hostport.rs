@@ -149,7 +149,14 @@ pub(crate) fn plan(
     for port in wanted(pod, address, endpoint, &observed.network.addresses) {
         let number = port.frontend.service_port;
         let before = maps.frontends().get(&port.key);
-        if before.is_some_and(|before| before.service != port.frontend.service) {
+        // At one address, too: packets would find it before a port of all addresses.
+        let of_all = FrontendKey {
+            addr: NODE_PORTS,
+            ..port.key
+        };
+        let holders = [before, maps.frontends().get(&of_all)];
+        let mut holders = holders.into_iter().flatten();
+        if holders.any(|holder| holder.service != port.frontend.service) {
             problems.push(Problem::HostPort {
                 uid: pod.spec.uid.clone(),
                 port: port.key.port.get(),

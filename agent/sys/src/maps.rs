@@ -64,7 +64,7 @@ pub enum MapsError {
     },
     /// The maps were made by a build to which their fields mean something else.
     #[error(
-        "the maps pinned at {path} have ABI version {found}, this build needs {wanted}: drain the node, then remove that folder or reboot"
+        "the maps pinned at {path} have ABI version {found}, this build needs {wanted}: drain the node with the version that made them, then remove that folder or reboot"
     )]
     AbiVersion {
         /// Folder.

@@ -84,7 +84,7 @@ pub fn outside(world: &World) -> Vec<Outside> {
     {
         found.push(Outside {
             object: "Service default/kubernetes".to_owned(),
-            has: format!("{address}, which is not the first address"),
+            has: format!("{address}, which must be the first address"),
             key: "service_cidr",
         });
     }
@@ -114,7 +114,7 @@ mod tests {
             ("10.96.0.0/12", None),
             (
                 "10.64.0.0/10",
-                Some("Service default/kubernetes has 10.96.0.1, which is not the first address"),
+                Some("Service default/kubernetes has 10.96.0.1, which must be the first address"),
             ),
         ] {
             world.settings.service_cidr = range.parse().unwrap();

@@ -57,7 +57,7 @@ pub enum StartError {
     /// Ranges other than those that addresses were given out of.
     #[error(
         "{key} cannot be changed to what the configuration has: {objects}. Set it to what it \
-         was, or to a range that holds all of them; or go back, delete them, and start again"
+         was, or to a range that holds all of them"
     )]
     Outside {
         /// Key of the configuration.

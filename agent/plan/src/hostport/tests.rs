@@ -180,28 +180,7 @@ fn a_port_that_is_in_use_is_left_until_it_is_free() {
     assert_eq!(node.ports()[0], row("0.0.0.0", 8080, 6, "10.244.1.6:80"));
 
     // A node port of a service that comes later has it, and gives it back.
-    let service = v1::Service {
-        namespace: "default".into(),
-        name: "s".into(),
-        id: 1,
-        cluster_ips: vec!["10.96.0.1".into()],
-        ports: vec![v1::ServicePort {
-            protocol: "TCP".into(),
-            port: 80,
-            node_port: 8080,
-            id: 10,
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
-    let change = |node: &mut Node, wanted| {
-        let place = crate::choice::Place::default();
-        let (actions, _) = crate::service::plan(1, wanted, place, &node.observed.maps);
-        for action in &actions {
-            simulate(&mut node.observed, action, node.now);
-        }
-    };
-    change(&mut node, Some(&service));
+    change(&mut node, Some(&service()));
     assert_eq!(node.settle("b").0, in_use("b"));
     let at = |node: &Node| {
         let maps = &node.observed.maps;
@@ -214,6 +193,60 @@ fn a_port_that_is_in_use_is_left_until_it_is_free() {
     assert_eq!(at(&node), None);
     assert_eq!(node.settle("b").0, []);
     assert_eq!(node.ports()[0], row("0.0.0.0", 8080, 6, "10.244.1.6:80"));
+}
+
+#[test]
+fn a_node_port_comes_before_a_port_of_one_address() {
+    let mut node = Node::new();
+    node.want(spec("a", 5, &[port(80, 8080, "TCP", "192.0.2.2")]));
+    assert_eq!(node.settle("a").0, []);
+    let own = [row("192.0.2.2", 8080, 6, "10.244.1.5:80")];
+    assert_eq!(node.ports(), own);
+    change(&mut node, Some(&service()));
+    let in_use = Problem::HostPort {
+        uid: "a".to_owned(),
+        port: 8080,
+    };
+    assert_eq!(node.settle("a").0, [in_use]);
+    let addresses: Vec<String> = node
+        .observed
+        .maps
+        .frontends()
+        .keys()
+        .filter(|key| key.port.get() == 8080)
+        .map(|key| key.addr.to_string())
+        .collect();
+    assert_eq!(addresses, ["0.0.0.0"]);
+    change(&mut node, None);
+    assert_eq!(node.settle("a").0, []);
+    assert_eq!(node.ports(), own);
+}
+
+/// With the node port 8080.
+fn service() -> v1::Service {
+    v1::Service {
+        namespace: "default".into(),
+        name: "s".into(),
+        id: 1,
+        cluster_ips: vec!["10.96.0.1".into()],
+        ports: vec![v1::ServicePort {
+            protocol: "TCP".into(),
+            port: 80,
+            node_port: 8080,
+            id: 10,
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+/// What the plan of that service does.
+fn change(node: &mut Node, wanted: Option<&v1::Service>) {
+    let place = crate::choice::Place::default();
+    let (actions, _) = crate::service::plan(1, wanted, place, &node.observed.maps);
+    for action in &actions {
+        simulate(&mut node.observed, action, node.now);
+    }
 }
 
 #[test]
