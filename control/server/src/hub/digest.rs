@@ -75,8 +75,10 @@ impl Inner {
             }
         } else {
             let replaced = self.differing(node, hello)?;
+            let mut items = self.of_buckets(node, &replaced);
+            items.extend(self.stopping(node));
             Resume {
-                items: self.of_buckets(node, &replaced),
+                items,
                 replaced,
                 named: None,
             }
@@ -130,8 +132,15 @@ impl Inner {
         items
     }
 
-    /// A bucket as the node is to have it; without its config, which each new session
-    /// gets, and without stopping, which is not part of the store.
+    /// Pods that are to stop: digests do not say so.
+    fn stopping(&self, node: &str) -> impl Iterator<Item = Item> {
+        let pods = self.views.get(node).into_iter().flat_map(|view| &view.pods);
+        let pods = pods.filter(|(_, pod)| pod.stop_grace_seconds.is_some());
+        pods.map(|(uid, _)| Item::Pod(uid.clone()))
+    }
+
+    /// A bucket as the node is to have it; without its config and stopping (see
+    /// [`Self::stopping`]), which each new session gets and which are not part of the store.
     fn bucket(&self, node: &str, number: u32) -> Bucket {
         if bucket::has_pods(number) {
             let view = self.views.get(node);
