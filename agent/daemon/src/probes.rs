@@ -347,10 +347,12 @@ mod tests {
                 v1::EnvVar {
                     name: "Host".into(),
                     value: "a".into(),
+                    expand: false,
                 },
                 v1::EnvVar {
                     name: "X".into(),
                     value: "1\r\nY: 2".into(),
+                    expand: false,
                 },
             ],
             ..Default::default()

@@ -275,7 +275,10 @@ impl Pod {
     /// What a container was refused for has changed (its ConfigMap came, say): it is
     /// tried at once, and not when the back-off of the old error is over.
     fn forget_config_errors(&mut self, next: &v1::PodSpec) {
-        let of = |spec, name: &str| container_spec(spec, name).map(|c| c.config_error.clone());
+        fn of<'a>(spec: &'a v1::PodSpec, name: &str) -> Option<(&'a str, &'a [v1::EnvVar])> {
+            let container = container_spec(spec, name)?;
+            Some((&container.config_error, &container.env))
+        }
         for (name, container) in &mut self.containers {
             let refused = matches!(
                 container.life,

@@ -3,10 +3,13 @@
 //! It knows nothing of the order among a pod's containers: `pod.rs` does, and
 //! calls [`plan`] for those that may run. Those that shall not are `kill.rs`'s.
 
+use std::collections::BTreeMap;
+
 use proto::v1;
 
 use crate::action::{Action, HookKind, Instance};
 use crate::create;
+use crate::environment;
 use crate::image;
 use crate::kill::killing;
 use crate::probe::Kind;
@@ -19,13 +22,15 @@ use crate::user;
 use crate::volume;
 use crate::world::{Container, Hook, Image, Life, Pod, Why};
 
-/// How far the sandbox is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ready {
+/// How far the sandbox is, and what else containers are made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Ready<'a> {
     /// Containers can be made in it.
     pub create: bool,
     /// Its address is live: containers may run.
     pub start: bool,
+    /// The services of the cluster, by "namespace/name": variables name them.
+    pub services: &'a BTreeMap<String, v1::Service>,
 }
 
 /// The next step of a container that may run.
@@ -33,14 +38,14 @@ pub fn plan(
     pod: &Pod,
     spec: &v1::ContainerSpec,
     container: &Container,
-    ready: Ready,
+    ready: Ready<'_>,
     settings: &Settings,
     now: Monotonic,
     steps: &mut Steps,
 ) {
     let this = || instance(pod, &spec.name, container);
     match &container.life {
-        Life::None => create(pod, spec, container, ready.create, settings, now, steps),
+        Life::None => create(pod, spec, container, ready, settings, now, steps),
         Life::Creating | Life::Starting => {}
         Life::Created => match &container.kill {
             Some(kill) => killing(pod, spec, container, (kill, true), settings, now, steps),
@@ -132,7 +137,7 @@ fn create(
     pod: &Pod,
     spec: &v1::ContainerSpec,
     container: &Container,
-    ready: bool,
+    ready: Ready<'_>,
     settings: &Settings,
     now: Monotonic,
     steps: &mut Steps,
@@ -175,19 +180,24 @@ fn create(
                 return;
             };
             // What is left of an earlier try goes first, also if it is still on its way.
-            if !ready
+            if !ready.create
                 || container.making.is_some()
                 || container.remains.contains_key(&container.attempt)
             {
                 return;
             }
-            match create::create(&pod.spec, spec, container.attempt, facts, settings) {
-                Ok(create) => steps.actions.push(Action::CreateContainer {
+            let made = environment::resolve(&pod.spec, spec, ready.services).and_then(|spec| {
+                let attempt = container.attempt;
+                let create = create::create(&pod.spec, &spec, attempt, facts, settings)?;
+                Ok((create, volume::mounts(&pod.spec, &spec)))
+            });
+            match made {
+                Ok((create, mounts)) => steps.actions.push(Action::CreateContainer {
                     instance: this,
                     image: facts.clone(),
                     create: Box::new(create),
                     user: user::wanted(&pod.spec, spec, facts),
-                    mounts: volume::mounts(&pod.spec, spec),
+                    mounts,
                     oldest_log: create::oldest_log(container.attempt),
                 }),
                 Err(create::ConfigError(message)) => {

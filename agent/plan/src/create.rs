@@ -5,6 +5,9 @@
 //! which the daemon fills in; so does the user (`user.rs`), who is known only once
 //! the image's root is mounted. Called by `container.rs`.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use proto::v1;
 
 use crate::capability;
@@ -112,23 +115,32 @@ fn args(container: &v1::ContainerSpec, image: &ImageFacts) -> Vec<String> {
 /// The whole environment but for HOME, each name once: the container's own values win
 /// over the image's, and those over the node's.
 fn env(hostname: &str, container: &v1::ContainerSpec, image: &ImageFacts) -> Vec<String> {
-    let mut env = Vec::with_capacity(image.env.len() + container.env.len() + 4);
-    put(&mut env, format!("PATH={PATH}"));
-    put(&mut env, format!("HOSTNAME={hostname}"));
-    if container.tty {
-        put(&mut env, TERM.into());
-    }
-    for entry in &image.env {
-        put(&mut env, entry.clone());
-    }
-    for variable in &container.env {
-        put(&mut env, format!("{}={}", variable.name, variable.value));
+    let mut entries = vec![format!("PATH={PATH}"), format!("HOSTNAME={hostname}")];
+    entries.extend(container.tty.then(|| TERM.to_owned()));
+    entries.extend(image.env.iter().cloned());
+    let own = container.env.iter();
+    entries.extend(own.map(|variable| format!("{}={}", variable.name, variable.value)));
+    let mut env: Vec<String> = Vec::with_capacity(entries.len());
+    let mut places = HashMap::new();
+    for entry in entries {
+        match places.entry(name(&entry).to_owned()) {
+            Entry::Occupied(at) => env[*at.get()] = entry,
+            Entry::Vacant(place) => {
+                place.insert(env.len());
+                env.push(entry);
+            }
+        }
     }
     // Set to nothing, no program would be found.
     if env.iter().any(|e| e == "PATH=") {
         put(&mut env, format!("PATH={PATH}"));
     }
     env
+}
+
+/// Of an entry "NAME=value".
+fn name(entry: &str) -> &str {
+    entry.split('=').next().unwrap_or_default()
 }
 
 /// What a further process with a terminal has in addition.
@@ -142,8 +154,7 @@ fn terminal_env(env: &[String]) -> Vec<String> {
 
 /// In the place of an entry of the same name, if there is one.
 fn put(env: &mut Vec<String>, entry: String) {
-    let name = entry.split('=').next().unwrap_or_default();
-    let same = |e: &String| e.split('=').next() == Some(name);
+    let same = |e: &String| name(e) == name(&entry);
     match env.iter().position(same) {
         Some(at) => env[at] = entry,
         None => env.push(entry),
@@ -260,6 +271,7 @@ mod tests {
         let variable = |name: &str, value: &str| v1::EnvVar {
             name: name.into(),
             value: value.into(),
+            expand: false,
         };
         let container = v1::ContainerSpec {
             env: vec![variable("A", "1"), variable("B", "x=y"), variable("A", "2")],

@@ -4,7 +4,7 @@
 //! Reading order: `settings` and `world` (the arguments), with the values in `time`,
 //! `step`, `link`, `endpoint`, `maps`; `action` (the answer) and `steps`; `pod` with
 //! `container`, `init`, `restart`, `image`, `probe`, `probing`, `contact`, `lost`, its
-//! end in `ending` and `kill`, then `create` with
+//! end in `ending` and `kill`, then `create` with `environment` (`expand`),
 //! `capability` and `mount`, `user`, `volume`, `cgroup`, `route`, `service` with
 //! `choice` and `batch`, `device`; `begin`, `outcome` and `take` take in what came of it, `seen` what others
 //! did, `status` and `event` say so, `pressure` speaks of the node, `record` and
@@ -26,7 +26,9 @@ pub mod create;
 pub mod device;
 pub mod ending;
 pub mod endpoint;
+pub mod environment;
 pub mod event;
+pub mod expand;
 mod frontend;
 pub mod hostport;
 pub mod image;

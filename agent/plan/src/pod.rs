@@ -110,7 +110,14 @@ pub fn plan(
     } else if pod.leftovers != Step::Ready {
         ending::leftovers(pod, observed, now, &mut steps);
     } else if recorded && !pod.withheld && pod.contact == Contact::Heard {
-        let ready = sandbox(pod, observed, settings, now, &mut steps, &mut plan.problems);
+        let (create, start) = sandbox(pod, observed, settings, now, &mut steps, &mut plan.problems);
+        let ready = Ready {
+            // As in kubelet, no container is made before the services are known once. From
+            // then on they come before the pods of the same step.
+            create: create && desired.complete,
+            start,
+            services: &desired.services,
+        };
         containers(pod, ready, settings, now, &mut steps);
     }
     plan.actions = steps.actions;
@@ -147,8 +154,8 @@ fn stop(
     }
 }
 
-/// Makes what the containers live in. They can be made before its address is live,
-/// and not run before.
+/// Makes what the containers live in: whether they can be made, and run. They can be made
+/// before its address is live, and not run before.
 fn sandbox(
     pod: &Pod,
     observed: &Observed,
@@ -156,7 +163,7 @@ fn sandbox(
     now: Monotonic,
     steps: &mut Steps,
     problems: &mut Vec<Problem>,
-) -> Ready {
+) -> (bool, bool) {
     let uid = || pod.spec.uid.clone();
     for step in [
         &pod.cgroup,
@@ -196,10 +203,7 @@ fn sandbox(
     let linked = network(pod, observed, settings, now, steps, problems);
     let parts = [&pod.cgroup, &pod.namespaces, &pod.shim, &pod.volumes];
     let create = parts.iter().all(|s| **s == Step::Ready);
-    Ready {
-        create,
-        start: create && linked,
-    }
+    (create, create && linked)
 }
 
 fn network(
@@ -259,7 +263,7 @@ fn network(
     pod.programs == Step::Ready
 }
 
-fn containers(pod: &Pod, ready: Ready, settings: &Settings, now: Monotonic, steps: &mut Steps) {
+fn containers(pod: &Pod, ready: Ready<'_>, settings: &Settings, now: Monotonic, steps: &mut Steps) {
     let mut blocked = false;
     for spec in &pod.spec.init_containers {
         let Some(state) = pod.containers.get(&spec.name) else {

@@ -16,6 +16,7 @@ use crate::world::{Desired, Exit, Finished, ImageReason, Life, Observed, Pod};
 use crate::{plan, pod};
 
 mod contact;
+mod environment;
 mod late;
 mod life;
 mod machine;
@@ -1197,6 +1198,7 @@ fn a_pod_whose_secrets_were_not_kept_waits_for_the_control_plane() {
     spec.containers[0].env.push(v1::EnvVar {
         name: "PASSWORD".into(),
         value: "hunter2".into(),
+        expand: false,
     });
     node.want(spec.clone());
     node.settle();

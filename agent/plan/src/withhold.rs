@@ -4,7 +4,7 @@
 //! restarts needs. The disk is for what comes after a reboot: how the pod ended, how
 //! often its containers were restarted, and its spec if there is nothing to hide in it.
 //! Else its skeleton is kept, and the pod waits for the control plane to send it again.
-//! All or nothing, as values of the environment come back in arguments by `$(NAME)`.
+//! All or nothing: without its environment no container can be made.
 //! Called by the daemon's `record.rs`.
 
 use proto::v1;
@@ -55,6 +55,7 @@ fn is_plain(spec: &v1::PodSpec) -> bool {
         pull_secrets,
         qos_class: _,
         readiness_gates: _,
+        enable_service_links: _,
     } = spec;
     let secret = |volume: &v1::Volume| match &volume.source {
         Some(Source::Files(files)) => files.tmpfs,
@@ -73,7 +74,7 @@ fn is_plain_container(container: &v1::ContainerSpec) -> bool {
         name: _,
         image: _,
         image_pull_policy: _,
-        // Nothing is expanded in them where there is no environment.
+        // Not expanded: they name variables, and have no values of them.
         command: _,
         args: _,
         working_dir: _,
@@ -181,6 +182,7 @@ mod tests {
         let variable = || v1::EnvVar {
             name: "PASSWORD".into(),
             value: SECRET.into(),
+            expand: false,
         };
         let get = || v1::Handler {
             handler: Some(Handler::HttpGet(v1::handler::HttpGet {

@@ -17,7 +17,8 @@ pub enum Item {
     Config,
     /// Route to the node of this name.
     Route(Arc<str>),
-    /// "namespace/name"
+    /// "namespace/name". Before pods: environments of containers name the services of their
+    /// namespace.
     Service(Arc<str>),
     /// uid
     Pod(Arc<str>),

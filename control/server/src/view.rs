@@ -5,7 +5,6 @@
 //! off the objects, where the controllers put them. Called by `run.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
 
 use control_plan::usage::Usage;
 use control_plan::{Key, Name, Notice, Object, Severity, World, identity, ipam, node, object};
@@ -163,15 +162,8 @@ impl Views {
             return;
         };
         self.note_sources(name, pod);
-        let message = self.pod_message(world, pod, &node, &uid, true);
-        if has_service_links(world, pod) {
-            // These variables are as old as the message: a Service that comes or goes does
-            // not make another one, nor does a control plane that starts later.
-            let lasting = self.pod_message(world, pod, &node, &uid, false);
-            hub.put_lasting_pod(&node, &uid, message, lasting);
-        } else {
-            hub.put_pod(&node, &uid, Some(message));
-        }
+        let message = self.pod_message(world, pod, &node, &uid);
+        hub.put_pod(&node, &uid, Some(message));
         self.placed.insert(name.clone(), (node, uid));
     }
 
@@ -228,15 +220,7 @@ impl Views {
         }
     }
 
-    /// `linked`: with variables of the services of its namespace.
-    fn pod_message(
-        &self,
-        world: &World,
-        pod: &Pod,
-        node: &str,
-        uid: &str,
-        linked: bool,
-    ) -> v1::PodSpec {
+    fn pod_message(&self, world: &World, pod: &Pod, node: &str, uid: &str) -> v1::PodSpec {
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let config_map = |name: &str| {
             let found = world.config_maps.get(&Name::new(&*namespace, name));
@@ -245,14 +229,6 @@ impl Views {
         let secret = |name: &str| {
             let found = world.secrets.get(&Name::new(&*namespace, name));
             found.map(|o| o.as_ref().clone())
-        };
-        let services = || {
-            let all = services_of(world, &namespace).filter(|_| linked);
-            all.map(AsRef::as_ref).collect()
-        };
-        let master = || {
-            let found = world.services.get(&Name::new("default", "kubernetes"));
-            found.map(AsRef::as_ref)
         };
         let found = world.nodes.get(node);
         let offered = found.map(|n| Usage::allocatable(n)).unwrap_or_default();
@@ -266,8 +242,6 @@ impl Views {
             pod,
             config_map: &config_map,
             secret: &secret,
-            services: &services,
-            master: &master,
             node: &NodeFacts {
                 name: node.to_owned(),
                 addresses: found.map(|n| node_addresses(n)).unwrap_or_default(),
@@ -281,20 +255,6 @@ impl Views {
             stop_grace_seconds: stop,
         })
     }
-}
-
-fn services_of<'a>(world: &'a World, namespace: &str) -> impl Iterator<Item = &'a Arc<Service>> {
-    let all = world.services.range(Name::new(namespace, "")..);
-    let here = all.take_while(move |(name, _)| name.namespace == namespace);
-    here.map(|(_, service)| service)
-}
-
-/// True when the pod's environment may name services that come and go.
-fn has_service_links(world: &World, pod: &Pod) -> bool {
-    let declined = pod.spec.as_ref().and_then(|s| s.enable_service_links) == Some(false);
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let mut services = services_of(world, namespace);
-    !declined && services.any(|s| s.metadata.name.as_deref() != Some("kubernetes"))
 }
 
 /// True when a node is told the same about both.

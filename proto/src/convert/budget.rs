@@ -1,10 +1,8 @@
 //! How much a pod is resolved to. Objects have a largest size, but a pod may name one of
-//! them, or a variable, any number of times: what is made is counted while it is made.
+//! them any number of times: what is made is counted while it is made.
 //! Called by `pod`, and by what makes its parts.
 
 use std::cell::Cell;
-
-use super::expand::expand;
 
 /// What may still be made for one pod.
 pub struct Budget {
@@ -36,26 +34,6 @@ impl Budget {
             return Err(self.error());
         }
         Ok(())
-    }
-
-    /// What was taken is not kept after all.
-    pub fn give_back(&self, bytes: usize) {
-        self.left.set(self.left.get().map(|left| left + bytes));
-    }
-
-    /// As [`expand`]; takes the length of the result.
-    pub fn expand(
-        &self,
-        text: &str,
-        lookup: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<String, String> {
-        let most = self.left.get().unwrap_or_default();
-        let Some(expanded) = expand(text, lookup, most) else {
-            self.left.set(None);
-            return Err(self.error());
-        };
-        self.take(expanded.len())?;
-        Ok(expanded)
     }
 
     /// For the users of a pod that is too long.

@@ -1,4 +1,5 @@
-//! One container: command, environment, resources, mounts, probes, all resolved.
+//! One container: command, environment, resources, mounts, probes, all resolved but for
+//! references to variables, which the agent expands when it makes the container.
 //! What cannot be resolved is in `config_error`. Called by `pod`.
 
 use control_api::quantity::Quantity;
@@ -16,23 +17,6 @@ pub fn container(input: &PodInput<'_>, c: &Container, budget: &Budget) -> v1::Co
         errors.push(error);
         Vec::new()
     });
-    let lookup = |name: &str| {
-        let found = variables
-            .iter()
-            .rev()
-            .find(|variable| variable.name == name);
-        found.map(|variable| variable.value.clone())
-    };
-    let mut expanded = |words: &Option<Vec<String>>| -> Vec<String> {
-        let words = words.iter().flatten();
-        let expanded: Result<_, String> = words.map(|word| budget.expand(word, &lookup)).collect();
-        expanded.unwrap_or_else(|error| {
-            errors.push(error);
-            Vec::new()
-        })
-    };
-    let command = expanded(&c.command);
-    let args = expanded(&c.args);
     let mut keep = |result: Result<Option<v1::Probe>, String>| {
         result.unwrap_or_else(|error| {
             errors.push(error);
@@ -55,22 +39,15 @@ pub fn container(input: &PodInput<'_>, c: &Container, budget: &Budget) -> v1::Co
     };
     let post_start = hook(hooks.and_then(|hooks| hooks.post_start.as_ref()));
     let pre_stop = hook(hooks.and_then(|hooks| hooks.pre_stop.as_ref()));
-    let mut mounts = Vec::new();
-    for m in c.volume_mounts.iter().flatten() {
-        match mount(m, &lookup, budget) {
-            Ok(mount) => mounts.push(mount),
-            Err(error) => errors.push(error),
-        }
-    }
     v1::ContainerSpec {
         name: c.name.clone(),
         image: c.image.clone().unwrap_or_default(),
         image_pull_policy: c.image_pull_policy.clone().unwrap_or_default(),
-        command,
-        args,
+        command: c.command.clone().unwrap_or_default(),
+        args: c.args.clone().unwrap_or_default(),
         working_dir: c.working_dir.clone().unwrap_or_default(),
         resources: Some(resources(c.resources.as_ref())),
-        mounts,
+        mounts: c.volume_mounts.iter().flatten().map(mount).collect(),
         ports: c.ports.iter().flatten().map(port).collect(),
         security: Some(security(c.security_context.as_ref())),
         liveness,
@@ -102,39 +79,18 @@ fn port(port: &k8s_openapi::api::core::v1::ContainerPort) -> v1::ContainerPort {
     }
 }
 
-fn mount(
-    mount: &VolumeMount,
-    lookup: &dyn Fn(&str) -> Option<String>,
-    budget: &Budget,
-) -> Result<v1::VolumeMount, String> {
-    let sub_path = match mount
-        .sub_path_expr
-        .as_deref()
-        .filter(|text| !text.is_empty())
-    {
-        Some(expression) => {
-            let path = budget.expand(expression, lookup)?;
-            if path.contains("$(") {
-                return Err(format!("missing value for {expression:?} in subPathExpr"));
-            }
-            path
-        }
-        None => mount.sub_path.clone().unwrap_or_default(),
-    };
-    if sub_path.starts_with('/') || sub_path.split('/').any(|step| step == "..") {
-        let message = format!("subPath {sub_path:?} must be a relative path without '..'");
-        return Err(message);
-    }
-    Ok(v1::VolumeMount {
+fn mount(mount: &VolumeMount) -> v1::VolumeMount {
+    v1::VolumeMount {
         volume: mount.name.clone(),
         mount_path: mount.mount_path.clone(),
-        sub_path,
+        sub_path: mount.sub_path.clone().unwrap_or_default(),
+        sub_path_expr: mount.sub_path_expr.clone().unwrap_or_default(),
         read_only: mount.read_only.unwrap_or_default(),
         propagation: mount
             .mount_propagation
             .clone()
             .unwrap_or_else(|| "None".to_owned()),
-    })
+    }
 }
 
 fn resources(r: Option<&ResourceRequirements>) -> v1::Resources {

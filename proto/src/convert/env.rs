@@ -1,20 +1,15 @@
-//! The environment of a container: services, then envFrom, then env, resolved to
-//! plain values in the order and with the precedence of Kubernetes. Not the
-//! image's own environment. Called by `container`.
+//! The variables that a container has of its own: envFrom, then env, resolved to plain
+//! values but for references among them. Not those of services, nor of the image: the agent
+//! adds both when it makes the container. Called by `container`.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource, Service};
+use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVarSource};
 
 use super::budget::Budget;
 use super::field;
 use super::input::PodInput;
 use crate::v1;
 
-/// Name of the service of the control plane.
-const MASTER: &str = "kubernetes";
-
-/// All variables, each once; or the first thing that is missing, or too much.
+/// All variables, in order; or the first thing that is missing, or too much.
 pub fn resolve(
     input: &PodInput<'_>,
     container: &Container,
@@ -22,83 +17,26 @@ pub fn resolve(
 ) -> Result<Vec<v1::EnvVar>, String> {
     // Not even looked up for the containers after the one that exceeded it.
     budget.take(0)?;
-    let services = service_links(input);
-    let mut own = Variables::default();
+    let mut own = Vec::new();
     for source in container.env_from.iter().flatten() {
         env_from(input, source, &mut own, budget)?;
     }
     for env in container.env.iter().flatten() {
-        if let Some(value) = value_of(input, container, env, &own, &services, budget)? {
-            own.keep(&env.name, value, budget);
+        let text = env.value.as_deref().unwrap_or_default();
+        let (value, expand) = match &env.value_from {
+            Some(from) if text.is_empty() => (value_from(input, container, from)?, false),
+            Some(_) | None => (Some(text.to_owned()), text.contains('$')),
+        };
+        if let Some(value) = value {
+            budget.take(value.len())?;
+            own.push(v1::EnvVar {
+                name: env.name.clone(),
+                value,
+                expand,
+            });
         }
     }
-    let mut all = own.list.clone();
-    for service in services.list {
-        if own.get(&service.name).is_none() {
-            budget.take(service.value.len())?;
-            all.push(service);
-        }
-    }
-    Ok(all)
-}
-
-/// Variables in the order in which they were first set.
-#[derive(Default)]
-struct Variables {
-    list: Vec<v1::EnvVar>,
-    index: BTreeMap<String, usize>,
-}
-
-impl Variables {
-    /// The value that it replaces.
-    fn set(&mut self, name: &str, value: String) -> Option<String> {
-        match self.index.get(name).and_then(|at| self.list.get_mut(*at)) {
-            Some(there) => Some(std::mem::replace(&mut there.value, value)),
-            None => {
-                self.index.insert(name.to_owned(), self.list.len());
-                self.list.push(v1::EnvVar {
-                    name: name.to_owned(),
-                    value,
-                });
-                None
-            }
-        }
-    }
-    /// A value that was taken from the budget; one that it replaces is given back.
-    fn keep(&mut self, name: &str, value: String, budget: &Budget) {
-        let replaced = self.set(name, value);
-        budget.give_back(replaced.map_or(0, |value| value.len()));
-    }
-    fn get(&self, name: &str) -> Option<&str> {
-        self.index
-            .get(name)
-            .and_then(|at| self.list.get(*at))
-            .map(|env| env.value.as_str())
-    }
-}
-
-fn value_of(
-    input: &PodInput<'_>,
-    container: &Container,
-    env: &EnvVar,
-    own: &Variables,
-    services: &Variables,
-    budget: &Budget,
-) -> Result<Option<String>, String> {
-    let plain = env.value.as_deref().unwrap_or_default();
-    let lookup = |name: &str| {
-        own.get(name)
-            .or_else(|| services.get(name))
-            .map(str::to_owned)
-    };
-    match (&env.value_from, plain) {
-        (Some(from), "") => {
-            let value = value_from(input, container, from)?;
-            budget.take(value.as_ref().map_or(0, String::len))?;
-            Ok(value)
-        }
-        (Some(_) | None, text) => budget.expand(text, &lookup).map(Some),
-    }
+    Ok(own)
 }
 
 /// `None`: an optional reference to nothing; the variable is not set.
@@ -168,13 +106,17 @@ fn missing<T>(optional: bool, message: impl FnOnce() -> String) -> Result<Option
 fn env_from(
     input: &PodInput<'_>,
     source: &EnvFromSource,
-    own: &mut Variables,
+    own: &mut Vec<v1::EnvVar>,
     budget: &Budget,
 ) -> Result<(), String> {
     let prefix = source.prefix.as_deref().unwrap_or_default();
     let mut set = |key: &str, value: String| {
         budget.take(prefix.len() + value.len())?;
-        own.keep(&format!("{prefix}{key}"), value, budget);
+        own.push(v1::EnvVar {
+            name: format!("{prefix}{key}"),
+            value,
+            expand: false,
+        });
         Ok(())
     };
     if let Some(reference) = &source.config_map_ref {
@@ -201,75 +143,4 @@ fn env_from(
         };
     }
     Ok(())
-}
-
-/// The variables that name the services of the pod's namespace, and the control plane's.
-fn service_links(input: &PodInput<'_>) -> Variables {
-    let mut links = Variables::default();
-    let spec = input.pod.spec.as_ref();
-    let declined = spec.is_some_and(|spec| spec.enable_service_links == Some(false));
-    let own = if declined {
-        Vec::new()
-    } else {
-        (input.services)()
-    };
-    // Pods always find the control plane; a service of that name in their own namespace
-    // comes before it, as in Kubernetes.
-    let shadowed = own
-        .iter()
-        .any(|s| s.metadata.name.as_deref() == Some(MASTER));
-    let master = (input.master)().filter(|_| !shadowed);
-    for service in own.into_iter().chain(master) {
-        for (name, value) in links_of(service) {
-            links.set(&name, value);
-        }
-    }
-    links
-}
-
-/// `{SVC}_SERVICE_HOST`, `{SVC}_SERVICE_PORT`, and the docker-link forms; nothing
-/// for services without an address.
-fn links_of(service: &Service) -> Vec<(String, String)> {
-    let shout = |name: &str| name.to_uppercase().replace('-', "_");
-    let name = shout(service.metadata.name.as_deref().unwrap_or_default());
-    let Some(spec) = &service.spec else {
-        return Vec::new();
-    };
-    let ip = spec.cluster_ip.as_deref().unwrap_or_default();
-    let ports = spec.ports.as_deref().unwrap_or_default();
-    let Some(first) = ports.first() else {
-        return Vec::new();
-    };
-    if ip.is_empty() || ip == control_api::service::HEADLESS {
-        return Vec::new();
-    }
-    let host = if ip.contains(':') {
-        format!("[{ip}]")
-    } else {
-        ip.to_owned()
-    };
-    let mut links = vec![
-        (format!("{name}_SERVICE_HOST"), ip.to_owned()),
-        (format!("{name}_SERVICE_PORT"), first.port.to_string()),
-    ];
-    for port in ports {
-        if let Some(port_name) = port.name.as_deref().filter(|name| !name.is_empty()) {
-            let variable = format!("{name}_SERVICE_PORT_{}", shout(port_name));
-            links.push((variable, port.port.to_string()));
-        }
-    }
-    for (i, port) in ports.iter().enumerate() {
-        let protocol = port.protocol.as_deref().unwrap_or_default();
-        let number = port.port;
-        let url = format!("{}://{host}:{number}", protocol.to_lowercase());
-        if i == 0 {
-            links.push((format!("{name}_PORT"), url.clone()));
-        }
-        let prefix = format!("{name}_PORT_{number}_{}", protocol.to_uppercase());
-        links.push((prefix.clone(), url));
-        links.push((format!("{prefix}_PROTO"), protocol.to_lowercase()));
-        links.push((format!("{prefix}_PORT"), number.to_string()));
-        links.push((format!("{prefix}_ADDR"), ip.to_owned()));
-    }
-    links
 }

@@ -1,7 +1,7 @@
 //! What a pod's message is made of: the pod, the objects that it names, its node
 //! and its cluster. Not the message: see `pod`.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
 
 use crate::v1;
 
@@ -24,11 +24,6 @@ pub struct PodInput<'a> {
     pub config_map: &'a dyn Fn(&str) -> Option<ConfigMap>,
     /// Of the pod's namespace, by name.
     pub secret: &'a dyn Fn(&str) -> Option<Secret>,
-    /// Of the pod's namespace, for the variables that name them; asked only where the
-    /// pod wants them.
-    pub services: &'a dyn Fn() -> Vec<&'a Service>,
-    /// The service of the control plane, `default/kubernetes`.
-    pub master: &'a dyn Fn() -> Option<&'a Service>,
     pub node: &'a NodeFacts,
     pub cluster: &'a v1::ClusterConfig,
     /// Allocated addresses; with hostNetwork the node's are used.

@@ -8,7 +8,6 @@ mod backend;
 pub mod budget;
 pub mod container;
 pub mod env;
-pub mod expand;
 pub mod field;
 pub mod input;
 pub mod pod;

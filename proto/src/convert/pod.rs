@@ -191,6 +191,7 @@ fn resolved(input: &PodInput<'_>, budget: &Budget) -> v1::PodSpec {
             .flatten()
             .map(|gate| gate.condition_type.clone())
             .collect(),
+        enable_service_links: spec.enable_service_links != Some(false),
     }
 }
 
@@ -312,6 +313,7 @@ mod tests {
             env: vec![v1::EnvVar {
                 name: "X".to_owned(),
                 value: "x".repeat(env),
+                expand: false,
             }],
             args: vec!["x".repeat(args)],
             working_dir: "x".repeat(rest),

@@ -69,6 +69,7 @@ fn of_http(get: &HTTPGetAction, container: &Container) -> Result<Kind, String> {
     let headers = headers.map(|header| v1::EnvVar {
         name: header.name.clone(),
         value: header.value.clone(),
+        expand: false,
     });
     Ok(Kind::HttpGet(handler::HttpGet {
         host: get.host.clone().unwrap_or_default(),

@@ -3,7 +3,7 @@
 use proto::v1;
 use serde_json::{Value, json};
 
-use crate::world::{container, convert, convert_with, pairs, typed};
+use crate::world::{container, convert, pairs};
 
 #[test]
 fn resolves_the_environment() {
@@ -13,10 +13,6 @@ fn resolves_the_environment() {
     let rows = [
         (json!({"value": "plain"}), "plain"),
         (json!({}), ""),
-        (
-            json!({"value": "$(BEFORE)-$(AFTER)-$$(BEFORE)"}),
-            "b-$(AFTER)-$(BEFORE)",
-        ),
         (json!({"valueFrom": config("color")}), "blue"),
         (
             json!({"valueFrom": {"secretKeyRef": {"name": "keys", "key": "password"}}}),
@@ -62,7 +58,7 @@ fn resolves_the_environment() {
 }
 
 #[test]
-fn later_variables_win() {
+fn variables_are_in_the_order_in_which_later_ones_win() {
     let c = container(json!({
         "envFrom": [{"configMapRef": {"name": "settings"}}, {"configMapRef": {"name": "more"}},
             {"prefix": "P_", "secretRef": {"name": "keys"}}],
@@ -71,9 +67,12 @@ fn later_variables_win() {
     assert_eq!(
         pairs(&c.env),
         [
+            ("color", "blue"),
+            ("size", "9"),
             ("color", "red"),
-            ("size", "9s3cret"),
             ("P_password", "s3cret"),
+            ("size", "$(size)$(P_password)"),
+            ("Z", "1"),
             ("Z", "2")
         ]
     );
@@ -127,14 +126,6 @@ fn says_what_is_missing() {
             json!({"livenessProbe": {"tcpSocket": {"port": 0}}}),
             "couldn't find port: 0",
         ),
-        (
-            json!({"volumeMounts": [{"name": "v", "mountPath": "/v", "subPathExpr": "$(NOPE)"}]}),
-            "missing value for \"$(NOPE)\" in subPathExpr",
-        ),
-        (
-            json!({"volumeMounts": [{"name": "v", "mountPath": "/v", "subPath": "a/../.."}]}),
-            "subPath \"a/../..\" must be a relative path without '..'",
-        ),
     ];
     for (fields, expected) in rows {
         let c = container(fields.clone());
@@ -146,87 +137,57 @@ fn says_what_is_missing() {
 }
 
 #[test]
-fn names_the_services_of_the_namespace() {
-    let spec = convert(json!({"containers": [{"name": "a", "env": [
-        {"name": "URL", "value": "http://$(MY_DB_SERVICE_HOST)"}, {"name": "MY_DB_PORT", "value": "mine"}]}]}));
-    let mut env = pairs(&spec.containers[0].env);
-    env.sort_unstable();
-    assert_eq!(
-        env,
-        [
-            ("MY_DB_PORT", "mine"),
-            ("MY_DB_PORT_53_UDP", "udp://10.96.0.5:53"),
-            ("MY_DB_PORT_53_UDP_ADDR", "10.96.0.5"),
-            ("MY_DB_PORT_53_UDP_PORT", "53"),
-            ("MY_DB_PORT_53_UDP_PROTO", "udp"),
-            ("MY_DB_PORT_5432_TCP", "tcp://10.96.0.5:5432"),
-            ("MY_DB_PORT_5432_TCP_ADDR", "10.96.0.5"),
-            ("MY_DB_PORT_5432_TCP_PORT", "5432"),
-            ("MY_DB_PORT_5432_TCP_PROTO", "tcp"),
-            ("MY_DB_SERVICE_HOST", "10.96.0.5"),
-            ("MY_DB_SERVICE_PORT", "5432"),
-            ("MY_DB_SERVICE_PORT_DNS_U", "53"),
-            ("MY_DB_SERVICE_PORT_SQL", "5432"),
-            ("URL", "http://10.96.0.5"),
-        ]
-    );
-    let without = convert(json!({"enableServiceLinks": false, "containers": [{"name": "a"}]}));
-    assert_eq!(without.containers[0].env, []);
-}
-
-#[test]
-fn the_control_plane_is_named_to_each_pod() {
-    let master = |name: &str| {
-        typed(
-            json!({"metadata": {"name": name, "namespace": "default"}, "spec": {
-            "clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443, "protocol": "TCP"}]}}),
-        )
-    };
-    let named = |name: &str, links: bool| {
-        let spec = json!({"enableServiceLinks": links, "containers": [{"name": "a"}]});
-        let cluster = v1::ClusterConfig::default();
-        let spec = convert_with(spec, &cluster, Some(&master(name)));
-        let env = pairs(&spec.containers[0].env);
-        let of_name = name.to_uppercase().replace('-', "_");
-        let variables = env.iter().filter(|(key, _)| key.starts_with(&of_name));
-        let mut variables: Vec<String> = variables
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
-        variables.sort_unstable();
-        variables
-    };
-    let expected = [
-        "KUBERNETES_PORT=tcp://10.96.0.1:443",
-        "KUBERNETES_PORT_443_TCP=tcp://10.96.0.1:443",
-        "KUBERNETES_PORT_443_TCP_ADDR=10.96.0.1",
-        "KUBERNETES_PORT_443_TCP_PORT=443",
-        "KUBERNETES_PORT_443_TCP_PROTO=tcp",
-        "KUBERNETES_SERVICE_HOST=10.96.0.1",
-        "KUBERNETES_SERVICE_PORT=443",
-        "KUBERNETES_SERVICE_PORT_HTTPS=443",
-    ];
-    assert_eq!(named("kubernetes", true), expected);
-    assert_eq!(named("kubernetes", false), expected);
-}
-
-#[test]
-fn expands_commands_and_mounts() {
+fn references_are_sent_as_they_are() {
     let c = container(json!({
         "command": ["sh", "-c", "echo $(A) $$(A) $(NOPE)"], "args": ["$(A)"],
-        "env": [{"name": "A", "value": "1"}],
-        "volumeMounts": [{"name": "v", "mountPath": "/v", "subPathExpr": "x/$(A)", "readOnly": true}],
+        "env": [{"name": "A", "value": "$(WEB_SERVICE_HOST)"}, {"name": "B", "value": "1"},
+            {"name": "C", "valueFrom": {"configMapKeyRef": {"name": "literal", "key": "reference"}}}],
+        "volumeMounts": [{"name": "v", "mountPath": "/v", "subPathExpr": "x/$(A)", "readOnly": true},
+            {"name": "v", "mountPath": "/w", "subPath": "$(A)"}],
     }));
-    assert_eq!(c.command, ["sh", "-c", "echo 1 $(A) $(NOPE)"]);
-    assert_eq!(c.args, ["1"]);
-    let mount = &c.mounts[0];
+    assert_eq!(c.config_error, "");
+    assert_eq!(c.command, ["sh", "-c", "echo $(A) $$(A) $(NOPE)"]);
+    assert_eq!(c.args, ["$(A)"]);
+    // What an object holds is no reference.
+    let env = [
+        ("A", "$(WEB_SERVICE_HOST)", true),
+        ("B", "1", false),
+        ("C", "$(A)", false),
+    ];
+    let sent: Vec<_> = c
+        .env
+        .iter()
+        .map(|e| (&*e.name, &*e.value, e.expand))
+        .collect();
+    assert_eq!(sent, env);
+    let mounts: Vec<_> = c
+        .mounts
+        .iter()
+        .map(|m| {
+            (
+                &*m.sub_path,
+                &*m.sub_path_expr,
+                m.read_only,
+                &*m.propagation,
+            )
+        })
+        .collect();
     assert_eq!(
-        (
-            mount.sub_path.as_str(),
-            mount.read_only,
-            mount.propagation.as_str()
-        ),
-        ("x/1", true, "None")
+        mounts,
+        [("", "x/$(A)", true, "None"), ("$(A)", "", false, "None")]
     );
+}
+
+/// The agent adds them when it makes a container.
+#[test]
+fn variables_of_services_are_asked_for_and_not_sent() {
+    for links in [true, false] {
+        let spec = convert(json!({"enableServiceLinks": links, "containers": [{"name": "a"}]}));
+        assert_eq!(spec.enable_service_links, links);
+        assert_eq!(spec.containers[0].env, []);
+    }
+    let by_default = convert(json!({"containers": [{"name": "a"}]}));
+    assert!(by_default.enable_service_links);
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! A namespace with ConfigMaps, Secrets and Services, and a pod in it.
+//! A namespace with ConfigMaps and Secrets, and a pod in it.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use proto::convert::input::{NodeFacts, PodInput};
 use proto::convert::pod::pod_spec;
 use proto::v1;
@@ -34,22 +34,13 @@ fn stored(mut pod: Value) -> Pod {
     }
 }
 
-/// The message of a pod with this spec, in a namespace with three ConfigMaps, two
-/// Secrets and three Services.
+/// The message of a pod with this spec, in a namespace with four ConfigMaps and two
+/// Secrets.
 pub(crate) fn convert(spec: Value) -> v1::PodSpec {
     convert_in(spec, &v1::ClusterConfig::default())
 }
 
 pub(crate) fn convert_in(spec: Value, cluster: &v1::ClusterConfig) -> v1::PodSpec {
-    convert_with(spec, cluster, None)
-}
-
-/// With the service of the control plane.
-pub(crate) fn convert_with(
-    spec: Value,
-    cluster: &v1::ClusterConfig,
-    master: Option<&Service>,
-) -> v1::PodSpec {
     let pod = stored(json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
@@ -64,6 +55,7 @@ pub(crate) fn convert_with(
             typed(json!({"data": {"color": "blue", "size": "9"}, "binaryData": {"raw": "AAE="}})),
         ),
         ("more", typed(json!({"data": {"color": "red"}}))),
+        ("literal", typed(json!({"data": {"reference": "$(A)"}}))),
         (
             "large",
             typed(json!({"data": {"long": "x".repeat(1 << 20)}})),
@@ -79,16 +71,6 @@ pub(crate) fn convert_with(
         ),
     ]
     .into();
-    let services: Vec<Service> = vec![
-        typed(
-            json!({"metadata": {"name": "my-db"}, "spec": {"clusterIP": "10.96.0.5", "ports": [
-            {"name": "sql", "port": 5432, "protocol": "TCP"}, {"name": "dns-u", "port": 53, "protocol": "UDP"}]}}),
-        ),
-        typed(
-            json!({"metadata": {"name": "headless"}, "spec": {"clusterIP": "None", "ports": [{"port": 1}]}}),
-        ),
-        typed(json!({"metadata": {"name": "pending"}, "spec": {"ports": [{"port": 1}]}})),
-    ];
     let node = NodeFacts {
         name: "n1".to_owned(),
         addresses: vec!["172.31.0.11".to_owned()],
@@ -99,8 +81,6 @@ pub(crate) fn convert_with(
         pod: &pod,
         config_map: &|name| maps.get(name).cloned(),
         secret: &|name| secrets.get(name).cloned(),
-        services: &|| services.iter().collect(),
-        master: &|| master,
         node: &node,
         cluster,
         ips: vec!["10.244.1.7".to_owned()],
@@ -116,7 +96,7 @@ pub(crate) fn container(fields: Value) -> v1::ContainerSpec {
         .as_object_mut()
         .unwrap()
         .extend(fields.as_object().unwrap().clone());
-    convert(json!({"enableServiceLinks": false, "containers": [container]}))
+    convert(json!({"containers": [container]}))
         .containers
         .remove(0)
 }

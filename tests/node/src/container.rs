@@ -273,6 +273,7 @@ fn environment_folder_and_hostname() {
     let variable = |name: &str, value: &str| v1::EnvVar {
         name: name.into(),
         value: value.into(),
+        expand: false,
     };
     let create = pod.message_for("web", &["sh", "-c", script], |spec| {
         spec.env = vec![

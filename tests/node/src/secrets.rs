@@ -46,6 +46,7 @@ fn secretive(uid: &str, last: u8) -> v1::PodSpec {
     spec.containers[0].env = vec![v1::EnvVar {
         name: "PASSWORD".into(),
         value: SECRET.into(),
+        expand: false,
     }];
     spec.containers[0].args = vec![format!("--password={SECRET}")];
     spec.containers[0].mounts = vec![v1::VolumeMount {

@@ -101,10 +101,9 @@ fn content(pod: v1::PodSpec) -> Content {
 }
 
 impl Described {
-    /// `lasting`: what of the spec makes it another one, where that is not all of it.
-    pub(super) fn new(spec: v1::PodSpec, lasting: Option<v1::PodSpec>) -> Self {
+    pub(super) fn new(spec: v1::PodSpec) -> Self {
         Self {
-            content: content(lasting.unwrap_or_else(|| spec.clone())),
+            content: content(spec.clone()),
             stop_grace_seconds: spec.stop_grace_seconds,
             spec,
         }

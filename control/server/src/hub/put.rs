@@ -101,16 +101,7 @@ impl Hub {
 
     /// A pod for one node; `None`: the node is not to have it any more.
     pub fn put_pod(&self, node: &str, uid: &str, pod: Option<v1::PodSpec>) {
-        self.put_described(node, uid, pod.map(|spec| Described::new(spec, None)));
-    }
-
-    /// A pod for one node. It is sent again only where `lasting` has changed, which is the
-    /// spec without what is as old as the message: variables of services that were there.
-    pub fn put_lasting_pod(&self, node: &str, uid: &str, pod: v1::PodSpec, lasting: v1::PodSpec) {
-        self.put_described(node, uid, Some(Described::new(pod, Some(lasting))));
-    }
-
-    fn put_described(&self, node: &str, uid: &str, pod: Option<Described>) {
+        let pod = pod.map(Described::new);
         let mut inner = self.lock();
         let (revision, stamp) = (inner.revision, inner.stamp());
         if pod.is_none() && !inner.views.contains_key(node) {

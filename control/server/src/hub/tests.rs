@@ -594,30 +594,6 @@ fn who_comes_back_to_another_process_is_sent_what_differs() {
     assert!(connect(&after, "n1", &knows_nothing).snapshot);
 }
 
-/// Variables of services are as old as the message that has them.
-#[test]
-fn a_pod_is_not_sent_again_for_what_does_not_last() {
-    let pod = |hostname: &str| v1::PodSpec {
-        uid: "u".to_owned(),
-        hostname: hostname.to_owned(),
-        ..v1::PodSpec::default()
-    };
-    let hub = Hub::new("c".to_owned(), 10);
-    let session = connect(&hub, "n1", &hello("c", 10));
-    let put = |revision, links: &str, lasting: &str| {
-        hub.set_revision(revision);
-        hub.put_lasting_pod("n1", "u", pod(links), pod(lasting));
-        updates(&hub, "n1", &session.mailbox).len()
-    };
-    assert_eq!(put(11, "one", "a"), 1);
-    assert_eq!(put(12, "two", "a"), 0);
-    assert_eq!(put(13, "two", "b"), 1);
-    let after = Hub::new("c".to_owned(), 20);
-    after.put_lasting_pod("n1", "u", pod("three"), pod("b"));
-    let pods = bucket::of_pod("u");
-    assert_eq!(digest(&hub, "n1", pods), digest(&after, "n1", pods));
-}
-
 /// What changed after a step began may be in it or not: the digest of its bucket is not
 /// told before the next step.
 #[test]

@@ -1,10 +1,14 @@
 //! `$(NAME)` in commands, arguments and environment, as Kubernetes expands it.
-//! Not a shell. Called by `env` and `container`.
+//! Not a shell. Called by `environment.rs`.
 
 /// Replaces each `$(NAME)` that `lookup` knows; leaves those that it does not.
 /// `$$` is a `$`, so that `$$(NAME)` stays `$(NAME)`.
 /// `None`: it would have more than `most` bytes.
-pub fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>, most: usize) -> Option<String> {
+pub fn expand<'a>(
+    text: &str,
+    lookup: impl Fn(&str) -> Option<&'a str>,
+    most: usize,
+) -> Option<String> {
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -19,7 +23,7 @@ pub fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>, most: usize) 
         {
             match lookup(name) {
                 Some(value) if value.len() > most.saturating_sub(out.len()) => return None,
-                Some(value) => out.push_str(&value),
+                Some(value) => out.push_str(value),
                 None => out.push_str(&format!("$({name})")),
             }
             rest = tail;
@@ -56,18 +60,18 @@ mod tests {
             ("äö$(B)ü", "äö2ü"),
         ];
         let lookup = |name: &str| match name {
-            "A" => Some("1".to_owned()),
-            "B" => Some("2".to_owned()),
-            "EMPTY" => Some(String::new()),
-            "NESTED" => Some("$(A)".to_owned()),
+            "A" => Some("1"),
+            "B" => Some("2"),
+            "EMPTY" => Some(""),
+            "NESTED" => Some("$(A)"),
             _ => None,
         };
         for (text, expected) in rows {
             let length = expected.len();
-            let expanded = expand(text, &lookup, length);
+            let expanded = expand(text, lookup, length);
             assert_eq!(expanded.as_deref(), Some(expected), "{text:?}");
             if let Some(less) = length.checked_sub(1) {
-                assert_eq!(expand(text, &lookup, less), None, "{text:?}");
+                assert_eq!(expand(text, lookup, less), None, "{text:?}");
             }
         }
     }
