@@ -4,9 +4,10 @@
 //! The answer is kube-proxy's (pkg/proxy/healthcheck/service_health.go): 200 with the number of
 //! endpoints, 503 if there are none. A part of `services.rs`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent_plan::choice::{self, Place};
@@ -19,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use proto::v1;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 /// Before another try when the port cannot be opened, and when the node is out of descriptors.
@@ -53,7 +54,7 @@ struct Name {
 struct Limits {
     /// For the whole of a connection: a load balancer asks one question.
     patience: Duration,
-    /// Connections at once; a further one ends the oldest.
+    /// Connections at once; a further one ends the oldest of the client that has most.
     connections: usize,
 }
 
@@ -69,8 +70,8 @@ struct Served {
 #[derive(Debug)]
 pub(crate) struct HealthChecks {
     served: BTreeMap<u32, Served>,
-    /// Tasks that were told to end, by the port that they may still have.
-    ending: Vec<(u16, JoinHandle<()>)>,
+    /// Who may open a port: a task that was told to end may still have it.
+    ports: BTreeMap<u16, Arc<Mutex<()>>>,
     limits: Limits,
 }
 
@@ -92,7 +93,7 @@ impl HealthChecks {
     fn new(limits: Limits) -> Self {
         Self {
             served: BTreeMap::new(),
-            ending: Vec::new(),
+            ports: BTreeMap::new(),
             limits,
         }
     }
@@ -117,40 +118,31 @@ impl HealthChecks {
             there.answer.send_replace(answer);
             return;
         }
-        // The port may have been another service's, whose task has to let go of it first.
+        // The port may have been another service's.
         self.end(|of, of_port| of == id || of_port == port);
-        let former = self.ending.extract_if(.., |(of_port, _)| *of_port == port);
-        let former = former.map(|(_, task)| task).collect();
+        let turn = self.ports.entry(port).or_default().clone();
         let (answer, answers) = watch::channel(answer);
-        let task = tokio::spawn(serve(port, answers, former, self.limits));
+        let task = tokio::spawn(serve(port, answers, turn, self.limits));
         let served = Served { port, answer, task };
         self.served.insert(id, served);
     }
 
     /// Ends those that are chosen by service and port.
     fn end(&mut self, chosen: impl Fn(u32, u16) -> bool) {
-        self.ending.retain(|(_, task)| !task.is_finished());
+        self.ports.retain(|_, turn| Arc::strong_count(turn) > 1);
         let ended = self
             .served
             .extract_if(.., |id, served| chosen(*id, served.port));
         for (_, served) in ended {
             served.task.abort();
-            self.ending.push((served.port, served.task));
         }
     }
 }
 
-/// Answers until it is aborted, once the tasks before it have let go of the port.
-async fn serve(
-    port: u16,
-    answers: watch::Receiver<Answer>,
-    former: Vec<JoinHandle<()>>,
-    limits: Limits,
-) {
-    for task in former {
-        // Aborted, so its result says nothing.
-        let _ended = task.await;
-    }
+/// Answers until it is aborted, once all tasks before it have closed the port.
+async fn serve(port: u16, answers: watch::Receiver<Answer>, turn: Arc<Mutex<()>>, limits: Limits) {
+    // Released after the listener is closed: locals are dropped in reverse order.
+    let _turn = turn.lock_owned().await;
     let listener = loop {
         match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await {
             Ok(listener) => break listener,
@@ -170,9 +162,10 @@ async fn serve(
     let mut connections = Connections::default();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, client)) => {
                 connections.make_space(limits.connections);
-                connections.add(answer_one(stream, port, answers.clone(), limits.patience));
+                let answer = answer_one(stream, port, answers.clone(), limits.patience);
+                connections.add(client.ip(), answer);
             }
             Err(error) => {
                 tracing::debug!(port, %error, "cannot accept a health check");
@@ -186,24 +179,31 @@ async fn serve(
 #[derive(Debug, Default)]
 struct Connections {
     tasks: JoinSet<()>,
-    order: VecDeque<AbortHandle>,
+    order: VecDeque<(IpAddr, AbortHandle)>,
 }
 
 impl Connections {
-    /// Ends the oldest ones until there are fewer than `most`: clients that send nothing must not
-    /// keep a load balancer's question waiting.
+    /// Ends some until there are fewer than `most`, each the oldest of the client that has most:
+    /// clients that send nothing must not keep a load balancer's question waiting.
     fn make_space(&mut self, most: usize) {
         while self.tasks.try_join_next().is_some() {}
-        self.order.retain(|task| !task.is_finished());
+        self.order.retain(|(_, task)| !task.is_finished());
         while self.order.len() >= most.max(1) {
-            if let Some(oldest) = self.order.pop_front() {
-                oldest.abort();
+            let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+            for (client, _) in &self.order {
+                *counts.entry(*client).or_default() += 1;
+            }
+            let largest = counts.values().copied().max();
+            let of_largest = |(client, _): &(IpAddr, _)| counts.get(client).copied() == largest;
+            let oldest = self.order.iter().position(of_largest);
+            if let Some((_, task)) = oldest.and_then(|at| self.order.remove(at)) {
+                task.abort();
             }
         }
     }
 
-    fn add(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
-        self.order.push_back(self.tasks.spawn(connection));
+    fn add(&mut self, client: IpAddr, connection: impl Future<Output = ()> + Send + 'static) {
+        self.order.push_back((client, self.tasks.spawn(connection)));
     }
 }
 
@@ -247,6 +247,7 @@ fn response(answer: &Answer) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU16, Ordering};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
 
@@ -287,11 +288,18 @@ mod tests {
         }
     }
 
-    /// A port that is free; another process may take it before the agent does, which then waits
-    /// for it.
+    /// A port that is free, and that the kernel gives to no other test or connection; another
+    /// process may take it before the agent does, which then waits for it.
     async fn free_port() -> u16 {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        free.local_addr().unwrap().port()
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        loop {
+            let offset = std::process::id() as u16 % 100 * 100;
+            let port = 20_000 + offset + NEXT.fetch_add(1, Ordering::Relaxed) % 100;
+            let free = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await;
+            if free.is_ok() {
+                return port;
+            }
+        }
     }
 
     const PLACE: Place<'_> = Place {
@@ -321,6 +329,36 @@ mod tests {
         assert_eq!(silent[0].read(&mut [0; 8]).await.unwrap(), 0);
     }
 
+    /// Others cannot crowd out a load balancer between its connect and its request.
+    #[tokio::test]
+    async fn who_has_most_connections_loses_the_first() {
+        let port = free_port().await;
+        let mut checks = HealthChecks::new(Limits {
+            patience: Duration::from_hours(1),
+            connections: 4,
+        });
+        checks.put(1, Some(&service(port, &["here"])), PLACE);
+        ask(port).await;
+        let connect = |from: [u8; 4]| async move {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind((Ipv4Addr::from(from), 0).into()).unwrap();
+            let to = (Ipv4Addr::LOCALHOST, port).into();
+            socket.connect(to).await.unwrap()
+        };
+        let mut balancer = connect([127, 0, 0, 1]).await;
+        let mut silent = Vec::new();
+        for _ in 0..8 {
+            silent.push(connect([127, 0, 0, 2]).await);
+        }
+        // All of them were accepted.
+        assert_eq!(silent[4].read(&mut [0; 8]).await.unwrap(), 0);
+        let request = b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n";
+        balancer.write_all(request).await.unwrap();
+        let mut text = String::new();
+        balancer.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+    }
+
     /// The port of a service is given to another one, also in the same moment.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_port_goes_to_another_service() {
@@ -338,6 +376,30 @@ mod tests {
             while !ask(port).await.contains(&name) {}
             assert_eq!(checks.served.len(), 1);
         }
+    }
+
+    /// Also if the second of three services has had no time to begin, and the first has yet to
+    /// close the port.
+    #[tokio::test]
+    async fn a_port_waits_for_all_who_had_it() {
+        let port = free_port().await;
+        let mut checks = HealthChecks::default();
+        let first = checks.ports.entry(port).or_default().clone();
+        let first = first.lock_owned().await;
+        for id in 2..=3 {
+            let mut next = service(port, &["here"]);
+            next.name = format!("web-{id}");
+            checks.put(id, Some(&next), PLACE);
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+            let refused = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
+            refused.unwrap_err();
+        }
+        drop(first);
+        assert!(ask(port).await.contains("\"name\": \"web-3\""));
+        checks.put(3, None, PLACE);
+        checks.end(|_, _| true);
     }
 
     #[tokio::test]
