@@ -126,7 +126,7 @@ pub(crate) fn pull(sys: &Arc<Sys>, instance: &Instance, image: &str, secrets: Ve
         let began = clock::now();
         let pulled = match Reference::parse(&image) {
             Ok(reference) => sys.images.pull(&reference, &sys.endpoints, &secrets).await,
-            Err(error) => Err(error),
+            Err(error) => Err(Arc::new(error)),
         };
         let took_ms = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
         let result = pulled.map(|i| facts(&sys, i)).map_err(|e| failure(&e));

@@ -20,6 +20,7 @@ mod lock;
 mod lookup;
 mod manifest;
 mod pull;
+mod pulls;
 pub mod reference;
 mod registry;
 pub mod rootfs;

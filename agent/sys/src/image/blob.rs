@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
 
 use super::{ImageError, ImageStore};
 
@@ -75,6 +76,37 @@ impl BlobWriter {
         let path = store.blob_path(&actual);
         fs::rename(&self.tmp, &path).map_err(ImageError::io("rename", &path))?;
         Ok(actual)
+    }
+}
+
+/// A [`BlobWriter`] of a task. If the task ends, the file is removed on a thread for work that
+/// blocks: for a large one that takes long.
+pub(super) struct Unfinished(Option<BlobWriter>);
+
+impl Unfinished {
+    pub(super) fn new(writer: BlobWriter) -> Self {
+        Self(Some(writer))
+    }
+
+    /// Takes it from the task.
+    ///
+    /// # Errors
+    /// [`ImageError::Interrupted`]: it is taken.
+    pub(super) fn take(&mut self) -> Result<BlobWriter, ImageError> {
+        self.0.take().ok_or_else(|| ImageError::Interrupted {
+            reference: "blob".to_owned(),
+        })
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(writer) = self.0.take() {
+            match Handle::try_current() {
+                Ok(runtime) => drop(runtime.spawn_blocking(move || drop(writer))),
+                Err(_no_runtime) => drop(writer),
+            }
+        }
     }
 }
 

@@ -4,13 +4,12 @@
 //! it streams to the disk. What is in the store already is not fetched.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use proto::v1::PullSecret;
 
 use super::answer::Blob;
-use super::blob::BlobWriter;
+use super::blob::{BlobWriter, Unfinished};
 use super::lock::FileLock;
 use super::manifest::{
     self, Descriptor, Document, MAX_INDEX_DEPTH, Manifest, OCI_INDEX, OCI_MANIFEST,
@@ -23,7 +22,7 @@ use super::{Endpoint, Image, ImageError, Reference};
 /// Layers fetched at the same time.
 const PARALLEL: usize = 3;
 /// Bytes of a blob that are written at once, at least.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 256 << 10;
 
 /// Whether a registry is asked for what is here by its digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +41,10 @@ impl ImageStore {
     /// a loopback address, as elsewhere). Each is sent the secret that names its
     /// own host, and no other.
     ///
-    /// Dropped before its end, it asks for nothing more; blobs that have arrived are kept.
+    /// Dropped before its end, it asks for nothing more, unless others wait for the same image;
+    /// blobs that have arrived are kept. Of more than [`MAX_PULLS`] some wait.
+    ///
+    /// [`MAX_PULLS`]: super::pulls::MAX_PULLS
     ///
     /// # Errors
     /// See [`ImageError`]. Nothing half-made is kept.
@@ -51,24 +53,21 @@ impl ImageStore {
         reference: &Reference,
         endpoints: &[Endpoint],
         secrets: &[PullSecret],
-    ) -> Result<Image, ImageError> {
-        let adding = Arc::new(self.adding().await?);
-        // Who waits here for a pull that began after it asked need not ask again.
-        let turn = || self.inner.turn.fetch_add(1, Ordering::Relaxed);
+    ) -> Result<Image, Arc<ImageError>> {
         let urls = urls(&reference.registry, endpoints);
-        let (key, asked) = (pull_key(reference, &urls, secrets), turn());
-        let mut last_began = self.lock(&format!("pull {key}")).await;
-        if *last_began > asked
-            && let Some(image) = self.get(reference)?
-        {
-            return Ok(image);
-        }
-        let began = turn();
-        let image = self
-            .pull_from_any(reference, &urls, secrets, &adding)
-            .await?;
-        *last_began = began;
-        Ok(image)
+        let key = pull_key(reference, &urls, secrets);
+        let pull = || {
+            let (store, reference) = (self.clone(), reference.clone());
+            let (urls, secrets) = (urls.clone(), secrets.to_vec());
+            let pull = async move {
+                let _permit = store.inner.pulls.permit().await;
+                let adding = Arc::new(store.adding().await?);
+                let pull = store.pull_from_any(&reference, &urls, &secrets, &adding);
+                pull.await.map_err(Arc::new)
+            };
+            pull.boxed()
+        };
+        self.inner.pulls.join(&key, pull).await
     }
 
     async fn pull_from_any(
@@ -220,7 +219,8 @@ impl ImageStore {
         // Hashing and writing block: on a thread for that, a piece at a time, while the next
         // one is read. None waits for the registry.
         let store = self.clone();
-        let mut writer = blocking("blob", move || BlobWriter::create(&store)).await?;
+        let create = move || BlobWriter::create(&store).map(Unfinished::new);
+        let mut unfinished = blocking("blob", create).await?;
         let mut incoming = Incoming {
             source,
             blob,
@@ -234,14 +234,16 @@ impl ImageStore {
                 return Ok(());
             }
             let written = blocking("blob", move || {
+                let mut writer = unfinished.take()?;
                 writer.write(&piece)?;
-                Ok(writer)
+                Ok(Unfinished::new(writer))
             });
-            (writer, piece) = futures::try_join!(written, incoming.next())?;
+            (unfinished, piece) = futures::try_join!(written, incoming.next())?;
         }
         let (store, digest, size) = (self.clone(), blob.digest.clone(), blob.size);
         blocking("blob", move || {
-            writer.finish(&store, Some((&digest, size))).map(drop)
+            let expected = Some((digest.as_str(), size));
+            unfinished.take()?.finish(&store, expected).map(drop)
         })
         .await
     }

@@ -9,6 +9,9 @@ use super::*;
 use crate::image::manifest::Descriptor;
 use crate::image::{ImageStore, tests};
 
+#[path = "pulls_tests.rs"]
+mod pulls;
+
 #[test]
 fn a_named_registry_is_asked_only_at_its_endpoints() {
     let endpoints = [
@@ -95,7 +98,7 @@ async fn an_image_that_is_here_by_digest_is_asked_for() {
     let reference = Reference::parse(&format!("{host}/private/app@{digest}")).unwrap();
     assert!(store.get(&reference).unwrap().is_some(), "it is here");
     let refused = store.pull(&reference, &[], &[]).await.unwrap_err();
-    assert!(matches!(refused, ImageError::NotFound { .. }), "{refused}");
+    assert!(matches!(*refused, ImageError::NotFound { .. }), "{refused}");
     let heard = registry.heard();
     assert!(heard.contains(&format!("/manifests/{digest}")), "{heard}");
 }
@@ -105,6 +108,8 @@ enum Body {
     Whole(&'static str),
     /// Nothing more, of 100 bytes that it promised.
     Held(&'static str),
+    /// All, once the value is true.
+    After(tokio::sync::watch::Receiver<bool>, &'static str),
     /// A byte now and then, without end.
     Drip,
     /// As fast as it is read; ends at [`MOST`] bytes.
@@ -167,7 +172,7 @@ impl Server {
 
 async fn send(stream: &mut TcpStream, status: &str, body: Body) -> std::io::Result<()> {
     let length = match &body {
-        Body::Whole(body) => format!("Content-Length: {}\r\n", body.len()),
+        Body::Whole(body) | Body::After(_, body) => format!("Content-Length: {}\r\n", body.len()),
         Body::Held(_) => "Content-Length: 100\r\n".to_owned(),
         Body::Drip | Body::Flood => String::new(),
     };
@@ -175,6 +180,14 @@ async fn send(stream: &mut TcpStream, status: &str, body: Body) -> std::io::Resu
     stream.write_all(head.as_bytes()).await?;
     match body {
         Body::Whole(body) => stream.write_all(body.as_bytes()).await,
+        Body::After(mut condition, body) => {
+            let mut gone = [0];
+            tokio::select! {
+                met = condition.wait_for(|met| *met) => drop(met.unwrap()),
+                _ = stream.read(&mut gone) => return Err(std::io::ErrorKind::BrokenPipe.into()),
+            }
+            stream.write_all(body.as_bytes()).await
+        }
         Body::Held(begin) => {
             stream.write_all(begin.as_bytes()).await?;
             // Until the client goes.
@@ -328,7 +341,8 @@ async fn a_flood_is_not_read_to_its_end() {
         let store = ImageStore::open(dir.path()).unwrap();
         let source = source(&registry, &Clients::default());
         let error = if blob {
-            store.fetch_blob(&source, &hundred_bytes()).await.err()
+            let fetched = store.fetch_blob(&source, &hundred_bytes()).await;
+            fetched.err().map(Arc::new)
         } else {
             let reference = Reference::parse(&source.wanted).unwrap();
             store.pull(&reference, &[], &[]).await.err()
@@ -415,7 +429,7 @@ async fn only_a_registrys_own_errors_are_shown() {
     ] {
         let reference = Reference::parse(&format!("{}/app:1", server.host)).unwrap();
         let error = store.pull(&reference, &[], &[]).await.unwrap_err();
-        assert!(matches!(error, ImageError::Unauthorized { .. }), "{error}");
+        assert!(matches!(*error, ImageError::Unauthorized { .. }), "{error}");
         let text = error.to_string();
         assert_eq!(text, format!("{reference} at {}: {wanted}", server.url()));
     }

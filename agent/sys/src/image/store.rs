@@ -10,7 +10,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
@@ -20,6 +19,7 @@ use super::manifest::{
     self, ConfigFile, Descriptor, Document, Index, MAX_DOCUMENT_BYTES, MAX_INDEX_DEPTH, Manifest,
     REF_NAME,
 };
+use super::pulls::Pulls;
 use super::reference::{Version, checked_digest, name_part};
 use super::{Image, ImageError, Reference, unpack};
 use crate::removal::{self, Most};
@@ -33,10 +33,9 @@ pub struct ImageStore {
 pub(super) struct Inner {
     root: PathBuf,
     scratch: Scratch,
-    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<u64>>>>,
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) clients: super::registry::Clients,
-    /// Counts calls and pulls from 1, to know which was first.
-    pub(super) turn: AtomicU64,
+    pub(super) pulls: Pulls,
 }
 
 impl std::fmt::Debug for ImageStore {
@@ -75,7 +74,7 @@ impl ImageStore {
                 scratch: Scratch::open(&tmp).map_err(ImageError::io("clear", &tmp))?,
                 locks: Mutex::default(),
                 clients: super::registry::Clients::default(),
-                turn: AtomicU64::new(1),
+                pulls: Pulls::default(),
             }),
         };
         let layout = root.join("oci-layout");
@@ -376,9 +375,8 @@ impl ImageStore {
         removal::remove(&tmp, Most::All).map_err(ImageError::io("remove", &tmp))
     }
 
-    /// One at a time for each key. The value is what the holder before has left, if one
-    /// was there or waited; else 0.
-    pub(super) async fn lock(&self, key: &str) -> tokio::sync::OwnedMutexGuard<u64> {
+    /// One at a time for each key.
+    pub(super) async fn lock(&self, key: &str) -> tokio::sync::OwnedMutexGuard<()> {
         let lock = {
             let mut locks = self
                 .inner
