@@ -81,7 +81,8 @@ impl Apply {
             | Action::Pass { .. }
             | Action::BeginKill { .. }
             | Action::RefuseImage { .. }
-            | Action::RefuseConfig { .. } => Applied::Done,
+            | Action::RefuseConfig { .. }
+            | Action::ReportHostPorts { .. } => Applied::Done,
             Action::Record { uid } => {
                 record::write(sys, observed.pods.get(uid));
                 Applied::Later

@@ -4,10 +4,13 @@
 //! A part of the node. What a change means is decided in `agent-plan` (`seen.rs`).
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_plan::conflict::{Listener, NodeSockets, Range};
 use agent_plan::device;
 use agent_plan::link::{Cidr, Hop, Route, SERVICE_LINK, Shape, role};
 use agent_plan::outcome::Outcome;
@@ -15,6 +18,7 @@ use agent_plan::seen::{Expected, Link, Seen};
 use agent_plan::settings::Settings;
 use agent_sys::bpf::{BpfError, Datapath};
 use agent_sys::link::{self, Changes, LinkError, Monitor};
+use agent_sys::sockets;
 
 use crate::devices;
 use crate::event::Event;
@@ -57,7 +61,7 @@ impl Kernel {
         let expected = Box::new(expected());
         tokio::spawn(async move {
             let seen = loop {
-                match look(&sys, &datapath).await {
+                match look(&sys, &datapath, expected.host_ports).await {
                     Ok(seen) => break seen,
                     Err(error) => tracing::warn!(%error, "cannot observe links"),
                 }
@@ -113,9 +117,42 @@ async fn reopened(sys: &Sys) -> Monitor {
 }
 
 /// Asks the kernel once.
-async fn look(sys: &Sys, datapath: &Datapath) -> Result<Seen, ObserveError> {
+async fn look(sys: &Sys, datapath: &Datapath, host_ports: bool) -> Result<Seen, ObserveError> {
     let observed = sys.netlink.observe().await?;
-    seen(&observed, &sys.settings, datapath)
+    let mut seen = seen(&observed, &sys.settings, datapath)?;
+    if host_ports {
+        seen.sockets = node_sockets().await;
+    }
+    Ok(seen)
+}
+
+/// Ports that the node itself uses; `None` if they cannot be read, as nothing depends on them but
+/// events.
+pub(crate) async fn node_sockets() -> Option<NodeSockets> {
+    let read = || Ok::<_, io::Error>((sockets::listeners()?, sockets::local_ports()?));
+    let read = tokio::task::spawn_blocking(read).await;
+    let range = |ports: &RangeInclusive<u16>| Range {
+        first: *ports.start(),
+        last: *ports.end(),
+    };
+    match read.map_err(io::Error::other).flatten() {
+        Ok((listeners, local)) => Some(NodeSockets {
+            listeners: listeners
+                .into_iter()
+                .map(|listener| Listener {
+                    protocol: listener.protocol,
+                    address: listener.address,
+                    port: listener.port,
+                })
+                .collect(),
+            local_ports: Some(range(&local.range)),
+            reserved: local.reserved.iter().map(range).collect(),
+        }),
+        Err(error) => {
+            tracing::warn!(%error, "cannot read which ports the node uses");
+            None
+        }
+    }
 }
 
 /// The devices of the node, as far as they are there.
@@ -215,6 +252,7 @@ pub(crate) fn seen(
         devices: devices(observed, settings, datapath)?,
         without_address: !observed.addresses.contains(&settings.node_ip.into()),
         addresses: reachable(&observed.addresses).collect(),
+        sockets: None,
     })
 }
 

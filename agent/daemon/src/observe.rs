@@ -122,6 +122,7 @@ pub(crate) async fn observe(
     network.routes = seen.routes;
     network.without_address = seen.without_address;
     network.addresses = seen.addresses;
+    network.sockets = kernel::node_sockets().await.unwrap_or_default();
     network.devices = device::found(&seen.devices, &sys.settings);
     maps(&mut found.observed, datapath)?;
     Ok(found)

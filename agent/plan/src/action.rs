@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use proto::v1;
 
+use crate::conflict::Conflicts;
 use crate::endpoint::Endpoint;
 use crate::link::{Cidr, PodLink, Role, Route};
 use crate::maps::{Backend, Frontend, FrontendKey, SourceRangeKey, Table};
@@ -106,6 +107,13 @@ pub enum Action {
     },
 
     // Pods.
+    /// Tell who else uses ports of the node that a pod wants.
+    ReportHostPorts {
+        /// The pod.
+        uid: String,
+        /// All of them; empty: none any more.
+        conflicts: Conflicts,
+    },
     /// Write what must survive the agent: spec, restarts, ends.
     Record {
         /// The pod.
@@ -427,13 +435,6 @@ pub enum Problem {
         /// The pod.
         uid: String,
     },
-    /// A `hostPort` that a service or another pod of the node has.
-    HostPort {
-        /// The pod.
-        uid: String,
-        /// The port.
-        port: u16,
-    },
     /// A service port that the data plane cannot have.
     ServicePort {
         /// "namespace/name"
@@ -459,9 +460,6 @@ impl std::fmt::Display for Problem {
             Problem::NoNextHop { node } => write!(f, "node {node} has no IPv4 address"),
             Problem::NoAddress { uid } => write!(f, "pod {uid} has no IPv4 address"),
             Problem::NoEndpoint { uid } => write!(f, "no endpoint id is free for pod {uid}"),
-            Problem::HostPort { uid, port } => {
-                write!(f, "hostPort {port} of pod {uid} is in use on this node")
-            }
             Problem::ServicePort {
                 service,
                 port,

@@ -72,6 +72,7 @@ impl Sorted {
             | Action::BeginKill { .. }
             | Action::RefuseImage { .. }
             | Action::RefuseConfig { .. }
+            | Action::ReportHostPorts { .. }
             | Action::Record { .. }
             | Action::PinNamespaces { .. }
             | Action::CreateLink { .. }

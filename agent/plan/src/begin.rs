@@ -133,6 +133,9 @@ impl Observed {
                     };
                 });
             }
+            Action::ReportHostPorts { uid, conflicts } => {
+                self.with_pod(uid, |pod| pod.host_ports.clone_from(conflicts));
+            }
             Action::Record { uid } => self.with_pod(uid, |p| p.record.start()),
             Action::PinNamespaces { uid, .. } => self.with_pod(uid, |p| p.namespaces.start()),
             Action::CreateLink { uid, .. } => self.with_pod(uid, |p| p.link.start()),

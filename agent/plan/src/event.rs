@@ -5,6 +5,7 @@
 use proto::v1;
 
 use crate::action::{Action, HookKind, Instance};
+use crate::conflict;
 use crate::outcome::{ImageFailure, Part, Refusal};
 use crate::probe::Kind;
 use crate::settings::Settings;
@@ -106,6 +107,10 @@ pub fn begun(action: &Action, observed: &Observed) -> Option<Note> {
     {
         let pod = observed.pods.get(uid)?;
         Some(of_pod(&pod.spec, false, "DeadlineExceeded", OVERDUE.into()))
+    } else if let Action::ReportHostPorts { uid, conflicts } = action {
+        let pod = observed.pods.get(uid)?;
+        let news = conflict::news(&pod.host_ports, conflicts)?;
+        Some(of_pod(&pod.spec, true, "HostPortConflict", news))
     } else if let Action::RemoveLeftovers { uid, .. } = action {
         let pod = observed.pods.get(uid)?;
         (pod.leftovers == Step::Absent).then(|| sandbox_changed(&pod.spec))

@@ -4,6 +4,7 @@
 //! They stand for as long as the pod's sandbox does. No control plane gives numbers to
 //! them: those follow from the id of the pod's endpoint. A port that a service or another
 //! pod has is left to it until it is free. Called by `pod.rs` and `ending.rs`.
+//! Who else uses a port, or may come to, is told by an event.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -14,6 +15,7 @@ use ebpf_common::service::{ACTIVE, LOCAL_ONLY, NODE_PORTS, algorithm};
 use proto::v1;
 
 use crate::action::{Action, Problem};
+use crate::conflict::{Cause, Conflicts, Listener, Range as Ports};
 use crate::endpoint::Endpoint;
 use crate::maps::{Backend, Frontend, FrontendKey, Maps};
 use crate::restart::{self, Role};
@@ -24,7 +26,7 @@ use crate::world::{Observed, Pod};
 const OWN: u32 = 1 << 31;
 /// Bits of a port's number below those of the endpoint's id: so many ports of a pod are served.
 const INDEX_BITS: u32 = 12;
-/// Before it is looked again whether a port that a service took is free, milliseconds.
+/// Before it is looked again whether a port is in use, milliseconds.
 pub(crate) const AGAIN_MS: i64 = 5_000;
 
 /// Who has numbers of the node's own: ids of pods' endpoints.
@@ -140,10 +142,12 @@ pub(crate) fn plan(
     pod: &Pod,
     address: Ipv4Addr,
     endpoint: &Endpoint,
+    config: &v1::ClusterConfig,
     observed: &Observed,
 ) -> (Vec<Action>, Vec<Problem>) {
     let maps = &observed.maps;
     let (mut actions, mut problems) = (Vec::new(), Vec::new());
+    let mut conflicts = Conflicts::new();
     let mut vacant = maps.vacant();
     let mut kept: BTreeMap<u32, FrontendKey> = BTreeMap::new();
     for port in wanted(pod, address, endpoint, &observed.network.addresses) {
@@ -157,11 +161,13 @@ pub(crate) fn plan(
         let holders = [before, maps.frontends().get(&of_all)];
         let mut holders = holders.into_iter().flatten();
         if holders.any(|holder| holder.service != port.frontend.service) {
-            problems.push(Problem::HostPort {
-                uid: pod.spec.uid.clone(),
-                port: port.key.port.get(),
-            });
+            let in_use = conflicts.entry(Cause::InUse).or_default();
+            in_use.insert(port.key.port.get());
             continue;
+        }
+        if let Some(cause) = doubt(&port.key, config, observed) {
+            let ports = conflicts.entry(cause).or_default();
+            ports.insert(port.key.port.get());
         }
         let Some(slot) = maps.number(&port.backend).or_else(|| vacant.next()) else {
             problems.push(Problem::BackendsFull {
@@ -194,7 +200,45 @@ pub(crate) fn plan(
         }
     }
     actions.extend(removals(endpoint, maps, &kept));
+    if conflicts != pod.host_ports {
+        actions.push(Action::ReportHostPorts {
+            uid: pod.spec.uid.clone(),
+            conflicts,
+        });
+    }
     (actions, problems)
+}
+
+/// Who else uses a port that the pod has, or may come to.
+fn doubt(key: &FrontendKey, config: &v1::ClusterConfig, observed: &Observed) -> Option<Cause> {
+    let (port, network) = (key.port.get(), &observed.network);
+    let local = network.sockets.local_range(port);
+    // A datagram socket with such a port is a client's, most likely, and soon closed.
+    let is_client = key.protocol == protocol::UDP && local.is_some();
+    // Not at the node's address, and reached before any port of the node.
+    let dns: Option<Ipv4Addr> = config.dns_address.parse().ok();
+    let meets = |listener: &Listener| {
+        let address = listener.address;
+        if is_client || Some(address) == dns {
+            return false;
+        }
+        let same = key.addr == Addr::from(address) || address.is_unspecified();
+        (listener.protocol, listener.port) == (key.protocol, port)
+            && (same || (key.addr == NODE_PORTS && network.addresses.contains(&address)))
+    };
+    if network.sockets.listeners.iter().any(meets) {
+        return Some(Cause::Process);
+    }
+    let node_ports = config.node_ports.as_ref().and_then(|range| {
+        Some(Ports {
+            first: range.first.try_into().ok()?,
+            last: range.last.try_into().ok()?,
+        })
+    });
+    if let Some(range) = node_ports.filter(|range| range.contains(port)) {
+        return Some(Cause::NodePorts(range));
+    }
+    local.map(Cause::LocalPorts)
 }
 
 /// What takes the ports of the pod with this endpoint out of the maps.

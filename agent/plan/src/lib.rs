@@ -20,6 +20,7 @@ pub mod begin;
 pub mod capability;
 pub mod cgroup;
 pub mod choice;
+pub mod conflict;
 pub mod contact;
 pub mod container;
 pub mod create;

@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 
 use sha2::{Digest, Sha256};
 
+use crate::conflict::NodeSockets;
 use crate::settings::Settings;
 use crate::step::Step;
 
@@ -182,6 +183,8 @@ pub struct Network {
     pub without_address: bool,
     /// Addresses at which other machines may reach the node.
     pub addresses: BTreeSet<Ipv4Addr>,
+    /// Ports that the node itself uses, as last seen while a pod wanted ports of the node.
+    pub sockets: NodeSockets,
 }
 
 impl Network {

@@ -90,6 +90,9 @@ impl Observed {
         if seen.addresses != self.network.addresses {
             self.network.addresses.clone_from(&seen.addresses);
         }
+        if let Some(sockets) = &seen.sockets {
+            self.network.sockets.clone_from(sockets);
+        }
         if seen.without_address != self.network.without_address {
             self.network.without_address = seen.without_address;
             notes.push(event::address_changed(settings, !seen.without_address));

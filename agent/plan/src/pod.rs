@@ -110,7 +110,15 @@ pub fn plan(
     } else if pod.leftovers != Step::Ready {
         ending::leftovers(pod, observed, now, &mut steps);
     } else if recorded && !pod.withheld && pod.contact == Contact::Heard {
-        let (create, start) = sandbox(pod, observed, settings, now, &mut steps, &mut plan.problems);
+        let (create, start) = sandbox(
+            pod,
+            desired,
+            observed,
+            settings,
+            now,
+            &mut steps,
+            &mut plan.problems,
+        );
         let ready = Ready {
             // As in kubelet, no container is made before the services are known once. From
             // then on they come before the pods of the same step.
@@ -158,6 +166,7 @@ fn stop(
 /// before its address is live, and not run before.
 fn sandbox(
     pod: &Pod,
+    desired: &Desired,
     observed: &Observed,
     settings: &Settings,
     now: Monotonic,
@@ -200,7 +209,7 @@ fn sandbox(
             hostname,
         });
     }
-    let linked = network(pod, observed, settings, now, steps, problems);
+    let linked = network(pod, desired, observed, settings, now, steps, problems);
     let parts = [&pod.cgroup, &pod.namespaces, &pod.shim, &pod.volumes];
     let create = parts.iter().all(|s| **s == Step::Ready);
     (create, create && linked)
@@ -208,6 +217,7 @@ fn sandbox(
 
 fn network(
     pod: &Pod,
+    desired: &Desired,
     observed: &Observed,
     settings: &Settings,
     now: Monotonic,
@@ -248,7 +258,7 @@ fn network(
         return false;
     }
     if hostport::has_any(&pod.spec) {
-        let (actions, bad) = hostport::plan(pod, address, &entry, observed);
+        let (actions, bad) = hostport::plan(pod, address, &entry, &desired.config, observed);
         steps.actions.extend(actions);
         problems.extend(bad);
         // Services are planned apart, and may take a port, or give one back.

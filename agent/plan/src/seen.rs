@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use crate::conflict::NodeSockets;
+use crate::hostport;
 use crate::link::{self, Cidr, Granted, Route, Shape};
 use crate::settings::Settings;
 use crate::step::Step;
@@ -23,6 +25,8 @@ pub struct Expected {
     pub routes: BTreeMap<Cidr, Route>,
     /// Devices of the node.
     pub(crate) devices: BTreeMap<String, Granted>,
+    /// A pod wants ports of the node, so the node's own sockets are to be looked at.
+    pub host_ports: bool,
 }
 
 /// A link with our mark.
@@ -51,6 +55,8 @@ pub struct Seen {
     pub without_address: bool,
     /// Addresses at which other machines may reach the node.
     pub addresses: BTreeSet<Ipv4Addr>,
+    /// Ports that the node itself uses; `None`: not asked for.
+    pub sockets: Option<NodeSockets>,
 }
 
 impl Observed {
@@ -65,6 +71,7 @@ impl Observed {
             links: links.collect(),
             routes: self.network.routes.clone(),
             devices: self.network.granted(),
+            host_ports: self.pods.values().any(|pod| hostport::has_any(&pod.spec)),
         }
     }
 

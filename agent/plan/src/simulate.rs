@@ -115,6 +115,7 @@ pub fn success(action: &Action, now: Moment) -> Option<Outcome> {
         | Action::BeginKill { .. }
         | Action::RefuseImage { .. }
         | Action::RefuseConfig { .. }
+        | Action::ReportHostPorts { .. }
         | Action::AskShim { .. }
         | Action::CancelPull { .. }
         | Action::ReportGone { .. }

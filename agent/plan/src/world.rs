@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use proto::v1;
 
+use crate::conflict::Conflicts;
 use crate::endpoint::Endpoints;
 use crate::link::Network;
 use crate::maps::Maps;
@@ -86,6 +87,8 @@ pub struct Pod {
     pub ifindex: Option<u32>,
     /// Our programs are attached to the host's end.
     pub programs: Step,
+    /// Who else uses its ports of the node, as last told.
+    pub host_ports: Conflicts,
     /// The process that runs the containers.
     pub shim: Step,
     /// Whether that process is heard.
@@ -183,6 +186,7 @@ impl Pod {
             link: Step::Absent,
             ifindex: None,
             programs: Step::Absent,
+            host_ports: Conflicts::new(),
             shim: Step::Absent,
             contact: Contact::Heard,
             volumes: Step::Absent,

@@ -22,6 +22,7 @@ pub mod process;
 mod removal;
 pub mod resources;
 pub mod shim;
+pub mod sockets;
 pub mod state;
 pub mod tmpfs;
 pub mod volume;

@@ -8,9 +8,10 @@ use crate::service::mix;
 /// Ports, of which some are tried before the packet is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ports {
-    first: u32,
+    /// The lowest, host order.
+    pub first: u32,
     /// A prime number.
-    count: u32,
+    pub count: u32,
     /// How many are tried for a connection that begins.
     pub attempts: u32,
 }

@@ -3,11 +3,23 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::conflict::NodeSockets;
+use crate::event;
 use crate::pod;
 use crate::settings::Settings;
 use crate::simulate::{pod_spec, settings, simulate};
 use crate::time::{Moment, Monotonic};
 use crate::world::Desired;
+
+const NONE: [&str; 0] = [];
+
+/// What the user of a pod is told if it does not get port 8080.
+fn in_use(pod: &str) -> String {
+    format!(
+        "{pod}: hostPort 8080: in use by a node port of a service or by another pod; the pod gets \
+         it once it is free"
+    )
+}
 
 fn port(container: u32, host: u32, protocol: &str, ip: &str) -> v1::ContainerPort {
     v1::ContainerPort {
@@ -54,15 +66,20 @@ impl Node {
         self.desired.pods.insert(spec.uid.clone(), Arc::new(spec));
     }
 
-    /// Plans a pod until nothing is due; the problems, and the moment of the next plan.
-    fn settle(&mut self, uid: &str) -> (Vec<Problem>, Option<Monotonic>) {
+    /// Plans a pod until nothing is due; the events about ports, and the moment of the next plan.
+    fn settle(&mut self, uid: &str) -> (Vec<String>, Option<Monotonic>) {
+        let mut told = Vec::new();
         for _ in 0..64 {
             let (desired, observed) = (&self.desired, &self.observed);
             let plan = pod::plan(uid, desired, observed, &self.settings, self.now);
             if plan.actions.is_empty() {
-                return (plan.problems, plan.wake);
+                assert_eq!(plan.problems, []);
+                return (told, plan.wake);
             }
             for action in &plan.actions {
+                let note = event::begun(action, &self.observed);
+                let note = note.filter(|note| note.reason == "HostPortConflict");
+                told.extend(note.map(|note| format!("{}: {}", note.name, note.message)));
                 simulate(&mut self.observed, action, self.now);
             }
         }
@@ -110,8 +127,8 @@ fn the_ports_of_a_pod_stand_as_long_as_its_sandbox() {
         port(85, 8085, "TCP", "fd00::1"),
     ];
     node.want(spec("u", 5, &ports));
-    let (problems, wake) = node.settle("u");
-    assert_eq!(problems, []);
+    let (told, wake) = node.settle("u");
+    assert_eq!(told, NONE);
     assert_eq!(wake, Some(node.now.monotonic + AGAIN_MS));
     let wanted = [
         row("0.0.0.0", 8080, 6, "10.244.1.5:80"),
@@ -160,13 +177,9 @@ fn a_port_that_is_in_use_is_left_until_it_is_free() {
         &[port(80, 8080, "TCP", ""), port(80, 8090, "TCP", "")],
     ));
     node.settle("a");
-    let in_use = |uid: &str| {
-        vec![Problem::HostPort {
-            uid: uid.to_owned(),
-            port: 8080,
-        }]
-    };
-    assert_eq!(node.settle("b").0, in_use("b"));
+    assert_eq!(node.settle("b").0, [in_use("b")]);
+    // Once.
+    assert_eq!(node.settle("b").0, NONE);
     let both = [
         row("0.0.0.0", 8080, 6, "10.244.1.5:80"),
         row("0.0.0.0", 8090, 6, "10.244.1.6:80"),
@@ -176,12 +189,12 @@ fn a_port_that_is_in_use_is_left_until_it_is_free() {
     node.settle("a");
     node.now = Moment::from_ms(1_100_000, 1_100_000);
     node.settle("a");
-    assert_eq!(node.settle("b").0, []);
+    assert_eq!(node.settle("b").0, NONE);
     assert_eq!(node.ports()[0], row("0.0.0.0", 8080, 6, "10.244.1.6:80"));
 
     // A node port of a service that comes later has it, and gives it back.
     change(&mut node, Some(&service()));
-    assert_eq!(node.settle("b").0, in_use("b"));
+    assert_eq!(node.settle("b").0, [in_use("b")]);
     let at = |node: &Node| {
         let maps = &node.observed.maps;
         let mut found = maps.frontends().iter();
@@ -191,7 +204,7 @@ fn a_port_that_is_in_use_is_left_until_it_is_free() {
     assert_eq!(at(&node), Some(1));
     change(&mut node, None);
     assert_eq!(at(&node), None);
-    assert_eq!(node.settle("b").0, []);
+    assert_eq!(node.settle("b").0, NONE);
     assert_eq!(node.ports()[0], row("0.0.0.0", 8080, 6, "10.244.1.6:80"));
 }
 
@@ -199,15 +212,11 @@ fn a_port_that_is_in_use_is_left_until_it_is_free() {
 fn a_node_port_comes_before_a_port_of_one_address() {
     let mut node = Node::new();
     node.want(spec("a", 5, &[port(80, 8080, "TCP", "192.0.2.2")]));
-    assert_eq!(node.settle("a").0, []);
+    assert_eq!(node.settle("a").0, NONE);
     let own = [row("192.0.2.2", 8080, 6, "10.244.1.5:80")];
     assert_eq!(node.ports(), own);
     change(&mut node, Some(&service()));
-    let in_use = Problem::HostPort {
-        uid: "a".to_owned(),
-        port: 8080,
-    };
-    assert_eq!(node.settle("a").0, [in_use]);
+    assert_eq!(node.settle("a").0, [in_use("a")]);
     let addresses: Vec<String> = node
         .observed
         .maps
@@ -218,8 +227,77 @@ fn a_node_port_comes_before_a_port_of_one_address() {
         .collect();
     assert_eq!(addresses, ["0.0.0.0"]);
     change(&mut node, None);
-    assert_eq!(node.settle("a").0, []);
+    assert_eq!(node.settle("a").0, NONE);
     assert_eq!(node.ports(), own);
+}
+
+/// The pod has these ports, and its user is told who else uses them, once.
+#[test]
+fn ports_that_the_node_uses_are_told_of() {
+    let mut node = Node::new();
+    node.desired.config.dns_address = "10.96.0.10".into();
+    node.desired.config.node_ports = Some(v1::PortRange {
+        first: 30_000,
+        last: 32_767,
+    });
+    let listener = |protocol, address: &str, port| Listener {
+        protocol,
+        address: address.parse().unwrap(),
+        port,
+    };
+    node.observed
+        .network
+        .addresses
+        .insert([10, 96, 0, 10].into());
+    node.observed.network.sockets = NodeSockets {
+        listeners: [
+            listener(protocol::TCP, "0.0.0.0", 22),
+            listener(protocol::TCP, "192.0.2.2", 23),
+            listener(protocol::TCP, "192.0.2.1", 24),
+            listener(protocol::TCP, "127.0.0.1", 25),
+            listener(protocol::UDP, "0.0.0.0", 26),
+            listener(protocol::UDP, "10.96.0.10", 53),
+            listener(protocol::UDP, "0.0.0.0", 40_000),
+        ]
+        .into(),
+        local_ports: Some(Ports {
+            first: 32_768,
+            last: 60_999,
+        }),
+        reserved: vec![Ports {
+            first: 50_000,
+            last: 50_000,
+        }],
+    };
+    let ports = [
+        port(1, 22, "TCP", ""),
+        port(2, 23, "TCP", ""),
+        port(3, 24, "TCP", "192.0.2.2"),
+        port(4, 25, "TCP", ""),
+        port(5, 26, "TCP", ""),
+        port(6, 53, "UDP", ""),
+        port(7, 30_000, "TCP", ""),
+        port(8, 32_768, "TCP", ""),
+        port(9, 40_000, "UDP", ""),
+        port(10, 8080, "TCP", ""),
+        port(11, 50_000, "TCP", ""),
+    ];
+    node.want(spec("a", 5, &ports));
+    let wanted = "a: hostPort 22, 23: also used by a process of this node; connections from other \
+                  machines and from pods lead to the pod; \
+                  hostPort 30000: in the range of node ports (30000-32767); a service that gets \
+                  it as node port takes precedence; \
+                  hostPort 32768, 40000: in this node's net.ipv4.ip_local_port_range \
+                  (32768-60999); connections of the node that get it as their own port break";
+    assert_eq!(node.settle("a").0, [wanted]);
+    assert_eq!(node.ports().len(), ports.len());
+    assert_eq!(node.settle("a").0, NONE);
+    // The process ends, and comes back.
+    let before = std::mem::take(&mut node.observed.network.sockets.listeners);
+    assert_eq!(node.settle("a").0, NONE);
+    node.observed.network.sockets.listeners = before;
+    let wanted = wanted.split("; hostPort 30000").next().unwrap();
+    assert_eq!(node.settle("a").0, [wanted]);
 }
 
 /// With the node port 8080.

@@ -198,6 +198,37 @@ pub(crate) fn host_ports_lead_to_their_pod(scene: &mut Scene<'_>) {
         });
         scene.check(&format!("{target}, from outside and from a pod"), true, "");
     }
+    // Their user is told of ports that are not the pod's alone.
+    let host = "apiVersion: v1\nkind: Pod\nmetadata: {name: held-own}\nspec:\n  hostNetwork: true\n  \
+                nodeName: NODE\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
+                - {name: app, image: 'foil/app:1', command: [app], args: [serve, --port, '18081']}\n";
+    scene
+        .apply_text(&host.replace("NODE", &nodes[0].0), "a server of the node")
+        .success();
+    objects::ready(scene.cluster, "held-own");
+    let shared = ", hostIP: 0.0.0.0}, {containerPort: 8081, hostPort: 18081}, \
+                  {containerPort: 8082, hostPort: 32766";
+    scene
+        .apply_text(
+            &manifest("held-c", &nodes[0].0, shared),
+            "a pod with ports of others",
+        )
+        .success();
+    wait_until("events of the ports", || {
+        let events = objects::events(scene.cluster, "held-c");
+        let parts = [
+            "Warning HostPortConflict: ",
+            "hostPort 18080: in use",
+            "hostPort 18081: also used by a process of this node",
+            "hostPort 32766: in the range of node ports",
+        ];
+        match parts.iter().find(|part| !events.contains(*part)) {
+            None => Ok(()),
+            Some(part) => Err(format!("no {part:?}: {events}")),
+        }
+    });
+    delete_pod(scene, "held-c");
+    delete_pod(scene, "held-own");
     let target = format!("{}:{PORT}", nodes[0].1);
     delete_pod(scene, "held-a");
     wait_until("the port of the node is closed", || {
