@@ -1,6 +1,8 @@
 //! Containers: image, command, state, limits, probes, environment, mounts.
 
-use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, EnvVar};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, ContainerState, ContainerStatus, EnvVar,
+};
 
 use super::probe;
 use super::text::{Text, time};
@@ -39,27 +41,12 @@ fn one(text: &mut Text, container: &Container, status: Option<&ContainerStatus>)
     if let Some(status) = status {
         text.pair(2, "Image ID", &status.image_id);
     }
-    let ports: Vec<String> = container
-        .ports
-        .iter()
-        .flatten()
-        .map(|port| {
-            format!(
-                "{}/{}",
-                port.container_port,
-                port.protocol.as_deref().unwrap_or("TCP")
-            )
-        })
-        .collect();
-    text.pair(
-        2,
-        "Ports",
-        if ports.is_empty() {
-            NONE.into()
-        } else {
-            ports.join(", ")
-        },
-    );
+    ports(text, ("Port", "Ports"), container, |port| {
+        port.container_port
+    });
+    ports(text, ("Host Port", "Host Ports"), container, |port| {
+        port.host_port.unwrap_or_default()
+    });
     for (name, words) in [("Command", &container.command), ("Args", &container.args)] {
         if let Some(words) = words {
             text.section(2, name);
@@ -126,6 +113,27 @@ fn one(text: &mut Text, container: &Container, status: Option<&ContainerStatus>)
     } else {
         text.section(2, "Mounts");
         mounts.iter().for_each(|mount| text.line(3, mount));
+    }
+}
+
+/// One number of each port, as kubectl has it; 0: none. The name depends on how many there are.
+fn ports(
+    text: &mut Text,
+    (one, several): (&str, &str),
+    container: &Container,
+    number: impl Fn(&ContainerPort) -> i32,
+) {
+    let ports = container.ports.iter().flatten();
+    let ports: Vec<String> = ports
+        .map(|port| {
+            let protocol = port.protocol.as_deref().unwrap_or("TCP");
+            format!("{}/{protocol}", number(port))
+        })
+        .collect();
+    match ports.as_slice() {
+        [] => text.pair(2, one, NONE),
+        [port] => text.pair(2, one, port),
+        [_, _, ..] => text.pair(2, several, ports.join(", ")),
     }
 }
 

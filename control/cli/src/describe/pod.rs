@@ -218,7 +218,7 @@ mod tests {
             "metadata": {"name": "web-1", "namespace": "default", "labels": {"app": "web", "tier": "a"},
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "u", "controller": true}]},
             "spec": {"nodeName": "n1", "containers": [{"name": "app", "image": "foil/app:1", "command": ["app"], "args": ["serve"],
-                "ports": [{"containerPort": 8080}],
+                "ports": [{"containerPort": 8080}, {"containerPort": 53, "hostPort": 5353, "protocol": "UDP"}],
                 "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
                 "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}},
                 "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1},
@@ -250,7 +250,8 @@ Containers:
     Container ID:  foil://1
     Image:         foil/app:1
     Image ID:      foil/app@sha256:00
-    Ports:         8080/TCP
+    Ports:         8080/TCP, 53/UDP
+    Host Ports:    0/TCP, 5353/UDP
     Command:
       app
     Args:
