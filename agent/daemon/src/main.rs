@@ -31,6 +31,7 @@ mod join;
 mod kernel;
 mod last_words;
 mod limits;
+mod local_ports;
 mod log_file;
 mod logs;
 mod node;

@@ -21,7 +21,7 @@ use tonic::Code;
 
 use crate::config::Config;
 use crate::startup::{self, StartError};
-use crate::{clock, firewall, join, record, renew, tls};
+use crate::{clock, firewall, join, local_ports, record, renew, tls};
 
 /// Free space below which no pod can be started, bytes.
 const LEAST_SPACE: u64 = 1 << 20;
@@ -106,6 +106,7 @@ pub(crate) async fn run(config: &Config) -> Vec<Check> {
     ];
     checks.extend(network(config).await);
     checks.push(firewall());
+    checks.push(local_ports(&layout));
     checks.push(kernel());
     if checks
         .iter()
@@ -263,6 +264,28 @@ fn firewall() -> Check {
         ))
     };
     Check { what, found }
+}
+
+fn local_ports(layout: &Layout) -> Check {
+    let found = match local_ports::read(layout) {
+        Ok(ports) => match ports.overlap() {
+            None => Finding::Good(format!("{ports}, apart from node ports")),
+            Some(others) => Finding::Doubtful(
+                format!(
+                    "{ports} overlaps with {others}: connections of this node that get such a \
+                     port may break"
+                ),
+                "Set net.ipv4.ip_local_port_range to \"32768 60999\" in /etc/sysctl.d, or add \
+                 the ports to net.ipv4.ip_local_reserved_ports."
+                    .to_owned(),
+            ),
+        },
+        Err(error) => Finding::Good(format!("not checked: {error}")),
+    };
+    Check {
+        what: "ip_local_port_range".to_owned(),
+        found,
+    }
 }
 
 fn kernel() -> Check {

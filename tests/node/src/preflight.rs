@@ -89,6 +89,19 @@ fn a_check_finds_what_is_wrong_and_changes_nothing() {
     assert!(warned.stdout.contains(warning), "{}", warned.stdout);
     policy("ACCEPT");
 
+    // Nor are ports that the node's own connections share with the data plane.
+    let local_ports = |range: &str| {
+        let script = "echo \"$1\" > /proc/sys/net/ipv4/ip_local_port_range";
+        let mut shell = node.netns.command("sh");
+        process::run(shell.args(["-c", script, "sh", range])).success();
+    };
+    local_ports("1024 65535");
+    let warned = check(&node);
+    assert_eq!(warned.code, 0, "{}{}", warned.stdout, warned.stderr);
+    let warning = "warning ip_local_port_range: 1024-65535 overlaps with node ports";
+    assert!(warned.stdout.contains(warning), "{}", warned.stdout);
+    local_ports("32768 60999");
+
     // Beside a running agent, whose certificate is tried now.
     node.start();
     let hello = node.control.hello(1);
