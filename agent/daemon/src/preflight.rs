@@ -251,16 +251,19 @@ async fn network(config: &Config) -> Vec<Check> {
 fn firewall() -> Check {
     let firewall = firewall::read();
     let what = "firewall".to_owned();
-    let found = if !firewall.dropping.is_empty() {
-        let found = format!("policy drop in {}", firewall.dropping.join(", "));
+    let unread = match firewall.failed.as_slice() {
+        [] => String::new(),
+        failed => format!("; not read: {}", failed.join("; ")),
+    };
+    let asked = firewall.asked.join(", ");
+    let found = if let Some(closed) = firewall.closed.text() {
         let cure = "Accept packets from and to the pods there: README.md, \"Firewall\".";
-        Finding::Doubtful(found, cure.to_owned())
+        Finding::Doubtful(closed, cure.to_owned())
     } else if firewall.asked.is_empty() {
-        Finding::Good(format!("not checked: {}", firewall.failed.join("; ")))
+        Finding::Good(format!("not checked{unread}"))
     } else {
-        let asked = firewall.asked.join(", ");
         Finding::Good(format!(
-            "no policy of drop for forwarded and incoming packets ({asked})"
+            "forwarded and incoming packets are not refused in general ({asked}){unread}"
         ))
     };
     Check { what, found }
