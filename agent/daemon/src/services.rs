@@ -53,7 +53,7 @@ impl Services {
             return (Vec::new(), Ok(()));
         }
         self.sweep = self.sweep && !sweep;
-        let due = std::mem::take(&mut self.due);
+        let due = batch::named(std::mem::take(&mut self.due), desired);
         let settings = &apply.sys.settings;
         let place = Place::of(settings, desired);
         for (id, name) in &due {

@@ -138,6 +138,21 @@ impl Sorted {
     }
 }
 
+/// The services that changed, when an id that one gave up may be another's by now.
+pub fn named(
+    mut changed: BTreeMap<u32, Option<String>>,
+    desired: &Desired,
+) -> BTreeMap<u32, Option<String>> {
+    if changed.values().any(Option::is_none) {
+        for (name, service) in &desired.services {
+            if let Some(owner @ None) = changed.get_mut(&service.id) {
+                *owner = Some(name.clone());
+            }
+        }
+    }
+    changed
+}
+
 /// Plans the services that changed (id, and name if it is wanted), and with `sweep`
 /// all that is in the maps and belongs to no service. `observed` is then as it will
 /// be once all is written; after a write that failed it has to be read again.
@@ -228,6 +243,16 @@ mod tests {
         }
         let tables = Write::PutTables(vec![(2, Table::default())]);
         assert_eq!(sorted.writes(), [tables, Write::One(put), Write::One(free)]);
+    }
+
+    #[test]
+    fn an_id_that_another_service_has_by_now_is_its_own() {
+        let (own, gone) = (service(1, 1), 2);
+        let mut desired = Desired::default();
+        desired.services.insert("n/s1".into(), own);
+        let changed = BTreeMap::from([(1, None), (gone, None)]);
+        let expected = BTreeMap::from([(1, Some("n/s1".to_owned())), (gone, None)]);
+        assert_eq!(named(changed, &desired), expected);
     }
 
     fn service(id: u32, last: u8) -> v1::Service {

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::action::{Plan, Write};
 use crate::object::{self, Key};
+use crate::pod::lacks_address;
 use crate::registry::Object;
 use crate::world::{Owner, World};
 
@@ -151,7 +152,9 @@ fn may_go(world: &World, object: &Object) -> bool {
     match object::pod_node(pod) {
         None => true,
         Some(node) => {
-            pod.metadata.deletion_grace_period_seconds == Some(0) || !world.may_have_node(node)
+            let is_forced = pod.metadata.deletion_grace_period_seconds == Some(0);
+            // Without an address it was never sent to its node, which then says nothing.
+            is_forced || lacks_address(pod) || !world.may_have_node(node)
         }
     }
 }
@@ -413,8 +416,13 @@ mod tests {
     #[test]
     fn a_pod_on_a_node_goes_when_the_node_says_so() {
         let key = Key::new("", "Pod", Name::new("default", "p"));
-        // (grace, node is there, removed)
-        for (grace, there, removed) in [(30, true, false), (0, true, true), (30, false, true)] {
+        // (grace, node is there, it was sent to it, removed)
+        for (grace, there, sent, removed) in [
+            (30, true, true, false),
+            (0, true, true, true),
+            (30, false, true, true),
+            (30, true, false, true),
+        ] {
             let mut world = world();
             if there {
                 put_node(&mut world, node("n1", 1));
@@ -422,11 +430,14 @@ mod tests {
             let mut pod = running(pod("p", "0", ""), "n1", "10.244.1.2", true);
             pod.metadata.deletion_timestamp = Some(typed(json!("2026-01-01T00:00:00Z")));
             pod.metadata.deletion_grace_period_seconds = Some(grace);
+            if !sent {
+                pod.status = None;
+            }
             put_pod(&mut world, pod);
             assert_eq!(
                 collect(&world, &key).writes.len(),
                 usize::from(removed),
-                "{grace} {there}"
+                "{grace} {there} {sent}"
             );
         }
     }

@@ -99,6 +99,11 @@ impl From<StoreError> for Refusal {
 }
 
 impl Refusal {
+    /// True when doing the same later may succeed.
+    pub fn is_temporary(&self) -> bool {
+        self.is_conflict() || matches!(self, Refusal::Unavailable(_) | Refusal::Store(_))
+    }
+
     /// True when doing it again, on what is there now, may succeed.
     pub fn is_conflict(&self) -> bool {
         matches!(

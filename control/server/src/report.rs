@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use control_api::{condition, meta};
 use futures::StreamExt as _;
@@ -26,6 +27,8 @@ use crate::writing::{AGENT, Change, Writing};
 
 /// Reports written at once.
 const TOGETHER: usize = 64;
+/// Before a report is written again that the store did not take.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The last word about a pod.
 pub enum Report {
@@ -97,26 +100,45 @@ impl Reports {
                 let (objects, node, budget) = (&self.objects, &node, &budget);
                 async move {
                     budget.take().await;
-                    write(objects, node, &report).await;
+                    write(objects, node, report).await
                 }
             });
-            futures::stream::iter(writes)
+            let left: Vec<Report> = futures::stream::iter(writes)
                 .buffer_unordered(TOGETHER)
-                .collect::<()>()
+                .filter_map(std::future::ready)
+                .collect()
                 .await;
+            if !left.is_empty() {
+                self.put_back(&node, left);
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// These were not written: the node says them once in a session. What it said of the
+    /// same pods meanwhile is newer.
+    fn put_back(&self, node: &str, left: Vec<Report>) {
+        let mut nodes = self.lock();
+        let waiting = nodes.entry(node.to_owned()).or_default();
+        for report in left {
+            waiting.entry(report.uid().to_owned()).or_insert(report);
         }
     }
 }
 
-async fn write(objects: &Objects, node: &str, report: &Report) {
-    let done = match report {
+/// Gives the report back if it may be written later.
+async fn write(objects: &Objects, node: &str, report: Report) -> Option<Report> {
+    let done = match &report {
         Report::Status(status) => write_status(objects, node, status).await,
         Report::Gone(gone) => write_gone(objects, node, gone).await,
     };
     match done {
         // Removed by force meanwhile: the node will hear of it.
-        Ok(()) | Err(Refusal::NotFound { .. }) => {}
-        Err(refusal) => tracing::warn!(node, "a pod's report was not stored: {refusal}"),
+        Ok(()) | Err(Refusal::NotFound { .. }) => None,
+        Err(refusal) => {
+            tracing::warn!(node, "a pod's report was not stored: {refusal}");
+            refusal.is_temporary().then_some(report)
+        }
     }
 }
 
@@ -147,6 +169,11 @@ fn pod_with(old: &Value, status: &v1::PodStatus, node: &str) -> Result<Change, R
     if !is_mine(old, &status.uid, node) {
         return Ok(Change::Nothing);
     }
+    // Its node said that it is gone, and a finalizer holds it: an agent that starts again
+    // takes it for a new one until it hears that it is to stop.
+    if meta::is_terminating(old) && grace(old) == Some(0) {
+        return Ok(Change::Nothing);
+    }
     let phase = old.pointer("/status/phase").and_then(Value::as_str);
     // A pod that has come to its end holds no address any more: it cannot
     // run again, even if its node says so.
@@ -160,6 +187,12 @@ fn pod_with(old: &Value, status: &v1::PodStatus, node: &str) -> Result<Change, R
     next["status"] = proto::convert::status::pod_status(&said, old);
     typed::<Pod>(&next)?;
     Ok(Change::To(next))
+}
+
+/// How long a pod that is being deleted has to end, in seconds.
+fn grace(pod: &Value) -> Option<i64> {
+    pod.pointer("/metadata/deletionGracePeriodSeconds")?
+        .as_i64()
 }
 
 /// Leaves out containers that the pod does not have.
@@ -199,8 +232,11 @@ fn addresses(pod: &Value, host_ip: &str) -> Vec<String> {
 async fn write_gone(objects: &Objects, node: &str, gone: &v1::PodGone) -> Result<(), Refusal> {
     let kind = known("", "v1", "Pod")?;
     let pod = objects.get(kind, &gone.namespace, &gone.name).await?;
-    if !is_mine(&pod.value, &gone.uid, node) || !meta::is_terminating(&pod.value) {
+    if !is_mine(&pod.value, &gone.uid, node) {
         return Ok(());
+    }
+    if !meta::is_terminating(&pod.value) {
+        return write_failed(objects, node, gone).await;
     }
     let options = DeleteOptions {
         grace_seconds: Some(0),
@@ -209,6 +245,39 @@ async fn write_gone(objects: &Objects, node: &str, gone: &v1::PodGone) -> Result
     };
     objects
         .delete(kind, &gone.namespace, &gone.name, &options)
+        .await?;
+    Ok(())
+}
+
+/// Ends a pod that its node was told to stop and that is not being deleted: the store is an
+/// older one than that which told so.
+async fn write_failed(objects: &Objects, node: &str, gone: &v1::PodGone) -> Result<(), Refusal> {
+    let kind = known("", "v1", "Pod")?;
+    let writing = Writing::system(AGENT);
+    let change = |old: &crate::stored::Stored| {
+        let phase = old.value.pointer("/status/phase").and_then(Value::as_str);
+        let is_over = matches!(phase, Some("Succeeded" | "Failed"));
+        if is_over || !is_mine(&old.value, &gone.uid, node) || meta::is_terminating(&old.value) {
+            return Ok(Change::Nothing);
+        }
+        let mut next = old.value.clone();
+        next["status"]["phase"] = json!("Failed");
+        next["status"]["reason"] = json!("Stopped");
+        next["status"]["message"] = json!(
+            "The node stopped the pod, as it was asked by a control plane whose store had a later state."
+        );
+        let said = condition::Condition {
+            kind: "Ready".to_owned(),
+            status: "False".to_owned(),
+            reason: "PodFailed".to_owned(),
+            message: String::new(),
+        };
+        condition::set(&mut next, &said, Timestamp::now());
+        typed::<Pod>(&next)?;
+        Ok(Change::To(next))
+    };
+    objects
+        .change(kind, &gone.namespace, &gone.name, &writing, change)
         .await?;
     Ok(())
 }
@@ -281,6 +350,125 @@ mod tests {
             "metadata": {"name": "p", "namespace": "default", "uid": "u"},
             "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "x"}]},
         })
+    }
+
+    /// A disk that is full this many times more.
+    struct Full {
+        store: control_store::Embedded,
+        times: std::sync::atomic::AtomicUsize,
+    }
+
+    use control_store::{Found, ListRequest, Listing, Store, StoreError, Txn, Watch};
+    use futures::FutureExt as _;
+    use futures::future::BoxFuture;
+    use std::sync::atomic::Ordering;
+
+    impl Store for Full {
+        fn id(&self) -> String {
+            self.store.id()
+        }
+
+        fn revision(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+            self.store.revision()
+        }
+
+        fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Found, StoreError>> {
+            self.store.get(key)
+        }
+
+        fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<Listing, StoreError>> {
+            self.store.list(request)
+        }
+
+        fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<u64, StoreError>> {
+            let less = |times: usize| times.checked_sub(1);
+            let (set, fetch) = (Ordering::SeqCst, Ordering::SeqCst);
+            if self.times.fetch_update(set, fetch, less).is_ok() {
+                let path = "/d".to_owned();
+                return std::future::ready(Err(StoreError::DiskFull { path })).boxed();
+            }
+            self.store.txn(txn)
+        }
+
+        fn watch(&self, prefix: String, after: u64) -> BoxFuture<'_, Result<Watch, StoreError>> {
+            self.store.watch(prefix, after)
+        }
+
+        fn compact(&self, revision: u64) -> BoxFuture<'_, Result<(), StoreError>> {
+            self.store.compact(revision)
+        }
+    }
+
+    /// A node tells each report once, however its store is.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_store_did_not_take_is_written_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = control_store::Options {
+            history: 1000,
+            cache_bytes: 1 << 20,
+        };
+        let store = control_store::Embedded::open(&folder.path().join("store"), options);
+        let store = Arc::new(Full {
+            store: store.unwrap(),
+            times: 0.into(),
+        });
+        let config = crate::Config::parse("data = \"/d\"").unwrap();
+        let objects = Arc::new(Objects::new(store.clone(), config.settings()));
+        objects.make_builtin().await.unwrap();
+        let kind = known("", "v1", "Pod").unwrap();
+        let writing = Writing::system(AGENT);
+        let mut uids = Vec::new();
+        for name in ["deleted", "kept"] {
+            let mut pod = pod();
+            meta::set_name(&mut pod, name);
+            let made = objects.create(kind, Change::To(pod), &[], &writing).await;
+            uids.push(meta::uid(&made.unwrap().0.value).to_owned());
+        }
+        let grace = DeleteOptions {
+            grace_seconds: Some(30),
+            ..DeleteOptions::default()
+        };
+        let deleted = objects.delete(kind, "default", "deleted", &grace).await;
+        deleted.unwrap();
+        let reports = Arc::new(Reports::new(objects.clone()));
+        let budget = Arc::new(Budget::new(tokio::time::Instant::now()));
+        store.times.store(3, Ordering::SeqCst);
+        for (name, uid) in ["deleted", "kept"].into_iter().zip(uids) {
+            let (namespace, name) = ("default".to_owned(), name.to_owned());
+            let gone = v1::PodGone {
+                uid,
+                namespace,
+                name,
+            };
+            reports.push("n1", Report::Gone(gone), budget.clone());
+        }
+        while !reports.lock().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(store.times.load(Ordering::SeqCst), 0);
+        let deleted = objects.get(kind, "default", "deleted").await;
+        assert!(matches!(deleted, Err(Refusal::NotFound { .. })));
+        // Told to stop by a control plane whose store had it deleted.
+        let kept = objects.get(kind, "default", "kept").await.unwrap();
+        assert_eq!(kept.value["status"]["phase"], "Failed");
+    }
+
+    #[test]
+    fn what_a_finalizer_holds_keeps_its_last_status() {
+        let mut pod = pod();
+        let status = v1::PodStatus {
+            uid: "u".to_owned(),
+            phase: "Pending".to_owned(),
+            ..Default::default()
+        };
+        for (grace, taken) in [(None, true), (Some(30), true), (Some(0), false)] {
+            if let Some(grace) = grace {
+                pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+                pod["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
+            }
+            let change = pod_with(&pod, &status, "n1").unwrap();
+            assert_eq!(matches!(change, Change::To(_)), taken, "{grace:?}");
+        }
     }
 
     /// A session ends with reports that wait, and the next one of the node says

@@ -22,6 +22,8 @@ impl Hub {
         if let Some(view) = inner.views.get_mut(node)
             && let Some(session) = view.session.as_mut().filter(|s| s.id == id)
         {
+            // It may be of another process, which was ahead of this one.
+            let revision = revision.min(session.sent);
             session.acked = session.acked.max(revision);
             view.acked = view.acked.max(revision);
         }

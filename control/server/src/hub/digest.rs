@@ -68,8 +68,10 @@ impl Inner {
             && hello.revision >= self.floor
             && hello.revision <= self.revision;
         let resume = if known {
+            let mut items = self.since(node, hello.revision);
+            items.extend(self.stopping(node));
             Resume {
-                items: self.since(node, hello.revision),
+                items,
                 replaced: Vec::new(),
                 named: Some(hello.revision),
             }
@@ -132,7 +134,8 @@ impl Inner {
         items
     }
 
-    /// Pods that are to stop: digests do not say so.
+    /// Pods that are to stop: digests do not say so, and the node's record of the pod may be
+    /// older than the revision that it names.
     fn stopping(&self, node: &str) -> impl Iterator<Item = Item> {
         let pods = self.views.get(node).into_iter().flat_map(|view| &view.pods);
         let pods = pods.filter(|(_, pod)| pod.stop_grace_seconds.is_some());

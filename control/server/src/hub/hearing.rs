@@ -89,6 +89,15 @@ impl Hub {
         self.moved.notify_one();
     }
 
+    /// Ends the node's session for this reason; its agent opens the next one at once.
+    pub fn reopen(&self, node: &str, reason: &str) {
+        let inner = self.lock();
+        let session = inner.views.get(node).and_then(|v| v.session.as_ref());
+        if let Some(session) = session {
+            session.mailbox.say_goodbye(reason.to_owned());
+        }
+    }
+
     /// Something came from the node. False: the session is not the node's any more.
     pub fn heard(&self, node: &str, id: u64) -> bool {
         let mut inner = self.lock();

@@ -163,10 +163,19 @@ fn a_newer_stream_takes_over_and_acks_count_for_it_only() {
     assert!(over);
     assert!(matches!(down[0].down, Some(node_down::Down::Goodbye(_))));
     assert!(!hub.heard("n1", first.id));
+    hub.set_revision(5);
+    hub.put_service("d/a", Some(service(1)));
+    hub.complete();
+    collect(&hub, "n1", &second.mailbox);
     hub.ack("n1", first.id, 5);
     assert!(!hub.all_have(5));
     hub.ack("n1", second.id, 5);
     assert!(hub.all_have(5));
+    hub.set_revision(6);
+    hub.put_service("d/a", Some(service(2)));
+    hub.complete();
+    // Of a process before this one, which was ahead.
+    hub.ack("n1", second.id, 100);
     assert!(!hub.all_have(6));
     assert!(!hub.disconnect("n1", first.id));
     assert!(hub.disconnect("n1", second.id));
@@ -1066,6 +1075,11 @@ fn who_applies_what_is_sent_has_all_that_is_for_it() {
             }
             if random.random_bool(0.2) {
                 applied.replacing = None;
+                if random.random_bool(0.5) {
+                    // The agent's records of its pods were older.
+                    let pods = applied.pods.values_mut();
+                    pods.for_each(|pod| pod.stop_grace_seconds = None);
+                }
                 *connected = connect(&hub, node, &applied.hello());
             }
             if random.random_bool(0.05) {

@@ -13,6 +13,9 @@ use crate::carry::Done;
 use crate::health::Verdict;
 use crate::report;
 
+/// To a node whose pods were taken for lost.
+const HEARD_AGAIN: &str = "the node counted as lost: it is to tell again how its pods are";
+
 impl Controllers {
     /// Says of nodes that were not heard of for too long that they are lost, and
     /// of those that are heard of again that they are back.
@@ -68,8 +71,13 @@ impl Controllers {
         let done = self.done_out.clone();
         tokio::spawn(async move {
             let written = report::register(&objects, &hub, &node).await;
-            if let Err(refusal) = &written {
-                tracing::warn!(node, "the node's status was not stored: {refusal}");
+            match &written {
+                // Its pods were written as not ready, which their node does not know: it
+                // tells all of them in its next session.
+                Ok(()) => hub.reopen(&node, HEARD_AGAIN),
+                Err(refusal) => {
+                    tracing::warn!(node, "the node's status was not stored: {refusal}");
+                }
             }
             let revision = objects.store().revision().await.unwrap_or_default();
             let finished = Done {

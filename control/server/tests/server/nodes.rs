@@ -822,20 +822,45 @@ fn ready_status(node: &Value) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn ready_follows_heartbeats_in_both_directions() {
     let mut server = server_with("node_lost_after_seconds = 1").await;
-    let n1 = server.agent("n1").await;
+    let mut n1 = server.agent("n1").await;
+    // When no node is heard of, it is the control plane that was cut off.
+    let n2 = server.agent("n2").await;
+    let others = tokio::spawn(beat(n2.up.clone()));
+    let mut beats = tokio::spawn(beat(n1.up.clone()));
+    let mut on_n1 = pod("p");
+    on_n1["spec"]["nodeName"] = json!("n1");
+    server.apply(&on_n1).await;
     let is = |wanted: &'static str| move |nodes: &[Value]| ready_status(&nodes[0]) == wanted;
     for _ in 0..2 {
+        server
+            .until("pods", "", "a ready pod", |p| all_ready(p, 1))
+            .await;
+        beats.abort();
         // Its stream is open, but it says nothing.
         server
             .until("nodes", "", "a lost node", is("Unknown"))
             .await;
-        let beats = tokio::spawn(beat(n1.up.clone()));
+        server
+            .until("pods", "", "a pod that is not ready", |p| !all_ready(p, 1))
+            .await;
+        let again = tokio::spawn(beat(n1.up.clone()));
         let nodes = server.until("nodes", "", "a ready node", is("True")).await;
         // As it said of itself when it connected.
         let ready = control_api::condition::get(&nodes[0], "Ready").unwrap();
         assert_eq!(text(ready, "/reason"), "AgentReady");
-        beats.abort();
+        // It is to tell of its pods again, which it does in the next session.
+        let from = n1.until("a goodbye", |told| told.goodbye).await;
+        again.abort();
+        n1.kill();
+        let options = Options {
+            from,
+            ..Options::default()
+        };
+        n1 = server.agent_with("n1", options).await;
+        beats = tokio::spawn(beat(n1.up.clone()));
     }
+    beats.abort();
+    others.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
