@@ -2,6 +2,7 @@
 //! client.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
@@ -238,7 +239,27 @@ impl Server {
             if met(&items) {
                 Ok(items)
             } else {
-                Err(format!("{items:#?}"))
+                Err(fmt::from_fn(move |f| write!(f, "{items:#?}")))
+            }
+        })
+        .await
+    }
+
+    /// Waits until one object satisfies a condition. The server reads this object alone, where
+    /// a list with a selector has it read all of the kind.
+    pub async fn until_one(
+        &mut self,
+        word: &str,
+        name: &str,
+        what: &str,
+        met: impl Fn(&Value) -> bool,
+    ) -> Value {
+        eventually(what, async || {
+            let object = self.get(word, name).await.unwrap();
+            if met(&object) {
+                Ok(object)
+            } else {
+                Err(fmt::from_fn(move |f| write!(f, "{object:#}")))
             }
         })
         .await

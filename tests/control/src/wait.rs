@@ -2,25 +2,36 @@
 //!
 //! The counterpart of `tests-harness`'s `wait` for code that awaits.
 
+use std::fmt::Display;
 use std::time::Duration;
 
-/// How long a test waits; generous, as the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(120);
-const PAUSE: Duration = Duration::from_millis(10);
+use tokio::time::{Instant, sleep};
 
-/// Looks until `look` gives `Ok`; the last `Err` is what the panic's message shows.
+/// How long a test waits; generous, as the machine may be busy. Only a test that fails waits
+/// this long.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+/// The first pause. A look is a request to a server without optimisation, which costs
+/// milliseconds: the pauses grow with the time waited, so that looking is not most of the work.
+const PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Looks until `look` gives `Ok`; the last `Err` is what the panic's message shows. It is
+/// written as text only then.
 ///
 /// # Panics
 /// After [`PATIENCE`].
-pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
-    let end = tokio::time::Instant::now() + PATIENCE;
+pub async fn eventually<T, E: Display>(
+    what: &str,
+    mut look: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    let start = Instant::now();
     loop {
         match look().await {
             Ok(value) => return value,
-            Err(seen) if tokio::time::Instant::now() > end => {
+            Err(seen) if start.elapsed() > PATIENCE => {
                 panic!("{what}: not within {PATIENCE:?}; last seen: {seen}")
             }
-            Err(_) => tokio::time::sleep(PAUSE).await,
+            Err(_) => sleep((start.elapsed() / 10).clamp(PAUSE, LONGEST_PAUSE)).await,
         }
     }
 }

@@ -451,7 +451,7 @@ async fn a_node_that_missed_no_revision_gets_what_is_made_otherwise_now() {
 /// restart of the control plane it gets what has changed for it, and no more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_the_control_plane_sends_only_what_differs() {
-    const SERVICES: usize = 200;
+    const SERVICES: usize = 100;
     let mut server = server_with("").await;
     let names: Vec<String> = (0..SERVICES).map(|n| format!("s{n}")).collect();
     let mut n1 = server.agent("n1").await;
@@ -951,8 +951,9 @@ async fn a_pod_that_has_come_to_its_end_does_not_run_again() {
     assert_eq!(text(&pods[0], "/status/phase"), "Succeeded");
 }
 
-/// 1,100 pods that fit nowhere; the next pod has its turn, and they have theirs when
-/// a node comes that is large enough.
+/// Many pods that fit nowhere; the next pod has its turn, and they have theirs when a node
+/// comes that is large enough. That more than one pass takes starve no other is proved in
+/// `control/plan/src/schedule.rs`, without a server that stores each of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_that_fit_nowhere_hold_up_no_other() {
     let mut server = server().await;
@@ -963,7 +964,7 @@ async fn pods_that_fit_nowhere_hold_up_no_other() {
         value["metadata"]["namespace"] = json!("default");
         value
     };
-    let creates = (0..1100).map(|n| {
+    let creates = (0..100).map(|n| {
         let json = with_cpu(&format!("big-{n}"), "50").to_string().into_bytes();
         let mut client = server.client.clone();
         let request = v1::CreateRequest {
@@ -973,17 +974,16 @@ async fn pods_that_fit_nowhere_hold_up_no_other() {
         async move { client.create(request).await.unwrap() }
     });
     futures::future::join_all(creates).await;
-    let told = |pods: &[Value]| {
-        let scheduled = control_api::condition::get(&pods[0], "PodScheduled");
+    let told = |pod: &Value| {
+        let scheduled = control_api::condition::get(pod, "PodScheduled");
         scheduled.is_some_and(|c| text(c, "/reason") == "Unschedulable")
     };
     server
-        .until("pods", "app=big-1099", "that it fits nowhere", told)
+        .until_one("pods", "big-99", "that it fits nowhere", told)
         .await;
     server.apply(&with_cpu("small", "1")).await;
-    let labels = "app=small";
     server
-        .until("pods", labels, "the next pod", |p| all_ready(p, 1))
+        .until_one("pods", "small", "the next pod", is_ready)
         .await;
     let large = Options {
         cpu_millis: 120_000,
