@@ -194,8 +194,6 @@ fn check(bytes: &[u8], answer: &Answer) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
-
     #[test]
     fn mutated_messages_are_answered_or_ignored(bytes in mutated(), count in 0_u32..300) {
         check(&bytes, &addresses(count))?;

@@ -8,6 +8,7 @@
 mod model;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use control_plan::{Name, Object, object};
 use k8s_openapi::api::core::v1::Pod;
@@ -15,6 +16,17 @@ use k8s_openapi::api::core::v1::Pod;
 use model::{Cluster, deployment, image_of, service};
 
 const DEPLOYMENTS: [&str; 3] = ["web", "db", "cache"];
+
+/// So many seeds, or `$HYDROFOIL_SEEDS` times as many.
+fn seeds(usual: u64) -> Range<u64> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "tests have no config file; more seeds are for people who look for failures"
+    )]
+    let times = std::env::var("HYDROFOIL_SEEDS").ok();
+    let times = times.map_or(1, |text| text.parse().expect("HYDROFOIL_SEEDS is a number"));
+    0..usual * times
+}
 
 /// One random thing that people or machines do.
 fn disturb(cluster: &mut Cluster) {
@@ -174,7 +186,7 @@ fn judge_all(cluster: &Cluster, seed: u64) {
 
 #[test]
 fn after_any_faults_it_converges_and_then_is_quiet() {
-    for seed in 0..150 {
+    for seed in seeds(60) {
         let mut cluster = Cluster::new(seed);
         for name in DEPLOYMENTS {
             cluster.create(deployment(name, 3, "v0"));
@@ -200,7 +212,7 @@ fn after_any_faults_it_converges_and_then_is_quiet() {
 
 #[test]
 fn a_rolling_update_stays_within_its_limits_at_every_step() {
-    for seed in 0..50 {
+    for seed in seeds(20) {
         let mut cluster = Cluster::new(seed);
         cluster.create(deployment("web", 4, "v0"));
         cluster.settle(seed);
@@ -223,7 +235,7 @@ fn a_rolling_update_stays_within_its_limits_at_every_step() {
 /// With strategy Recreate there are never pods of two templates at a time.
 #[test]
 fn recreate_never_runs_two_templates_at_a_time() {
-    for seed in 0..100 {
+    for seed in seeds(30) {
         let mut cluster = Cluster::new(seed);
         cluster.create(deployment("web", 3, "v0"));
         cluster.edit_deployment("web", |d| {
@@ -271,7 +283,7 @@ fn recreate_never_runs_two_templates_at_a_time() {
 /// is started anew in the middle: no pod is moved, and none leaves its service.
 #[test]
 fn a_control_plane_that_was_cut_off_moves_no_pod() {
-    for seed in 0..50 {
+    for seed in seeds(20) {
         let mut cluster = Cluster::new(seed);
         for name in DEPLOYMENTS {
             cluster.create(deployment(name, 3, "v0"));

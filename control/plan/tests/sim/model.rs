@@ -465,21 +465,23 @@ impl Cluster {
         self.due.clear();
     }
 
-    /// Agents do one thing: start a pod, or finish one that is being deleted.
-    fn act(&mut self) -> bool {
-        let waiting: Vec<Pod> = self
-            .pods()
+    /// Pods for which their agents have something to do.
+    fn waiting(&self) -> impl Iterator<Item = &Pod> {
+        self.pods()
             .filter(|p| object::pod_node(p).is_some_and(|n| !self.silent.contains_key(n)))
             .filter(|p| object::deleting(&p.metadata) || !object::pod_ready(p))
             // A phase that is final stays.
             .filter(|p| object::deleting(&p.metadata) || !object::pod_finished(p))
-            .cloned()
-            .collect();
-        if waiting.is_empty() {
+    }
+
+    /// Agents do one thing: start a pod, or finish one that is being deleted.
+    fn act(&mut self) -> bool {
+        let waiting = self.waiting().count();
+        if waiting == 0 {
             return false;
         }
-        let at = self.chance(waiting.len());
-        let mut pod = waiting[at].clone();
+        let at = self.chance(waiting);
+        let mut pod = self.waiting().nth(at).cloned().unwrap();
         if object::deleting(&pod.metadata) {
             self.remove(&Object::Pod(Arc::new(pod)).key());
             return true;
@@ -508,8 +510,8 @@ impl Cluster {
         if self.due.is_empty() {
             return self.act();
         }
-        let tasks: Vec<Task> = self.due.iter().cloned().collect();
-        let task = tasks[self.chance(tasks.len())].clone();
+        let at = self.chance(self.due.len());
+        let task = self.due.iter().nth(at).cloned().unwrap();
         self.due.remove(&task);
         let outcome = plan(&self.world, &task, self.now);
         self.world.note(&outcome, self.now);
