@@ -5,7 +5,8 @@
 //! a service that comes or goes changes the variables of no container that is there.
 //! Called by `container.rs`.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::frame;
 use proto::v1;
@@ -78,9 +79,20 @@ fn sub_path<'a>(
     let path = if expression.is_empty() {
         mount.sub_path.clone()
     } else {
-        let path = budget.expand(expression, lookup)?;
-        if path.contains("$(") {
-            let message = format!("missing value for {expression:?} in subPathExpr");
+        // An empty one counts as missing, as for the kubelet: it would name another folder,
+        // or all of the volume.
+        let missing = RefCell::new(BTreeSet::new());
+        let path = budget.expand(expression, |name| {
+            let value = lookup(name).filter(|value| !value.is_empty());
+            if value.is_none() {
+                missing.borrow_mut().insert(name.to_owned());
+            }
+            value
+        })?;
+        let missing = Vec::from_iter(missing.into_inner());
+        if !missing.is_empty() {
+            let missing = missing.join(", ");
+            let message = format!("missing value for {missing} in subPathExpr {expression:?}");
             return Err(ConfigError(message));
         }
         path

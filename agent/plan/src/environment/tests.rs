@@ -206,7 +206,7 @@ fn own_variables_come_before_those_of_services() {
 #[test]
 fn sub_paths_stay_inside_their_volume() {
     // (subPath, subPathExpr, sub path or error)
-    let rows: [(&str, &str, Result<&str, &str>); 8] = [
+    let rows: [(&str, &str, Result<&str, &str>); 11] = [
         ("", "", Ok("")),
         ("a/b", "", Ok("a/b")),
         ("$(A)", "", Ok("$(A)")),
@@ -214,8 +214,15 @@ fn sub_paths_stay_inside_their_volume() {
         (
             "",
             "$(NOPE)",
-            Err("missing value for \"$(NOPE)\" in subPathExpr"),
+            Err("missing value for NOPE in subPathExpr \"$(NOPE)\""),
         ),
+        (
+            "",
+            "a/$(EMPTY)/$(NOPE)",
+            Err("missing value for EMPTY, NOPE in subPathExpr \"a/$(EMPTY)/$(NOPE)\""),
+        ),
+        ("", "$$(A)", Ok("$(A)")),
+        ("", "$(REFERENCE)", Ok("$(Z)")),
         (
             "a/../..",
             "",
@@ -238,6 +245,8 @@ fn sub_paths_stay_inside_their_volume() {
                 variable("A", "1", false),
                 variable("UP", "..", false),
                 variable("ROOT", "/etc", false),
+                variable("EMPTY", "", false),
+                variable("REFERENCE", "$(Z)", false),
             ],
             mounts: vec![v1::VolumeMount {
                 sub_path: literal.into(),
