@@ -83,9 +83,11 @@ pub(crate) async fn observe(
         kept: Kept::default(),
     };
     let mut wanted = BTreeSet::new();
+    let mut is_others = false;
     if let Some(pushed_file::Found { kept, changes }) = before {
         found.kept = kept;
-        if found.kept.head.agent_version != pushed::VERSION {
+        is_others = found.kept.head.agent_version != pushed::VERSION;
+        if is_others {
             // The other release may not have known all fields, and kept what it knew.
             found.kept.forget_all();
         }
@@ -101,6 +103,10 @@ pub(crate) async fn observe(
     }
     for mut pod in record::pods(&sys.layout, &sys.boot_id, now) {
         adopt(sys, &mut pod, &links, &attached, now);
+        if is_others {
+            // It is sent again with the same generation, and is to be taken all the same.
+            Arc::make_mut(&mut pod.spec).generation = 0;
+        }
         // The disk may be behind, if the last agent died.
         pod.record.touch();
         found
