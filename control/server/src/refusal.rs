@@ -101,7 +101,14 @@ impl From<StoreError> for Refusal {
 impl Refusal {
     /// True when doing the same later may succeed.
     pub fn is_temporary(&self) -> bool {
-        self.is_conflict() || matches!(self, Refusal::Unavailable(_) | Refusal::Store(_))
+        let is_of_disk = |error: &StoreError| {
+            matches!(
+                error,
+                StoreError::DiskFull { .. } | StoreError::Io { .. } | StoreError::Unknown { .. }
+            )
+        };
+        let is_of_store = matches!(self, Refusal::Store(error) if is_of_disk(error));
+        self.is_conflict() || is_of_store || matches!(self, Refusal::Unavailable(_))
     }
 
     /// True when doing it again, on what is there now, may succeed.

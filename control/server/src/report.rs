@@ -6,6 +6,7 @@
 //! pods only, and not of their addresses. Called by `session.rs` and `run.rs`.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,8 +28,10 @@ use crate::writing::{AGENT, Change, Writing};
 
 /// Reports written at once.
 const TOGETHER: usize = 64;
-/// Before a report is written again that the store did not take.
+/// Before reports are written again that the store did not take; each time twice as long.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The last word about a pod.
 pub enum Report {
@@ -95,6 +98,7 @@ impl Reports {
     }
 
     async fn write_all(self: Arc<Self>, node: String, budget: Arc<Budget>) {
+        let mut pause = PAUSE;
         while let Some(waiting) = self.next(&node) {
             let writes = waiting.into_values().map(|report| {
                 let (objects, node, budget) = (&self.objects, &node, &budget);
@@ -108,10 +112,15 @@ impl Reports {
                 .filter_map(std::future::ready)
                 .collect()
                 .await;
-            if !left.is_empty() {
-                self.put_back(&node, left);
-                tokio::time::sleep(PAUSE).await;
+            if left.is_empty() {
+                pause = PAUSE;
+                continue;
             }
+            let count = left.len();
+            tracing::warn!(node, count, "reports of pods are written again later");
+            self.put_back(&node, left);
+            tokio::time::sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 
@@ -135,9 +144,13 @@ async fn write(objects: &Objects, node: &str, report: Report) -> Option<Report> 
     match done {
         // Removed by force meanwhile: the node will hear of it.
         Ok(()) | Err(Refusal::NotFound { .. }) => None,
+        Err(refusal) if refusal.is_temporary() => {
+            tracing::debug!(node, "a pod's report was not stored: {refusal}");
+            Some(report)
+        }
         Err(refusal) => {
             tracing::warn!(node, "a pod's report was not stored: {refusal}");
-            refusal.is_temporary().then_some(report)
+            None
         }
     }
 }
@@ -262,6 +275,12 @@ async fn write_failed(objects: &Objects, node: &str, gone: &v1::PodGone) -> Resu
         }
         let mut next = old.value.clone();
         next["status"]["phase"] = json!("Failed");
+        // Another pod may get its address; and without one it is taken off its node, which
+        // would else begin it again once its agent has forgotten that it is gone.
+        if let Some(status) = next["status"].as_object_mut() {
+            status.remove("podIP");
+            status.remove("podIPs");
+        }
         next["status"]["reason"] = json!("Stopped");
         next["status"]["message"] = json!(
             "The node stopped the pod, as it was asked by a control plane whose store had a later state."
@@ -285,9 +304,12 @@ async fn write_failed(objects: &Objects, node: &str, gone: &v1::PodGone) -> Resu
 /// Writes what a node said of itself last, if it differs from what is known: of two
 /// writers at once neither brings back what was said before. Nothing is written onto the
 /// Node of another machine, which took the name over. `NotFound`: the Node was deleted.
-pub async fn register(objects: &Objects, hub: &Hub, node: &str) -> Result<(), Refusal> {
+/// True: the node counted as lost, and its pods were written as not ready, which it does not
+/// know: it is to tell of all of them again.
+pub async fn register(objects: &Objects, hub: &Hub, node: &str) -> Result<bool, Refusal> {
     let kind = known("", "v1", "Node")?;
     let now = Timestamp::now();
+    let was_lost = AtomicBool::new(false);
     let change = |old: &crate::stored::Stored| {
         let Some((Reported { status, version }, key)) = hub.reported(node) else {
             return Ok(Change::Nothing);
@@ -302,11 +324,13 @@ pub async fn register(objects: &Objects, hub: &Hub, node: &str) -> Result<(), Re
         ready(&mut next, &status, now);
         // As with pods: what cannot be read back is not stored.
         typed::<Node>(&next)?;
+        let ready = condition::get(&old.value, "Ready").and_then(|c| c["status"].as_str());
+        was_lost.store(ready == Some("Unknown"), Ordering::Relaxed);
         Ok(Change::To(next))
     };
     let writing = Writing::system(AGENT);
     objects.change(kind, "", node, &writing, change).await?;
-    Ok(())
+    Ok(was_lost.into_inner())
 }
 
 /// The labels that each node has, and that follow what it says.
@@ -361,7 +385,6 @@ mod tests {
     use control_store::{Found, ListRequest, Listing, Store, StoreError, Txn, Watch};
     use futures::FutureExt as _;
     use futures::future::BoxFuture;
-    use std::sync::atomic::Ordering;
 
     impl Store for Full {
         fn id(&self) -> String {
@@ -421,6 +444,7 @@ mod tests {
         for name in ["deleted", "kept"] {
             let mut pod = pod();
             meta::set_name(&mut pod, name);
+            pod["status"] = json!({"podIP": "10.244.1.2", "podIPs": [{"ip": "10.244.1.2"}]});
             let made = objects.create(kind, Change::To(pod), &[], &writing).await;
             uids.push(meta::uid(&made.unwrap().0.value).to_owned());
         }
@@ -451,6 +475,7 @@ mod tests {
         // Told to stop by a control plane whose store had it deleted.
         let kept = objects.get(kind, "default", "kept").await.unwrap();
         assert_eq!(kept.value["status"]["phase"], "Failed");
+        assert_eq!(kept.value["status"].get("podIPs"), None);
     }
 
     #[test]

@@ -197,7 +197,8 @@ impl NodeService {
         // that came before.
         self.gate.admit(caller).await?;
         match report::register(&self.objects, &self.hub, node).await {
-            Ok(()) => {}
+            // It tells of all its pods in a session that begins.
+            Ok(true | false) => {}
             Err(refusal @ Refusal::NotFound { .. }) => {
                 self.hub
                     .dismiss(node, Some(&caller.key), &refusal.to_string());
@@ -378,7 +379,9 @@ impl Listener {
         self.hub
             .report(&self.node, session, reported)
             .map_err(rejected)?;
-        report::register(&self.objects, &self.hub, &self.node).await?;
+        if report::register(&self.objects, &self.hub, &self.node).await? {
+            self.hub.reopen(&self.node);
+        }
         Ok(())
     }
 

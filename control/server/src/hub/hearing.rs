@@ -10,6 +10,9 @@ use tokio::time::Instant;
 use super::{Hub, Inner, Rejected, Reported, View};
 use crate::budget::Budget;
 
+/// To a node whose pods were written as not ready.
+const HEARD_AGAIN: &str = "the node counted as lost: it is to tell again how its pods are";
+
 impl Hub {
     /// What the node may write, in all of its sessions and before the first. Of a node
     /// that is not known, or not any more, nothing is kept: its budget is a full one.
@@ -89,12 +92,12 @@ impl Hub {
         self.moved.notify_one();
     }
 
-    /// Ends the node's session for this reason; its agent opens the next one at once.
-    pub fn reopen(&self, node: &str, reason: &str) {
+    /// Ends the node's session; its agent opens the next one, and tells of all its pods there.
+    pub fn reopen(&self, node: &str) {
         let inner = self.lock();
         let session = inner.views.get(node).and_then(|v| v.session.as_ref());
         if let Some(session) = session {
-            session.mailbox.say_goodbye(reason.to_owned());
+            session.mailbox.say_goodbye(HEARD_AGAIN.to_owned());
         }
     }
 

@@ -13,9 +13,6 @@ use crate::carry::Done;
 use crate::health::Verdict;
 use crate::report;
 
-/// To a node whose pods were taken for lost.
-const HEARD_AGAIN: &str = "the node counted as lost: it is to tell again how its pods are";
-
 impl Controllers {
     /// Says of nodes that were not heard of for too long that they are lost, and
     /// of those that are heard of again that they are back.
@@ -72,9 +69,9 @@ impl Controllers {
         tokio::spawn(async move {
             let written = report::register(&objects, &hub, &node).await;
             match &written {
-                // Its pods were written as not ready, which their node does not know: it
-                // tells all of them in its next session.
-                Ok(()) => hub.reopen(&node, HEARD_AGAIN),
+                Ok(true) => hub.reopen(&node),
+                // Its session has begun since, or was ended for it.
+                Ok(false) => {}
                 Err(refusal) => {
                     tracing::warn!(node, "the node's status was not stored: {refusal}");
                 }
