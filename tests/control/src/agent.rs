@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use proto::Message as _;
@@ -54,6 +55,9 @@ impl Told {
     }
 }
 
+/// As the agent's own.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
 /// What an agent does.
 #[derive(Clone)]
 pub struct Options {
@@ -61,6 +65,8 @@ pub struct Options {
     pub runs: bool,
     /// Acknowledges.
     pub acks: bool,
+    /// Is heard of every few seconds, also if it has nothing to say.
+    pub beats: bool,
     /// Leaves these out, and says so with the acknowledgement.
     pub refuses: fn(&change::Change) -> bool,
     /// Begins with what an agent of this node was told before.
@@ -75,6 +81,7 @@ impl Default for Options {
         Self {
             runs: true,
             acks: true,
+            beats: true,
             refuses: |_| false,
             from: Told::default(),
             messages: usize::MAX,
@@ -177,7 +184,21 @@ async fn follow(
 ) {
     let mut reported: BTreeMap<String, u64> = BTreeMap::new();
     let mut failures = Vec::new();
-    while let Ok(Some(message)) = down.message().await {
+    let mut beats = tokio::time::interval(HEARTBEAT);
+    loop {
+        let message = tokio::select! {
+            message = down.message() => message,
+            _ = beats.tick(), if options.beats => {
+                let beat = up(node_up::Up::Heartbeat(v1::Heartbeat {}));
+                if sender.send(beat).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
+        let Ok(Some(message)) = message else {
+            return;
+        };
         match message.down {
             Some(node_down::Down::Update(update)) => {
                 let revision = update.revision;
