@@ -107,18 +107,18 @@ impl Reports {
                     write(objects, node, report).await
                 }
             });
-            let left: Vec<Report> = futures::stream::iter(writes)
+            let left: Vec<(Report, Refusal)> = futures::stream::iter(writes)
                 .buffer_unordered(TOGETHER)
                 .filter_map(std::future::ready)
                 .collect()
                 .await;
-            if left.is_empty() {
+            let Some((_, error)) = left.first() else {
                 pause = PAUSE;
                 continue;
-            }
+            };
             let count = left.len();
-            tracing::warn!(node, count, "reports of pods are written again later");
-            self.put_back(&node, left);
+            tracing::warn!(node, count, %error, "reports of pods are written again later");
+            self.put_back(&node, left.into_iter().map(|(report, _)| report));
             tokio::time::sleep(pause).await;
             pause = LONGEST_PAUSE.min(pause * 2);
         }
@@ -126,7 +126,7 @@ impl Reports {
 
     /// These were not written: the node says them once in a session. What it said of the
     /// same pods meanwhile is newer.
-    fn put_back(&self, node: &str, left: Vec<Report>) {
+    fn put_back(&self, node: &str, left: impl Iterator<Item = Report>) {
         let mut nodes = self.lock();
         let waiting = nodes.entry(node.to_owned()).or_default();
         for report in left {
@@ -135,8 +135,8 @@ impl Reports {
     }
 }
 
-/// Gives the report back if it may be written later.
-async fn write(objects: &Objects, node: &str, report: Report) -> Option<Report> {
+/// Gives the report back if it may be written later, and why it was not now.
+async fn write(objects: &Objects, node: &str, report: Report) -> Option<(Report, Refusal)> {
     let done = match &report {
         Report::Status(status) => write_status(objects, node, status).await,
         Report::Gone(gone) => write_gone(objects, node, gone).await,
@@ -144,10 +144,7 @@ async fn write(objects: &Objects, node: &str, report: Report) -> Option<Report> 
     match done {
         // Removed by force meanwhile: the node will hear of it.
         Ok(()) | Err(Refusal::NotFound { .. }) => None,
-        Err(refusal) if refusal.is_temporary() => {
-            tracing::debug!(node, "a pod's report was not stored: {refusal}");
-            Some(report)
-        }
+        Err(refusal) if refusal.is_temporary() => Some((report, refusal)),
         Err(refusal) => {
             tracing::warn!(node, "a pod's report was not stored: {refusal}");
             None
@@ -187,10 +184,9 @@ fn pod_with(old: &Value, status: &v1::PodStatus, node: &str) -> Result<Change, R
     if meta::is_terminating(old) && grace(old) == Some(0) {
         return Ok(Change::Nothing);
     }
-    let phase = old.pointer("/status/phase").and_then(Value::as_str);
     // A pod that has come to its end holds no address any more: it cannot
     // run again, even if its node says so.
-    if matches!(phase, Some("Succeeded" | "Failed")) && phase != Some(&status.phase) {
+    if final_phase(old).is_some_and(|phase| phase != status.phase) {
         return Ok(Change::Nothing);
     }
     let mut said = status.clone();
@@ -200,6 +196,12 @@ fn pod_with(old: &Value, status: &v1::PodStatus, node: &str) -> Result<Change, R
     next["status"] = proto::convert::status::pod_status(&said, old);
     typed::<Pod>(&next)?;
     Ok(Change::To(next))
+}
+
+/// The phase of a pod that has come to its end.
+fn final_phase(pod: &Value) -> Option<&str> {
+    let phase = pod.pointer("/status/phase").and_then(Value::as_str);
+    phase.filter(|phase| ["Succeeded", "Failed"].contains(phase))
 }
 
 /// How long a pod that is being deleted has to end, in seconds.
@@ -268,9 +270,8 @@ async fn write_failed(objects: &Objects, node: &str, gone: &v1::PodGone) -> Resu
     let kind = known("", "v1", "Pod")?;
     let writing = Writing::system(AGENT);
     let change = |old: &crate::stored::Stored| {
-        let phase = old.value.pointer("/status/phase").and_then(Value::as_str);
-        let is_over = matches!(phase, Some("Succeeded" | "Failed"));
-        if is_over || !is_mine(&old.value, &gone.uid, node) || meta::is_terminating(&old.value) {
+        let is_over = final_phase(&old.value).is_some() || meta::is_terminating(&old.value);
+        if is_over || !is_mine(&old.value, &gone.uid, node) {
             return Ok(Change::Nothing);
         }
         let mut next = old.value.clone();
@@ -367,6 +368,10 @@ fn ready(node: &mut Value, status: &v1::NodeStatus, now: Timestamp) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use control_store::{Embedded, Found, ListRequest, Listing, Store, StoreError, Txn, Watch};
+    use futures::FutureExt as _;
+    use futures::future::BoxFuture;
+    use std::sync::atomic::AtomicUsize;
 
     fn pod() -> Value {
         json!({
@@ -376,15 +381,35 @@ mod tests {
         })
     }
 
-    /// A disk that is full this many times more.
-    struct Full {
-        store: control_store::Embedded,
-        times: std::sync::atomic::AtomicUsize,
+    fn opened(folder: &tempfile::TempDir) -> Embedded {
+        let options = control_store::Options {
+            history: 1000,
+            cache_bytes: 1 << 20,
+        };
+        Embedded::open(&folder.path().join("store"), options).unwrap()
     }
 
-    use control_store::{Found, ListRequest, Listing, Store, StoreError, Txn, Watch};
-    use futures::FutureExt as _;
-    use futures::future::BoxFuture;
+    async fn objects(store: Arc<dyn Store>) -> Arc<Objects> {
+        let config = crate::Config::parse("data = \"/d\"").unwrap();
+        let objects = Objects::new(store, config.settings());
+        objects.make_builtin().await.unwrap();
+        Arc::new(objects)
+    }
+
+    /// Makes a pod of this name; its uid.
+    async fn make(objects: &Objects, mut pod: Value, name: &str) -> String {
+        meta::set_name(&mut pod, name);
+        let kind = known("", "v1", "Pod").unwrap();
+        let writing = Writing::system(AGENT);
+        let made = objects.create(kind, Change::To(pod), &[], &writing).await;
+        meta::uid(&made.unwrap().0.value).to_owned()
+    }
+
+    /// A disk that is full this many times more.
+    struct Full {
+        store: Embedded,
+        times: AtomicUsize,
+    }
 
     impl Store for Full {
         fn id(&self) -> String {
@@ -405,8 +430,10 @@ mod tests {
 
         fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<u64, StoreError>> {
             let less = |times: usize| times.checked_sub(1);
-            let (set, fetch) = (Ordering::SeqCst, Ordering::SeqCst);
-            if self.times.fetch_update(set, fetch, less).is_ok() {
+            let once = self
+                .times
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+            if once.is_ok() {
                 let path = "/d".to_owned();
                 return std::future::ready(Err(StoreError::DiskFull { path })).boxed();
             }
@@ -426,27 +453,17 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn what_the_store_did_not_take_is_written_later() {
         let folder = tempfile::tempdir().unwrap();
-        let options = control_store::Options {
-            history: 1000,
-            cache_bytes: 1 << 20,
-        };
-        let store = control_store::Embedded::open(&folder.path().join("store"), options);
         let store = Arc::new(Full {
-            store: store.unwrap(),
+            store: opened(&folder),
             times: 0.into(),
         });
-        let config = crate::Config::parse("data = \"/d\"").unwrap();
-        let objects = Arc::new(Objects::new(store.clone(), config.settings()));
-        objects.make_builtin().await.unwrap();
+        let objects = objects(store.clone()).await;
         let kind = known("", "v1", "Pod").unwrap();
-        let writing = Writing::system(AGENT);
         let mut uids = Vec::new();
         for name in ["deleted", "kept"] {
             let mut pod = pod();
-            meta::set_name(&mut pod, name);
             pod["status"] = json!({"podIP": "10.244.1.2", "podIPs": [{"ip": "10.244.1.2"}]});
-            let made = objects.create(kind, Change::To(pod), &[], &writing).await;
-            uids.push(meta::uid(&made.unwrap().0.value).to_owned());
+            uids.push(make(&objects, pod, name).await);
         }
         let grace = DeleteOptions {
             grace_seconds: Some(30),
@@ -501,24 +518,12 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn an_older_report_does_not_overtake_a_newer_one() {
         let folder = tempfile::tempdir().unwrap();
-        let options = control_store::Options {
-            history: 1000,
-            cache_bytes: 1 << 20,
-        };
-        let path = folder.path().join("store");
-        let store = control_store::Embedded::open(&path, options).unwrap();
-        let config = crate::Config::parse("data = \"/d\"").unwrap();
-        let objects = Arc::new(Objects::new(Arc::new(store), config.settings()));
-        objects.make_builtin().await.unwrap();
+        let objects = objects(Arc::new(opened(&folder))).await;
         let kind = known("", "v1", "Pod").unwrap();
         let names: Vec<String> = (0..120).map(|n| format!("p{n}")).collect();
         let mut uids = Vec::new();
         for name in &names {
-            let mut pod = pod();
-            meta::set_name(&mut pod, name);
-            let writing = Writing::system(AGENT);
-            let made = objects.create(kind, Change::To(pod), &[], &writing).await;
-            uids.push(meta::uid(&made.unwrap().0.value).to_owned());
+            uids.push(make(&objects, pod(), name).await);
         }
         let reports = Arc::new(Reports::new(objects.clone()));
         let budget = Arc::new(Budget::new(tokio::time::Instant::now()));

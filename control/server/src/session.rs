@@ -198,7 +198,7 @@ impl NodeService {
         self.gate.admit(caller).await?;
         match report::register(&self.objects, &self.hub, node).await {
             // It tells of all its pods in a session that begins.
-            Ok(true | false) => {}
+            Ok(_was_lost) => {}
             Err(refusal @ Refusal::NotFound { .. }) => {
                 self.hub
                     .dismiss(node, Some(&caller.key), &refusal.to_string());

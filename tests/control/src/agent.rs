@@ -104,14 +104,27 @@ pub fn up(up: node_up::Up) -> v1::NodeUp {
     v1::NodeUp { up: Some(up) }
 }
 
+/// What a node says of itself.
+pub fn node_status(name: &str, cpu_millis: u64) -> v1::NodeStatus {
+    let number = name
+        .trim_start_matches(|c: char| !c.is_ascii_digit())
+        .parse()
+        .unwrap_or(1);
+    v1::NodeStatus {
+        addresses: vec![format!("172.31.0.{}", 10 + number)],
+        hostname: name.to_owned(),
+        cpu_millis,
+        memory_bytes: 8 << 30,
+        max_pods: 110,
+        architecture: "x86_64".to_owned(),
+        ..v1::NodeStatus::default()
+    }
+}
+
 impl Agent {
     /// Connects, and follows what it is told.
     pub async fn start(mut client: NodeClient<Channel>, name: &str, options: Options) -> Self {
         let (sender, receiver) = mpsc::channel(1024);
-        let number = name
-            .trim_start_matches(|c: char| !c.is_ascii_digit())
-            .parse()
-            .unwrap_or(1);
         let hello = v1::Hello {
             node_name: name.to_owned(),
             agent_version: "test".to_owned(),
@@ -121,15 +134,7 @@ impl Agent {
             buckets: bucket::COUNT,
             digests: options.from.digests.list(),
             service_changes: true,
-            status: Some(v1::NodeStatus {
-                addresses: vec![format!("172.31.0.{}", 10 + number)],
-                hostname: name.to_owned(),
-                cpu_millis: options.cpu_millis,
-                memory_bytes: 8 << 30,
-                max_pods: 110,
-                architecture: "x86_64".to_owned(),
-                ..v1::NodeStatus::default()
-            }),
+            status: Some(node_status(name, options.cpu_millis)),
         };
         sender.send(up(node_up::Up::Hello(hello))).await.unwrap();
         let down = client

@@ -11,7 +11,7 @@ mod object;
 mod server;
 mod wait;
 
-pub use agent::{Agent, Options, Told, report, up};
+pub use agent::{Agent, Options, Told, node_status, report, up};
 pub use control_server::pki::Pki;
 pub use control_server::start::Running;
 pub use control_server::token::Scope;

@@ -67,24 +67,21 @@ impl Inner {
         let known = self.has_named(node, hello)
             && hello.revision >= self.floor
             && hello.revision <= self.revision;
-        let resume = if known {
-            let mut items = self.since(node, hello.revision);
-            items.extend(self.stopping(node));
+        let mut resume = if known {
             Resume {
-                items,
+                items: self.since(node, hello.revision),
                 replaced: Vec::new(),
                 named: Some(hello.revision),
             }
         } else {
             let replaced = self.differing(node, hello)?;
-            let mut items = self.of_buckets(node, &replaced);
-            items.extend(self.stopping(node));
             Resume {
-                items,
+                items: self.of_buckets(node, &replaced),
                 replaced,
                 named: None,
             }
         };
+        resume.items.extend(self.stopping(node));
         (!self.is_too_much(&resume.items)).then_some(resume)
     }
 
